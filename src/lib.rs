@@ -1,0 +1,2 @@
+//! Autoregressive image generation that verifies before it delivers.
+#![no_std]
