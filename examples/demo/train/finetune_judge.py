@@ -36,6 +36,17 @@ kept = set(prompts[: max(30, len(prompts) // 10)])
 held = torch.tensor([t in kept for t in texts])
 train_final, train_middle = (~held).nonzero()[:, 0], (~held[owner]).nonzero()[:, 0]
 held_final, held_middle = held.nonzero()[:, 0], held[owner].nonzero()[:, 0]
+# Right and wrong pictures of one prompt weigh alike: the judge must tell them apart instead of learning which prompts
+# are hard, and "more likely than not" then halves the candidates of a prompt instead of keeping or dropping all.
+numbers = {}
+for text, mark in zip(texts, marks.tolist()):
+    numbers.setdefault(text, [0, 0])[mark] += 1
+weight = torch.ones(len(texts))
+for i, (text, mark) in enumerate(zip(texts, marks.tolist())):
+    n = numbers[text]
+    if min(n):
+        weight[i] = min(6.0, 0.5 + 1.5 * sum(n) / (2 * n[mark]))
+weight_final, weight_middle = weight[train_final], weight[owner[train_middle]]
 table = {}
 
 
@@ -113,7 +124,7 @@ save_half(judge.exported(t.ema), RUN / args.name / "model.safetensors")
 checked, sums = 0.0, torch.zeros(4)
 truth_ids = torch.tensor([NO, YES])
 while t.progress < 1:
-    f = train_final[torch.randint(0, len(train_final), (FINAL,))]
+    f = train_final[torch.multinomial(weight_final, FINAL, replacement=True)]
     rows, truth = [], []
     for i in f.tolist():
         near = random.sample(asked[i][1:], NEAR)
@@ -121,7 +132,7 @@ while t.progress < 1:
         truth.append([int(marks[i]), *(a for _, a in near), int(marks[i])])
     words, last = pack(rows)
     truth = truth_ids[torch.tensor(truth)]
-    m = train_middle[torch.randint(0, len(train_middle), (MIDDLE,))]
+    m = train_middle[torch.multinomial(weight_middle, MIDDLE, replacement=True)]
     mine = [texts[i] for i in owner[m]]
     words2, last2 = pack([[judge.outcome(x), judge.process(x), judge.clarity_and_potential(x)] for x in mine])
     truth2 = truth_ids[torch.stack([shown[m], shown[m], marks[owner[m]]], 1)]

@@ -35,7 +35,10 @@ if args.tokenizer:
     model.load_state_dict(torch.load(RUN / f"{first}.pt", weights_only=True)["ema"])
     tokenizer = magvit.load(WEIGHTS / "magvitv2/pytorch_model.safetensors")
     codes = torch.cat([tokenizer.encode(to_float(p)) for p in pictures.split(200)])
-t = Trainer(model, first + ("-recon" if args.tokenizer else ""), args.seconds, lr=1.5e-3 if args.tokenizer else 3e-3, decay=1e-3, ema=0.99)
+matrices = [n for n, p in model.named_parameters() if p.dim() == 4 and p[0].numel() >= 100] if args.tokenizer else ()
+t = Trainer(
+    model, first + ("-recon" if args.tokenizer else ""), args.seconds, matrices, muon_lr=0.01, lr=1.5e-3 if args.tokenizer else 3e-3, decay=1e-3, ema=0.99
+)
 cells = torch.arange(GRID).float()
 tokens = torch.arange(8).float() * 8
 
@@ -49,20 +52,24 @@ def spoiled(i):
     """Reconstructions with tokens of other pictures mixed in; objects keep their label, are ignored or are gone."""
     c, keep = codes[i].clone(), there[i].clone()
     ignore = torch.zeros_like(keep)
-    mixed = torch.rand(len(i)) < 0.5
-    other = codes[torch.randint(0, train, (len(i),))]
-    swap = torch.rand(len(i), 64) < torch.rand(len(i), 1) ** 2 * 0.6
-    swap &= mixed[:, None]
-    changed = (swap & (c != other)).view(-1, 1, 8, 8).float()
-    c = torch.where(swap, other, c)
-    o = objects[i]
-    area = overlap(o[..., 4], o[..., 2])[..., :, None] * overlap(o[..., 3], o[..., 2])[..., None, :]
-    lost = (area * changed).sum((2, 3)) / (o[..., 2] ** 2 + 1e-6)
-    ignore |= keep & (lost > 0.25)
+    j = torch.randint(0, train, (len(i),))
+    swap = torch.rand(len(i), 64) < torch.rand(len(i), 1) ** 2 * 0.5
+    swap &= (torch.rand(len(i)) < 0.2)[:, None]
+    changed = swap & (c != codes[j])
+    c = torch.where(swap, codes[j], c)
+    lost = share(objects[i], changed)
+    ignore |= keep & (lost > 0.25) & (lost < 0.5)
     keep &= lost <= 0.25
-    gone = lost > 0.5
-    # Strangers brought in whole by chance are rare; their places are not penalised.
-    return tokenizer.decode(c).clamp(-1, 1), keep, ignore & ~gone
+    # Parts of the other picture's objects come along; a large part is neither an object nor a clear mistake.
+    strange = there[j] & (share(objects[j], changed) > 0.25)
+    with torch.autocast("cpu", torch.bfloat16):
+        pictures = tokenizer.decode(c)
+    return pictures.float().clamp(-1, 1), keep, ignore, j, strange
+
+
+def share(o, tokens_changed):
+    area = overlap(o[..., 4], o[..., 2])[..., :, None] * overlap(o[..., 3], o[..., 2])[..., None, :]
+    return (area * tokens_changed.view(-1, 1, 8, 8)).sum((2, 3)) / (o[..., 2] ** 2 + 1e-6)
 
 
 def targets(i, keep):
@@ -108,11 +115,13 @@ def export():
 
 while t.progress < 1:
     i = torch.from_numpy(rng.integers(0, train, BATCH))
-    x, keep, ignore = to_float(pictures[i]), there[i], torch.zeros(BATCH, 4, dtype=torch.bool)
+    x, keep, skip = to_float(pictures[i]), there[i], torch.zeros(BATCH, GRID, GRID, dtype=torch.bool)
     if args.tokenizer:
-        r, k, g = spoiled(i)
-        half = torch.rand(BATCH) < 0.7
-        x, keep, ignore = torch.where(half[:, None, None, None], r, x), torch.where(half[:, None], k, keep), g & half[:, None]
+        r, k, ignore, j, strange = spoiled(i)
+        half = torch.rand(BATCH) < 0.6
+        x, keep = torch.where(half[:, None, None, None], r, x), torch.where(half[:, None], k, keep)
+        skip = torch.maximum(targets(i, ignore)[0], targets(j, strange)[0]) > 0.05
+        skip &= half[:, None, None]
     if t.steps % 3 == 0 and args.which == "eval":
         x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     if args.which == "label":
@@ -120,9 +129,8 @@ while t.progress < 1:
     x = x + torch.randn_like(x) * 0.06 * torch.rand(BATCH, 1, 1, 1)
     o = model(x.contiguous(memory_format=torch.channels_last))
     heat, hit, close, info = targets(i, keep)
-    skip = targets(i, ignore)[0] > 0.05
     p = o[:, 0].sigmoid().clamp(1e-4, 1 - 1e-4)
-    focal = torch.where(hit, (1 - p) ** 2 * p.log(), (1 - heat) ** 4 * p**2 * (1 - p).log()) * ~(skip & ~hit)
+    focal = torch.where(hit, (1 - p) ** 2 * p.log(), (1 - heat) ** 4 * p**2 * (1 - p).log()) * ~skip
     b, j, r, c = close.nonzero(as_tuple=True)
     at, what = o[b, :, r, c], info[b, j].long()
     loss = -focal.sum() / BATCH * 0.5 + 2 * F.cross_entropy(at[:, 1 : 1 + KINDS], what[:, 0])
