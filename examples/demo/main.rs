@@ -123,7 +123,11 @@ fn make(set: Set, index: usize, rng: &mut Rng) -> (Ask, Scene, usize) {
         }
         Set::Train => (ask, Scene::answering(&ask, rng), 0),
         Set::Mixed => {
-            let scene = if rng.chance(0.5) { Scene::anything(rng) } else { Scene::answering(&ask, rng) };
+            let scene = if rng.chance(0.5) {
+                Scene::anything(rng)
+            } else {
+                Scene::answering(&ask, rng)
+            };
             (ask, scene, 0)
         }
         Set::Judge => {
@@ -141,7 +145,9 @@ fn draw(set: Set, count: usize, seed: u64, out: &Path) -> Outcome {
     let mut painter = Painter::new();
     let mut pixels = BufWriter::new(File::create(out.with_extension("npy"))?);
     let mut lines = BufWriter::new(File::create(out.with_extension("jsonl"))?);
-    let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {SIDE}, {SIDE}, 3), }}");
+    let header = format!(
+        "{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {SIDE}, {SIDE}, 3), }}"
+    );
     // The header of the .npy format is padded so that the data begin at byte 128 and ends in a newline.
     pixels.write_all(b"\x93NUMPY\x01\x00")?;
     pixels.write_all(&118u16.to_le_bytes())?;
@@ -150,11 +156,22 @@ fn draw(set: Set, count: usize, seed: u64, out: &Path) -> Outcome {
         let (ask, scene, asked) = make(set, index, &mut rng);
         pixels.write_all(&painter.draw(scene.page, &scene.objects, &scene.scraps))?;
         let seen: Vec<Seen> = scene.objects.iter().map(|&o| o.into()).collect();
-        let asked = if asked > 0 { questions(&ask, &seen, asked, &mut rng) } else { Vec::new() };
+        let asked = if asked > 0 {
+            questions(&ask, &seen, asked, &mut rng)
+        } else {
+            Vec::new()
+        };
         let line = Line {
             prompt: ask.text(),
-            objects: scene.objects.iter().map(|o| [o.kind, o.colour, o.size, o.x, o.y]).collect(),
-            questions: asked.into_iter().map(|(text, yes)| (text, u8::from(yes))).collect(),
+            objects: scene
+                .objects
+                .iter()
+                .map(|o| [o.kind, o.colour, o.size, o.x, o.y])
+                .collect(),
+            questions: asked
+                .into_iter()
+                .map(|(text, yes)| (text, u8::from(yes)))
+                .collect(),
         };
         serde_json::to_writer(&mut lines, &line)?;
         lines.write_all(b"\n")?;
@@ -178,7 +195,11 @@ fn sheet(set: Set, seed: u64, out: &Path) -> Outcome {
             page[at..at + SIDE * 3].copy_from_slice(line);
         }
     }
-    let mut png = png::Encoder::new(BufWriter::new(File::create(out)?), u32::try_from(width)?, u32::try_from(height)?);
+    let mut png = png::Encoder::new(
+        BufWriter::new(File::create(out)?),
+        u32::try_from(width)?,
+        u32::try_from(height)?,
+    );
     png.set_color(png::ColorType::Rgb);
     png.write_header()?.write_image_data(&page)?;
     Ok(())
@@ -215,8 +236,18 @@ fn readings(path: &Path) -> Result<Vec<(Ask, Vec<Seen>)>, Box<dyn Error>> {
     let mut out = Vec::new();
     for line in BufReader::new(File::open(path)?).lines() {
         let reading: Reading = serde_json::from_str(&line?)?;
-        let ask = Ask::parse(&reading.prompt).ok_or_else(|| format!("not a prompt of this world: {}", reading.prompt))?;
-        let seen = reading.seen.into_iter().map(|(kind, colour, x, y, size)| Seen { kind, colour, x, y, size });
+        let ask = Ask::parse(&reading.prompt)
+            .ok_or_else(|| format!("not a prompt of this world: {}", reading.prompt))?;
+        let seen = reading
+            .seen
+            .into_iter()
+            .map(|(kind, colour, x, y, size)| Seen {
+                kind,
+                colour,
+                x,
+                y,
+                size,
+            });
         out.push((ask, seen.collect()));
     }
     Ok(out)
@@ -248,8 +279,10 @@ fn write_questions(path: &Path, each: usize, seed: u64, out: &Path) -> Outcome {
     let mut rng = Rng::new(seed);
     let mut file = BufWriter::new(File::create(out)?);
     for (ask, seen) in readings(path)? {
-        let asked: Vec<(String, u8)> =
-            questions(&ask, &seen, each, &mut rng).into_iter().map(|(text, yes)| (text, u8::from(yes))).collect();
+        let asked: Vec<(String, u8)> = questions(&ask, &seen, each, &mut rng)
+            .into_iter()
+            .map(|(text, yes)| (text, u8::from(yes)))
+            .collect();
         serde_json::to_writer(&mut file, &asked)?;
         file.write_all(b"\n")?;
     }
@@ -259,25 +292,51 @@ fn write_questions(path: &Path, each: usize, seed: u64, out: &Path) -> Outcome {
 fn write_words(out: &Path) -> Outcome {
     std::fs::create_dir_all(out)?;
     let words = words();
-    let list = |extra: &[&str]| words.iter().map(String::as_str).chain(extra.iter().copied()).collect::<Vec<_>>().join("\n") + "\n";
+    let list = |extra: &[&str]| {
+        words
+            .iter()
+            .map(String::as_str)
+            .chain(extra.iter().copied())
+            .collect::<Vec<_>>()
+            .join("\n")
+            + "\n"
+    };
     std::fs::write(out.join("show-o.txt"), list(&["<|endoftext|>"]))?;
-    std::fs::write(out.join("judge.txt"), list(&["match", "process", "clear", "potential", "?", "yes", "no"]))?;
-    std::fs::write(out.join("names.json"), serde_json::json!({ "kinds": KINDS, "colours": COLOURS, "tags": TAGS }).to_string())?;
+    std::fs::write(
+        out.join("judge.txt"),
+        list(&["match", "process", "clear", "potential", "?", "yes", "no"]),
+    )?;
+    std::fs::write(
+        out.join("names.json"),
+        serde_json::json!({ "kinds": KINDS, "colours": COLOURS, "tags": TAGS }).to_string(),
+    )?;
     Ok(())
 }
 
 fn main() -> Outcome {
     match Cli::parse().command {
-        Command::Draw { set, count, seed, out } => draw(set, count, seed, &out),
+        Command::Draw {
+            set,
+            count,
+            seed,
+            out,
+        } => draw(set, count, seed, &out),
         Command::Sheet { set, seed, out } => sheet(set, seed, &out),
         Command::EvalPrompts { out } => eval_prompts(&out),
         Command::Prompts { count, seed, out } => {
             let mut rng = Rng::new(seed);
-            let asks: Vec<Ask> = (0..count).map(|_| Ask::random_for_training(&mut rng)).collect();
+            let asks: Vec<Ask> = (0..count)
+                .map(|_| Ask::random_for_training(&mut rng))
+                .collect();
             write_records(&asks, &out)
         }
         Command::Words { out } => write_words(&out),
         Command::Score { readings, out } => score(&readings, out.as_deref()),
-        Command::Questions { readings, each, seed, out } => write_questions(&readings, each, seed, &out),
+        Command::Questions {
+            readings,
+            each,
+            seed,
+            out,
+        } => write_questions(&readings, each, seed, &out),
     }
 }

@@ -4,7 +4,14 @@ use crate::world::{COLOURS, KINDS, Rng};
 use serde::{Deserialize, Serialize};
 
 /// GenEval's task tags, in its order.
-pub const TAGS: [&str; 6] = ["single_object", "two_object", "counting", "colors", "position", "color_attr"];
+pub const TAGS: [&str; 6] = [
+    "single_object",
+    "two_object",
+    "counting",
+    "colors",
+    "position",
+    "color_attr",
+];
 /// GenEval's relations.
 pub const RELATIONS: [&str; 4] = ["left of", "right of", "above", "below"];
 const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
@@ -44,7 +51,11 @@ pub struct Ask {
 }
 
 fn with_article(words: &str) -> String {
-    let article = if words.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    let article = if words.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    };
     format!("{article} {words}")
 }
 
@@ -76,7 +87,10 @@ impl Ask {
         Self {
             task,
             kinds: [kind, (kind + 1 + rng.below(KINDS.len() - 1)) % KINDS.len()],
-            colours: [colour, (colour + 1 + rng.below(COLOURS.len() - 1)) % COLOURS.len()],
+            colours: [
+                colour,
+                (colour + 1 + rng.below(COLOURS.len() - 1)) % COLOURS.len(),
+            ],
             extra,
         }
     }
@@ -97,13 +111,22 @@ impl Ask {
         let pairs = [1, 4, 5].contains(&task);
         for a in 0..KINDS.len() {
             for b in 0..if pairs { KINDS.len() } else { 1 } {
-                for c in 0..if [3, 5].contains(&task) { COLOURS.len() } else { 1 } {
+                for c in 0..if [3, 5].contains(&task) {
+                    COLOURS.len()
+                } else {
+                    1
+                } {
                     for d in 0..if task == 5 { COLOURS.len() } else { 1 } {
                         let extras = [0..1, 0..1, 2..5, 0..1, 0..4, 0..1][task].clone();
                         if (pairs && a == b) || (task == 5 && c == d) {
                             continue;
                         }
-                        out.extend(extras.map(|extra| Self { task, kinds: [a, b], colours: [c, d], extra }));
+                        out.extend(extras.map(|extra| Self {
+                            task,
+                            kinds: [a, b],
+                            colours: [c, d],
+                            extra,
+                        }));
                     }
                 }
             }
@@ -113,14 +136,23 @@ impl Ask {
 
     fn noun(&self, i: usize) -> String {
         let kind = KINDS[self.kinds[i]];
-        with_article(&if [3, 5].contains(&self.task) { format!("{} {kind}", COLOURS[self.colours[i]]) } else { kind.into() })
+        with_article(&if [3, 5].contains(&self.task) {
+            format!("{} {kind}", COLOURS[self.colours[i]])
+        } else {
+            kind.into()
+        })
     }
 
     pub fn text(&self) -> String {
         let what = match self.task {
             0 | 3 => self.noun(0),
             2 => format!("{} {}", NUMBERS[self.extra], plural(KINDS[self.kinds[0]])),
-            4 => format!("{} {} {}", self.noun(0), RELATIONS[self.extra], self.noun(1)),
+            4 => format!(
+                "{} {} {}",
+                self.noun(0),
+                RELATIONS[self.extra],
+                self.noun(1)
+            ),
             _ => format!("{} and {}", self.noun(0), self.noun(1)),
         };
         format!("a photo of {what}")
@@ -130,7 +162,9 @@ impl Ask {
     pub fn is_held_out(&self) -> bool {
         // A share of each task as (part, of); single objects are too few to keep any back.
         let (part, of) = [(0, 1), (1, 3), (1, 3), (1, 4), (1, 4), (1, 8)][self.task];
-        let hash = self.text().bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+        let hash = self.text().bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3)
+        });
         // FNV's low bits are weak on short texts; one more mixing round spreads them.
         Rng::new(hash).next() % of < part
     }
@@ -139,7 +173,9 @@ impl Ask {
         let include = |i: usize, count| Include {
             class: KINDS[self.kinds[i]].into(),
             count,
-            color: [3, 5].contains(&self.task).then(|| COLOURS[self.colours[i]].into()),
+            color: [3, 5]
+                .contains(&self.task)
+                .then(|| COLOURS[self.colours[i]].into()),
             position: None,
         };
         let mut exclude = Vec::new();
@@ -150,12 +186,20 @@ impl Ask {
                 vec![include(0, self.extra)]
             }
             4 => {
-                let subject = Include { position: Some((RELATIONS[self.extra].into(), 0)), ..include(0, 1) };
+                let subject = Include {
+                    position: Some((RELATIONS[self.extra].into(), 0)),
+                    ..include(0, 1)
+                };
                 vec![include(1, 1), subject]
             }
             _ => vec![include(0, 1), include(1, 1)],
         };
-        Record { tag: TAGS[self.task].into(), include, exclude, prompt: self.text() }
+        Record {
+            tag: TAGS[self.task].into(),
+            include,
+            exclude,
+            prompt: self.text(),
+        }
     }
 
     /// Reads a text of the world back; `None` when it is not one.
@@ -169,7 +213,9 @@ impl Ask {
             colours.extend(colour(w));
         }
         let number = NUMBERS.iter().position(|n| *n == words[0]);
-        let relation = RELATIONS.iter().position(|r| text.contains(&format!(" {r} ")));
+        let relation = RELATIONS
+            .iter()
+            .position(|r| text.contains(&format!(" {r} ")));
         let (task, extra) = match (kinds.len(), colours.len(), number, relation) {
             (1, 0, Some(n), None) => (2, n),
             (1, 0, None, None) => (0, 0),
@@ -180,7 +226,12 @@ impl Ask {
             _ => return None,
         };
         let get = |v: &[usize], i: usize| v.get(i).copied().unwrap_or_default();
-        let ask = Self { task, kinds: [get(&kinds, 0), get(&kinds, 1)], colours: [get(&colours, 0), get(&colours, 1)], extra };
+        let ask = Self {
+            task,
+            kinds: [get(&kinds, 0), get(&kinds, 1)],
+            colours: [get(&colours, 0), get(&colours, 1)],
+            extra,
+        };
         debug_assert!(words.iter().filter(|w| kind(w).is_some()).count() <= 2);
         (ask.text() == text).then_some(ask)
     }
@@ -190,17 +241,24 @@ impl Ask {
         loop {
             let mut ask = *self;
             let other = |now: usize, n: usize, rng: &mut Rng| (now + 1 + rng.below(n - 1)) % n;
-            let which = if [1, 4, 5].contains(&self.task) { rng.below(2) } else { 0 };
+            let which = if [1, 4, 5].contains(&self.task) {
+                rng.below(2)
+            } else {
+                0
+            };
             match (self.task, rng.unit()) {
                 (2, u) if u < 0.65 => ask.extra = 2 + (self.extra - 2 + 1 + rng.below(2)) % 3,
                 (4, u) if u < 0.45 => ask.extra = other(self.extra, 4, rng),
                 (4, u) if u < 0.60 => ask.kinds.swap(0, 1),
                 (5, u) if u < 0.25 => ask.colours.swap(0, 1),
-                (3 | 5, u) if u < 0.65 => ask.colours[which] = other(self.colours[which], COLOURS.len(), rng),
+                (3 | 5, u) if u < 0.65 => {
+                    ask.colours[which] = other(self.colours[which], COLOURS.len(), rng)
+                }
                 _ => ask.kinds[which] = other(self.kinds[which], KINDS.len(), rng),
             }
             let pair = [1, 4, 5].contains(&ask.task);
-            let legal = !(pair && ask.kinds[0] == ask.kinds[1]) && !(ask.task == 5 && ask.colours[0] == ask.colours[1]);
+            let legal = !(pair && ask.kinds[0] == ask.kinds[1])
+                && !(ask.task == 5 && ask.colours[0] == ask.colours[1]);
             if legal && !ask.is_held_out() {
                 return ask;
             }
@@ -210,7 +268,9 @@ impl Ask {
 
 /// Words of every prompt, in a fixed order.
 pub fn words() -> Vec<String> {
-    let fixed = ["a", "an", "photo", "of", "and", "two", "three", "four", "left", "right", "above", "below"];
+    let fixed = [
+        "a", "an", "photo", "of", "and", "two", "three", "four", "left", "right", "above", "below",
+    ];
     let mut out: Vec<String> = fixed.iter().map(ToString::to_string).collect();
     out.extend(KINDS.iter().map(ToString::to_string));
     out.extend(KINDS.iter().map(|k| plural(k)));

@@ -16,7 +16,13 @@ pub struct Seen {
 impl From<Object> for Seen {
     fn from(o: Object) -> Self {
         let half = o.size as f32 / 2.0;
-        Self { kind: o.kind, colour: o.colour, x: o.x as f32 + half, y: o.y as f32 + half, size: o.size as f32 }
+        Self {
+            kind: o.kind,
+            colour: o.colour,
+            x: o.x as f32 + half,
+            y: o.y as f32 + half,
+            size: o.size as f32,
+        }
     }
 }
 
@@ -35,8 +41,13 @@ fn places(n: usize, rng: &mut Rng) -> Vec<(usize, usize, usize)> {
         let mut out: Vec<(usize, usize, usize)> = Vec::new();
         for _ in 0..n * 20 {
             let s = *rng.pick(sizes);
-            let (x, y) = (4 * rng.below((SIDE - s) / 4 + 1), 4 * rng.below((SIDE - s) / 4 + 1));
-            if out.iter().all(|&(t, a, b)| x + s + 2 <= a || a + t + 2 <= x || y + s + 2 <= b || b + t + 2 <= y) {
+            let (x, y) = (
+                4 * rng.below((SIDE - s) / 4 + 1),
+                4 * rng.below((SIDE - s) / 4 + 1),
+            );
+            if out.iter().all(|&(t, a, b)| {
+                x + s + 2 <= a || a + t + 2 <= x || y + s + 2 <= b || b + t + 2 <= y
+            }) {
                 out.push((s, x, y));
             }
             if out.len() == n {
@@ -57,7 +68,10 @@ fn relations(a: &Seen, b: &Seen) -> u8 {
     }
     let norm = dx.hypot(dy);
     let (ux, uy) = (vx / norm, vy / norm);
-    u8::from(ux < -0.5) | u8::from(ux > 0.5) << 1 | u8::from(uy < -0.5) << 2 | u8::from(uy > 0.5) << 3
+    u8::from(ux < -0.5)
+        | u8::from(ux > 0.5) << 1
+        | u8::from(uy < -0.5) << 2
+        | u8::from(uy > 0.5) << 3
 }
 
 /// Whether what is seen (best first) satisfies the request, as GenEval's evaluator decides.
@@ -69,11 +83,12 @@ pub fn satisfies(ask: &Ask, seen: &[Seen]) -> bool {
         1 => first(0).is_some() && first(1).is_some(),
         2 => seen.iter().filter(|s| s.kind == ask.kinds[0]).count() == ask.extra,
         3 => coloured(0),
-        4 => matches!((first(0), first(1)), (Some(a), Some(b)) if relations(a, b) >> ask.extra & 1 == 1),
+        4 => {
+            matches!((first(0), first(1)), (Some(a), Some(b)) if relations(a, b) >> ask.extra & 1 == 1)
+        }
         _ => coloured(0) && coloured(1),
     }
 }
-
 
 impl Scene {
     /// A scene that shows what the request names and nothing else.
@@ -97,39 +112,72 @@ impl Scene {
                         (_, 2) => same,
                         _ => *rng.pick(natural(kind)),
                     };
-                    Object { kind, colour, size, x, y }
+                    Object {
+                        kind,
+                        colour,
+                        size,
+                        x,
+                        y,
+                    }
                 })
                 .collect();
             if ask.task == 4 {
                 let [a, b] = [Seen::from(objects[0]), Seen::from(objects[1])];
                 let (dx, dy) = ((a.x - b.x).abs(), (a.y - b.y).abs());
-                let along = if ask.extra < 2 { dx > 1.3 * dy } else { dy > 1.3 * dx };
+                let along = if ask.extra < 2 {
+                    dx > 1.3 * dy
+                } else {
+                    dy > 1.3 * dx
+                };
                 // Only layouts where one axis clearly dominates teach the relation.
                 if !along || relations(&a, &b) >> ask.extra & 1 == 0 {
                     continue;
                 }
             }
-            return Self { page: rng.below(2), objects, scraps: Vec::new() };
+            return Self {
+                page: rng.below(2),
+                objects,
+                scraps: Vec::new(),
+            };
         }
     }
 
     /// Any objects in any colours, some beside cut or fused ones.
     pub fn anything(rng: &mut Rng) -> Self {
         let whole = [0, 1, 1, 2, 2, 3, 4][rng.below(7)];
-        let spoiled = if whole < 4 && rng.chance(0.5) { 1 + rng.below((4 - whole).min(2)) } else { 0 };
+        let spoiled = if whole < 4 && rng.chance(0.5) {
+            1 + rng.below((4 - whole).min(2))
+        } else {
+            0
+        };
         if whole + spoiled == 0 {
-            return Self { page: rng.below(2), objects: Vec::new(), scraps: Vec::new() };
+            return Self {
+                page: rng.below(2),
+                objects: Vec::new(),
+                scraps: Vec::new(),
+            };
         }
         let alike = rng.chance(0.3).then(|| rng.below(KINDS.len()));
-        let mut boxes = places(whole + spoiled, rng).into_iter().map(|(size, x, y)| Object {
-            kind: alike.unwrap_or_else(|| rng.below(KINDS.len())),
-            colour: rng.below(COLOURS.len()),
-            size,
-            x,
-            y,
-        }).collect::<Vec<_>>();
-        let scraps = boxes.split_off(whole).into_iter().map(|o| spoil(o, rng)).collect();
-        Self { page: rng.below(2), objects: boxes, scraps }
+        let mut boxes = places(whole + spoiled, rng)
+            .into_iter()
+            .map(|(size, x, y)| Object {
+                kind: alike.unwrap_or_else(|| rng.below(KINDS.len())),
+                colour: rng.below(COLOURS.len()),
+                size,
+                x,
+                y,
+            })
+            .collect::<Vec<_>>();
+        let scraps = boxes
+            .split_off(whole)
+            .into_iter()
+            .map(|o| spoil(o, rng))
+            .collect();
+        Self {
+            page: rng.below(2),
+            objects: boxes,
+            scraps,
+        }
     }
 
     /// One object lost, cut, fused, swapped for another kind or repainted.
@@ -149,14 +197,22 @@ impl Scene {
 
 fn spoil(of: Object, rng: &mut Rng) -> Scrap {
     if rng.chance(0.6) {
-        return Scrap::Cut { of, edge: rng.below(4), lost: 0.4 + 0.25 * rng.unit() };
+        return Scrap::Cut {
+            of,
+            edge: rng.below(4),
+            lost: 0.4 + 0.25 * rng.unit(),
+        };
     }
     let mut second = of;
     second.kind = (of.kind + 1 + rng.below(KINDS.len() - 1)) % KINDS.len();
     if rng.chance(0.3) {
         second.colour = rng.below(COLOURS.len());
     }
-    Scrap::Fused { first: of, second, upright: rng.chance(0.5) }
+    Scrap::Fused {
+        first: of,
+        second,
+        upright: rng.chance(0.5),
+    }
 }
 
 /// Training-split questions about a picture made for `own`: its own first, then half yes and half no where possible.
@@ -173,7 +229,11 @@ pub fn questions(own: &Ask, seen: &[Seen], n: usize, rng: &mut Rng) -> Vec<(Stri
                 // A fresh description of what is there, or a near miss of one.
                 0..5 if !seen.is_empty() => {
                     let described = describe(seen, rng);
-                    if want { described } else { described.near_miss(rng) }
+                    if want {
+                        described
+                    } else {
+                        described.near_miss(rng)
+                    }
                 }
                 0..9 => own.near_miss(rng),
                 _ => Ask::random_for_training(rng),

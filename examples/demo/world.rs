@@ -10,10 +10,14 @@ pub const SIDE: usize = 64;
 /// The two page colours.
 pub const PAGES: [[u8; 3]; 2] = [[246, 246, 242], [224, 238, 250]];
 /// Names of the kinds; the index is the kind's number everywhere.
-pub const KINDS: [&str; 12] =
-    ["apple", "banana", "donut", "pizza", "car", "bus", "boat", "umbrella", "cup", "bottle", "book", "kite"];
+pub const KINDS: [&str; 12] = [
+    "apple", "banana", "donut", "pizza", "car", "bus", "boat", "umbrella", "cup", "bottle", "book",
+    "kite",
+];
 /// Names of the colours; the index is the colour's number everywhere.
-pub const COLOURS: [&str; 8] = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "black"];
+pub const COLOURS: [&str; 8] = [
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "black",
+];
 const RGB: [[u8; 3]; 8] = [
     [214, 38, 38],
     [245, 140, 24],
@@ -28,7 +32,20 @@ const SAMPLES: usize = 6;
 
 /// Colours that a kind takes when the prompt names none.
 pub fn natural(kind: usize) -> &'static [usize] {
-    const NATURAL: [&[usize]; 12] = [&[0, 3], &[2], &[6], &[2], &[0, 4], &[2], &[4], &[5], &[4], &[3], &[4, 0], &[0]];
+    const NATURAL: [&[usize]; 12] = [
+        &[0, 3],
+        &[2],
+        &[6],
+        &[2],
+        &[0, 4],
+        &[2],
+        &[4],
+        &[5],
+        &[4],
+        &[3],
+        &[4, 0],
+        &[0],
+    ];
     NATURAL[kind]
 }
 
@@ -81,7 +98,11 @@ pub enum Scrap {
     /// An object that lacks `lost` of its side at edge 0 left, 1 right, 2 top, 3 bottom.
     Cut { of: Object, edge: usize, lost: f32 },
     /// Left or upper half of the first, the rest of the second.
-    Fused { first: Object, second: Object, upright: bool },
+    Fused {
+        first: Object,
+        second: Object,
+        upright: bool,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -175,9 +196,18 @@ fn shapes(kind: usize) -> &'static [(Shape, Paint)] {
         ],
         4 => &[
             (Round(0.0, 0.44, 1.0, 0.82, 0.10), Body),
-            (Poly(&[(0.16, 0.48), (0.32, 0.16), (0.70, 0.16), (0.86, 0.48)]), Body),
-            (Poly(&[(0.27, 0.46), (0.37, 0.24), (0.48, 0.24), (0.48, 0.46)]), GLASS),
-            (Poly(&[(0.55, 0.46), (0.55, 0.24), (0.65, 0.24), (0.75, 0.46)]), GLASS),
+            (
+                Poly(&[(0.16, 0.48), (0.32, 0.16), (0.70, 0.16), (0.86, 0.48)]),
+                Body,
+            ),
+            (
+                Poly(&[(0.27, 0.46), (0.37, 0.24), (0.48, 0.24), (0.48, 0.46)]),
+                GLASS,
+            ),
+            (
+                Poly(&[(0.55, 0.46), (0.55, 0.24), (0.65, 0.24), (0.75, 0.46)]),
+                GLASS,
+            ),
             (Ellipse(0.11, 0.66, 0.39, 0.94), DARK),
             (Ellipse(0.61, 0.66, 0.89, 0.94), DARK),
             (Ellipse(0.20, 0.75, 0.30, 0.85), WHITE),
@@ -192,7 +222,10 @@ fn shapes(kind: usize) -> &'static [(Shape, Paint)] {
             (Ellipse(0.62, 0.70, 0.88, 0.96), DARK),
         ],
         6 => &[
-            (Poly(&[(0.0, 0.66), (1.0, 0.66), (0.80, 0.98), (0.20, 0.98)]), Body),
+            (
+                Poly(&[(0.0, 0.66), (1.0, 0.66), (0.80, 0.98), (0.20, 0.98)]),
+                Body,
+            ),
             (Rect(0.45, 0.02, 0.53, 0.68), WOOD),
             (Poly(&[(0.57, 0.04), (0.57, 0.58), (0.96, 0.58)]), Body),
             (Poly(&[(0.41, 0.14), (0.41, 0.58), (0.08, 0.58)]), Shade),
@@ -208,7 +241,10 @@ fn shapes(kind: usize) -> &'static [(Shape, Paint)] {
         8 => &[
             (Ellipse(0.56, 0.26, 1.0, 0.76), Shade),
             (Ellipse(0.68, 0.38, 0.88, 0.64), Hole),
-            (Poly(&[(0.02, 0.14), (0.78, 0.14), (0.70, 0.96), (0.10, 0.96)]), Body),
+            (
+                Poly(&[(0.02, 0.14), (0.78, 0.14), (0.70, 0.96), (0.10, 0.96)]),
+                Body,
+            ),
             (Ellipse(0.02, 0.04, 0.78, 0.26), WHITE),
             (Ellipse(0.09, 0.08, 0.71, 0.22), WOOD),
         ],
@@ -226,7 +262,10 @@ fn shapes(kind: usize) -> &'static [(Shape, Paint)] {
             (Rect(0.24, 0.86, 0.92, 0.94), WHITE),
         ],
         _ => &[
-            (Poly(&[(0.5, 0.0), (0.92, 0.34), (0.5, 0.76), (0.08, 0.34)]), Body),
+            (
+                Poly(&[(0.5, 0.0), (0.92, 0.34), (0.5, 0.76), (0.08, 0.34)]),
+                Body,
+            ),
             (Poly(&[(0.5, 0.0), (0.5, 0.76), (0.08, 0.34)]), Shade),
             (Line(0.5, 0.76, 0.64, 0.84, 0.08), DARK),
             (Line(0.64, 0.84, 0.42, 0.90, 0.08), DARK),
@@ -241,14 +280,21 @@ type Sprite = Vec<[f32; 4]>;
 fn sprite(kind: usize, colour: usize, size: usize) -> Sprite {
     let body = RGB[colour];
     // A darker black would vanish, so black is the one colour whose shade is lighter.
-    let shade = if colour == 7 { [98, 98, 106] } else { body.map(|v| (f32::from(v) * 0.68) as u8) };
+    let shade = if colour == 7 {
+        [98, 98, 106]
+    } else {
+        body.map(|v| (f32::from(v) * 0.68) as u8)
+    };
     let cells = (size * SAMPLES) as f32;
     let weight = 1.0 / (SAMPLES * SAMPLES) as f32;
     let mut out = vec![[0.0; 4]; size * size];
     for sy in 0..size * SAMPLES {
         for sx in 0..size * SAMPLES {
             let (x, y) = ((sx as f32 + 0.5) / cells, (sy as f32 + 0.5) / cells);
-            let top = shapes(kind).iter().rev().find(|(shape, _)| shape.covers(x, y));
+            let top = shapes(kind)
+                .iter()
+                .rev()
+                .find(|(shape, _)| shape.covers(x, y));
             let rgb = match top {
                 None | Some((_, Paint::Hole)) => continue,
                 Some((_, Paint::Body)) => body,
@@ -277,10 +323,16 @@ impl Painter {
     }
 
     fn stamp(&mut self, page: &mut [[f32; 3]], o: Object, keep: impl Fn(f32, f32) -> bool) {
-        let sprite = self.sprites.entry((o.kind, o.colour, o.size)).or_insert_with(|| sprite(o.kind, o.colour, o.size));
+        let sprite = self
+            .sprites
+            .entry((o.kind, o.colour, o.size))
+            .or_insert_with(|| sprite(o.kind, o.colour, o.size));
         for (i, cell) in sprite.iter().enumerate() {
             let (dx, dy) = (i % o.size, i / o.size);
-            if keep((dx as f32 + 0.5) / o.size as f32, (dy as f32 + 0.5) / o.size as f32) {
+            if keep(
+                (dx as f32 + 0.5) / o.size as f32,
+                (dy as f32 + 0.5) / o.size as f32,
+            ) {
                 for (to, from) in page[(o.y + dy) * SIDE + o.x + dx].iter_mut().zip(cell) {
                     *to = *to * (1.0 - cell[3]) + from;
                 }
@@ -302,12 +354,26 @@ impl Painter {
                     2 => y >= lost,
                     _ => y < 1.0 - lost,
                 }),
-                Scrap::Fused { first, second, upright } => {
-                    self.stamp(&mut canvas, first, |x, y| if upright { y < 0.5 } else { x < 0.5 });
-                    self.stamp(&mut canvas, second, |x, y| if upright { y >= 0.5 } else { x >= 0.5 });
+                Scrap::Fused {
+                    first,
+                    second,
+                    upright,
+                } => {
+                    self.stamp(
+                        &mut canvas,
+                        first,
+                        |x, y| if upright { y < 0.5 } else { x < 0.5 },
+                    );
+                    self.stamp(&mut canvas, second, |x, y| {
+                        if upright { y >= 0.5 } else { x >= 0.5 }
+                    });
                 }
             }
         }
-        canvas.iter().flatten().map(|v| (v * 255.0 + 0.5) as u8).collect()
+        canvas
+            .iter()
+            .flatten()
+            .map(|v| (v * 255.0 + 0.5) as u8)
+            .collect()
     }
 }

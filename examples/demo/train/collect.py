@@ -1,7 +1,7 @@
 """Samples the generator on training-split prompts and labels everything the judge is fine-tuned on.
 
 Final pictures are read by the label detector; the world program turns the readings into marks and questions.
-Intermediate predictions are read too: one is clear when its reading is that of the final picture.
+Intermediate predictions are read too: one is clear when its reading is mostly that of the final picture.
 """
 
 import argparse
@@ -52,17 +52,20 @@ def mark(texts, seen, name, questions=0):
     return figures, marks, asked
 
 
-def same(a, b):
-    """Whether two readings show the same kinds and colours, each within six pixels."""
-    if len(a) != len(b):
-        return False
-    left = list(b)
-    for k, c, x, y, _ in a:
-        match = next((q for q in left if q[0] == k and q[1] == c and abs(q[2] - x) <= 6 and abs(q[3] - y) <= 6), None)
-        if match is None:
-            return False
-        left.remove(match)
-    return True
+def is_clear(step, now, final):
+    """Late, or past the first third with at least half of the final objects in place and at most one stranger.
+
+    Steps count from 0. A picture that never shows anything must become clear too, or nobody would ever reject it.
+    """
+    if step >= 11 or step < 5:
+        return int(step >= 11)
+    left, hits = list(now), 0
+    for kind, _, x, y, _ in final:
+        match = next((q for q in left if q[0] == kind and abs(q[2] - x) <= 8 and abs(q[3] - y) <= 8), None)
+        if match is not None:
+            left.remove(match)
+            hits += 1
+    return int(0 < len(final) <= 2 * hits and len(left) <= 1)
 
 
 texts, predictions = [], []
@@ -85,7 +88,7 @@ owner = torch.arange(len(texts)).repeat_interleave(args.states)
 steps = steps.flatten()
 middle = decode(predictions[owner, steps])
 seen_middle = detector.read(reader, to_float(middle))
-clear = torch.tensor([int(same(seen_middle[i], seen[o])) for i, o in enumerate(owner.tolist())])
+clear = torch.tensor([is_clear(int(steps[i]), seen_middle[i], seen[o]) for i, o in enumerate(owner.tolist())])
 _, shown, _ = mark([texts[o] for o in owner.tolist()], seen_middle, "middle")
 by_step = [f"{clear[steps == s].float().mean():.2f}" for s in range(1, 17)]
 log(f"collect {args.name}", f"clear by step 2..17: {' '.join(by_step)}")
