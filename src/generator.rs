@@ -1,0 +1,242 @@
+//! The contract of a generator: candidates that grow step by step.
+
+use core::fmt;
+
+use crate::codes::{Code, CodeGrid};
+use crate::error::{Error, Result};
+use crate::image::ImageSize;
+use crate::prompt::Prompt;
+
+/// Names one candidate of one generator. Never used again after it is pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct CandidateId(
+    /// The candidate's number, counted from 0 in the order of starting.
+    pub u64,
+);
+
+/// Which views of a candidate somebody wants to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct Needs {
+    /// RGB8 pixels of the picture as the model predicts it now.
+    pub pixels: bool,
+    /// Codes of that prediction.
+    pub codes: bool,
+    /// Hidden rows of the last step, one a place of the grid.
+    pub hidden: bool,
+}
+
+impl Needs {
+    /// Nothing at all.
+    pub const NOTHING: Self = Self { pixels: false, codes: false, hidden: false };
+    /// The pixels alone.
+    pub const PIXELS: Self = Self { pixels: true, codes: false, hidden: false };
+    /// The codes alone.
+    pub const CODES: Self = Self { pixels: false, codes: true, hidden: false };
+    /// The hidden rows alone.
+    pub const HIDDEN: Self = Self { pixels: false, codes: false, hidden: true };
+
+    /// What either of two asks for.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            pixels: self.pixels || other.pixels,
+            codes: self.codes || other.codes,
+            hidden: self.hidden || other.hidden,
+        }
+    }
+}
+
+/// Where [`Generator::observe`] writes. A view that was asked for must have its buffer.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Views<'a> {
+    /// `[n, height, width, 3]` bytes.
+    pub pixels: Option<&'a mut [u8]>,
+    /// `[n, rows · cols]` codes of the full prediction.
+    pub codes: Option<&'a mut [Code]>,
+    /// `[n, rows · cols, width]` hidden rows.
+    pub hidden: Option<&'a mut [f32]>,
+}
+
+impl<'a> Views<'a> {
+    /// Only pixels.
+    #[must_use]
+    pub fn pixels(pixels: &'a mut [u8]) -> Self {
+        Self { pixels: Some(pixels), ..Self::default() }
+    }
+
+    /// Only codes.
+    #[must_use]
+    pub fn codes(codes: &'a mut [Code]) -> Self {
+        Self { codes: Some(codes), ..Self::default() }
+    }
+
+    /// Only hidden rows.
+    #[must_use]
+    pub fn hidden(hidden: &'a mut [f32]) -> Self {
+        Self { hidden: Some(hidden), ..Self::default() }
+    }
+}
+
+/// A candidate's state between two steps, enough to go on from elsewhere or later.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Partial<'a> {
+    /// Steps already taken.
+    pub step: u32,
+    /// Settled codes, [`UNKNOWN`](crate::codes::UNKNOWN) where none is.
+    pub codes: &'a [Code],
+    /// Whether a masked generator's mask choice is annealed with noise for this candidate.
+    pub anneal: bool,
+}
+
+impl<'a> Partial<'a> {
+    /// State after `step` steps.
+    #[must_use]
+    pub const fn new(step: u32, codes: &'a [Code]) -> Self {
+        Self { step, codes, anneal: true }
+    }
+
+    /// Says whether the mask choice is annealed (see the temperature policies of masked generators).
+    #[must_use]
+    pub const fn with_anneal(mut self, anneal: bool) -> Self {
+        self.anneal = anneal;
+        self
+    }
+}
+
+/// Something that draws pictures step by step, many at a time.
+///
+/// Every later draw of a candidate derives from its seed and the absolute position of the draw, so that its
+/// picture depends neither on its batch mates nor on who was pruned. A candidate that is not stepped keeps its state.
+///
+/// # Errors
+/// All methods reject ids that are not alive, ids that stand twice in one call, and buffers that are too short;
+/// after an error the generator is usable and no candidate was lost.
+pub trait Generator {
+    /// Steps from start to finished.
+    fn steps(&self) -> u32;
+
+    /// The grid of codes that is filled.
+    fn grid(&self) -> CodeGrid;
+
+    /// Size of the pictures that [`observe`](Self::observe) writes.
+    fn image_size(&self) -> ImageSize;
+
+    /// Width of a hidden row, 0 where hidden rows cannot be seen.
+    fn hidden_width(&self) -> usize {
+        0
+    }
+
+    /// Starts one candidate per seed.
+    ///
+    /// # Errors
+    /// A prompt that cannot be read, or no room for so many candidates; then none was started.
+    fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()>;
+
+    /// Starts candidates from a state that was saved; the same seed goes on as if never interrupted.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), or a state that does not fit this generator.
+    fn resume(
+        &mut self,
+        prompt: &Prompt<'_>,
+        from: &Partial<'_>,
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()>;
+
+    /// Writes the settled codes of a candidate, and returns the rest of its state.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>>;
+
+    /// Copies a candidate once per seed. With its own seed a copy has the same future, with another one it parts.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn fork(&mut self, parent: CandidateId, seeds: &[u64], out: &mut [CandidateId]) -> Result<()>;
+
+    /// Takes one step with each candidate, in one batch. Their prompts and steps may differ.
+    ///
+    /// # Errors
+    /// A finished candidate, or logits that are not finite; then no candidate has moved.
+    fn step(&mut self, ids: &[CandidateId]) -> Result<()>;
+
+    /// Steps a candidate has taken.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn taken(&self, id: CandidateId) -> Result<u32>;
+
+    /// Writes what each candidate looks like now, as the model predicts the whole picture.
+    ///
+    /// # Errors
+    /// A candidate that has taken no step, or a view that cannot be had.
+    fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()>;
+
+    /// Frees candidates.
+    ///
+    /// # Errors
+    /// See the trait; then none was freed.
+    fn prune(&mut self, ids: &[CandidateId]) -> Result<()>;
+
+    /// Writes a text plan for a prompt.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless overridden.
+    fn plan(&mut self, prompt: &Prompt<'_>, seed: u64, out: &mut dyn fmt::Write) -> Result<()> {
+        let _ = (prompt, seed, out);
+        Err(Error::Unsupported { what: "writing a plan" })
+    }
+}
+
+impl<T: Generator + ?Sized> Generator for &mut T {
+    fn steps(&self) -> u32 {
+        (**self).steps()
+    }
+    fn grid(&self) -> CodeGrid {
+        (**self).grid()
+    }
+    fn image_size(&self) -> ImageSize {
+        (**self).image_size()
+    }
+    fn hidden_width(&self) -> usize {
+        (**self).hidden_width()
+    }
+    fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
+        (**self).start(prompt, seeds, out)
+    }
+    fn resume(
+        &mut self,
+        prompt: &Prompt<'_>,
+        from: &Partial<'_>,
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()> {
+        (**self).resume(prompt, from, seeds, out)
+    }
+    fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>> {
+        (**self).save(id, codes)
+    }
+    fn fork(&mut self, parent: CandidateId, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
+        (**self).fork(parent, seeds, out)
+    }
+    fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
+        (**self).step(ids)
+    }
+    fn taken(&self, id: CandidateId) -> Result<u32> {
+        (**self).taken(id)
+    }
+    fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()> {
+        (**self).observe(ids, needs, out)
+    }
+    fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
+        (**self).prune(ids)
+    }
+    fn plan(&mut self, prompt: &Prompt<'_>, seed: u64, out: &mut dyn fmt::Write) -> Result<()> {
+        (**self).plan(prompt, seed, out)
+    }
+}

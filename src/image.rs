@@ -1,0 +1,78 @@
+//! Pictures as bytes.
+
+use crate::error::{Result, covers, product};
+
+/// Width and height of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ImageSize {
+    /// Rows of pixels.
+    pub height: u32,
+    /// Columns of pixels.
+    pub width: u32,
+}
+
+impl ImageSize {
+    /// A size from its rows and columns.
+    #[must_use]
+    pub const fn new(height: u32, width: u32) -> Self {
+        Self { height, width }
+    }
+
+    /// Bytes of one picture, three a pixel.
+    #[must_use]
+    pub const fn len_bytes(&self) -> usize {
+        self.height as usize * self.width as usize * 3
+    }
+}
+
+/// Pictures of one size: RGB8, `[n, height, width, 3]`, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageBatch<'a> {
+    size: ImageSize,
+    pixels: &'a [u8],
+}
+
+impl<'a> ImageBatch<'a> {
+    /// Reads the first `n` pictures of `pixels`.
+    ///
+    /// # Errors
+    /// Fewer bytes than `n` pictures have.
+    pub fn new(n: usize, size: ImageSize, pixels: &'a [u8]) -> Result<Self> {
+        let want = product("image batch", &[n, size.height as usize, size.width as usize, 3])?;
+        covers("image batch", "pixels", pixels.len(), want)?;
+        Ok(Self { size, pixels: &pixels[..want] })
+    }
+
+    /// Size of each picture.
+    #[must_use]
+    pub const fn size(&self) -> ImageSize {
+        self.size
+    }
+
+    /// Number of pictures.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        match self.size.len_bytes() {
+            0 => 0,
+            bytes => self.pixels.len() / bytes,
+        }
+    }
+
+    /// Whether the batch is empty.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.pixels.is_empty()
+    }
+
+    /// All bytes, picture after picture.
+    #[must_use]
+    pub const fn pixels(&self) -> &'a [u8] {
+        self.pixels
+    }
+
+    /// The `i`-th picture.
+    #[must_use]
+    pub fn picture(&self, i: usize) -> Option<&'a [u8]> {
+        self.pixels.chunks_exact(self.size.len_bytes().max(1)).nth(i)
+    }
+}

@@ -1,0 +1,261 @@
+//! Rotary embedding, cache append, attention.
+
+use crate::error::{Error, Result, covers, product};
+use crate::math;
+use crate::ops::norm::nonzero;
+
+/// Heads whose leading dimensions are rotated; laid out as in [`HeadNormShape`](super::norm::HeadNormShape).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotaryShape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Heads rotated in each row.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Leading dimensions that are rotated: even, at most `head_dim`.
+    pub rotary_dim: usize,
+    /// Width of a row.
+    pub stride: usize,
+    /// First element of the first head in its row.
+    pub offset: usize,
+    /// Positions in the table.
+    pub positions: usize,
+}
+
+impl RotaryShape {
+    /// Checks the lengths of x, positions and table.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, x: usize, positions: usize, table: usize) -> Result<()> {
+        const OP: &str = "rotary";
+        nonzero(OP, "head_dim", self.head_dim)?;
+        if self.rotary_dim > self.head_dim || !self.rotary_dim.is_multiple_of(2) {
+            return Err(Error::Config { key: "rotary_dim", problem: "must be even and at most head_dim" });
+        }
+        let used = product(OP, &[self.heads, self.head_dim])?;
+        covers(OP, "stride", self.stride, used.saturating_add(self.offset))?;
+        covers(OP, "x", x, product(OP, &[self.rows, self.stride])?)?;
+        covers(OP, "positions", positions, self.rows)?;
+        covers(OP, "table", table, product(OP, &[self.positions, self.rotary_dim])?)
+    }
+}
+
+/// Fills a table `[positions, rotary_dim]`: for each position the cosines of the rotary_dim / 2 angles, then the
+/// sines; angle j is position · theta^(−2j / rotary_dim).
+///
+/// # Errors
+/// A table of another length, or an odd `rotary_dim`.
+pub fn rotary_table(positions: usize, rotary_dim: usize, theta: f32, table: &mut [f32]) -> Result<()> {
+    let want = product("rotary_table", &[positions, rotary_dim])?;
+    covers("rotary_table", "table", table.len(), want)?;
+    if !rotary_dim.is_multiple_of(2) {
+        return Err(Error::Config { key: "rotary_dim", problem: "must be even" });
+    }
+    let half = rotary_dim / 2;
+    for (p, row) in table.chunks_exact_mut(rotary_dim.max(1)).take(positions).enumerate() {
+        for j in 0..half {
+            // The reference forms the inverse frequency and the angle in single precision.
+            let frequency = 1.0 / libm::powf(theta, (2 * j) as f32 / rotary_dim as f32);
+            let angle = p as f32 * frequency;
+            row[j] = math::cos(angle);
+            row[half + j] = math::sin(angle);
+        }
+    }
+    Ok(())
+}
+
+/// Rotates pairs (i, i + rotary_dim / 2) of each head by the angle of the row's position ("rotate half").
+///
+/// A position outside the table leaves its row as it is.
+///
+/// # Errors
+/// See [`RotaryShape::check`].
+///
+/// # Source
+/// Su et al., "RoFormer", arXiv 2104.09864.
+pub fn rotary(s: RotaryShape, x: &mut [f32], positions: &[u32], table: &[f32]) -> Result<()> {
+    s.check(x.len(), positions.len(), table.len())?;
+    let half = s.rotary_dim / 2;
+    for (row, &p) in x.chunks_exact_mut(s.stride).zip(positions).take(s.rows) {
+        let p = p as usize;
+        if p >= s.positions {
+            continue;
+        }
+        let (cos, sin) = table[p * s.rotary_dim..][..s.rotary_dim].split_at(half);
+        for head in row[s.offset..].chunks_exact_mut(s.head_dim).take(s.heads) {
+            let (a, rest) = head.split_at_mut(half);
+            for (((a, b), c), s) in a.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
+                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Pieces of rows that are copied into rows of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppendShape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Elements copied of each row.
+    pub width: usize,
+    /// Width of a source row.
+    pub stride: usize,
+    /// First element copied of each source row.
+    pub offset: usize,
+    /// Rows of the cache, each `width` wide.
+    pub cache_rows: usize,
+}
+
+impl AppendShape {
+    /// Checks the lengths of x, places and cache.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, x: usize, places: usize, cache: usize) -> Result<()> {
+        const OP: &str = "append";
+        nonzero(OP, "width", self.width)?;
+        covers(OP, "stride", self.stride, self.width.saturating_add(self.offset))?;
+        covers(OP, "x", x, product(OP, &[self.rows, self.stride])?)?;
+        covers(OP, "places", places, self.rows)?;
+        covers(OP, "cache", cache, product(OP, &[self.cache_rows, self.width])?)
+    }
+}
+
+/// cache\[places\[r\], :\] = x\[r, offset .. offset + width\]. A place outside the cache is skipped.
+///
+/// # Errors
+/// See [`AppendShape::check`].
+pub fn append(s: AppendShape, x: &[f32], places: &[u32], cache: &mut [f32]) -> Result<()> {
+    s.check(x.len(), places.len(), cache.len())?;
+    for (row, &place) in x.chunks_exact(s.stride).zip(places).take(s.rows) {
+        if (place as usize) < s.cache_rows {
+            cache[place as usize * s.width..][..s.width].copy_from_slice(&row[s.offset..][..s.width]);
+        }
+    }
+    Ok(())
+}
+
+/// Sequences that attend, each to a shared prefix and to rows of its own, in one cache of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Number of sequences.
+    pub sequences: usize,
+    /// Query rows of each sequence; sequence `s` has rows `s · queries ..`.
+    pub queries: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width of a query row.
+    pub q_stride: usize,
+    /// First element of the first head in a query row.
+    pub q_offset: usize,
+    /// Rows of the key and value buffers.
+    pub kv_rows: usize,
+    /// Width of a key or value row.
+    pub kv_stride: usize,
+    /// First element of the first head in a key row.
+    pub k_offset: usize,
+    /// First element of the first head in a value row.
+    pub v_offset: usize,
+    /// Whether query `i` sees only own rows up to `own_len − queries + i`; else it sees all of them.
+    pub causal: bool,
+}
+
+/// Words of one sequence in the `spans` of [`attention`]: first row and length of the prefix, then of the own rows.
+pub const SPAN_WORDS: usize = 4;
+
+impl AttentionShape {
+    /// Checks the lengths of q, keys, values, spans and out.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, q: usize, keys: usize, values: usize, spans: usize, out: usize) -> Result<()> {
+        const OP: &str = "attention";
+        nonzero(OP, "head_dim", self.head_dim)?;
+        nonzero(OP, "n_kv_heads", self.n_kv_heads)?;
+        if self.n_heads == 0 || !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return Err(Error::Config { key: "num_key_value_heads", problem: "does not divide the heads" });
+        }
+        let width = product(OP, &[self.n_heads, self.head_dim])?;
+        let kv_width = product(OP, &[self.n_kv_heads, self.head_dim])?;
+        covers(OP, "q_stride", self.q_stride, width.saturating_add(self.q_offset))?;
+        covers(OP, "kv_stride", self.kv_stride, kv_width.saturating_add(self.k_offset.max(self.v_offset)))?;
+        covers(OP, "q", q, product(OP, &[self.sequences, self.queries, self.q_stride])?)?;
+        let kv = product(OP, &[self.kv_rows, self.kv_stride])?;
+        covers(OP, "keys", keys, kv)?;
+        covers(OP, "values", values, kv)?;
+        covers(OP, "spans", spans, product(OP, &[self.sequences, SPAN_WORDS])?)?;
+        covers(OP, "out", out, product(OP, &[self.sequences, self.queries, width])?)
+    }
+
+    /// The cache rows that query `i` of a sequence sees: prefix and own, each cut to the cache.
+    #[must_use]
+    pub fn visible(&self, span: &[u32], i: usize) -> [core::ops::Range<usize>; 2] {
+        let cut = |from: u32, len: usize| {
+            let from = (from as usize).min(self.kv_rows);
+            from..from.saturating_add(len).min(self.kv_rows)
+        };
+        let own = span[3] as usize;
+        let seen = if self.causal { own.min((own + i + 1).saturating_sub(self.queries)) } else { own };
+        [cut(span[0], span[1] as usize), cut(span[2], seen)]
+    }
+}
+
+/// out\[s, i, h, :\] = Σ_j softmax_j(q·k_j / √head_dim) · v_j over the rows that query i of sequence s sees.
+///
+/// Scores are exponentiated against the largest; the sums over j run from the first prefix row to the last own row.
+/// A query that sees no row gives zeros.
+///
+/// # Errors
+/// See [`AttentionShape::check`].
+pub fn attention(
+    s: AttentionShape,
+    q: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    spans: &[u32],
+    out: &mut [f32],
+) -> Result<()> {
+    s.check(q.len(), keys.len(), values.len(), spans.len(), out.len())?;
+    let scale = 1.0 / math::sqrt(s.head_dim as f32);
+    let width = s.n_heads * s.head_dim;
+    for (sequence, span) in spans.chunks_exact(SPAN_WORDS).take(s.sequences).enumerate() {
+        for i in 0..s.queries {
+            let row = sequence * s.queries + i;
+            for h in 0..s.n_heads {
+                let query = &q[row * s.q_stride + s.q_offset + h * s.head_dim..][..s.head_dim];
+                let kv_head = h / (s.n_heads / s.n_kv_heads) * s.head_dim;
+                let out = &mut out[row * width + h * s.head_dim..][..s.head_dim];
+                let score = |j: usize| {
+                    let key = &keys[j * s.kv_stride + s.k_offset + kv_head..][..s.head_dim];
+                    query.iter().zip(key).fold(0.0, |sum, (q, k)| sum + q * k) * scale
+                };
+                let rows = || s.visible(span, i).into_iter().flatten();
+                let largest = rows().map(score).fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+                out.fill(0.0);
+                let mut total = 0.0;
+                for j in rows() {
+                    let p = math::exp(score(j) - largest);
+                    total += p;
+                    let value = &values[j * s.kv_stride + s.v_offset + kv_head..][..s.head_dim];
+                    for (out, v) in out.iter_mut().zip(value) {
+                        *out += p * v;
+                    }
+                }
+                if total > 0.0 {
+                    let inverse = 1.0 / total;
+                    for out in out {
+                        *out *= inverse;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! The trait that a device implements.
+
+use core::fmt::Debug;
+
+use super::Element;
+use super::attention::{AppendShape, AttentionShape, RotaryShape};
+use super::conv::{ConvShape, PatchShape};
+use super::gemm::GemmShape;
+use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
+use super::reward_head::AnswerShape;
+use super::sample::{Draw, DrawShape, GuideShape};
+use super::vq::{GatherShape, LfqShape};
+use crate::error::Result;
+use crate::quant::QuantMatrix;
+
+pub(crate) use sealed::Sealed;
+mod sealed {
+    /// Only this crate's devices implement [`Backend`](super::Backend): its methods may grow.
+    pub trait Sealed {}
+}
+
+/// A device: its memory and its operations. Public so that models can be named for it, sealed so that it can grow.
+///
+/// Every operation reads and writes the leading elements of its buffers; a buffer may be longer than its shape needs.
+///
+/// # Errors
+/// Every operation fails if a buffer is shorter than its shape needs, a size is zero where that has no meaning, or a
+/// product of sizes overflows.
+pub trait Backend: Sealed + Debug + Send + Sync {
+    /// Memory of the device.
+    type Buffer<T: Element>: Debug + Send + Sync;
+    /// A weight matrix `[n, k]`, packed for the device.
+    type Matrix: Debug + Send + Sync;
+
+    /// Reserves a buffer of `len` zeros.
+    fn zeros<T: Element>(&self, len: usize) -> Result<Self::Buffer<T>>;
+    /// Elements of a buffer.
+    fn len<T: Element>(&self, buffer: &Self::Buffer<T>) -> usize;
+    /// Copies `source` into the buffer from element `at` on.
+    fn write<T: Element>(&self, buffer: &mut Self::Buffer<T>, at: usize, source: &[T]) -> Result<()>;
+    /// Copies elements from `at` on into `out`.
+    fn read<T: Element>(&self, buffer: &Self::Buffer<T>, at: usize, out: &mut [T]) -> Result<()>;
+    /// Copies `len` elements between two buffers.
+    fn copy<T: Element>(
+        &self,
+        from: &Self::Buffer<T>,
+        from_at: usize,
+        to: &mut Self::Buffer<T>,
+        to_at: usize,
+        len: usize,
+    ) -> Result<()>;
+    /// Packs a weight matrix for this device.
+    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<Self::Matrix>;
+
+    /// y\[m, n\] = x\[m, k\] · wᵀ + bias, or y += … ; see [`gemm`](super::gemm::gemm).
+    fn gemm(
+        &self,
+        s: GemmShape,
+        x: &Self::Buffer<f32>,
+        w: &Self::Matrix,
+        bias: Option<&Self::Buffer<f32>>,
+        y: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+
+    /// Layer norm; see [`layer_norm`](super::norm::layer_norm).
+    fn layer_norm(
+        &self,
+        s: NormShape,
+        x: &Self::Buffer<f32>,
+        weight: &Self::Buffer<f32>,
+        bias: &Self::Buffer<f32>,
+        y: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Root-mean-square norm; see [`rms_norm`](super::norm::rms_norm).
+    fn rms_norm(
+        &self,
+        s: NormShape,
+        x: &Self::Buffer<f32>,
+        weight: &Self::Buffer<f32>,
+        y: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Layer norm of each head, in place; see [`head_norm`](super::norm::head_norm).
+    fn head_norm(
+        &self,
+        s: HeadNormShape,
+        x: &mut Self::Buffer<f32>,
+        weight: &Self::Buffer<f32>,
+        bias: &Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Group norm; see [`group_norm`](super::norm::group_norm).
+    fn group_norm(
+        &self,
+        s: GroupNormShape,
+        x: &Self::Buffer<f32>,
+        weight: &Self::Buffer<f32>,
+        bias: &Self::Buffer<f32>,
+        y: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// y += x over the first `len` elements.
+    fn add(&self, len: usize, x: &Self::Buffer<f32>, y: &mut Self::Buffer<f32>) -> Result<()>;
+    /// An activation in place over the first `len` elements.
+    fn activate(&self, activation: Activation, len: usize, x: &mut Self::Buffer<f32>) -> Result<()>;
+    /// SiLU-gated product; see [`gate`](super::norm::gate).
+    fn gate(&self, s: GateShape, x: &Self::Buffer<f32>, y: &mut Self::Buffer<f32>) -> Result<()>;
+
+    /// Rotary embedding in place; see [`rotary`](super::attention::rotary).
+    fn rotary(
+        &self,
+        s: RotaryShape,
+        x: &mut Self::Buffer<f32>,
+        positions: &Self::Buffer<u32>,
+        table: &Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Copies rows to the places a buffer names; see [`append`](super::attention::append).
+    fn append(
+        &self,
+        s: AppendShape,
+        x: &Self::Buffer<f32>,
+        places: &Self::Buffer<u32>,
+        cache: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Attention over a shared prefix and own rows; see [`attention`](super::attention::attention).
+    fn attention(
+        &self,
+        s: AttentionShape,
+        q: &Self::Buffer<f32>,
+        keys: &Self::Buffer<f32>,
+        values: &Self::Buffer<f32>,
+        spans: &Self::Buffer<u32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+
+    /// Classifier-free guidance in place; see [`guide`](super::sample::guide).
+    fn guide(&self, s: GuideShape, logits: &mut Self::Buffer<f32>) -> Result<()>;
+    /// Softmax and the categorical draw of each row; see [`draw`](super::sample::draw).
+    fn draw(
+        &self,
+        s: DrawShape,
+        logits: &mut Self::Buffer<f32>,
+        draw: &Draw<&Self::Buffer<u32>, &Self::Buffer<f32>>,
+        codes: &mut Self::Buffer<u32>,
+        p: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+
+    /// Rows of a table by index; see [`gather`](super::vq::gather).
+    fn gather(
+        &self,
+        s: GatherShape,
+        index: &Self::Buffer<u32>,
+        table: &Self::Buffer<f32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Codes to their ±1 latents; see [`lfq_lookup`](super::vq::lfq_lookup).
+    fn lfq_lookup(&self, s: LfqShape, codes: &Self::Buffer<u32>, out: &mut Self::Buffer<f32>) -> Result<()>;
+    /// Latents to codes by sign; see [`lfq_codes`](super::vq::lfq_codes).
+    fn lfq_codes(&self, s: LfqShape, latents: &Self::Buffer<f32>, codes: &mut Self::Buffer<u32>) -> Result<()>;
+
+    /// Convolution over NHWC; see [`conv2d`](super::conv::conv2d).
+    fn conv2d(
+        &self,
+        s: ConvShape,
+        x: &Self::Buffer<f32>,
+        w: &Self::Matrix,
+        bias: &Self::Buffer<f32>,
+        y: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Pixels in [-1, 1] to bytes, truncating; see [`to_bytes`](super::conv::to_bytes).
+    fn to_bytes(&self, len: usize, x: &Self::Buffer<f32>, out: &mut Self::Buffer<u8>) -> Result<()>;
+    /// Bytes to normalised patch rows; see [`patchify`](super::conv::patchify).
+    fn patchify(&self, s: PatchShape, pixels: &Self::Buffer<u8>, out: &mut Self::Buffer<f32>) -> Result<()>;
+
+    /// P(yes) and P(no) of each row; see [`answer`](super::reward_head::answer).
+    fn answer(&self, s: AnswerShape, logits: &Self::Buffer<f32>, out: &mut Self::Buffer<f32>) -> Result<()>;
+}

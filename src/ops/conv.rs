@@ -1,0 +1,253 @@
+//! Convolutions of the pixel encoders and decoders, and the way between bytes and numbers. Images are NHWC.
+
+use crate::error::{Error, Result, covers, product};
+use crate::ops::gemm::{GemmShape, gemm};
+use crate::ops::norm::nonzero;
+use crate::quant::QuantMatrix;
+
+/// Largest `kernel · kernel · c_in` that the reference handles on its stack.
+const PATCH_MAX: usize = 9 * 1024;
+
+/// Shape of a convolution. The weight matrix is `[c_out, kernel · kernel · c_in]`, its columns ordered
+/// (kernel row, kernel column, input channel).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Number of images.
+    pub images: usize,
+    /// Rows of the input.
+    pub height: usize,
+    /// Columns of the input.
+    pub width: usize,
+    /// Channels of the input.
+    pub c_in: usize,
+    /// Channels of the output.
+    pub c_out: usize,
+    /// Rows and columns of the kernel.
+    pub kernel: usize,
+    /// Distance between outputs, in input pixels.
+    pub stride: usize,
+    /// Distance between kernel taps, in input pixels.
+    pub dilation: usize,
+    /// Zeros before the first row and column.
+    pub pad_before: usize,
+    /// Zeros after the last row and column.
+    pub pad_after: usize,
+    /// Whether every input pixel counts twice in both directions first (nearest upsampling).
+    pub upsample: bool,
+    /// Whether the result is added to what `y` holds.
+    pub accumulate: bool,
+}
+
+impl ConvShape {
+    /// A convolution with stride 1 that keeps the size.
+    #[must_use]
+    pub const fn same(images: usize, size: [usize; 2], c_in: usize, c_out: usize, kernel: usize) -> Self {
+        Self {
+            images,
+            height: size[0],
+            width: size[1],
+            c_in,
+            c_out,
+            kernel,
+            stride: 1,
+            dilation: 1,
+            pad_before: kernel / 2,
+            pad_after: kernel / 2,
+            upsample: false,
+            accumulate: false,
+        }
+    }
+
+    /// Inputs of one output: columns of the weight matrix.
+    #[must_use]
+    pub const fn k(&self) -> usize {
+        self.kernel * self.kernel * self.c_in
+    }
+
+    /// Rows and columns of the output; zero where the kernel does not fit.
+    #[must_use]
+    pub const fn output(&self) -> [usize; 2] {
+        [self.along(self.height), self.along(self.width)]
+    }
+
+    const fn along(&self, size: usize) -> usize {
+        let size = if self.upsample { 2 * size } else { size };
+        let padded = size + self.pad_before + self.pad_after;
+        let reach = self.dilation * (self.kernel - 1) + 1;
+        if padded < reach { 0 } else { (padded - reach) / self.stride + 1 }
+    }
+
+    /// Checks the lengths of x, bias and y.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, x: usize, bias: usize, y: usize) -> Result<()> {
+        const OP: &str = "conv2d";
+        for (arg, size) in [
+            ("c_in", self.c_in),
+            ("c_out", self.c_out),
+            ("kernel", self.kernel),
+            ("stride", self.stride),
+            ("dilation", self.dilation),
+        ] {
+            nonzero(OP, arg, size)?;
+        }
+        // Bounds every sum and product below: no real picture or kernel comes near.
+        for (arg, size) in [
+            ("height", self.height),
+            ("width", self.width),
+            ("c_in", self.c_in),
+            ("kernel", self.kernel),
+            ("dilation", self.dilation),
+            ("pad", self.pad_before.max(self.pad_after)),
+        ] {
+            if size > 1 << 20 {
+                return Err(Error::Range { op: OP, arg, got: size as u64, min: 0, max: 1 << 20 });
+            }
+        }
+        product(OP, &[self.kernel, self.kernel, self.c_in])?;
+        covers(OP, "x", x, product(OP, &[self.images, self.height, self.width, self.c_in])?)?;
+        covers(OP, "bias", bias, self.c_out)?;
+        let [rows, cols] = self.output();
+        covers(OP, "y", y, product(OP, &[self.images, rows, cols, self.c_out])?)
+    }
+
+    /// The input pixel behind one kernel tap of one output along an axis of `size` pixels, or none where it is padding.
+    #[inline]
+    #[must_use]
+    pub const fn tap(&self, output: usize, tap: usize, size: usize) -> Option<usize> {
+        let at = output * self.stride + tap * self.dilation;
+        if at < self.pad_before {
+            return None;
+        }
+        let at = if self.upsample { (at - self.pad_before) / 2 } else { at - self.pad_before };
+        if at < size { Some(at) } else { None }
+    }
+
+    /// The product that one output pixel is.
+    #[must_use]
+    pub const fn product(&self, pixels: usize) -> GemmShape {
+        GemmShape { m: pixels, n: self.c_out, k: self.k(), accumulate: self.accumulate }
+    }
+}
+
+/// y\[i, r, c, :\] (+)= Σ over taps and channels of x · w + bias, each output pixel summed as in
+/// [`gemm`].
+///
+/// # Errors
+/// See [`ConvShape::check`]; [`Error::Range`] for more than 9216 inputs an output, which is the reference's bound.
+pub fn conv2d(s: ConvShape, x: &[f32], w: &QuantMatrix<'_>, bias: &[f32], y: &mut [f32]) -> Result<()> {
+    s.check(x.len(), bias.len(), y.len())?;
+    s.product(1).check_matrix(w.n(), w.k())?;
+    let mut patch = [0.0; PATCH_MAX];
+    if s.k() > PATCH_MAX {
+        return Err(Error::Range { op: "conv2d", arg: "k", got: s.k() as u64, min: 1, max: PATCH_MAX as u64 });
+    }
+    let [rows, cols] = s.output();
+    let mut out = y.chunks_exact_mut(s.c_out);
+    for image in 0..s.images {
+        for r in 0..rows {
+            for c in 0..cols {
+                for (t, part) in patch.chunks_exact_mut(s.c_in).take(s.kernel * s.kernel).enumerate() {
+                    let from = (s.tap(r, t / s.kernel, s.height), s.tap(c, t % s.kernel, s.width));
+                    if let (Some(h), Some(w)) = from {
+                        part.copy_from_slice(&x[((image * s.height + h) * s.width + w) * s.c_in..][..s.c_in]);
+                    } else {
+                        part.fill(0.0);
+                    }
+                }
+                if let Some(y) = out.next() {
+                    gemm(s.product(1), &patch[..s.k()], w, Some(bias), y)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A pixel in [-1, 1] as a byte: (x + 1) / 2, clamped, times 255, truncated as the reference implementation does.
+#[inline]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=255; NaN becomes 0")]
+pub fn byte(x: f32) -> u8 {
+    (((x + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8
+}
+
+/// out = byte(x), over `len` elements.
+///
+/// # Errors
+/// Fewer elements than `len`, or a pixel that is not a number.
+pub fn to_bytes(len: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
+    covers("to_bytes", "x", x.len(), len)?;
+    covers("to_bytes", "out", out.len(), len)?;
+    for (i, (x, out)) in x.iter().zip(out).enumerate().take(len) {
+        if x.is_nan() {
+            return Err(Error::NotFinite { op: "to_bytes", arg: "x", row: i });
+        }
+        *out = byte(*x);
+    }
+    Ok(())
+}
+
+/// The value of a byte for an image tower: byte / 255 in double precision, rounded, then (v − 0.5) / 0.5.
+#[inline]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "rounding to single precision is the definition")]
+pub fn pixel_value(byte: u8) -> f32 {
+    ((f64::from(byte) * (1.0 / 255.0)) as f32 - 0.5) / 0.5
+}
+
+/// Shape of cutting images into square patches; pixels at the right and bottom that fill no patch are dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PatchShape {
+    /// Number of images.
+    pub images: usize,
+    /// Rows of an image.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
+    /// Rows and columns of a patch.
+    pub patch: usize,
+}
+
+impl PatchShape {
+    /// Patches down and across one image.
+    #[must_use]
+    pub const fn grid(&self) -> [usize; 2] {
+        [self.height / self.patch, self.width / self.patch]
+    }
+
+    /// Checks the lengths of pixels and out.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, pixels: usize, out: usize) -> Result<()> {
+        const OP: &str = "patchify";
+        nonzero(OP, "patch", self.patch)?;
+        covers(OP, "pixels", pixels, product(OP, &[self.images, self.height, self.width, 3])?)?;
+        let [rows, cols] = self.grid();
+        covers(OP, "out", out, product(OP, &[self.images, rows, cols, 3, self.patch, self.patch])?)
+    }
+}
+
+/// out\[image, patch, (channel, row, column)\] = pixel_value(pixels), patches row by row.
+///
+/// # Errors
+/// See [`PatchShape::check`].
+pub fn patchify(s: PatchShape, pixels: &[u8], out: &mut [f32]) -> Result<()> {
+    s.check(pixels.len(), out.len())?;
+    let [rows, cols] = s.grid();
+    let area = s.patch * s.patch;
+    for image in 0..s.images {
+        for patch in 0..rows * cols {
+            let out = &mut out[(image * rows * cols + patch) * 3 * area..][..3 * area];
+            for (i, out) in out.iter_mut().enumerate() {
+                let (channel, r, c) = (i / area, i % area / s.patch, i % s.patch);
+                let row = image * s.height + patch / cols * s.patch + r;
+                let col = patch % cols * s.patch + c;
+                *out = pixel_value(pixels[(row * s.width + col) * 3 + channel]);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! Products of a weight matrix with activation rows: y\[m, n\] (+)= x\[m, k\] · w\[n, k\]ᵀ + bias\[n\].
+
+use crate::error::{Error, Result, covers, product};
+use crate::quant::{QuantData, QuantMatrix};
+
+/// A sum over `k` runs in blocks of so many terms: each from zero upwards, then block after block. It bounds the
+/// error of long sums and lets a device keep a block of weights in its cache; every path sums in this order.
+pub const SUM_BLOCK: usize = 256;
+
+/// Shape of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GemmShape {
+    /// Rows of activations.
+    pub m: usize,
+    /// Outputs.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+    /// Whether the product is added to what `y` holds (after the bias).
+    pub accumulate: bool,
+}
+
+impl GemmShape {
+    /// Checks the lengths of x, bias and y; a zero `m` is an empty product.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, x: usize, bias: Option<usize>, y: usize) -> Result<()> {
+        const OP: &str = "gemm";
+        for (arg, size) in [("n", self.n), ("k", self.k)] {
+            if size == 0 {
+                return Err(Error::Range { op: OP, arg, got: 0, min: 1, max: u64::from(u32::MAX) });
+            }
+        }
+        covers(OP, "x", x, product(OP, &[self.m, self.k])?)?;
+        covers(OP, "y", y, product(OP, &[self.m, self.n])?)?;
+        covers(OP, "bias", bias.unwrap_or(self.n), self.n)
+    }
+
+    /// Checks that a matrix has this shape.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check_matrix(&self, n: usize, k: usize) -> Result<()> {
+        covers("gemm", "w", n, self.n)?;
+        covers("gemm", "w", self.n, n)?;
+        covers("gemm", "w", k, self.k)?;
+        covers("gemm", "w", self.k, k)
+    }
+}
+
+/// y\[i, j\] (+)= Σ_k x\[i, k\] · w\[j, k\] + bias\[j\], summed in blocks of [`SUM_BLOCK`].
+///
+/// # Errors
+/// See [`GemmShape::check`].
+pub fn gemm(s: GemmShape, x: &[f32], w: &QuantMatrix<'_>, bias: Option<&[f32]>, y: &mut [f32]) -> Result<()> {
+    s.check(x.len(), bias.map(<[f32]>::len), y.len())?;
+    s.check_matrix(w.n(), w.k())?;
+    for i in 0..s.m {
+        let row = &x[i * s.k..][..s.k];
+        for j in 0..s.n {
+            let mut sum = 0.0;
+            for start in (0..s.k).step_by(SUM_BLOCK) {
+                let mut part = 0.0;
+                for (t, x) in row.iter().enumerate().take(s.k.min(start + SUM_BLOCK)).skip(start) {
+                    part += x * weight(w, j, t);
+                }
+                sum += part;
+            }
+            sum += bias.map_or(0.0, |b| b[j]);
+            let y = &mut y[i * s.n + j];
+            *y = if s.accumulate { *y + sum } else { sum };
+        }
+    }
+    Ok(())
+}
+
+/// One element of a matrix as a float.
+fn weight(w: &QuantMatrix<'_>, row: usize, col: usize) -> f32 {
+    match w.data() {
+        QuantData::F32(data) => data[row * w.k() + col],
+        QuantData::Q8_0(_) => {
+            let mut block = [0.0; crate::quant::Q8_BLOCK];
+            w.q8_block(row, col / block.len(), &mut block);
+            block[col % block.len()]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_worked_by_hand() {
+        let s = GemmShape { m: 2, n: 2, k: 3, accumulate: false };
+        let w = QuantMatrix::f32(2, 3, &[1.0, 0.0, 2.0, -1.0, 1.0, 0.5]).unwrap();
+        let mut y = [0.0; 4];
+        gemm(s, &[1.0, 2.0, 3.0, 0.0, 1.0, 4.0], &w, Some(&[10.0, 20.0]), &mut y).unwrap();
+        assert_eq!(y, [17.0, 22.5, 18.0, 23.0]);
+        gemm(GemmShape { accumulate: true, ..s }, &[1.0, 2.0, 3.0, 0.0, 1.0, 4.0], &w, None, &mut y).unwrap();
+        assert_eq!(y, [24.0, 25.0, 26.0, 26.0]);
+    }
+
+    #[test]
+    fn wrong_lengths_are_named() {
+        let s = GemmShape { m: 2, n: 2, k: 3, accumulate: false };
+        assert!(matches!(s.check(5, None, 4), Err(Error::Length { arg: "x", got: 5, want: 6, .. })));
+        assert!(matches!(s.check(6, Some(1), 4), Err(Error::Length { arg: "bias", .. })));
+        assert!(matches!(s.check_matrix(2, 4), Err(Error::Length { arg: "w", .. })));
+        assert!(GemmShape { m: usize::MAX, ..s }.check(6, None, 4).is_err());
+        assert!(GemmShape { k: 0, ..s }.check(6, None, 4).is_err());
+    }
+}

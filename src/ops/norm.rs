@@ -1,0 +1,318 @@
+//! Norms, gates and activations over rows.
+
+use crate::error::{Error, Result, covers, product};
+use crate::math;
+
+/// Rows that are normalised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NormShape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Width of a row.
+    pub width: usize,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl NormShape {
+    /// Checks the lengths of x, weight, bias and y.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, op: &'static str, x: usize, weight: usize, bias: usize, y: usize) -> Result<()> {
+        nonzero(op, "width", self.width)?;
+        let want = product(op, &[self.rows, self.width])?;
+        covers(op, "x", x, want)?;
+        covers(op, "y", y, want)?;
+        covers(op, "weight", weight, self.width)?;
+        covers(op, "bias", bias, self.width)
+    }
+}
+
+pub(crate) fn nonzero(op: &'static str, arg: &'static str, size: usize) -> Result<()> {
+    if size == 0 {
+        return Err(Error::Range { op, arg, got: 0, min: 1, max: u64::from(u32::MAX) });
+    }
+    Ok(())
+}
+
+/// Sum of a row in the order every path uses: 16 lanes side by side, then the lanes from first to last.
+#[inline(always)]
+pub(crate) fn lane_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let chunks = x.chunks_exact(16);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += f(v);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(tail) {
+        *lane += f(v);
+    }
+    lanes.iter().sum()
+}
+
+/// y = (x − mean) / √(variance + eps) · weight + bias, for one row.
+#[inline(always)]
+pub(crate) fn layer_norm_row(eps: f32, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    let width = x.len() as f32;
+    let mean = lane_sum(x, |v| v) / width;
+    let variance = lane_sum(x, |v| (v - mean) * (v - mean)) / width;
+    let scale = 1.0 / math::sqrt(variance + eps);
+    for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+        *y = (x - mean) * scale * w + b;
+    }
+}
+
+/// y = (x − mean) / √(variance + eps) · weight + bias, row by row.
+///
+/// # Errors
+/// See [`NormShape::check`].
+pub fn layer_norm(s: NormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) -> Result<()> {
+    s.check("layer_norm", x.len(), weight.len(), bias.len(), y.len())?;
+    for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)).take(s.rows) {
+        layer_norm_row(s.eps, x, &weight[..s.width], &bias[..s.width], y);
+    }
+    Ok(())
+}
+
+/// y = x / √(mean of squares + eps) · weight, row by row.
+///
+/// # Errors
+/// See [`NormShape::check`].
+pub fn rms_norm(s: NormShape, x: &[f32], weight: &[f32], y: &mut [f32]) -> Result<()> {
+    s.check("rms_norm", x.len(), weight.len(), s.width, y.len())?;
+    for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)).take(s.rows) {
+        let scale = 1.0 / math::sqrt(lane_sum(x, |v| v * v) / s.width as f32 + s.eps);
+        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+            *y = x * scale * w;
+        }
+    }
+    Ok(())
+}
+
+/// Heads inside wider rows: head `h` of row `r` starts at `r · stride + offset + h · head_dim`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadNormShape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Heads that are normalised in each row.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width of a row.
+    pub stride: usize,
+    /// First element of the first head in its row.
+    pub offset: usize,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl HeadNormShape {
+    /// Checks the lengths of x, weight and bias.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, x: usize, weight: usize, bias: usize) -> Result<()> {
+        const OP: &str = "head_norm";
+        nonzero(OP, "head_dim", self.head_dim)?;
+        let used = product(OP, &[self.heads, self.head_dim])?;
+        covers(OP, "stride", self.stride, used.saturating_add(self.offset))?;
+        covers(OP, "x", x, product(OP, &[self.rows, self.stride])?)?;
+        covers(OP, "weight", weight, self.head_dim)?;
+        covers(OP, "bias", bias, self.head_dim)
+    }
+}
+
+/// Layer norm of each head in place, with one weight and bias for all heads.
+///
+/// # Errors
+/// See [`HeadNormShape::check`].
+pub fn head_norm(s: HeadNormShape, x: &mut [f32], weight: &[f32], bias: &[f32]) -> Result<()> {
+    s.check(x.len(), weight.len(), bias.len())?;
+    for row in x.chunks_exact_mut(s.stride).take(s.rows) {
+        for head in row[s.offset..].chunks_exact_mut(s.head_dim).take(s.heads) {
+            let mean = lane_sum(head, |v| v) / s.head_dim as f32;
+            let variance = lane_sum(head, |v| (v - mean) * (v - mean)) / s.head_dim as f32;
+            let scale = 1.0 / math::sqrt(variance + s.eps);
+            for ((v, w), b) in head.iter_mut().zip(weight).zip(bias) {
+                *v = (*v - mean) * scale * w + b;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Images in NHWC whose channels are normalised group by group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GroupNormShape {
+    /// Number of images.
+    pub images: usize,
+    /// Pixels of an image.
+    pub pixels: usize,
+    /// Channels of a pixel.
+    pub channels: usize,
+    /// Groups of neighbouring channels; divides `channels`.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Whether SiLU follows.
+    pub swish: bool,
+}
+
+impl GroupNormShape {
+    /// Checks the lengths of x, weight, bias and y.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, x: usize, weight: usize, bias: usize, y: usize) -> Result<()> {
+        const OP: &str = "group_norm";
+        nonzero(OP, "groups", self.groups)?;
+        nonzero(OP, "channels", self.channels)?;
+        nonzero(OP, "pixels", self.pixels)?;
+        if !self.channels.is_multiple_of(self.groups) {
+            return Err(Error::Config { key: "norm_groups", problem: "does not divide the channels" });
+        }
+        let want = product(OP, &[self.images, self.pixels, self.channels])?;
+        covers(OP, "x", x, want)?;
+        covers(OP, "y", y, want)?;
+        covers(OP, "weight", weight, self.channels)?;
+        covers(OP, "bias", bias, self.channels)
+    }
+}
+
+/// One image of [`group_norm`]. A group's sum runs over its pixels, each pixel's channels from first to last.
+#[inline(always)]
+pub(crate) fn group_norm_image(s: &GroupNormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    let width = s.channels / s.groups;
+    let count = (s.pixels * width) as f32;
+    for g in 0..s.groups {
+        let at = g * width;
+        let mut sum = 0.0_f32;
+        let mut squares = 0.0_f32;
+        // Per pixel first, then over pixels: keeps the partial sums short.
+        for pixel in x.chunks_exact(s.channels) {
+            sum += pixel[at..at + width].iter().sum::<f32>();
+        }
+        let mean = sum / count;
+        for pixel in x.chunks_exact(s.channels) {
+            squares += pixel[at..at + width].iter().map(|v| (v - mean) * (v - mean)).sum::<f32>();
+        }
+        let scale = 1.0 / math::sqrt(squares / count + s.eps);
+        for (pixel, out) in x.chunks_exact(s.channels).zip(y.chunks_exact_mut(s.channels)) {
+            for c in at..at + width {
+                let v = (pixel[c] - mean) * scale * weight[c] + bias[c];
+                out[c] = if s.swish { math::silu(v) } else { v };
+            }
+        }
+    }
+}
+
+/// y = (x − mean) / √(variance + eps) · weight + bias over each group of each image, then SiLU if asked.
+///
+/// # Errors
+/// See [`GroupNormShape::check`].
+pub fn group_norm(s: GroupNormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) -> Result<()> {
+    s.check(x.len(), weight.len(), bias.len(), y.len())?;
+    let len = s.pixels * s.channels;
+    for (x, y) in x.chunks_exact(len).zip(y.chunks_exact_mut(len)).take(s.images) {
+        group_norm_image(&s, x, weight, bias, y);
+    }
+    Ok(())
+}
+
+/// An activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// GELU, tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// GELU by the error function.
+    GeluErf,
+    /// x · σ(x).
+    Silu,
+    /// max(x, 0).
+    Relu,
+}
+
+impl Activation {
+    /// The activation of one number.
+    #[inline(always)]
+    #[must_use]
+    pub fn apply(self, x: f32) -> f32 {
+        match self {
+            Self::GeluTanh => math::gelu_tanh(x),
+            Self::GeluErf => math::gelu_erf(x),
+            Self::Silu => math::silu(x),
+            Self::Relu => {
+                if x > 0.0 {
+                    x
+                } else {
+                    0.0
+                }
+            }
+        }
+    }
+}
+
+/// An activation in place.
+///
+/// # Errors
+/// Fewer than `len` elements.
+pub fn activate(activation: Activation, len: usize, x: &mut [f32]) -> Result<()> {
+    covers("activate", "x", x.len(), len)?;
+    for v in &mut x[..len] {
+        *v = activation.apply(*v);
+    }
+    Ok(())
+}
+
+/// y += x.
+///
+/// # Errors
+/// Fewer than `len` elements.
+pub fn add(len: usize, x: &[f32], y: &mut [f32]) -> Result<()> {
+    covers("add", "x", x.len(), len)?;
+    covers("add", "y", y.len(), len)?;
+    for (y, x) in y[..len].iter_mut().zip(x) {
+        *y += x;
+    }
+    Ok(())
+}
+
+/// Rows that hold gate and value side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateShape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Width of the gate, and of the value.
+    pub width: usize,
+}
+
+impl GateShape {
+    /// Checks the lengths of x and y.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, x: usize, y: usize) -> Result<()> {
+        nonzero("gate", "width", self.width)?;
+        covers("gate", "x", x, product("gate", &[self.rows, 2, self.width])?)?;
+        covers("gate", "y", y, product("gate", &[self.rows, self.width])?)
+    }
+}
+
+/// y\[r, i\] = silu(x\[r, i\]) · x\[r, width + i\].
+///
+/// # Errors
+/// See [`GateShape::check`].
+pub fn gate(s: GateShape, x: &[f32], y: &mut [f32]) -> Result<()> {
+    s.check(x.len(), y.len())?;
+    for (x, y) in x.chunks_exact(2 * s.width).zip(y.chunks_exact_mut(s.width)).take(s.rows) {
+        let (gate, value) = x.split_at(s.width);
+        for ((y, g), v) in y.iter_mut().zip(gate).zip(value) {
+            *y = math::silu(*g) * v;
+        }
+    }
+    Ok(())
+}

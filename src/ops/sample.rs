@@ -1,0 +1,347 @@
+//! Guidance, filters, the categorical draw, and the re-masking of masked generators.
+
+use crate::codes::{Code, UNKNOWN};
+use crate::error::{Error, Result, covers, product};
+use crate::math;
+use crate::ops::norm::nonzero;
+use crate::rng::{self, Purpose};
+
+/// Rows of logits in two halves: `rows` conditional ones, then `rows` unconditional ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GuideShape {
+    /// Rows of each half.
+    pub rows: usize,
+    /// Columns of a row.
+    pub width: usize,
+    /// Guidance scale s of uncond + s · (cond − uncond).
+    pub scale: f32,
+}
+
+impl GuideShape {
+    /// Checks the length of the logits.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, logits: usize) -> Result<()> {
+        nonzero("guide", "width", self.width)?;
+        covers("guide", "logits", logits, product("guide", &[2, self.rows, self.width])?)
+    }
+}
+
+/// Guided logits into the first half: s · cond − (s − 1) · uncond, the form of the released Show-o with s = 1 + w.
+///
+/// # Errors
+/// See [`GuideShape::check`].
+///
+/// # Source
+/// Ho and Salimans, "Classifier-Free Diffusion Guidance", arXiv 2207.12598.
+pub fn guide(s: GuideShape, logits: &mut [f32]) -> Result<()> {
+    s.check(logits.len())?;
+    let (cond, uncond) = logits.split_at_mut(s.rows * s.width);
+    let w = s.scale - 1.0;
+    for (c, u) in cond.iter_mut().zip(uncond) {
+        *c = s.scale * *c - w * *u;
+    }
+    Ok(())
+}
+
+/// Rows from which one code each is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrawShape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Columns of a row: entries of the codebook.
+    pub width: usize,
+}
+
+/// Where the exponential noise of a draw comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Draw<K, E> {
+    /// Derived from `[rows, 4]` words: seed (low, high), step, slot.
+    Keyed(K),
+    /// Given: `[rows, width]`.
+    Given(E),
+}
+
+/// Words of one row in [`Draw::Keyed`].
+pub const DRAW_WORDS: usize = 4;
+
+impl DrawShape {
+    /// Checks the lengths of logits, keys or noise, codes and p.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, logits: usize, draw: &Draw<usize, usize>, codes: usize, p: usize) -> Result<()> {
+        const OP: &str = "draw";
+        nonzero(OP, "width", self.width)?;
+        let all = product(OP, &[self.rows, self.width])?;
+        covers(OP, "logits", logits, all)?;
+        match *draw {
+            Draw::Keyed(keys) => covers(OP, "keys", keys, product(OP, &[self.rows, DRAW_WORDS])?)?,
+            Draw::Given(noise) => covers(OP, "noise", noise, all)?,
+        }
+        covers(OP, "codes", codes, self.rows)?;
+        covers(OP, "p", p, self.rows)
+    }
+}
+
+/// Turns one row of logits into probabilities; false if one of them is NaN or +∞, or all are −∞.
+#[inline(always)]
+#[must_use]
+pub fn softmax_row(x: &mut [f32]) -> bool {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in x.chunks(16) {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = if v > *lane { v } else { *lane };
+        }
+    }
+    let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    if !largest.is_finite() {
+        return false;
+    }
+    for v in x.iter_mut() {
+        *v = math::exp(*v - largest);
+    }
+    let total = crate::ops::norm::lane_sum(x, |v| v);
+    let inverse = 1.0 / total;
+    for v in x.iter_mut() {
+        *v *= inverse;
+    }
+    // A NaN among the logits stays a NaN and reaches the total.
+    total.is_finite()
+}
+
+/// The noise of entry `entry` in the row with these key words.
+#[inline(always)]
+pub(crate) fn keyed_bits(key: &[u32], block: u32) -> [u32; 4] {
+    rng::block(u64::from(key[0]) | u64::from(key[1]) << 32, Purpose::Draw, key[2], key[3], block)
+}
+
+/// Draws one entry of a row of probabilities.
+#[inline(always)]
+pub(crate) fn draw_keyed(key: &[u32], p: &[f32]) -> usize {
+    let (mut best, mut at) = (f32::NEG_INFINITY, 0);
+    let mut noise = [0.0_f32; 64];
+    for (g, group) in p.chunks(64).enumerate() {
+        // Words first, logarithms after: the second loop vectorises.
+        for (b, four) in noise.chunks_exact_mut(4).enumerate() {
+            #[expect(clippy::cast_possible_truncation, reason = "a codebook has fewer than 2^32 entries")]
+            let bits = keyed_bits(key, (g * 16 + b) as u32);
+            for (n, bits) in four.iter_mut().zip(bits) {
+                *n = rng::open_unit(bits);
+            }
+        }
+        for n in &mut noise {
+            *n = -math::ln(*n);
+        }
+        for (i, (p, e)) in group.iter().zip(&noise).enumerate() {
+            let score = p / e;
+            if score > best {
+                (best, at) = (score, g * 64 + i);
+            }
+        }
+    }
+    at
+}
+
+/// Softmax of each row (left in `logits`), then codes\[r\] = argmax of p / ε and p\[r\] its probability.
+///
+/// # Errors
+/// See [`DrawShape::check`]; [`Error::NotFinite`] for logits that are NaN or infinite.
+pub fn draw(
+    s: DrawShape,
+    logits: &mut [f32],
+    draw: &Draw<&[u32], &[f32]>,
+    codes: &mut [u32],
+    p: &mut [f32],
+) -> Result<()> {
+    let lens = match draw {
+        Draw::Keyed(keys) => Draw::Keyed(keys.len()),
+        Draw::Given(noise) => Draw::Given(noise.len()),
+    };
+    s.check(logits.len(), &lens, codes.len(), p.len())?;
+    for (r, row) in logits.chunks_exact_mut(s.width).take(s.rows).enumerate() {
+        if !softmax_row(row) {
+            return Err(Error::NotFinite { op: "draw", arg: "logits", row: r });
+        }
+        let at = match draw {
+            Draw::Keyed(keys) => draw_keyed(&keys[r * DRAW_WORDS..][..DRAW_WORDS], row),
+            Draw::Given(noise) => rng::race(row, |i| noise[r * s.width + i]),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "a codebook has fewer than 2^32 entries")]
+        let code = at as u32;
+        (codes[r], p[r]) = (code, row[at]);
+    }
+    Ok(())
+}
+
+/// Temperature, top-k and top-p of a raster model's or a judge's draw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Filter {
+    /// Logits are divided by it, at least 1e-5.
+    pub temperature: f32,
+    /// Entries kept, ties included; 0 keeps all.
+    pub top_k: usize,
+    /// Probability mass kept; 1 or more keeps all.
+    pub top_p: f32,
+}
+
+/// Divides by the temperature and sets every entry outside top-k and top-p to −∞. `order` is scratch of equal length.
+///
+/// # Errors
+/// `order` of another length, or logits that are NaN or +∞ throughout.
+///
+/// # Source
+/// Holtzman et al., "The Curious Case of Neural Text Degeneration", arXiv 1904.09751 (top-p), in the released LlamaGen's
+/// order of steps.
+pub fn filter(f: Filter, logits: &mut [f32], order: &mut [u32]) -> Result<()> {
+    covers("filter", "order", order.len(), logits.len())?;
+    if logits.iter().any(|v| v.is_nan()) {
+        return Err(Error::NotFinite { op: "filter", arg: "logits", row: 0 });
+    }
+    let temperature = f.temperature.max(1e-5);
+    for v in logits.iter_mut() {
+        *v /= temperature;
+    }
+    let order = &mut order[..logits.len()];
+    for (i, o) in order.iter_mut().enumerate() {
+        #[expect(clippy::cast_possible_truncation, reason = "a vocabulary has fewer than 2^32 entries")]
+        let i = i as u32;
+        *o = i;
+    }
+    order.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    if f.top_k > 0 && f.top_k < order.len() {
+        let least = logits[order[f.top_k - 1] as usize];
+        for v in logits.iter_mut() {
+            if *v < least {
+                *v = f32::NEG_INFINITY;
+            }
+        }
+    }
+    if f.top_p < 1.0
+        && let Some(&first) = order.first()
+    {
+        let largest = logits[first as usize];
+        let total: f32 = order.iter().map(|&i| math::exp(logits[i as usize] - largest)).sum();
+        let mut mass = 0.0;
+        for (rank, &i) in order.iter().enumerate() {
+            let p = math::exp(logits[i as usize] - largest) / total;
+            // An entry goes once the mass before it exceeds top_p; the first always stays.
+            if rank > 0 && mass > f.top_p {
+                logits[i as usize] = f32::NEG_INFINITY;
+            }
+            mass += p;
+        }
+    }
+    Ok(())
+}
+
+/// How the share of masked places falls over the steps of a masked generator.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// cos(π r / 2).
+    #[default]
+    Cosine,
+    /// 1 − r.
+    Linear,
+    /// 1 − r^K.
+    Power(f32),
+    /// A falling logistic curve from −3 to 3.
+    Sigmoid,
+}
+
+impl Schedule {
+    /// Share of masked places after step `step` of `steps`, in single precision in the reference's order of operations,
+    /// which decides the integer part.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to single precision is the definition")]
+    pub fn ratio(self, step: u32, steps: u32) -> f32 {
+        let r = (f64::from(step + 1) / f64::from(steps)) as f32;
+        match self {
+            Self::Cosine => math::cos(r * core::f32::consts::PI * 0.5),
+            Self::Linear => (1.0 - r).clamp(1e-6, 1.0),
+            Self::Power(k) => (1.0 - libm::powf(r, k)).clamp(1e-6, 1.0),
+            Self::Sigmoid => {
+                let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
+                let (start, end) = (sigmoid(-3.0) as f32, sigmoid(3.0) as f32);
+                let v = 1.0 / (1.0 + libm::expf(-(r * 6.0 + -3.0)));
+                ((end - v) / (end - start)).clamp(1e-6, 1.0)
+            }
+        }
+    }
+
+    /// floor(n · ratio) in single precision; may be −1 at the last step.
+    #[must_use]
+    pub fn floor(self, n: usize, step: u32, steps: u32) -> f32 {
+        libm::floorf(n as f32 * self.ratio(step, steps))
+    }
+
+    /// Places masked again after a step that began with `unknown` of `n` masked: at least 1, at most unknown − 1.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "lies in 1..unknown")]
+    pub fn masked(self, n: usize, unknown: usize, step: u32, steps: u32) -> usize {
+        let want = self.floor(n, step, steps).max(0.0) as usize;
+        want.min(unknown.saturating_sub(1)).max(1)
+    }
+}
+
+/// The temperature of the mask choice after each step, by cumulative product: T_k = T_{k−1} · (1 − (k + 1) / steps).
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "rounding to single precision is the definition")]
+pub fn cumulative_temperature(start: f32, step: u32, steps: u32) -> f32 {
+    let mut t = f64::from(start);
+    for k in 0..=step {
+        t *= 1.0 - f64::from(k + 1) / f64::from(steps);
+    }
+    t as f32
+}
+
+/// One masked generator's choice of places to mask again.
+#[derive(Debug, Clone, Copy)]
+pub struct Remask<'a> {
+    /// Probability of each drawn code, `[n]`; negative where the code was known before.
+    pub p: &'a [f32],
+    /// Uniform draws in [0, 1), `[n]`.
+    pub uniform: &'a [f32],
+    /// Index of the cut in ascending confidence.
+    pub masked: usize,
+    /// Temperature T of the noise.
+    pub temperature: f32,
+}
+
+/// Writes each place's confidence ln p + T · g, with g = −ln(−ln v), into `confidence`, and masks the places strictly
+/// below the `masked`-th smallest: their codes become [`UNKNOWN`]. Known places count as ln of the largest float.
+///
+/// # Errors
+/// Slices of different lengths, or `masked` outside them.
+///
+/// # Source
+/// Chang et al., "MaskGIT", arXiv 2202.04200, in the form of the released Show-o (strict cut: ties mask fewer).
+pub fn remask(r: &Remask<'_>, confidence: &mut [f32], sorted: &mut [f32], codes: &mut [Code]) -> Result<()> {
+    let n = r.p.len();
+    for (arg, len) in
+        [("uniform", r.uniform.len()), ("confidence", confidence.len()), ("sorted", sorted.len()), ("codes", codes.len())]
+    {
+        covers("remask", arg, len, n)?;
+        covers("remask", "p", n, len)?;
+    }
+    if r.masked >= n {
+        return Err(Error::Range { op: "remask", arg: "masked", got: r.masked as u64, min: 0, max: n.saturating_sub(1) as u64 });
+    }
+    let log = |x: f32| libm::logf(if x < 1e-20 { 1e-20 } else { x });
+    for ((c, &p), &v) in confidence.iter_mut().zip(r.p).zip(r.uniform) {
+        let known = if p < 0.0 { f32::MAX } else { p };
+        let gumbel = -log(-log(v));
+        *c = log(known) + r.temperature * gumbel;
+    }
+    sorted.copy_from_slice(confidence);
+    let (_, cut, _) = sorted.select_nth_unstable_by(r.masked, f32::total_cmp);
+    let cut = *cut;
+    for (code, c) in codes.iter_mut().zip(&*confidence) {
+        if *c < cut {
+            *code = UNKNOWN;
+        }
+    }
+    Ok(())
+}

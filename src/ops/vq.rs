@@ -1,0 +1,136 @@
+//! Codebooks: rows by index, and lookup-free quantisation.
+
+use crate::error::{Error, Result, covers, product};
+use crate::ops::norm::nonzero;
+
+/// Rows picked from a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatherShape {
+    /// Rows picked.
+    pub rows: usize,
+    /// Width of a row.
+    pub width: usize,
+    /// Rows of the table.
+    pub table_rows: usize,
+}
+
+impl GatherShape {
+    /// Checks the lengths of index, table and out.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, index: usize, table: usize, out: usize) -> Result<()> {
+        const OP: &str = "gather";
+        nonzero(OP, "width", self.width)?;
+        covers(OP, "index", index, self.rows)?;
+        covers(OP, "table", table, product(OP, &[self.table_rows, self.width])?)?;
+        covers(OP, "out", out, product(OP, &[self.rows, self.width])?)
+    }
+}
+
+/// out\[r, :\] = table\[index\[r\], :\]; an index outside the table gives zeros.
+///
+/// # Errors
+/// See [`GatherShape::check`].
+pub fn gather(s: GatherShape, index: &[u32], table: &[f32], out: &mut [f32]) -> Result<()> {
+    s.check(index.len(), table.len(), out.len())?;
+    for (row, &i) in out.chunks_exact_mut(s.width).zip(index).take(s.rows) {
+        if (i as usize) < s.table_rows {
+            row.copy_from_slice(&table[i as usize * s.width..][..s.width]);
+        } else {
+            row.fill(0.0);
+        }
+    }
+    Ok(())
+}
+
+/// Codes of a lookup-free quantiser: channel 0 is the most significant of `bits` bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LfqShape {
+    /// Number of codes.
+    pub n: usize,
+    /// Bits of a code, channels of a latent: 1 to 31.
+    pub bits: usize,
+}
+
+impl LfqShape {
+    /// Checks the lengths of codes and latents.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, codes: usize, latents: usize) -> Result<()> {
+        const OP: &str = "lfq";
+        if !(1..=31).contains(&self.bits) {
+            return Err(Error::Range { op: OP, arg: "bits", got: self.bits as u64, min: 1, max: 31 });
+        }
+        covers(OP, "codes", codes, self.n)?;
+        covers(OP, "latents", latents, product(OP, &[self.n, self.bits])?)
+    }
+}
+
+/// out\[i, c\] = +1 where bit `bits − 1 − c` of codes\[i\] is set, else −1; a code outside the codebook gives zeros.
+///
+/// # Errors
+/// See [`LfqShape::check`].
+///
+/// # Source
+/// Yu et al., "Language Model Beats Diffusion", arXiv 2310.05737, section 3.1.
+pub fn lfq_lookup(s: LfqShape, codes: &[u32], out: &mut [f32]) -> Result<()> {
+    s.check(codes.len(), out.len())?;
+    for (row, &code) in out.chunks_exact_mut(s.bits).zip(codes).take(s.n) {
+        for (c, v) in row.iter_mut().enumerate() {
+            let set = code >> (s.bits - 1 - c) & 1 == 1;
+            *v = match code >> s.bits {
+                0 if set => 1.0,
+                0 => -1.0,
+                _ => 0.0,
+            };
+        }
+    }
+    Ok(())
+}
+
+/// codes\[i\] = Σ_c 2^(bits − 1 − c) · \[latents\[i, c\] > 0\].
+///
+/// # Errors
+/// See [`LfqShape::check`].
+pub fn lfq_codes(s: LfqShape, latents: &[f32], codes: &mut [u32]) -> Result<()> {
+    s.check(codes.len(), latents.len())?;
+    for (row, code) in latents.chunks_exact(s.bits).zip(codes).take(s.n) {
+        *code = row.iter().fold(0, |code, &v| code << 1 | u32::from(v > 0.0));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channel_zero_is_the_most_significant_bit() {
+        let s = LfqShape { n: 3, bits: 3 };
+        let mut out = [0.0; 9];
+        lfq_lookup(s, &[0, 1, 4], &mut out).unwrap();
+        assert_eq!(out, [-1.0, -1.0, -1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0]);
+        let mut codes = [0; 3];
+        lfq_codes(s, &out, &mut codes).unwrap();
+        assert_eq!(codes, [0, 1, 4]);
+        lfq_lookup(s, &[8, u32::MAX, 7], &mut out).unwrap();
+        assert_eq!(out, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn zero_is_not_above_zero() {
+        let mut codes = [9];
+        lfq_codes(LfqShape { n: 1, bits: 2 }, &[0.0, -0.0], &mut codes).unwrap();
+        assert_eq!(codes, [0]);
+    }
+
+    #[test]
+    fn an_index_outside_the_table_gives_zeros() {
+        let s = GatherShape { rows: 2, width: 2, table_rows: 2 };
+        let mut out = [9.0; 4];
+        gather(s, &[1, 2], &[1.0, 2.0, 3.0, 4.0], &mut out).unwrap();
+        assert_eq!(out, [3.0, 4.0, 0.0, 0.0]);
+    }
+}

@@ -1,0 +1,93 @@
+//! What is asked for: the prompt and its tokens.
+
+use crate::codes::Code;
+use crate::error::Result;
+
+/// Index of a text token in a model's vocabulary.
+pub type TokenId = u32;
+
+/// What a picture should show, and what is known beside the text.
+///
+/// ```
+/// use maquette::Prompt;
+/// let prompt = Prompt::new("a photo of a red car");
+/// assert_eq!(prompt.text(), "a photo of a red car");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Prompt<'a> {
+    text: &'a str,
+    plan: Option<&'a str>,
+    previous: Option<&'a [Code]>,
+    reason: Option<&'a str>,
+}
+
+impl<'a> Prompt<'a> {
+    /// A prompt of text alone. The empty text is the unconditional prompt.
+    #[must_use]
+    pub const fn new(text: &'a str) -> Self {
+        Self { text, plan: None, previous: None, reason: None }
+    }
+
+    /// Adds a text plan written before the picture.
+    #[must_use]
+    pub const fn with_plan(mut self, plan: &'a str) -> Self {
+        self.plan = Some(plan);
+        self
+    }
+
+    /// Adds the codes of a picture that is to be corrected, and why.
+    #[must_use]
+    pub const fn correcting(mut self, previous: &'a [Code], reason: &'a str) -> Self {
+        self.previous = Some(previous);
+        self.reason = Some(reason);
+        self
+    }
+
+    /// The text.
+    #[must_use]
+    pub const fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// The plan, if one was written.
+    #[must_use]
+    pub const fn plan(&self) -> Option<&'a str> {
+        self.plan
+    }
+
+    /// Codes of the picture to correct.
+    #[must_use]
+    pub const fn previous(&self) -> Option<&'a [Code]> {
+        self.previous
+    }
+
+    /// Why it is to be corrected.
+    #[must_use]
+    pub const fn reason(&self) -> Option<&'a str> {
+        self.reason
+    }
+}
+
+/// Text to tokens. Every model owns its tokenizer; the crate's core has none of its own beyond
+/// [`model::words`](crate::model::words).
+pub trait Tokenize: Send + Sync {
+    /// Gives the tokens of `text` to `out`, in order, without any special token around them.
+    ///
+    /// # Errors
+    /// A word outside the vocabulary, or text that spells a special token.
+    fn encode(&self, text: &str, out: &mut dyn FnMut(TokenId)) -> Result<()>;
+
+    /// The token whose text is exactly `token`.
+    fn token(&self, token: &str) -> Option<TokenId>;
+}
+
+impl<T: Tokenize + ?Sized> Tokenize for &T {
+    fn encode(&self, text: &str, out: &mut dyn FnMut(TokenId)) -> Result<()> {
+        (**self).encode(text, out)
+    }
+
+    fn token(&self, token: &str) -> Option<TokenId> {
+        (**self).token(token)
+    }
+}

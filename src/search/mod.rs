@@ -1,0 +1,182 @@
+//! The contract of a search strategy, and the strategies.
+
+use rand_core::Rng;
+
+use crate::error::Result;
+use crate::generator::{CandidateId, Generator};
+use crate::image::ImageBatch;
+use crate::prompt::Prompt;
+use crate::reward::{Judgement, RewardModel, Verdict, ViewKey};
+
+/// What a search has spent, counted in candidates: a batch of 20 counts 20.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[non_exhaustive]
+pub struct Cost {
+    /// Candidates started, resumed or forked.
+    pub candidates: u64,
+    /// Generator steps.
+    pub steps: u64,
+    /// Pictures decoded to be looked at.
+    pub decodes: u64,
+    /// Outcome questions.
+    pub outcome: u64,
+    /// Process questions.
+    pub process: u64,
+    /// Clarity questions.
+    pub clarity: u64,
+    /// Potential questions.
+    pub potential: u64,
+}
+
+impl Cost {
+    /// Questions of all kinds.
+    #[must_use]
+    pub const fn judged(&self) -> u64 {
+        self.outcome + self.process + self.clarity + self.potential
+    }
+
+    /// Counts `n` questions of one kind.
+    pub fn ask(&mut self, judgement: Judgement, n: u64) {
+        *match judgement {
+            Judgement::Outcome => &mut self.outcome,
+            Judgement::Process => &mut self.process,
+            Judgement::Clarity => &mut self.clarity,
+            Judgement::Potential => &mut self.potential,
+        } += n;
+    }
+}
+
+impl core::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.candidates += other.candidates;
+        self.steps += other.steps;
+        self.decodes += other.decodes;
+        self.outcome += other.outcome;
+        self.process += other.process;
+        self.clarity += other.clarity;
+        self.potential += other.potential;
+    }
+}
+
+/// What happens in a search, as it happens.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Candidates exist.
+    Started {
+        /// The candidates, in the order of their seeds.
+        ids: &'a [CandidateId],
+        /// The candidate they were forked from.
+        parent: Option<CandidateId>,
+    },
+    /// Candidates took a step.
+    Stepped {
+        /// The candidates.
+        ids: &'a [CandidateId],
+        /// Steps the first of them has taken now.
+        step: u32,
+    },
+    /// Candidates were decoded to be judged.
+    Observed {
+        /// Names of the views.
+        keys: &'a [ViewKey],
+        /// Their pictures, if pixels were needed.
+        pixels: Option<ImageBatch<'a>>,
+    },
+    /// A view was judged.
+    Judged {
+        /// The view.
+        key: ViewKey,
+        /// The question.
+        judgement: Judgement,
+        /// The verdict.
+        verdict: Verdict,
+    },
+    /// A candidate is out of the running; a parked one may come back if nobody survives.
+    Rejected {
+        /// The candidate.
+        id: CandidateId,
+        /// Whether its state is kept.
+        parked: bool,
+    },
+    /// A parked candidate goes on, since nobody survived.
+    Resumed {
+        /// The candidate.
+        id: CandidateId,
+    },
+    /// The search is over.
+    Chosen {
+        /// The winner.
+        id: CandidateId,
+    },
+}
+
+/// What the listener of a search wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// End now with the best candidate so far, finished or not.
+    Stop,
+    /// Finish this candidate and end with it.
+    Choose(CandidateId),
+}
+
+/// The outcome of a search. The winner is alive in the generator, every other candidate of the search is pruned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Decision {
+    /// The winner.
+    pub winner: CandidateId,
+    /// Its last verdict, if it was judged.
+    pub verdict: Option<Verdict>,
+    /// Whether the winner had been rejected and came back since nobody survived.
+    pub fallback: bool,
+    /// Whether the listener ended the search.
+    pub stopped: bool,
+    /// What was spent.
+    pub cost: Cost,
+}
+
+impl Decision {
+    /// A decision for `winner` at this cost.
+    #[must_use]
+    pub const fn new(winner: CandidateId, cost: Cost) -> Self {
+        Self { winner, verdict: None, fallback: false, stopped: false, cost }
+    }
+}
+
+/// Decides which candidates live.
+///
+/// Generic over both contracts so that it can be compiled for concrete models; `G` and `R` may also be
+/// `dyn Generator + 'a` and `dyn RewardModel + 'a`.
+pub trait SearchStrategy<G: Generator + ?Sized, R: RewardModel + ?Sized> {
+    /// Searches for one picture.
+    ///
+    /// # Errors
+    /// Whatever generator or judge report, verdicts that are not numbers, or no candidate at all. After an error no
+    /// candidate of this search is left in the generator.
+    fn search(
+        &mut self,
+        generator: &mut G,
+        reward: &mut R,
+        prompt: &Prompt<'_>,
+        rng: &mut dyn Rng,
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Decision>;
+}
+
+impl<G: Generator + ?Sized, R: RewardModel + ?Sized, T: SearchStrategy<G, R> + ?Sized> SearchStrategy<G, R>
+    for &mut T
+{
+    fn search(
+        &mut self,
+        generator: &mut G,
+        reward: &mut R,
+        prompt: &Prompt<'_>,
+        rng: &mut dyn Rng,
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Decision> {
+        (**self).search(generator, reward, prompt, rng, on_event)
+    }
+}
