@@ -1,0 +1,266 @@
+//! The CPU device: packed weights, vector instructions, worker threads. Same names as [`ops`](crate::ops).
+//!
+//! Every path (portable, AVX2, AVX-512, any number of threads) gives the bits of the reference loops: products are
+//! rounded before they are added, and every sum runs in the reference's order. Vectors run across outputs, never
+//! along a sum.
+
+use crate::error::{Error, Result};
+use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape};
+use crate::ops::conv::{ConvShape, PatchShape};
+use crate::ops::gemm::GemmShape;
+use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
+use crate::ops::reward_head::AnswerShape;
+use crate::ops::sample::{Draw, DrawShape, GuideShape};
+use crate::ops::vq::{GatherShape, LfqShape};
+use crate::ops::{Backend, Element, Reference, Sealed};
+use crate::quant::QuantMatrix;
+
+/// Memory: plain host memory, as the reference device has it.
+type Buffer<T> = <Reference as Backend>::Buffer<T>;
+type Matrix = <Reference as Backend>::Matrix;
+
+/// Most worker threads of one device.
+const MAX_THREADS: usize = 1024;
+
+/// The CPU as a device.
+///
+/// ```
+/// use maquette::cpu::Cpu;
+/// use maquette::ops::{Backend, gemm::GemmShape};
+/// use maquette::quant::QuantMatrix;
+/// let cpu = Cpu::with_threads(1)?;
+/// let w = cpu.pack(&QuantMatrix::f32(1, 2, &[3.0, 4.0])?)?;
+/// let (mut x, mut y) = (cpu.zeros(2)?, cpu.zeros(1)?);
+/// cpu.write(&mut x, 0, &[1.0, 2.0])?;
+/// cpu.gemm(GemmShape { m: 1, n: 1, k: 2, accumulate: false }, &x, &w, None, &mut y)?;
+/// let mut out = [0.0];
+/// cpu.read(&y, 0, &mut out)?;
+/// assert_eq!(out, [11.0]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Cpu {
+    threads: usize,
+}
+
+impl Cpu {
+    /// All cores where the feature `threads` is on, else one thread.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { threads: 1 }
+    }
+
+    /// A number of threads, the caller's included.
+    ///
+    /// # Errors
+    /// [`Error::Range`] for none or more than 1024.
+    pub fn with_threads(n: usize) -> Result<Self> {
+        if n == 0 || n > MAX_THREADS {
+            return Err(Error::Range { op: "cpu", arg: "threads", got: n as u64, min: 1, max: MAX_THREADS as u64 });
+        }
+        Ok(Self { threads: n })
+    }
+
+    /// Threads that work, the caller's included.
+    #[must_use]
+    pub const fn threads(&self) -> usize {
+        self.threads
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sealed for Cpu {}
+
+impl Backend for Cpu {
+    type Buffer<T: Element> = Buffer<T>;
+    type Matrix = Matrix;
+
+    fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        Reference.zeros(len)
+    }
+
+    fn len<T: Element>(&self, buffer: &Buffer<T>) -> usize {
+        Reference.len(buffer)
+    }
+
+    fn write<T: Element>(&self, buffer: &mut Buffer<T>, at: usize, source: &[T]) -> Result<()> {
+        Reference.write(buffer, at, source)
+    }
+
+    fn read<T: Element>(&self, buffer: &Buffer<T>, at: usize, out: &mut [T]) -> Result<()> {
+        Reference.read(buffer, at, out)
+    }
+
+    fn copy<T: Element>(
+        &self,
+        from: &Buffer<T>,
+        from_at: usize,
+        to: &mut Buffer<T>,
+        to_at: usize,
+        len: usize,
+    ) -> Result<()> {
+        Reference.copy(from, from_at, to, to_at, len)
+    }
+
+    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<Matrix> {
+        Reference.pack(matrix)
+    }
+
+    fn gemm(
+        &self,
+        s: GemmShape,
+        x: &Buffer<f32>,
+        w: &Matrix,
+        bias: Option<&Buffer<f32>>,
+        y: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.gemm(s, x, w, bias, y)
+    }
+
+    fn layer_norm(
+        &self,
+        s: NormShape,
+        x: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        bias: &Buffer<f32>,
+        y: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.layer_norm(s, x, weight, bias, y)
+    }
+
+    fn rms_norm(
+        &self,
+        s: NormShape,
+        x: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        y: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.rms_norm(s, x, weight, y)
+    }
+
+    fn head_norm(
+        &self,
+        s: HeadNormShape,
+        x: &mut Buffer<f32>,
+        weight: &Buffer<f32>,
+        bias: &Buffer<f32>,
+    ) -> Result<()> {
+        Reference.head_norm(s, x, weight, bias)
+    }
+
+    fn group_norm(
+        &self,
+        s: GroupNormShape,
+        x: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        bias: &Buffer<f32>,
+        y: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.group_norm(s, x, weight, bias, y)
+    }
+
+    fn add(&self, len: usize, x: &Buffer<f32>, y: &mut Buffer<f32>) -> Result<()> {
+        Reference.add(len, x, y)
+    }
+
+    fn activate(&self, activation: Activation, len: usize, x: &mut Buffer<f32>) -> Result<()> {
+        Reference.activate(activation, len, x)
+    }
+
+    fn gate(&self, s: GateShape, x: &Buffer<f32>, y: &mut Buffer<f32>) -> Result<()> {
+        Reference.gate(s, x, y)
+    }
+
+    fn rotary(
+        &self,
+        s: RotaryShape,
+        x: &mut Buffer<f32>,
+        positions: &Buffer<u32>,
+        table: &Buffer<f32>,
+    ) -> Result<()> {
+        Reference.rotary(s, x, positions, table)
+    }
+
+    fn append(
+        &self,
+        s: AppendShape,
+        x: &Buffer<f32>,
+        places: &Buffer<u32>,
+        cache: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.append(s, x, places, cache)
+    }
+
+    fn attention(
+        &self,
+        s: AttentionShape,
+        q: &Buffer<f32>,
+        keys: &Buffer<f32>,
+        values: &Buffer<f32>,
+        spans: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.attention(s, q, keys, values, spans, out)
+    }
+
+    fn guide(&self, s: GuideShape, logits: &mut Buffer<f32>) -> Result<()> {
+        Reference.guide(s, logits)
+    }
+
+    fn draw(
+        &self,
+        s: DrawShape,
+        logits: &mut Buffer<f32>,
+        draw: &Draw<&Buffer<u32>, &Buffer<f32>>,
+        codes: &mut Buffer<u32>,
+        p: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.draw(s, logits, draw, codes, p)
+    }
+
+    fn gather(
+        &self,
+        s: GatherShape,
+        index: &Buffer<u32>,
+        table: &Buffer<f32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.gather(s, index, table, out)
+    }
+
+    fn lfq_lookup(&self, s: LfqShape, codes: &Buffer<u32>, out: &mut Buffer<f32>) -> Result<()> {
+        Reference.lfq_lookup(s, codes, out)
+    }
+
+    fn lfq_codes(&self, s: LfqShape, latents: &Buffer<f32>, codes: &mut Buffer<u32>) -> Result<()> {
+        Reference.lfq_codes(s, latents, codes)
+    }
+
+    fn conv2d(
+        &self,
+        s: ConvShape,
+        x: &Buffer<f32>,
+        w: &Matrix,
+        bias: &Buffer<f32>,
+        y: &mut Buffer<f32>,
+    ) -> Result<()> {
+        Reference.conv2d(s, x, w, bias, y)
+    }
+
+    fn to_bytes(&self, len: usize, x: &Buffer<f32>, out: &mut Buffer<u8>) -> Result<()> {
+        Reference.to_bytes(len, x, out)
+    }
+
+    fn patchify(&self, s: PatchShape, pixels: &Buffer<u8>, out: &mut Buffer<f32>) -> Result<()> {
+        Reference.patchify(s, pixels, out)
+    }
+
+    fn answer(&self, s: AnswerShape, logits: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {
+        Reference.answer(s, logits, out)
+    }
+}

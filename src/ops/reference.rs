@@ -1,0 +1,298 @@
+//! The slow, plain device: every operation is its reference loop.
+
+use alloc::vec::Vec;
+
+use super::attention::{AppendShape, AttentionShape, RotaryShape};
+use super::conv::{ConvShape, PatchShape};
+use super::gemm::GemmShape;
+use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
+use super::reward_head::AnswerShape;
+use super::sample::{Draw, DrawShape, GuideShape};
+use super::vq::{GatherShape, LfqShape};
+use super::{Backend, Element, Sealed, attention, conv, gemm, norm, reward_head, sample, vq};
+use crate::error::{Error, Result, covers};
+use crate::quant::{QuantData, QuantMatrix};
+
+/// The device that every other one is compared with: one thread, the loops of [`ops`](crate::ops) as they stand.
+///
+/// ```
+/// use maquette::ops::{Backend, Reference};
+/// let device = Reference;
+/// let mut buffer = device.zeros::<f32>(2)?;
+/// device.write(&mut buffer, 1, &[3.0])?;
+/// let mut out = [0.0; 2];
+/// device.read(&buffer, 0, &mut out)?;
+/// assert_eq!(out, [0.0, 3.0]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reference;
+
+/// Host memory of a device.
+#[derive(Debug)]
+pub struct HostBuffer<T>(Vec<T>);
+
+impl<T> HostBuffer<T> {
+    /// The elements.
+    #[must_use]
+    pub fn as_slice(&self) -> &[T] {
+        &self.0
+    }
+
+    /// The elements.
+    #[must_use]
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+/// A weight matrix in its canonical form.
+#[derive(Debug)]
+pub struct HostMatrix {
+    n: usize,
+    k: usize,
+    data: HostData,
+}
+
+#[derive(Debug)]
+enum HostData {
+    F32(Vec<f32>),
+    Q8_0(Vec<u8>),
+}
+
+impl HostMatrix {
+    fn view(&self) -> Result<QuantMatrix<'_>> {
+        match &self.data {
+            HostData::F32(data) => QuantMatrix::f32(self.n, self.k, data),
+            HostData::Q8_0(blocks) => QuantMatrix::q8_0(self.n, self.k, blocks),
+        }
+    }
+}
+
+/// `len` elements of the default value, or an error where memory is short.
+pub(crate) fn filled<T: Element>(what: &'static str, len: usize) -> Result<Vec<T>> {
+    let mut data = Vec::new();
+    data.try_reserve_exact(len)
+        .map_err(|_| Error::OutOfMemory { what, bytes: len.saturating_mul(size_of::<T>()) })?;
+    data.resize(len, T::default());
+    Ok(data)
+}
+
+fn copied<T: Element>(source: &[T]) -> Result<Vec<T>> {
+    let mut data = filled("matrix", source.len())?;
+    data.copy_from_slice(source);
+    Ok(data)
+}
+
+/// The elements `at .. at + len`, or an error naming what is missing.
+fn range(op: &'static str, arg: &'static str, got: usize, at: usize, len: usize) -> Result<core::ops::Range<usize>> {
+    let end = at.checked_add(len).ok_or(Error::Overflow { op })?;
+    covers(op, arg, got, end)?;
+    Ok(at..end)
+}
+
+impl Sealed for Reference {}
+
+impl Backend for Reference {
+    type Buffer<T: Element> = HostBuffer<T>;
+    type Matrix = HostMatrix;
+
+    fn zeros<T: Element>(&self, len: usize) -> Result<HostBuffer<T>> {
+        filled("buffer", len).map(HostBuffer)
+    }
+
+    fn len<T: Element>(&self, buffer: &HostBuffer<T>) -> usize {
+        buffer.0.len()
+    }
+
+    fn write<T: Element>(&self, buffer: &mut HostBuffer<T>, at: usize, source: &[T]) -> Result<()> {
+        let range = range("write", "buffer", buffer.0.len(), at, source.len())?;
+        buffer.0[range].copy_from_slice(source);
+        Ok(())
+    }
+
+    fn read<T: Element>(&self, buffer: &HostBuffer<T>, at: usize, out: &mut [T]) -> Result<()> {
+        let range = range("read", "buffer", buffer.0.len(), at, out.len())?;
+        out.copy_from_slice(&buffer.0[range]);
+        Ok(())
+    }
+
+    fn copy<T: Element>(
+        &self,
+        from: &HostBuffer<T>,
+        from_at: usize,
+        to: &mut HostBuffer<T>,
+        to_at: usize,
+        len: usize,
+    ) -> Result<()> {
+        let source = range("copy", "from", from.0.len(), from_at, len)?;
+        let target = range("copy", "to", to.0.len(), to_at, len)?;
+        to.0[target].copy_from_slice(&from.0[source]);
+        Ok(())
+    }
+
+    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<HostMatrix> {
+        let data = match matrix.data() {
+            QuantData::F32(data) => HostData::F32(copied(data)?),
+            QuantData::Q8_0(blocks) => HostData::Q8_0(copied(blocks)?),
+        };
+        Ok(HostMatrix { n: matrix.n(), k: matrix.k(), data })
+    }
+
+    fn gemm(
+        &self,
+        s: GemmShape,
+        x: &HostBuffer<f32>,
+        w: &HostMatrix,
+        bias: Option<&HostBuffer<f32>>,
+        y: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        gemm::gemm(s, &x.0, &w.view()?, bias.map(HostBuffer::as_slice), &mut y.0)
+    }
+
+    fn layer_norm(
+        &self,
+        s: NormShape,
+        x: &HostBuffer<f32>,
+        weight: &HostBuffer<f32>,
+        bias: &HostBuffer<f32>,
+        y: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        norm::layer_norm(s, &x.0, &weight.0, &bias.0, &mut y.0)
+    }
+
+    fn rms_norm(
+        &self,
+        s: NormShape,
+        x: &HostBuffer<f32>,
+        weight: &HostBuffer<f32>,
+        y: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        norm::rms_norm(s, &x.0, &weight.0, &mut y.0)
+    }
+
+    fn head_norm(
+        &self,
+        s: HeadNormShape,
+        x: &mut HostBuffer<f32>,
+        weight: &HostBuffer<f32>,
+        bias: &HostBuffer<f32>,
+    ) -> Result<()> {
+        norm::head_norm(s, &mut x.0, &weight.0, &bias.0)
+    }
+
+    fn group_norm(
+        &self,
+        s: GroupNormShape,
+        x: &HostBuffer<f32>,
+        weight: &HostBuffer<f32>,
+        bias: &HostBuffer<f32>,
+        y: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        norm::group_norm(s, &x.0, &weight.0, &bias.0, &mut y.0)
+    }
+
+    fn add(&self, len: usize, x: &HostBuffer<f32>, y: &mut HostBuffer<f32>) -> Result<()> {
+        norm::add(len, &x.0, &mut y.0)
+    }
+
+    fn activate(&self, activation: Activation, len: usize, x: &mut HostBuffer<f32>) -> Result<()> {
+        norm::activate(activation, len, &mut x.0)
+    }
+
+    fn gate(&self, s: GateShape, x: &HostBuffer<f32>, y: &mut HostBuffer<f32>) -> Result<()> {
+        norm::gate(s, &x.0, &mut y.0)
+    }
+
+    fn rotary(
+        &self,
+        s: RotaryShape,
+        x: &mut HostBuffer<f32>,
+        positions: &HostBuffer<u32>,
+        table: &HostBuffer<f32>,
+    ) -> Result<()> {
+        attention::rotary(s, &mut x.0, &positions.0, &table.0)
+    }
+
+    fn append(
+        &self,
+        s: AppendShape,
+        x: &HostBuffer<f32>,
+        places: &HostBuffer<u32>,
+        cache: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        attention::append(s, &x.0, &places.0, &mut cache.0)
+    }
+
+    fn attention(
+        &self,
+        s: AttentionShape,
+        q: &HostBuffer<f32>,
+        keys: &HostBuffer<f32>,
+        values: &HostBuffer<f32>,
+        spans: &HostBuffer<u32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
+    }
+
+    fn guide(&self, s: GuideShape, logits: &mut HostBuffer<f32>) -> Result<()> {
+        sample::guide(s, &mut logits.0)
+    }
+
+    fn draw(
+        &self,
+        s: DrawShape,
+        logits: &mut HostBuffer<f32>,
+        draw: &Draw<&HostBuffer<u32>, &HostBuffer<f32>>,
+        codes: &mut HostBuffer<u32>,
+        p: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        let draw = match draw {
+            Draw::Keyed(keys) => Draw::Keyed(keys.as_slice()),
+            Draw::Given(noise) => Draw::Given(noise.as_slice()),
+        };
+        sample::draw(s, &mut logits.0, &draw, &mut codes.0, &mut p.0)
+    }
+
+    fn gather(
+        &self,
+        s: GatherShape,
+        index: &HostBuffer<u32>,
+        table: &HostBuffer<f32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        vq::gather(s, &index.0, &table.0, &mut out.0)
+    }
+
+    fn lfq_lookup(&self, s: LfqShape, codes: &HostBuffer<u32>, out: &mut HostBuffer<f32>) -> Result<()> {
+        vq::lfq_lookup(s, &codes.0, &mut out.0)
+    }
+
+    fn lfq_codes(&self, s: LfqShape, latents: &HostBuffer<f32>, codes: &mut HostBuffer<u32>) -> Result<()> {
+        vq::lfq_codes(s, &latents.0, &mut codes.0)
+    }
+
+    fn conv2d(
+        &self,
+        s: ConvShape,
+        x: &HostBuffer<f32>,
+        w: &HostMatrix,
+        bias: &HostBuffer<f32>,
+        y: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        conv::conv2d(s, &x.0, &w.view()?, &bias.0, &mut y.0)
+    }
+
+    fn to_bytes(&self, len: usize, x: &HostBuffer<f32>, out: &mut HostBuffer<u8>) -> Result<()> {
+        conv::to_bytes(len, &x.0, &mut out.0)
+    }
+
+    fn patchify(&self, s: PatchShape, pixels: &HostBuffer<u8>, out: &mut HostBuffer<f32>) -> Result<()> {
+        conv::patchify(s, &pixels.0, &mut out.0)
+    }
+
+    fn answer(&self, s: AnswerShape, logits: &HostBuffer<f32>, out: &mut HostBuffer<f32>) -> Result<()> {
+        reward_head::answer(s, &logits.0, &mut out.0)
+    }
+}
