@@ -1,6 +1,7 @@
 """Fine-tunes the judge on generated pictures and on predictions from the middle of their making."""
 
 import argparse
+import json
 import random
 
 import torch
@@ -17,6 +18,8 @@ args.add_argument("--start", default="judge", help="checkpoint to start from")
 args.add_argument("--seconds", type=float, default=600)
 args.add_argument("--lr", type=float, default=5e-4)
 args.add_argument("--muon-lr", type=float, default=0.006)
+args.add_argument("--drawings", type=int, default=0, help="drawn pictures a step, against forgetting")
+args.add_argument("--export", action="store_true", help="put the best checkpoint among the bundled weights")
 args.add_argument("--check", type=float, default=90, help="seconds between validations")
 args = args.parse_args()
 FINAL, MIDDLE, NEAR = 16, 20, 4
@@ -32,7 +35,7 @@ middle, clear, shown, step = (torch.cat([d[k] for d in data]) for k in ("middle"
 # Whole prompts are kept for validation: what counts is ranking pictures of one unseen prompt.
 prompts = sorted(set(texts))
 random.Random(5).shuffle(prompts)
-kept = set(prompts[: max(30, len(prompts) // 10)])
+kept = set(prompts[: max(30, len(prompts) // 7)])
 held = torch.tensor([t in kept for t in texts])
 train_final, train_middle = (~held).nonzero()[:, 0], (~held[owner]).nonzero()[:, 0]
 held_final, held_middle = held.nonzero()[:, 0], held[owner].nonzero()[:, 0]
@@ -47,6 +50,8 @@ for i, (text, mark) in enumerate(zip(texts, marks.tolist())):
     if min(n):
         weight[i] = min(6.0, 0.5 + 1.5 * sum(n) / (2 * n[mark]))
 weight_final, weight_middle = weight[train_final], weight[owner[train_middle]]
+# The first steps say little and are rarely asked about once clarity works.
+weight_middle = weight_middle * torch.where(step[train_middle] < 5, 0.2, 1.0)
 table = {}
 
 
@@ -61,6 +66,11 @@ def pack(questions):
     words, last = zip(*(zip(*(ids(q) for q in row)) for row in questions))
     return torch.stack([torch.stack(w) for w in words]), torch.stack([torch.stack(x) for x in last])
 
+
+if args.drawings:
+    with open(RUN / "data" / "judge.jsonl") as file:
+        drawn = [json.loads(line)["questions"] for line in file][:29000]
+    drawn_pictures = torch.load(RUN / "data" / "judge-pictures.pt", weights_only=True)
 
 model = Judge()
 start = torch.load(RUN / f"{args.start}.pt", weights_only=True)["ema"]
@@ -146,6 +156,14 @@ while t.progress < 1:
     # The own prompt is what the search asks, so it weighs as much as its near misses together.
     loss = 2 * finals[:, 0].mean() + 2 * finals[:, 1:-1].mean() + 0.5 * finals[:, -1].mean()
     loss = loss + steps[:, :2].mean() + 2 * steps[:, 2].mean() + is_clear + 0.1 * done_clear
+    if args.drawings:
+        d = torch.randint(0, len(drawn), (args.drawings,))
+        asks = [random.sample(drawn[i], 6) for i in d.tolist()]
+        words3, last3 = pack([[judge.outcome(q) for q, _ in a] for a in asks])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits3 = model(to_float(drawn_pictures[d]), words3)
+        truth3 = truth_ids[torch.tensor([[a for _, a in row] for row in asks])]
+        loss = loss + 2 * F.cross_entropy(answers(logits3, last3).flatten(0, 1), truth3.flatten())
     t.step(loss / 4, clip=5.0)
     sums += torch.tensor([finals[:, 0].mean().item(), finals[:, 1:-1].mean().item(), steps[:, 2].mean().item(), is_clear.item()])
     if t.steps % 100 == 0:
@@ -157,6 +175,7 @@ while t.progress < 1:
         if now > best:
             best = now
             save_half(judge.exported(t.ema), RUN / args.name / "model.safetensors")
-            save_half(judge.exported(t.ema), WEIGHTS / "judge/model.safetensors")
+            if args.export:
+                save_half(judge.exported(t.ema), WEIGHTS / "judge/model.safetensors")
 t.save()
 log(args.name, f"best AUC + potential AUC / 2: {best:.3f}")
