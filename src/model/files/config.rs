@@ -34,7 +34,11 @@ impl JsonConfig {
             source: Some(Foreign::new(source)),
         })?;
         if !object.is_object() {
-            return Err(Error::Format { format: "config.json", problem: "is no object", source: None });
+            return Err(Error::Format {
+                format: "config.json",
+                problem: "is no object",
+                source: None,
+            });
         }
         Ok(Self { object })
     }
@@ -52,7 +56,11 @@ impl JsonConfig {
     /// The object under a key, if it is there and an object.
     #[must_use]
     pub fn child(&self, key: &str) -> Option<Self> {
-        self.value(key).filter(|value| value.is_object()).map(|object| Self { object: object.clone() })
+        self.value(key)
+            .filter(|value| value.is_object())
+            .map(|object| Self {
+                object: object.clone(),
+            })
     }
 
     /// A whole number from 0 to 2³² − 1.
@@ -60,7 +68,9 @@ impl JsonConfig {
     /// # Errors
     /// [`Error::Config`] for a missing key, another kind of value, or a number outside the range.
     pub fn size(&self, key: &'static str) -> Result<usize> {
-        self.value(key).ok_or(missing(key)).and_then(|value| whole(key, value))
+        self.value(key)
+            .ok_or(missing(key))
+            .and_then(|value| whole(key, value))
     }
 
     /// As [`size`](Self::size), or `default` where the key is missing.
@@ -68,7 +78,8 @@ impl JsonConfig {
     /// # Errors
     /// As [`size`](Self::size), but for a missing key.
     pub fn size_or(&self, key: &'static str, default: usize) -> Result<usize> {
-        self.value(key).map_or(Ok(default), |value| whole(key, value))
+        self.value(key)
+            .map_or(Ok(default), |value| whole(key, value))
     }
 
     /// A number as [`size`](Self::size) that may be missing.
@@ -84,7 +95,9 @@ impl JsonConfig {
     /// # Errors
     /// [`Error::Config`] for a missing key, another kind of value, or a number beyond single precision.
     pub fn float(&self, key: &'static str) -> Result<f32> {
-        self.value(key).ok_or(missing(key)).and_then(|value| number(key, value))
+        self.value(key)
+            .ok_or(missing(key))
+            .and_then(|value| number(key, value))
     }
 
     /// As [`float`](Self::float), or `default` where the key is missing.
@@ -92,7 +105,8 @@ impl JsonConfig {
     /// # Errors
     /// As [`float`](Self::float), but for a missing key.
     pub fn float_or(&self, key: &'static str, default: f32) -> Result<f32> {
-        self.value(key).map_or(Ok(default), |value| number(key, value))
+        self.value(key)
+            .map_or(Ok(default), |value| number(key, value))
     }
 
     /// True or false, or `default` where the key is missing.
@@ -101,7 +115,10 @@ impl JsonConfig {
     /// [`Error::Config`] for another kind of value.
     pub fn flag_or(&self, key: &'static str, default: bool) -> Result<bool> {
         self.value(key).map_or(Ok(default), |value| {
-            value.as_bool().ok_or(Error::Config { key, problem: "is neither true nor false" })
+            value.as_bool().ok_or(Error::Config {
+                key,
+                problem: "is neither true nor false",
+            })
         })
     }
 
@@ -124,7 +141,9 @@ impl JsonConfig {
     /// # Errors
     /// As [`sizes`](Self::sizes), but for a missing key.
     pub fn optional_sizes(&self, key: &'static str) -> Result<Option<Vec<usize>>> {
-        self.value(key).map(|value| list(key, value, whole)).transpose()
+        self.value(key)
+            .map(|value| list(key, value, whole))
+            .transpose()
     }
 
     /// A list of pairs of whole numbers; empty where the key is missing.
@@ -134,27 +153,53 @@ impl JsonConfig {
     pub fn pairs(&self, key: &'static str) -> Result<Vec<[usize; 2]>> {
         let pair = |key, value: &Value| match value.as_array().map(Vec::as_slice) {
             Some([a, b]) => Ok([whole(key, a)?, whole(key, b)?]),
-            _ => Err(Error::Config { key, problem: "has an entry that is no pair" }),
+            _ => Err(Error::Config {
+                key,
+                problem: "has an entry that is no pair",
+            }),
         };
-        self.value(key).map_or(Ok(Vec::new()), |value| list(key, value, pair))
+        self.value(key)
+            .map_or(Ok(Vec::new()), |value| list(key, value, pair))
     }
 }
 
 const fn missing(key: &'static str) -> Error {
-    Error::Config { key, problem: "is missing" }
+    Error::Config {
+        key,
+        problem: "is missing",
+    }
 }
 
 fn whole(key: &'static str, value: &Value) -> Result<usize> {
-    let n = value.as_u64().ok_or(Error::Config { key, problem: "is not a whole number of zero or more" })?;
-    let n = u32::try_from(n).map_err(|_| Error::Config { key, problem: "is too large" })?;
+    let n = value.as_u64().ok_or(Error::Config {
+        key,
+        problem: "is not a whole number of zero or more",
+    })?;
+    let n = u32::try_from(n).map_err(|_| Error::Config {
+        key,
+        problem: "is too large",
+    })?;
     Ok(n as usize)
 }
 
 fn number(key: &'static str, value: &Value) -> Result<f32> {
-    let n = value.as_f64().ok_or(Error::Config { key, problem: "is not a number" })?;
-    #[expect(clippy::cast_possible_truncation, reason = "settings are single precision; infinity is refused below")]
+    let n = value.as_f64().ok_or(Error::Config {
+        key,
+        problem: "is not a number",
+    })?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "settings are single precision; infinity is refused below"
+    )]
     let n = n as f32;
-    if n.is_finite() { Ok(n) } else { Err(Error::Config { key, problem: "is too large" }) }
+    if n.is_finite() {
+        Ok(n)
+    } else {
+        Err(Error::Config {
+            key,
+            problem: "is too large",
+        })
+    }
 }
 
 fn list<T>(
@@ -162,7 +207,10 @@ fn list<T>(
     value: &Value,
     entry: impl Fn(&'static str, &Value) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let entries = value.as_array().ok_or(Error::Config { key, problem: "is not a list" })?;
+    let entries = value.as_array().ok_or(Error::Config {
+        key,
+        problem: "is not a list",
+    })?;
     entries.iter().map(|value| entry(key, value)).collect()
 }
 
@@ -195,11 +243,17 @@ mod tests {
             r#"{"neg": -1, "frac": 1.5, "huge": 18446744073709551615, "big": 1e300, "text": "3", "mix": [1, "a"], "odd": [[1]]}"#,
         )
         .unwrap();
-        assert_eq!(config.size("gone").unwrap_err().to_string(), "config: \"gone\" is missing");
+        assert_eq!(
+            config.size("gone").unwrap_err().to_string(),
+            "config: \"gone\" is missing"
+        );
         for key in ["neg", "frac", "huge", "big", "text", "mix"] {
             assert!(matches!(config.size(key), Err(Error::Config { key: k, .. }) if k == key));
             assert!(matches!(config.size_or(key, 1), Err(Error::Config { .. })));
-            assert!(matches!(config.flag_or(key, true), Err(Error::Config { .. })));
+            assert!(matches!(
+                config.flag_or(key, true),
+                Err(Error::Config { .. })
+            ));
             assert!(matches!(config.sizes(key), Err(Error::Config { .. })));
         }
         assert!(config.float("big").is_err() && config.float("text").is_err());
@@ -210,8 +264,23 @@ mod tests {
     fn text_that_is_no_object_is_refused() {
         let deep = "[".repeat(100_000);
         let deep_objects = r#"{"a":"#.repeat(100_000);
-        for text in ["", "{", "[]", "3", "{\"a\": 1e999}", "\u{0}", &deep, &deep_objects] {
-            assert!(matches!(JsonConfig::parse(text), Err(Error::Format { format: "config.json", .. })));
+        for text in [
+            "",
+            "{",
+            "[]",
+            "3",
+            "{\"a\": 1e999}",
+            "\u{0}",
+            &deep,
+            &deep_objects,
+        ] {
+            assert!(matches!(
+                JsonConfig::parse(text),
+                Err(Error::Format {
+                    format: "config.json",
+                    ..
+                })
+            ));
         }
     }
 }
