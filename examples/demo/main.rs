@@ -218,7 +218,7 @@ fn eval_prompts(out: &Path) -> Outcome {
     const AT_MOST: usize = 110;
     let mut rng = Rng::new(553);
     let mut chosen = Vec::new();
-    for task in 0..TAGS.len() {
+    for (task, tag) in TAGS.iter().enumerate() {
         let mut asks = Ask::all(task);
         if task > 0 {
             asks.retain(Ask::is_held_out);
@@ -226,13 +226,16 @@ fn eval_prompts(out: &Path) -> Outcome {
         while asks.len() > AT_MOST {
             asks.swap_remove(rng.below(asks.len()));
         }
-        eprintln!("{}: {}", TAGS[task], asks.len());
+        eprintln!("{tag}: {}", asks.len());
         chosen.append(&mut asks);
     }
     write_records(&chosen, out)
 }
 
-fn readings(path: &Path) -> Result<Vec<(Ask, Vec<Seen>)>, Box<dyn Error>> {
+/// A request and what a detector saw in a picture made for it.
+type Read = (Ask, Vec<Seen>);
+
+fn readings(path: &Path) -> Result<Vec<Read>, Box<dyn Error>> {
     let mut out = Vec::new();
     for line in BufReader::new(File::open(path)?).lines() {
         let reading: Reading = serde_json::from_str(&line?)?;

@@ -4,7 +4,7 @@ use crate::world::{COLOURS, KINDS, Rng};
 use serde::{Deserialize, Serialize};
 
 /// GenEval's task tags, in its order.
-pub const TAGS: [&str; 6] = [
+pub(crate) const TAGS: [&str; 6] = [
     "single_object",
     "two_object",
     "counting",
@@ -13,41 +13,41 @@ pub const TAGS: [&str; 6] = [
     "color_attr",
 ];
 /// GenEval's relations.
-pub const RELATIONS: [&str; 4] = ["left of", "right of", "above", "below"];
+pub(crate) const RELATIONS: [&str; 4] = ["left of", "right of", "above", "below"];
 const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
 /// Share of each task among drawn training scenes.
 const SHARES: [f32; 6] = [0.08, 0.18, 0.20, 0.12, 0.17, 0.25];
 
 /// One GenEval requirement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Include {
-    pub class: String,
-    pub count: usize,
+pub(crate) struct Include {
+    pub(crate) class: String,
+    pub(crate) count: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub color: Option<String>,
+    pub(crate) color: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub position: Option<(String, usize)>,
+    pub(crate) position: Option<(String, usize)>,
 }
 
 /// One line of a GenEval prompt file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    pub tag: String,
-    pub include: Vec<Include>,
+pub(crate) struct Record {
+    pub(crate) tag: String,
+    pub(crate) include: Vec<Include>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub exclude: Vec<Include>,
-    pub prompt: String,
+    pub(crate) exclude: Vec<Include>,
+    pub(crate) prompt: String,
 }
 
 /// A request in numbers instead of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// Index into [`TAGS`].
-    pub task: usize,
-    pub kinds: [usize; 2],
-    pub colours: [usize; 2],
+    pub(crate) task: usize,
+    pub(crate) kinds: [usize; 2],
+    pub(crate) colours: [usize; 2],
     /// Number of objects for counting, index into [`RELATIONS`] for position.
-    pub extra: usize,
+    pub(crate) extra: usize,
 }
 
 fn with_article(words: &str) -> String {
@@ -60,13 +60,13 @@ fn with_article(words: &str) -> String {
 }
 
 /// GenEval's plural: "es" after s, else "s".
-pub fn plural(kind: &str) -> String {
+pub(crate) fn plural(kind: &str) -> String {
     format!("{kind}{}", if kind.ends_with('s') { "es" } else { "s" })
 }
 
 impl Ask {
     /// A request with GenEval's constraints (two kinds differ, two colours differ).
-    pub fn random(rng: &mut Rng) -> Self {
+    pub(crate) fn random(rng: &mut Rng) -> Self {
         let mut u = rng.unit();
         let mut task = 0;
         while task < 5 && u >= SHARES[task] {
@@ -76,7 +76,7 @@ impl Ask {
         Self::of_task(task, rng)
     }
 
-    pub fn of_task(task: usize, rng: &mut Rng) -> Self {
+    pub(crate) fn of_task(task: usize, rng: &mut Rng) -> Self {
         let kind = rng.below(KINDS.len());
         let colour = rng.below(COLOURS.len());
         let extra = match task {
@@ -96,7 +96,7 @@ impl Ask {
     }
 
     /// A request whose text is not held out.
-    pub fn random_for_training(rng: &mut Rng) -> Self {
+    pub(crate) fn random_for_training(rng: &mut Rng) -> Self {
         loop {
             let ask = Self::random(rng);
             if !ask.is_held_out() {
@@ -106,7 +106,7 @@ impl Ask {
     }
 
     /// Every distinct request of a task.
-    pub fn all(task: usize) -> Vec<Self> {
+    pub(crate) fn all(task: usize) -> Vec<Self> {
         let mut out = Vec::new();
         let pairs = [1, 4, 5].contains(&task);
         for a in 0..KINDS.len() {
@@ -143,7 +143,7 @@ impl Ask {
         })
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let what = match self.task {
             0 | 3 => self.noun(0),
             2 => format!("{} {}", NUMBERS[self.extra], plural(KINDS[self.kinds[0]])),
@@ -159,7 +159,7 @@ impl Ask {
     }
 
     /// Whether the text belongs to the evaluation half of the split, by a hash of its bytes.
-    pub fn is_held_out(&self) -> bool {
+    pub(crate) fn is_held_out(&self) -> bool {
         // A share of each task as (part, of); single objects are too few to keep any back.
         let (part, of) = [(0, 1), (1, 3), (1, 3), (1, 4), (1, 4), (1, 8)][self.task];
         let hash = self.text().bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| {
@@ -169,7 +169,7 @@ impl Ask {
         Rng::new(hash).next() % of < part
     }
 
-    pub fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         let include = |i: usize, count| Include {
             class: KINDS[self.kinds[i]].into(),
             count,
@@ -203,7 +203,7 @@ impl Ask {
     }
 
     /// Reads a text of the world back; `None` when it is not one.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.strip_prefix("a photo of ")?.split(' ').collect();
         let kind = |w: &str| KINDS.iter().position(|k| *k == w);
         let colour = |w: &str| COLOURS.iter().position(|c| *c == w);
@@ -237,7 +237,7 @@ impl Ask {
     }
 
     /// A request of the same task that differs in one thing, as a hard question about a picture made for this one.
-    pub fn near_miss(&self, rng: &mut Rng) -> Self {
+    pub(crate) fn near_miss(&self, rng: &mut Rng) -> Self {
         loop {
             let mut ask = *self;
             let other = |now: usize, n: usize, rng: &mut Rng| (now + 1 + rng.below(n - 1)) % n;
@@ -257,9 +257,9 @@ impl Ask {
                 _ => ask.kinds[which] = other(self.kinds[which], KINDS.len(), rng),
             }
             let pair = [1, 4, 5].contains(&ask.task);
-            let legal = !(pair && ask.kinds[0] == ask.kinds[1])
-                && !(ask.task == 5 && ask.colours[0] == ask.colours[1]);
-            if legal && !ask.is_held_out() {
+            let twin = pair && ask.kinds[0] == ask.kinds[1];
+            let one_colour = ask.task == 5 && ask.colours[0] == ask.colours[1];
+            if !twin && !one_colour && !ask.is_held_out() {
                 return ask;
             }
         }
@@ -267,7 +267,7 @@ impl Ask {
 }
 
 /// Words of every prompt, in a fixed order.
-pub fn words() -> Vec<String> {
+pub(crate) fn words() -> Vec<String> {
     let fixed = [
         "a", "an", "photo", "of", "and", "two", "three", "four", "left", "right", "above", "below",
     ];

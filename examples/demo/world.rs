@@ -6,16 +6,16 @@
 use std::collections::HashMap;
 
 /// Side of a picture in pixels.
-pub const SIDE: usize = 64;
+pub(crate) const SIDE: usize = 64;
 /// The two page colours.
-pub const PAGES: [[u8; 3]; 2] = [[246, 246, 242], [224, 238, 250]];
+pub(crate) const PAGES: [[u8; 3]; 2] = [[246, 246, 242], [224, 238, 250]];
 /// Names of the kinds; the index is the kind's number everywhere.
-pub const KINDS: [&str; 12] = [
+pub(crate) const KINDS: [&str; 12] = [
     "apple", "banana", "donut", "pizza", "car", "bus", "boat", "umbrella", "cup", "bottle", "book",
     "kite",
 ];
 /// Names of the colours; the index is the colour's number everywhere.
-pub const COLOURS: [&str; 8] = [
+pub(crate) const COLOURS: [&str; 8] = [
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "black",
 ];
 const RGB: [[u8; 3]; 8] = [
@@ -31,7 +31,7 @@ const RGB: [[u8; 3]; 8] = [
 const SAMPLES: usize = 6;
 
 /// Colours that a kind takes when the prompt names none.
-pub fn natural(kind: usize) -> &'static [usize] {
+pub(crate) fn natural(kind: usize) -> &'static [usize] {
     const NATURAL: [&[usize]; 12] = [
         &[0, 3],
         &[2],
@@ -51,15 +51,15 @@ pub fn natural(kind: usize) -> &'static [usize] {
 
 /// A SplitMix64 stream: every data set is a function of its seed alone.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut rng = Self(seed ^ 0x5DEE_CE66_D1CE_4E5B);
         rng.next();
         rng
     }
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -67,34 +67,34 @@ impl Rng {
         z ^ (z >> 31)
     }
     /// Uniform in `0..n`.
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
     /// Uniform in `[0, 1)`.
-    pub fn unit(&mut self) -> f32 {
+    pub(crate) fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 24) as f32
     }
-    pub fn chance(&mut self, p: f32) -> bool {
+    pub(crate) fn chance(&mut self, p: f32) -> bool {
         self.unit() < p
     }
-    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
 }
 
 /// A whole object: numbers of its kind and colour, side and top-left corner in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Object {
-    pub kind: usize,
-    pub colour: usize,
-    pub size: usize,
-    pub x: usize,
-    pub y: usize,
+pub(crate) struct Object {
+    pub(crate) kind: usize,
+    pub(crate) colour: usize,
+    pub(crate) size: usize,
+    pub(crate) x: usize,
+    pub(crate) y: usize,
 }
 
 /// Something that must not count as an object.
 #[derive(Clone, Copy, Debug)]
-pub enum Scrap {
+pub(crate) enum Scrap {
     /// An object that lacks `lost` of its side at edge 0 left, 1 right, 2 top, 3 bottom.
     Cut { of: Object, edge: usize, lost: f32 },
     /// Left or upper half of the first, the rest of the second.
@@ -313,12 +313,12 @@ fn sprite(kind: usize, colour: usize, size: usize) -> Sprite {
 
 /// Draws pictures, keeping every sprite that it has drawn once.
 #[derive(Default)]
-pub struct Painter {
+pub(crate) struct Painter {
     sprites: HashMap<(usize, usize, usize), Sprite>,
 }
 
 impl Painter {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
@@ -341,7 +341,7 @@ impl Painter {
     }
 
     /// One picture, RGB rows.
-    pub fn draw(&mut self, page: usize, objects: &[Object], scraps: &[Scrap]) -> Vec<u8> {
+    pub(crate) fn draw(&mut self, page: usize, objects: &[Object], scraps: &[Scrap]) -> Vec<u8> {
         let mut canvas = vec![PAGES[page].map(|v| f32::from(v) / 255.0); SIDE * SIDE];
         for &o in objects {
             self.stamp(&mut canvas, o, |_, _| true);

@@ -49,7 +49,7 @@ def word_list(which):
 
 def to_float(pixels):
     """u8 NHWC to float NCHW in -1..1, channels last in memory."""
-    x = torch.from_numpy(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
+    x = torch.from_numpy(np.array(pixels)) if isinstance(pixels, np.ndarray) else pixels
     return x.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -24,6 +24,7 @@ args.add_argument("--check", type=float, default=90, help="seconds between valid
 args = args.parse_args()
 FINAL, MIDDLE, NEAR = 16, 20, 4
 torch.manual_seed(4)
+random.seed(4)
 data = [torch.load(RUN / "data" / f"{name}.pt", weights_only=True) for name in args.data]
 texts = [t for d in data for t in d["texts"]]
 final, marks = torch.cat([d["final"] for d in data]), torch.cat([d["marks"] for d in data])
