@@ -1,0 +1,4 @@
+//! Readers of checkpoint files.
+
+pub mod config;
+pub mod safetensors;

@@ -1,0 +1,89 @@
+//! The only way to a product.
+
+use alloc::vec::Vec;
+
+use crate::error::Result;
+use crate::model::weights::Loader;
+use crate::ops::Backend;
+use crate::ops::gemm::GemmShape;
+
+/// A linear layer: packed matrix `[n, k]` and bias `[n]`.
+#[derive(Debug)]
+pub struct Linear<B: Backend> {
+    matrix: B::Matrix,
+    bias: Option<B::Buffer<f32>>,
+    n: usize,
+    k: usize,
+}
+
+impl<B: Backend> Linear<B> {
+    /// Reads `{name}.weight` and, if `bias`, `{name}.bias`.
+    ///
+    /// # Errors
+    /// As [`Loader::floats`].
+    pub fn load(loader: &Loader<'_, B>, name: &str, n: usize, k: usize, bias: bool) -> Result<Self> {
+        Self::fused(loader, &[(name, n)], k, bias)
+    }
+
+    /// Reads several layers with the same input as one, outputs side by side (q, k and v; gate and up).
+    ///
+    /// # Errors
+    /// As [`Loader::floats`].
+    pub fn fused(loader: &Loader<'_, B>, parts: &[(&str, usize)], k: usize, bias: bool) -> Result<Self> {
+        let mut weight = Vec::new();
+        let mut biases = Vec::new();
+        for &(name, n) in parts {
+            weight.extend(loader.floats(&alloc::format!("{name}.weight"), &[n, k])?);
+            if bias {
+                biases.extend(loader.floats(&alloc::format!("{name}.bias"), &[n])?);
+            }
+        }
+        let n = parts.iter().map(|p| p.1).sum();
+        Self::from_floats(loader, n, k, &weight, bias.then_some(&biases))
+    }
+
+    /// A layer from floats.
+    ///
+    /// # Errors
+    /// Another number of elements, or no memory.
+    pub fn from_floats(loader: &Loader<'_, B>, n: usize, k: usize, weight: &[f32], bias: Option<&Vec<f32>>) -> Result<Self> {
+        Ok(Self {
+            matrix: loader.pack(n, k, weight)?,
+            bias: bias.map(|b| loader.upload(b)).transpose()?,
+            n,
+            k,
+        })
+    }
+
+    /// Outputs.
+    #[must_use]
+    pub const fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs.
+    #[must_use]
+    pub const fn k(&self) -> usize {
+        self.k
+    }
+
+    /// y = W x + b over the first `m` rows.
+    ///
+    /// # Errors
+    /// Buffers shorter than their shapes.
+    pub fn apply(&self, backend: &B, m: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
+        backend.gemm(self.shape(m, false), x, &self.matrix, self.bias.as_ref(), y)
+    }
+
+    /// y += W x + b over the first `m` rows.
+    ///
+    /// # Errors
+    /// Buffers shorter than their shapes.
+    pub fn apply_add(&self, backend: &B, m: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
+        backend.gemm(self.shape(m, true), x, &self.matrix, self.bias.as_ref(), y)
+    }
+
+    const fn shape(&self, m: usize, accumulate: bool) -> GemmShape {
+        GemmShape { m, n: self.n, k: self.k, accumulate }
+    }
+}

@@ -1,0 +1,778 @@
+//! Candidates of a Show-o model: the masked generation loop.
+//!
+//! A step is exact, and spends nothing twice: text rows are computed once a prompt, the unconditional text once a
+//! session, step 0 once a prompt for all its candidates, and the head runs for image columns and masked places alone.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::ShowO;
+use super::prompts::Prompts;
+use crate::codes::{Code, CodeGrid, UNKNOWN};
+use crate::error::{Error, Result, covers, product};
+use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
+use crate::image::ImageSize;
+use crate::model::magvit::{Magvit, MagvitScratch};
+use crate::model::transformer::{Cache, Pass, Scratch};
+use crate::ops::Backend;
+use crate::ops::attention::SPAN_WORDS;
+use crate::ops::sample::{
+    DRAW_WORDS, Draw, DrawShape, GuideShape, Remask, Schedule, cumulative_temperature, remask,
+};
+use crate::ops::vq::GatherShape;
+use crate::prompt::{Prompt, TokenId, Tokenize};
+use crate::rng::{self, Purpose};
+
+/// Which candidates choose their masks with noise, and how it fades.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum TemperaturePolicy {
+    /// The evident intent of the released code: every candidate anneals by the cumulative product.
+    #[default]
+    Reset,
+    /// The released search scripts as they are: only candidate 0 of a prompt's first start anneals, all others choose
+    /// their masks without noise. "First" means that the prompt is not in the session's cache.
+    Upstream,
+    /// Every candidate anneals linearly, as in the MaskGIT paper.
+    Linear,
+}
+
+/// What happens to prompts that have more tokens than the model reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LongPrompt {
+    /// An error.
+    #[default]
+    Reject,
+    /// The leading tokens are kept, as the released code does.
+    Truncate,
+}
+
+/// Settings of a session.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct ShowOOptions {
+    /// Steps from start to finished.
+    pub steps: u32,
+    /// Guidance scale s of uncond + s · (cond − uncond); 1 turns guidance off. Show-o quotes w = s − 1.
+    pub guidance_scale: f32,
+    /// Temperature of the mask choice before the first step.
+    pub temperature: f32,
+    /// Who anneals.
+    pub temperature_policy: TemperaturePolicy,
+    /// Share of masked places over the steps.
+    pub schedule: Schedule,
+    /// What happens to long prompts.
+    pub long_prompts: LongPrompt,
+    /// Candidates that can be alive at once.
+    pub candidates: usize,
+    /// Candidates that go through the model in one batch; more are taken in turns with the same result.
+    pub batch: usize,
+    /// Prompts whose text rows are kept.
+    pub prompts: usize,
+}
+
+impl Default for ShowOOptions {
+    fn default() -> Self {
+        Self {
+            steps: 18,
+            guidance_scale: 2.75,
+            temperature: 1.0,
+            temperature_policy: TemperaturePolicy::Reset,
+            schedule: Schedule::Cosine,
+            long_prompts: LongPrompt::Reject,
+            candidates: 32,
+            batch: 8,
+            prompts: 4,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Candidate {
+    id: Option<CandidateId>,
+    prompt: usize,
+    seed: u64,
+    step: u32,
+    anneal: bool,
+    /// Whether it began with every place masked, so that its step 0 is shared.
+    blank: bool,
+    codes: Vec<Code>,
+    predicted: Vec<Code>,
+}
+
+/// Device memory of a session.
+#[derive(Debug)]
+struct Memory<B: Backend> {
+    cache: Cache<B>,
+    scratch: Scratch<B>,
+    x: B::Buffer<f32>,
+    rows: B::Buffer<f32>,
+    normed: B::Buffer<f32>,
+    logits: B::Buffer<f32>,
+    first: Vec<B::Buffer<f32>>,
+    ids: B::Buffer<u32>,
+    positions: B::Buffer<u32>,
+    places: B::Buffer<u32>,
+    spans: B::Buffer<u32>,
+    index: B::Buffer<u32>,
+    keys: B::Buffer<u32>,
+    codes: B::Buffer<u32>,
+    p: B::Buffer<f32>,
+}
+
+/// Host memory of a step: what the device is told and what it answers.
+#[derive(Debug, Default)]
+struct Host {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    places: Vec<u32>,
+    spans: Vec<u32>,
+    index: Vec<u32>,
+    keys: Vec<u32>,
+    codes: Vec<u32>,
+    p: Vec<f32>,
+    uniform: Vec<f32>,
+    confidence: Vec<f32>,
+    sorted: Vec<f32>,
+    staged: Vec<(Vec<Code>, Vec<Code>)>,
+}
+
+/// One step with given noise, and everything it decided: for comparison with a reference implementation.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct GivenStep {
+    /// Guided logits `[places, codebook]`.
+    pub logits: Vec<f32>,
+    /// Code drawn for every place, known ones too.
+    pub sampled: Vec<Code>,
+    /// Probability of each drawn code, −1 where the code was known.
+    pub p: Vec<f32>,
+    /// Index of the cut.
+    pub masked: usize,
+    /// Temperature of the mask choice.
+    pub temperature: f32,
+    /// Codes after the step, before the last re-masking is dropped.
+    pub state: Vec<Code>,
+}
+
+/// Candidates over one model: a [`Generator`].
+#[derive(Debug)]
+pub struct ShowOSession<B: Backend, T> {
+    model: Arc<ShowO<B>>,
+    pixels: Arc<Magvit<B>>,
+    words: T,
+    options: ShowOOptions,
+    prompts: Prompts,
+    candidates: Vec<Candidate>,
+    next: u64,
+    memory: Memory<B>,
+    decoder: MagvitScratch<B>,
+    host: Host,
+}
+
+impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
+    /// Reserves all memory of a session.
+    ///
+    /// # Errors
+    /// Settings out of range, a tokenizer of another codebook, or no memory.
+    pub fn new(model: Arc<ShowO<B>>, pixels: Arc<Magvit<B>>, words: T, options: ShowOOptions) -> Result<Self> {
+        let range = |arg, got: u64, max| Err(Error::Range { op: "session", arg, got, min: 1, max });
+        let o = &options;
+        for (arg, got) in [("candidates", o.candidates), ("batch", o.batch), ("prompts", o.prompts)] {
+            if got == 0 || got > 1 << 16 {
+                return range(arg, got as u64, 1 << 16);
+            }
+        }
+        if o.steps == 0 || o.steps > 1 << 16 {
+            return range("steps", u64::from(o.steps), 1 << 16);
+        }
+        if !o.guidance_scale.is_finite() || !(o.temperature.is_finite() && o.temperature >= 0.0) {
+            return Err(Error::NotFinite { op: "session", arg: "guidance_scale or temperature", row: 0 });
+        }
+        let c = model.config();
+        if pixels.config().codebook_size != c.codebook_size {
+            return Err(Error::Config { key: "codebook_size", problem: "differs between generator and tokenizer" });
+        }
+        let (n, width, image) = (c.num_vq_tokens, c.hidden_size, c.image_rows());
+        let halves = if guided(o) { 2 } else { 1 };
+        let sequences = halves * o.batch;
+        let rows = (sequences * image).max(c.text_rows());
+        // Cache rows: the unconditional text, the prompts, then the image segments of a batch.
+        let text = c.text_rows() * (1 + o.prompts);
+        let b = &*model.backend;
+        let drawn = halves * o.batch * n;
+        let memory = Memory {
+            cache: model.stack.cache(b, text + sequences * image)?,
+            scratch: model.stack.scratch(b, rows)?,
+            x: b.zeros(product("session", &[rows, width])?)?,
+            rows: b.zeros(product("session", &[drawn, width])?)?,
+            normed: b.zeros(product("session", &[drawn, width])?)?,
+            logits: b.zeros(product("session", &[drawn, c.codebook_size])?)?,
+            first: (0..o.prompts).map(|_| b.zeros(product("session", &[n, c.codebook_size])?)).collect::<Result<_>>()?,
+            ids: b.zeros(rows)?,
+            positions: b.zeros(rows)?,
+            places: b.zeros(rows)?,
+            spans: b.zeros(sequences * SPAN_WORDS)?,
+            index: b.zeros(drawn)?,
+            keys: b.zeros(o.batch * n * DRAW_WORDS)?,
+            codes: b.zeros(o.batch * n)?,
+            p: b.zeros(o.batch * n)?,
+        };
+        let blank = || vec![UNKNOWN; n];
+        let candidates = (0..o.candidates)
+            .map(|_| Candidate {
+                id: None,
+                prompt: 0,
+                seed: 0,
+                step: 0,
+                anneal: false,
+                blank: true,
+                codes: blank(),
+                predicted: blank(),
+            })
+            .collect();
+        let host = Host {
+            codes: vec![0; o.batch * n],
+            p: vec![0.0; o.batch * n],
+            uniform: vec![0.0; n],
+            confidence: vec![0.0; n],
+            sorted: vec![0.0; n],
+            staged: (0..o.candidates).map(|_| (blank(), blank())).collect(),
+            ..Host::default()
+        };
+        let decoder = pixels.scratch(o.batch)?;
+        #[expect(clippy::cast_possible_truncation, reason = "check bounds max_text_len by 2^16")]
+        let text_rows = c.text_rows() as u32;
+        let prompts = Prompts::new(o.prompts, text_rows, text_rows);
+        let mut session =
+            Self { model, pixels, words, options, prompts, candidates, next: 0, memory, decoder, host };
+        if guided(&session.options) {
+            let unconditional = session.model.text_tokens(&[]);
+            session.compute_text(&unconditional, 0)?;
+        }
+        Ok(session)
+    }
+
+    /// Settings of this session.
+    #[must_use]
+    pub const fn options(&self) -> &ShowOOptions {
+        &self.options
+    }
+
+    /// The model.
+    #[must_use]
+    pub const fn model(&self) -> &Arc<ShowO<B>> {
+        &self.model
+    }
+
+    /// Sends text rows through the model, so that their keys and values lie at cache row `row`.
+    fn compute_text(&mut self, tokens: &[TokenId], row: u32) -> Result<()> {
+        let (b, m, h) = (&*self.model.backend, &mut self.memory, &mut self.host);
+        let len = tokens.len();
+        #[expect(clippy::cast_possible_truncation, reason = "text rows are bounded by 2^16")]
+        let (first, count) = ((self.model.config.text_rows() - len) as u32, len as u32);
+        // Positions count the pads that are left out.
+        h.positions.clear();
+        h.positions.extend((first..).take(len));
+        h.places.clear();
+        h.places.extend((row..).take(len));
+        b.write(&mut m.ids, 0, tokens)?;
+        b.write(&mut m.positions, 0, &h.positions)?;
+        b.write(&mut m.places, 0, &h.places)?;
+        b.write(&mut m.spans, 0, &[0, 0, row, count])?;
+        self.model.embed(len, &m.ids, &mut m.x)?;
+        let pass = Pass {
+            sequences: 1,
+            queries: len,
+            causal: true,
+            positions: &m.positions,
+            places: &m.places,
+            spans: &m.spans,
+        };
+        self.model.stack.forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)
+    }
+
+    /// The cache place of a prompt, computed if it is new; and whether it was.
+    fn prompt(&mut self, tokens: &[TokenId]) -> Result<(usize, bool)> {
+        if let Some(place) = self.prompts.find(tokens) {
+            return Ok((place, false));
+        }
+        let place = self.prompts.free()?;
+        let row = self.prompts.get(place).row;
+        self.compute_text(tokens, row)?;
+        self.prompts.entry(place).tokens.extend_from_slice(tokens);
+        Ok((place, true))
+    }
+
+    fn read_prompt(&self, prompt: &Prompt<'_>) -> Result<Vec<TokenId>> {
+        if prompt.plan().is_some() || prompt.previous().is_some() {
+            return Err(Error::Unsupported { what: "a plan or a correction for Show-o" });
+        }
+        let mut words = Vec::new();
+        self.words.encode(prompt.text(), &mut |id| words.push(id))?;
+        let c = self.model.config();
+        if words.iter().any(|&w| w as usize >= c.llm_vocab_size) {
+            return Err(Error::Config { key: "llm_vocab_size", problem: "is smaller than a token of the tokenizer" });
+        }
+        // Task token and frame take three of the text rows.
+        let max = c.text_rows() - 3;
+        if words.len() > max && self.options.long_prompts == LongPrompt::Reject {
+            return Err(Error::PromptTooLong { got: words.len(), max });
+        }
+        Ok(self.model.text_tokens(&words))
+    }
+
+    /// As [`Generator::start`] and [`Generator::resume`], for text rows that are tokens already (task token first, pads
+    /// left out).
+    ///
+    /// # Errors
+    /// As those.
+    pub fn start_tokens(
+        &mut self,
+        tokens: &[TokenId],
+        from: Option<&Partial<'_>>,
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()> {
+        let c = self.model.config();
+        if tokens.is_empty() || tokens.len() > c.text_rows() {
+            return Err(Error::PromptTooLong { got: tokens.len(), max: c.text_rows() });
+        }
+        if let Some(&word) = tokens.iter().find(|&&t| t as usize >= c.vocab_size) {
+            let max = c.vocab_size as u64 - 1;
+            return Err(Error::Range { op: "start", arg: "token", got: u64::from(word), min: 0, max });
+        }
+        covers("start", "out", out.len(), seeds.len())?;
+        let limit = self.candidates.len();
+        if self.candidates.iter().filter(|c| c.id.is_none()).count() < seeds.len() {
+            return Err(Error::Full { what: "candidates of a session", limit });
+        }
+        if let Some(from) = from {
+            self.check_partial(from)?;
+        }
+        let (place, new) = self.prompt(tokens)?;
+        let policy = self.options.temperature_policy;
+        for (i, (&seed, out)) in seeds.iter().zip(out).enumerate() {
+            let id = CandidateId(self.next);
+            self.next += 1;
+            if let Some(c) = self.candidates.iter_mut().find(|c| c.id.is_none()) {
+                (c.id, c.prompt, c.seed) = (Some(id), place, seed);
+                c.predicted.fill(UNKNOWN);
+                if let Some(from) = from {
+                    (c.step, c.anneal) = (from.step, from.anneal);
+                    c.codes.copy_from_slice(from.codes);
+                } else {
+                    (c.step, c.anneal) = (0, policy != TemperaturePolicy::Upstream || (new && i == 0));
+                    c.codes.fill(UNKNOWN);
+                }
+                c.blank = c.step == 0 && c.codes.iter().all(|&code| code == UNKNOWN);
+                // A state after some steps is at least looked at as far as it is known.
+                if c.step > 0 {
+                    c.predicted.copy_from_slice(&c.codes);
+                }
+                self.prompts.entry(place).users += 1;
+            }
+            *out = id;
+        }
+        Ok(())
+    }
+
+    fn check_partial(&self, from: &Partial<'_>) -> Result<()> {
+        let c = self.model.config();
+        covers("resume", "codes", from.codes.len(), c.num_vq_tokens)?;
+        covers("resume", "codes", c.num_vq_tokens, from.codes.len())?;
+        let max = u64::from(self.options.steps);
+        if from.step > self.options.steps {
+            return Err(Error::Range { op: "resume", arg: "step", got: u64::from(from.step), min: 0, max });
+        }
+        let finished = from.step == self.options.steps;
+        for &code in from.codes {
+            if (code == UNKNOWN && finished) || (code != UNKNOWN && code as usize >= c.codebook_size) {
+                let max = c.codebook_size as u64 - 1;
+                return Err(Error::Range { op: "resume", arg: "codes", got: u64::from(code), min: 0, max });
+            }
+        }
+        Ok(())
+    }
+
+    fn at(&self, op: &'static str, id: CandidateId) -> Result<usize> {
+        self.candidates
+            .iter()
+            .position(|c| c.id == Some(id))
+            .ok_or(Error::UnknownCandidate { op, id: id.0 })
+    }
+
+    /// Places of a batch, each alive and named once.
+    fn batch(&self, op: &'static str, ids: &[CandidateId]) -> Result<Vec<usize>> {
+        let mut places = Vec::new();
+        places
+            .try_reserve_exact(ids.len())
+            .map_err(|_| Error::OutOfMemory { what: "batch", bytes: ids.len() * size_of::<usize>() })?;
+        for &id in ids {
+            let at = self.at(op, id)?;
+            if places.contains(&at) {
+                return Err(Error::RepeatedCandidate { op, id: id.0 });
+            }
+            places.push(at);
+        }
+        Ok(places)
+    }
+
+    fn temperature(&self, step: u32, anneal: bool) -> f32 {
+        let o = &self.options;
+        match o.temperature_policy {
+            _ if !anneal => 0.0,
+            TemperaturePolicy::Linear => o.temperature * (1.0 - (step + 1) as f32 / o.steps as f32),
+            _ => cumulative_temperature(o.temperature, step, o.steps),
+        }
+    }
+
+    /// Runs the model for sequences of (prompt place, codes), leaving guided logits of the wanted rows in
+    /// `memory.logits`; returns their number. `all` wants every place, else the masked ones.
+    fn predict(&mut self, batch: &[(usize, &[Code])], all: bool) -> Result<usize> {
+        let c = &self.model.config;
+        let (b, m, h) = (&*self.model.backend, &mut self.memory, &mut self.host);
+        let (n, image) = (c.num_vq_tokens, c.image_rows());
+        let halves = if guided(&self.options) { 2 } else { 1 };
+        for v in [&mut h.ids, &mut h.positions, &mut h.places, &mut h.spans, &mut h.index] {
+            v.clear();
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "rows of a cache of bounded length")]
+        let (offset, base, image_u32) =
+            (c.image_offset() as u32, (c.text_rows() * (1 + self.options.prompts)) as u32, image as u32);
+        #[expect(clippy::cast_possible_truncation, reason = "text rows are bounded by 2^16")]
+        let position = c.text_rows() as u32;
+        for half in 0..halves {
+            for &(prompt, codes) in batch {
+                #[expect(clippy::cast_possible_truncation, reason = "as many sequences as fit the cache")]
+                let row = (h.spans.len() / SPAN_WORDS) as u32 * image_u32;
+                h.ids.push(c.soi());
+                for (place, &code) in (0_u32..).zip(codes) {
+                    h.ids.push(if code == UNKNOWN { c.mask() } else { offset + code });
+                    if all || code == UNKNOWN {
+                        h.index.push(row + 1 + place);
+                    }
+                }
+                h.ids.push(c.eoi());
+                h.positions.extend((position..).take(image));
+                h.places.extend((base + row..).take(image));
+                let (start, len) = if half == 0 {
+                    let entry = self.prompts.get(prompt);
+                    (entry.row, entry.tokens.len())
+                } else {
+                    // t2i and the doubled frame of the empty prompt.
+                    (0, 3)
+                };
+                #[expect(clippy::cast_possible_truncation, reason = "text rows are bounded by 2^16")]
+                h.spans.extend([start, len as u32, base + row, image_u32]);
+            }
+        }
+        let (sequences, wanted) = (halves * batch.len(), h.index.len());
+        b.write(&mut m.ids, 0, &h.ids)?;
+        b.write(&mut m.positions, 0, &h.positions)?;
+        b.write(&mut m.places, 0, &h.places)?;
+        b.write(&mut m.spans, 0, &h.spans)?;
+        b.write(&mut m.index, 0, &h.index)?;
+        self.model.embed(sequences * image, &m.ids, &mut m.x)?;
+        let pass = Pass {
+            sequences,
+            queries: image,
+            causal: false,
+            positions: &m.positions,
+            places: &m.places,
+            spans: &m.spans,
+        };
+        self.model.stack.forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
+        let s = GatherShape { rows: wanted, width: c.hidden_size, table_rows: sequences * image };
+        b.gather(s, &m.index, &m.x, &mut m.rows)?;
+        self.model.normalise(wanted, &m.rows, &mut m.normed)?;
+        self.model.head.apply(b, wanted, &m.normed, &mut m.logits)?;
+        let rows = wanted / halves;
+        if halves == 2 {
+            let scale = self.options.guidance_scale;
+            b.guide(GuideShape { rows, width: c.codebook_size, scale }, &mut m.logits)?;
+        }
+        debug_assert!(rows <= n * batch.len());
+        Ok(rows)
+    }
+
+    /// Makes sure that the shared step-0 logits of a prompt are in place.
+    fn compute_first(&mut self, prompt: usize) -> Result<()> {
+        if self.prompts.get(prompt).first {
+            return Ok(());
+        }
+        let n = self.model.config.num_vq_tokens;
+        let blank = vec![UNKNOWN; n];
+        self.predict(&[(prompt, &blank)], true)?;
+        let len = n * self.model.config.codebook_size;
+        let m = &mut self.memory;
+        self.model.backend.copy(&m.logits, 0, &mut m.first[prompt], 0, len)?;
+        self.prompts.entry(prompt).first = true;
+        Ok(())
+    }
+
+    /// Draws codes for the masked places of candidates whose logits lie in `memory.logits`, and stages their next state.
+    fn settle(&mut self, batch: &[usize], staged_from: usize, rows: usize) -> Result<()> {
+        let c = &self.model.config;
+        let (b, m, h) = (&*self.model.backend, &mut self.memory, &mut self.host);
+        h.keys.clear();
+        for &at in batch {
+            let candidate = &self.candidates[at];
+            #[expect(clippy::cast_possible_truncation, reason = "the two halves of a seed")]
+            let (low, high) = (candidate.seed as u32, (candidate.seed >> 32) as u32);
+            for (slot, _) in (0_u32..).zip(&candidate.codes).filter(|(_, c)| **c == UNKNOWN) {
+                h.keys.extend([low, high, candidate.step, slot]);
+            }
+        }
+        b.write(&mut m.keys, 0, &h.keys)?;
+        let s = DrawShape { rows, width: c.codebook_size };
+        b.draw(s, &mut m.logits, &Draw::Keyed(&m.keys), &mut m.codes, &mut m.p)?;
+        b.read(&m.codes, 0, &mut h.codes[..rows])?;
+        b.read(&m.p, 0, &mut h.p[..rows])?;
+        let mut drawn = 0;
+        for (i, &at) in batch.iter().enumerate() {
+            let unknown = self.candidates[at].codes.iter().filter(|&&c| c == UNKNOWN).count();
+            self.stage(at, staged_from + i, drawn)?;
+            drawn += unknown;
+        }
+        Ok(())
+    }
+
+    /// Stages the next state of one candidate from the draws at `drawn`.
+    fn stage(&mut self, at: usize, staged: usize, drawn: usize) -> Result<()> {
+        let (step, anneal) = (self.candidates[at].step, self.candidates[at].anneal);
+        let temperature = self.temperature(step, anneal);
+        let (h, candidate) = (&mut self.host, &self.candidates[at]);
+        let n = candidate.codes.len();
+        let (state, predicted) = &mut h.staged[staged];
+        // `sorted` holds the probabilities until the cut needs it as scratch.
+        let mut p = core::mem::take(&mut h.confidence);
+        let mut next = drawn;
+        for ((slot, &code), (p, predicted)) in (0_u32..).zip(&candidate.codes).zip(p.iter_mut().zip(&mut *predicted)) {
+            if code == UNKNOWN {
+                (*predicted, *p) = (h.codes[next], h.p[next]);
+                next += 1;
+            } else {
+                (*predicted, *p) = (code, -1.0);
+            }
+            let bits = rng::block(candidate.seed, Purpose::Confidence, step, slot, 0)[0];
+            h.uniform[slot as usize] = rng::open_unit(bits);
+        }
+        state.copy_from_slice(predicted);
+        let result = if step + 1 < self.options.steps {
+            let masked = self.options.schedule.masked(n, next - drawn, step, self.options.steps);
+            let r = Remask { p: &p, uniform: &h.uniform, masked, temperature };
+            let mut confidence = vec![0.0; n];
+            remask(&r, &mut confidence, &mut h.sorted, state)
+        } else {
+            Ok(())
+        };
+        h.confidence = p;
+        result
+    }
+
+    /// One step of one candidate with given noise for every place, as the reference implementation consumes it:
+    /// exponentials `[places, codebook]`, then uniforms `[places]`.
+    ///
+    /// # Errors
+    /// As [`Generator::step`], or noise of another length.
+    pub fn step_given(&mut self, id: CandidateId, exponential: &[f32], uniform: &[f32]) -> Result<GivenStep> {
+        let at = self.at("step", id)?;
+        let (n, v) = (self.model.config.num_vq_tokens, self.model.config.codebook_size);
+        covers("step", "exponential", exponential.len(), n * v)?;
+        covers("step", "uniform", uniform.len(), n)?;
+        let step = self.candidates[at].step;
+        if step >= self.options.steps {
+            return Err(Error::Finished { id: id.0, steps: self.options.steps });
+        }
+        let before = self.candidates[at].codes.clone();
+        self.predict(&[(self.candidates[at].prompt, &before)], true)?;
+        let mut out = GivenStep {
+            logits: vec![0.0; n * v],
+            sampled: vec![0; n],
+            p: vec![0.0; n],
+            temperature: self.temperature(step, self.candidates[at].anneal),
+            ..GivenStep::default()
+        };
+        let (b, m) = (&*self.model.backend, &mut self.memory);
+        b.read(&m.logits, 0, &mut out.logits)?;
+        let mut noise = b.zeros(n * v)?;
+        b.write(&mut noise, 0, &exponential[..n * v])?;
+        b.draw(DrawShape { rows: n, width: v }, &mut m.logits, &Draw::Given(&noise), &mut m.codes, &mut m.p)?;
+        b.read(&m.codes, 0, &mut out.sampled)?;
+        b.read(&m.p, 0, &mut out.p)?;
+        let candidate = &mut self.candidates[at];
+        for (((p, &code), drawn), predicted) in
+            out.p.iter_mut().zip(&before).zip(&out.sampled).zip(&mut candidate.predicted)
+        {
+            *predicted = if code == UNKNOWN { *drawn } else { code };
+            if code != UNKNOWN {
+                *p = -1.0;
+            }
+        }
+        let unknown = before.iter().filter(|&&c| c == UNKNOWN).count();
+        out.masked = self.options.schedule.masked(n, unknown, step, self.options.steps);
+        out.state.clone_from(&candidate.predicted);
+        let r = Remask { p: &out.p, uniform: &uniform[..n], masked: out.masked, temperature: out.temperature };
+        remask(&r, &mut self.host.confidence, &mut self.host.sorted, &mut out.state)?;
+        let last = step + 1 == self.options.steps;
+        candidate.codes.copy_from_slice(if last { &candidate.predicted } else { &out.state });
+        (candidate.step, candidate.blank) = (step + 1, false);
+        Ok(out)
+    }
+}
+
+fn guided(options: &ShowOOptions) -> bool {
+    (options.guidance_scale - 1.0).abs() > f32::EPSILON
+}
+
+impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
+    fn steps(&self) -> u32 {
+        self.options.steps
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "check bounds the sizes")]
+    fn grid(&self) -> CodeGrid {
+        let c = self.model.config();
+        CodeGrid::new(c.side() as u32, c.side() as u32, c.codebook_size as u32)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "check bounds the sizes")]
+    fn image_size(&self) -> ImageSize {
+        let side = self.model.config().side() * self.pixels.config().scale();
+        ImageSize::new(side as u32, side as u32)
+    }
+
+    fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
+        let tokens = self.read_prompt(prompt)?;
+        self.start_tokens(&tokens, None, seeds, out)
+    }
+
+    fn resume(
+        &mut self,
+        prompt: &Prompt<'_>,
+        from: &Partial<'_>,
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()> {
+        let tokens = self.read_prompt(prompt)?;
+        self.start_tokens(&tokens, Some(from), seeds, out)
+    }
+
+    fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>> {
+        let c = &self.candidates[self.at("save", id)?];
+        covers("save", "codes", codes.len(), c.codes.len())?;
+        let codes = &mut codes[..c.codes.len()];
+        codes.copy_from_slice(&c.codes);
+        Ok(Partial::new(c.step, codes).with_anneal(c.anneal))
+    }
+
+    fn fork(&mut self, parent: CandidateId, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
+        covers("fork", "out", out.len(), seeds.len())?;
+        let from = self.at("fork", parent)?;
+        let limit = self.candidates.len();
+        if self.candidates.iter().filter(|c| c.id.is_none()).count() < seeds.len() {
+            return Err(Error::Full { what: "candidates of a session", limit });
+        }
+        for (&seed, out) in seeds.iter().zip(out) {
+            let Some(to) = self.candidates.iter().position(|c| c.id.is_none()) else { break };
+            let Ok([parent, child]) = self.candidates.get_disjoint_mut([from, to]) else { break };
+            *out = CandidateId(self.next);
+            self.next += 1;
+            (child.id, child.seed) = (Some(*out), seed);
+            (child.prompt, child.step) = (parent.prompt, parent.step);
+            (child.anneal, child.blank) = (parent.anneal, parent.blank);
+            child.codes.copy_from_slice(&parent.codes);
+            child.predicted.copy_from_slice(&parent.predicted);
+            let prompt = child.prompt;
+            self.prompts.entry(prompt).users += 1;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
+        let batch = self.batch("step", ids)?;
+        if let Some(&at) = batch.iter().find(|&&at| self.candidates[at].step >= self.options.steps) {
+            let id = self.candidates[at].id.map_or(0, |id| id.0);
+            return Err(Error::Finished { id, steps: self.options.steps });
+        }
+        // Blank candidates first: they share their prompt's step-0 logits.
+        let (blank, rest): (Vec<usize>, Vec<usize>) = batch.into_iter().partition(|&at| self.candidates[at].blank);
+        let n = self.model.config.num_vq_tokens;
+        let len = n * self.model.config.codebook_size;
+        let mut staged = 0;
+        for chunk in blank.chunks(self.options.batch) {
+            for &at in chunk {
+                self.compute_first(self.candidates[at].prompt)?;
+            }
+            for (i, &at) in chunk.iter().enumerate() {
+                let m = &mut self.memory;
+                let first = &m.first[self.candidates[at].prompt];
+                self.model.backend.copy(first, 0, &mut m.logits, i * len, len)?;
+            }
+            self.settle(chunk, staged, chunk.len() * n)?;
+            staged += chunk.len();
+        }
+        for chunk in rest.chunks(self.options.batch) {
+            let states = core::mem::take(&mut self.candidates);
+            let batch: Vec<(usize, &[Code])> = chunk.iter().map(|&at| (states[at].prompt, &*states[at].codes)).collect();
+            let rows = self.predict(&batch, false);
+            self.candidates = states;
+            self.settle(chunk, staged, rows?)?;
+            staged += chunk.len();
+        }
+        // Nothing has moved until here; nothing can fail from here on.
+        for (&at, (state, predicted)) in blank.iter().chain(&rest).zip(&self.host.staged) {
+            let c = &mut self.candidates[at];
+            c.codes.copy_from_slice(state);
+            c.predicted.copy_from_slice(predicted);
+            (c.step, c.blank) = (c.step + 1, false);
+        }
+        Ok(())
+    }
+
+    fn taken(&self, id: CandidateId) -> Result<u32> {
+        Ok(self.candidates[self.at("taken", id)?].step)
+    }
+
+    fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()> {
+        let batch = self.batch("observe", ids)?;
+        if needs.hidden {
+            return Err(Error::Unsupported { what: "showing hidden rows of Show-o" });
+        }
+        if batch.iter().any(|&at| self.candidates[at].predicted.contains(&UNKNOWN)) {
+            return Err(Error::Unsupported { what: "observing a candidate before its first step" });
+        }
+        let (n, side) = (self.model.config.num_vq_tokens, self.model.config.side());
+        if needs.codes {
+            let codes = out.codes.as_deref_mut().unwrap_or_default();
+            covers("observe", "codes", codes.len(), batch.len() * n)?;
+            for (codes, &at) in codes.chunks_exact_mut(n).zip(&batch) {
+                codes.copy_from_slice(&self.candidates[at].predicted);
+            }
+        }
+        if needs.pixels {
+            let bytes = self.image_size().len_bytes();
+            let pixels = out.pixels.as_deref_mut().unwrap_or_default();
+            covers("observe", "pixels", pixels.len(), batch.len() * bytes)?;
+            let mut codes = Vec::new();
+            for &at in &batch {
+                codes.extend_from_slice(&self.candidates[at].predicted);
+            }
+            let pixels = &mut pixels[..batch.len() * bytes];
+            self.pixels.decode(&mut self.decoder, batch.len(), [side, side], &codes, pixels)?;
+        }
+        Ok(())
+    }
+
+    fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
+        for at in self.batch("prune", ids)? {
+            self.candidates[at].id = None;
+            let prompt = self.candidates[at].prompt;
+            self.prompts.entry(prompt).users -= 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,468 @@
+//! One transformer stack for the text towers, the image towers and the generators.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::error::{Error, Result};
+use crate::model::linear::Linear;
+use crate::model::weights::Loader;
+use crate::ops::Backend;
+use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape, rotary_table};
+use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
+
+/// Which norm stands before attention and MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Norm {
+    /// Layer norm with weight and bias.
+    Layer,
+    /// Root-mean-square norm with weight.
+    Rms,
+}
+
+/// Which MLP follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mlp {
+    /// fc2(activation(fc1(x))), both with bias.
+    Plain(Activation),
+    /// down(silu(gate(x)) · up(x)), without bias.
+    Gated,
+}
+
+/// Rotary embedding of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rotary {
+    /// Leading dimensions of each head that are rotated.
+    pub dim: usize,
+    /// Base of the frequencies.
+    pub theta: f32,
+    /// Positions that occur.
+    pub positions: usize,
+}
+
+/// Shape of a stack.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StackConfig {
+    /// Number of blocks.
+    pub layers: usize,
+    /// Width of a row.
+    pub width: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Inner width of the MLP.
+    pub mlp_width: usize,
+    /// The norm.
+    pub norm: Norm,
+    /// Added to variances.
+    pub eps: f32,
+    /// Whether attention and MLP both read the first norm and are added together (then there is no second norm).
+    pub parallel: bool,
+    /// Whether each head of q and k goes through a layer norm of its own before the rotation.
+    pub qk_norm: bool,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether the attention's output layer has a bias.
+    pub out_bias: bool,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// The rotary embedding, if positions enter there.
+    pub rotary: Option<Rotary>,
+}
+
+impl StackConfig {
+    const fn q_width(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    const fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    const fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
+    }
+
+    const fn mlp_in(&self) -> usize {
+        match self.mlp {
+            Mlp::Plain(_) => self.mlp_width,
+            Mlp::Gated => 2 * self.mlp_width,
+        }
+    }
+
+    /// Fails if the sizes contradict each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Range`] with the key at fault.
+    pub fn check(&self) -> Result<()> {
+        for (key, size) in [
+            ("num_hidden_layers", self.layers),
+            ("hidden_size", self.width),
+            ("num_attention_heads", self.n_heads),
+            ("num_key_value_heads", self.n_kv_heads),
+            ("head_dim", self.head_dim),
+            ("intermediate_size", self.mlp_width),
+        ] {
+            if size == 0 || size > 1 << 20 {
+                return Err(Error::Range { op: "config", arg: key, got: size as u64, min: 1, max: 1 << 20 });
+            }
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return Err(Error::Config { key: "num_key_value_heads", problem: "does not divide num_attention_heads" });
+        }
+        if !(self.eps > 0.0 && self.eps < 1.0) {
+            return Err(Error::Config { key: "norm eps", problem: "is not between 0 and 1" });
+        }
+        if let Some(r) = self.rotary {
+            if r.dim > self.head_dim || !r.dim.is_multiple_of(2) {
+                return Err(Error::Config { key: "rotary_dim", problem: "must be even and at most head_dim" });
+            }
+            if !(r.theta > 0.0 && r.theta.is_finite()) || r.positions > 1 << 24 {
+                return Err(Error::Config { key: "rope_theta", problem: "or the number of positions is out of range" });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names of one block's tensors, without `.weight` and `.bias`. Names that a configuration does not use stay empty.
+#[derive(Debug, Clone, Default)]
+pub struct BlockNames {
+    /// Norm before attention.
+    pub norm1: String,
+    /// Norm before the MLP.
+    pub norm2: String,
+    /// Query, key and value layers.
+    pub qkv: [String; 3],
+    /// Output layer of the attention.
+    pub out: String,
+    /// Head norms of q and k.
+    pub qk_norm: [String; 2],
+    /// First MLP layer: one name, or gate and up.
+    pub mlp_in: Vec<String>,
+    /// Last MLP layer.
+    pub mlp_out: String,
+}
+
+/// Weight and bias of a norm; the bias is empty for [`Norm::Rms`].
+#[derive(Debug)]
+pub struct NormWeights<B: Backend> {
+    weight: B::Buffer<f32>,
+    bias: Option<B::Buffer<f32>>,
+}
+
+impl<B: Backend> NormWeights<B> {
+    /// Reads `{name}.weight` and, for a layer norm, `{name}.bias`.
+    ///
+    /// # Errors
+    /// As [`Loader::floats`].
+    pub fn load(loader: &Loader<'_, B>, norm: Norm, name: &str, width: usize) -> Result<Self> {
+        Ok(Self {
+            weight: loader.buffer(&alloc::format!("{name}.weight"), &[width])?,
+            bias: match norm {
+                Norm::Layer => Some(loader.buffer(&alloc::format!("{name}.bias"), &[width])?),
+                Norm::Rms => None,
+            },
+        })
+    }
+
+    /// Normalises rows.
+    ///
+    /// # Errors
+    /// Buffers shorter than their shapes.
+    pub fn apply(&self, backend: &B, s: NormShape, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
+        match &self.bias {
+            Some(bias) => backend.layer_norm(s, x, &self.weight, bias, y),
+            None => backend.rms_norm(s, x, &self.weight, y),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Block<B: Backend> {
+    norm1: NormWeights<B>,
+    norm2: Option<NormWeights<B>>,
+    qkv: Linear<B>,
+    q_norm: Option<NormWeights<B>>,
+    k_norm: Option<NormWeights<B>>,
+    out: Linear<B>,
+    mlp_in: Linear<B>,
+    mlp_out: Linear<B>,
+}
+
+/// A stack of blocks. Immutable: everything that changes lies in [`Cache`] and [`Scratch`].
+#[derive(Debug)]
+pub struct Stack<B: Backend> {
+    config: StackConfig,
+    blocks: Vec<Block<B>>,
+    table: Option<B::Buffer<f32>>,
+}
+
+/// Keys and values of every layer, `[rows, n_kv_heads · head_dim]` each.
+#[derive(Debug)]
+pub struct Cache<B: Backend> {
+    layers: Vec<[B::Buffer<f32>; 2]>,
+    rows: usize,
+}
+
+impl<B: Backend> Cache<B> {
+    /// Rows there are.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+/// Memory for the intermediate rows of one pass.
+#[derive(Debug)]
+pub struct Scratch<B: Backend> {
+    normed: B::Buffer<f32>,
+    qkv: B::Buffer<f32>,
+    context: B::Buffer<f32>,
+    mlp: B::Buffer<f32>,
+    gated: Option<B::Buffer<f32>>,
+}
+
+/// What one pass reads beside the rows themselves.
+#[derive(Debug)]
+pub struct Pass<'a, B: Backend> {
+    /// Number of sequences.
+    pub sequences: usize,
+    /// Rows of each sequence.
+    pub queries: usize,
+    /// Whether a row sees only itself and what stands before it.
+    pub causal: bool,
+    /// Position of each row, `[sequences · queries]`; read only with a rotary embedding.
+    pub positions: &'a B::Buffer<u32>,
+    /// Cache row that takes each row's key and value, `[sequences · queries]`.
+    pub places: &'a B::Buffer<u32>,
+    /// What each sequence sees of the cache: see [`attention`](crate::ops::attention::attention).
+    pub spans: &'a B::Buffer<u32>,
+}
+
+/// A stage of a pass that a caller may look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Output of the first norm.
+    Norm,
+    /// q, k and v side by side after the head norms, before the rotation.
+    HeadNorm,
+    /// The same after the rotation.
+    Rotated,
+    /// Output of the attention before its output layer.
+    Context,
+    /// The rows after the MLP was added to them.
+    Mlp,
+    /// Output of the block.
+    Output,
+}
+
+/// Looks at one stage of one layer.
+pub type Look<'a, B> = &'a mut dyn FnMut(usize, Stage, &<B as Backend>::Buffer<f32>) -> Result<()>;
+
+impl<B: Backend> Stack<B> {
+    /// Reads the blocks; `names` gives the tensors of each layer.
+    ///
+    /// # Errors
+    /// As [`Loader::floats`], or a configuration that contradicts itself.
+    pub fn load(loader: &Loader<'_, B>, config: StackConfig, names: &dyn Fn(usize) -> BlockNames) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let mut blocks = Vec::new();
+        for layer in 0..c.layers {
+            let n = names(layer);
+            let [q, k, v] = &n.qkv;
+            let qkv = [(q.as_str(), c.q_width()), (k, c.kv_width()), (v, c.kv_width())];
+            let head_norm = |name: &String| {
+                c.qk_norm.then(|| NormWeights::load(loader, Norm::Layer, name, c.head_dim)).transpose()
+            };
+            let plain = matches!(c.mlp, Mlp::Plain(_));
+            let mlp_in: Vec<(&str, usize)> = n.mlp_in.iter().map(|name| (name.as_str(), c.mlp_width)).collect();
+            blocks.push(Block {
+                norm1: NormWeights::load(loader, c.norm, &n.norm1, c.width)?,
+                norm2: (!c.parallel).then(|| NormWeights::load(loader, c.norm, &n.norm2, c.width)).transpose()?,
+                qkv: Linear::fused(loader, &qkv, c.width, c.qkv_bias)?,
+                q_norm: head_norm(&n.qk_norm[0])?,
+                k_norm: head_norm(&n.qk_norm[1])?,
+                out: Linear::load(loader, &n.out, c.width, c.q_width(), c.out_bias)?,
+                mlp_in: Linear::fused(loader, &mlp_in, c.width, plain)?,
+                mlp_out: Linear::load(loader, &n.mlp_out, c.width, c.mlp_width, plain)?,
+            });
+        }
+        let table = match c.rotary {
+            Some(r) => {
+                let mut table = alloc::vec![0.0; r.positions * r.dim];
+                rotary_table(r.positions, r.dim, r.theta, &mut table)?;
+                Some(loader.upload(&table)?)
+            }
+            None => None,
+        };
+        Ok(Self { config, blocks, table })
+    }
+
+    /// The shape.
+    #[must_use]
+    pub const fn config(&self) -> &StackConfig {
+        &self.config
+    }
+
+    /// Reserves a cache of `rows` rows.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
+        let len = crate::error::product("cache", &[rows, self.config.kv_width()])?;
+        let layers = (0..self.config.layers).map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?])).collect::<Result<_>>()?;
+        Ok(Cache { layers, rows })
+    }
+
+    /// Reserves memory for passes of up to `rows` rows.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn scratch(&self, backend: &B, rows: usize) -> Result<Scratch<B>> {
+        let c = &self.config;
+        let zeros = |width: usize| backend.zeros(crate::error::product("scratch", &[rows, width])?);
+        Ok(Scratch {
+            normed: zeros(c.width)?,
+            qkv: zeros(c.qkv_width())?,
+            context: zeros(c.q_width())?,
+            mlp: zeros(c.mlp_in())?,
+            gated: match c.mlp {
+                Mlp::Plain(_) => None,
+                Mlp::Gated => Some(zeros(c.mlp_width)?),
+            },
+        })
+    }
+
+    /// Sends rows `x` `[sequences · queries, width]` through all blocks, in place.
+    ///
+    /// # Errors
+    /// Buffers shorter than their shapes.
+    pub fn forward(
+        &self,
+        backend: &B,
+        pass: &Pass<'_, B>,
+        x: &mut B::Buffer<f32>,
+        cache: &mut Cache<B>,
+        scratch: &mut Scratch<B>,
+    ) -> Result<()> {
+        self.forward_watched(backend, pass, x, (cache, scratch), &mut |_, _, _| Ok(()))
+    }
+
+    /// As [`forward`](Self::forward), showing every stage to `look`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or what `look` returns.
+    pub fn forward_watched(
+        &self,
+        backend: &B,
+        pass: &Pass<'_, B>,
+        x: &mut B::Buffer<f32>,
+        (cache, scratch): (&mut Cache<B>, &mut Scratch<B>),
+        look: Look<'_, B>,
+    ) -> Result<()> {
+        for (layer, (block, kv)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
+            self.attend(backend, (layer, block), pass, x, (kv, cache.rows, scratch), look)?;
+            let s = self.norm_shape(pass.sequences * pass.queries);
+            if let Some(norm) = &block.norm2 {
+                block.out.apply_add(backend, s.rows, &scratch.context, x)?;
+                norm.apply(backend, s, x, &mut scratch.normed)?;
+            }
+            self.mlp(backend, block, s.rows, scratch, x)?;
+            look(layer, Stage::Mlp, x)?;
+            if block.norm2.is_none() {
+                block.out.apply_add(backend, s.rows, &scratch.context, x)?;
+            }
+            look(layer, Stage::Output, x)?;
+        }
+        Ok(())
+    }
+
+    const fn norm_shape(&self, rows: usize) -> NormShape {
+        NormShape { rows, width: self.config.width, eps: self.config.eps }
+    }
+
+    /// First norm, q, k and v, and the attention into `scratch.context`.
+    fn attend(
+        &self,
+        backend: &B,
+        (layer, block): (usize, &Block<B>),
+        pass: &Pass<'_, B>,
+        x: &B::Buffer<f32>,
+        (kv, kv_rows, scratch): (&mut [B::Buffer<f32>; 2], usize, &mut Scratch<B>),
+        look: Look<'_, B>,
+    ) -> Result<()> {
+        let c = &self.config;
+        let rows = pass.sequences * pass.queries;
+        let stride = c.qkv_width();
+        block.norm1.apply(backend, self.norm_shape(rows), x, &mut scratch.normed)?;
+        look(layer, Stage::Norm, &scratch.normed)?;
+        block.qkv.apply(backend, rows, &scratch.normed, &mut scratch.qkv)?;
+        let parts = [(&block.q_norm, c.n_heads, 0), (&block.k_norm, c.n_kv_heads, c.q_width())];
+        for (norm, heads, offset) in parts {
+            if let Some(NormWeights { weight, bias: Some(bias) }) = norm {
+                let s = HeadNormShape { rows, heads, head_dim: c.head_dim, stride, offset, eps: c.eps };
+                backend.head_norm(s, &mut scratch.qkv, weight, bias)?;
+            }
+        }
+        look(layer, Stage::HeadNorm, &scratch.qkv)?;
+        if let (Some(r), Some(table)) = (c.rotary, &self.table) {
+            // q and k stand side by side: one call rotates both.
+            let s = RotaryShape {
+                rows,
+                heads: c.n_heads + c.n_kv_heads,
+                head_dim: c.head_dim,
+                rotary_dim: r.dim,
+                stride,
+                offset: 0,
+                positions: r.positions,
+            };
+            backend.rotary(s, &mut scratch.qkv, pass.positions, table)?;
+        }
+        look(layer, Stage::Rotated, &scratch.qkv)?;
+        for (cache, offset) in kv.iter_mut().zip([c.q_width(), c.q_width() + c.kv_width()]) {
+            let s = AppendShape { rows, width: c.kv_width(), stride, offset, cache_rows: kv_rows };
+            backend.append(s, &scratch.qkv, pass.places, cache)?;
+        }
+        let s = AttentionShape {
+            sequences: pass.sequences,
+            queries: pass.queries,
+            n_heads: c.n_heads,
+            n_kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            q_stride: stride,
+            q_offset: 0,
+            kv_rows,
+            kv_stride: c.kv_width(),
+            k_offset: 0,
+            v_offset: 0,
+            causal: pass.causal,
+        };
+        let [keys, values] = kv;
+        backend.attention(s, &scratch.qkv, keys, values, pass.spans, &mut scratch.context)?;
+        look(layer, Stage::Context, &scratch.context)
+    }
+
+    /// x += MLP(scratch.normed).
+    fn mlp(&self, backend: &B, block: &Block<B>, rows: usize, scratch: &mut Scratch<B>, x: &mut B::Buffer<f32>) -> Result<()> {
+        let width = self.config.mlp_width;
+        block.mlp_in.apply(backend, rows, &scratch.normed, &mut scratch.mlp)?;
+        match (self.config.mlp, &mut scratch.gated) {
+            (Mlp::Plain(activation), _) => {
+                backend.activate(activation, rows * width, &mut scratch.mlp)?;
+                block.mlp_out.apply_add(backend, rows, &scratch.mlp, x)
+            }
+            (Mlp::Gated, Some(gated)) => {
+                backend.gate(GateShape { rows, width }, &scratch.mlp, gated)?;
+                block.mlp_out.apply_add(backend, rows, gated, x)
+            }
+            (Mlp::Gated, None) => Err(Error::Config { key: "mlp", problem: "needs scratch of its own stack" }),
+        }
+    }
+}

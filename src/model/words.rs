@@ -1,0 +1,103 @@
+//! A word-level tokenizer: the vocabulary of the bundled models, and of tests.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+use crate::error::{Error, Name, Result};
+use crate::prompt::{TokenId, Tokenize};
+
+/// One token a word, words split at white space. A token that begins with `<|` is special: it can be looked up, but a
+/// text that spells it is refused.
+///
+/// ```
+/// use maquette::model::words::Words;
+/// use maquette::prompt::Tokenize;
+/// let words = Words::new("a\nred\ncar\n<|endoftext|>\n")?;
+/// let mut ids = Vec::new();
+/// words.encode("a red car", &mut |id| ids.push(id))?;
+/// assert_eq!(ids, [0, 1, 2]);
+/// assert!(words.encode("a blue car", &mut |_| {}).is_err());
+/// # Ok::<(), maquette::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Words {
+    ids: BTreeMap<String, TokenId>,
+}
+
+impl Words {
+    /// Reads a vocabulary: one word a line, the line's number is its id.
+    ///
+    /// # Errors
+    /// No word at all, an empty line, or the same word twice.
+    pub fn new(lines: &str) -> Result<Self> {
+        let mut ids = BTreeMap::new();
+        for (id, word) in (0..).zip(lines.lines()) {
+            if word.trim() != word || word.is_empty() {
+                return Err(Error::Config { key: "vocabulary", problem: "has an empty line or a space around a word" });
+            }
+            if ids.insert(word.into(), id).is_some() {
+                return Err(Error::Config { key: "vocabulary", problem: "has a word twice" });
+            }
+        }
+        if ids.is_empty() {
+            return Err(Error::Config { key: "vocabulary", problem: "is empty" });
+        }
+        Ok(Self { ids })
+    }
+
+    /// Number of words.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no word; a vocabulary that was read has at least one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+impl Tokenize for Words {
+    fn encode(&self, text: &str, out: &mut dyn FnMut(TokenId)) -> Result<()> {
+        for word in text.split_whitespace() {
+            let at = word.as_ptr().addr() - text.as_ptr().addr();
+            if word.starts_with("<|") {
+                return Err(Error::SpecialToken { token: Name::owned(word), at });
+            }
+            let id = self.ids.get(word).ok_or_else(|| Error::UnknownWord { word: Name::owned(word), at })?;
+            out(*id);
+        }
+        Ok(())
+    }
+
+    fn token(&self, token: &str) -> Option<TokenId> {
+        self.ids.get(token).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_word_is_named_with_its_place() {
+        let words = Words::new("a\nphoto\n<|endoftext|>").unwrap();
+        let error = words.encode("a  unicorn", &mut |_| {}).unwrap_err();
+        assert!(matches!(&error, Error::UnknownWord { word, at: 3 } if word.as_str() == "unicorn"), "{error}");
+    }
+
+    #[test]
+    fn a_special_token_cannot_be_spelled() {
+        let words = Words::new("a\n<|endoftext|>").unwrap();
+        assert!(matches!(words.encode("a <|endoftext|>", &mut |_| {}), Err(Error::SpecialToken { at: 2, .. })));
+        assert_eq!(words.token("<|endoftext|>"), Some(1));
+    }
+
+    #[test]
+    fn a_broken_vocabulary_is_refused() {
+        assert!(Words::new("").is_err());
+        assert!(Words::new("a\n\nb").is_err());
+        assert!(Words::new("a\na").is_err());
+    }
+}
