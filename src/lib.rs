@@ -11,6 +11,8 @@ extern crate std;
 
 pub mod codes;
 #[cfg(feature = "alloc")]
+pub mod combine;
+#[cfg(feature = "alloc")]
 pub mod cpu;
 pub mod error;
 pub mod generator;

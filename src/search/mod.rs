@@ -1,5 +1,18 @@
 //! The contract of a search strategy, and the strategies.
 
+#[cfg(feature = "alloc")]
+mod best_of_n;
+#[cfg(feature = "alloc")]
+mod parm;
+#[cfg(feature = "alloc")]
+mod plain;
+#[cfg(feature = "alloc")]
+mod prm;
+#[cfg(feature = "alloc")]
+mod run;
+#[cfg(feature = "alloc")]
+mod views;
+
 use rand_core::Rng;
 
 use crate::error::Result;
@@ -7,6 +20,15 @@ use crate::generator::{CandidateId, Generator};
 use crate::image::ImageBatch;
 use crate::prompt::Prompt;
 use crate::reward::{Judgement, RewardModel, Verdict, ViewKey};
+
+#[cfg(feature = "alloc")]
+pub use best_of_n::BestOfN;
+#[cfg(feature = "alloc")]
+pub use parm::{Parm, ParmForm};
+#[cfg(feature = "alloc")]
+pub use plain::Plain;
+#[cfg(feature = "alloc")]
+pub use prm::Prm;
 
 /// What a search has spent, counted in candidates: a batch of 20 counts 20.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]

@@ -1,0 +1,204 @@
+//! PARM: is it clear yet, has it potential, and which survivor is best.
+
+use alloc::vec::Vec;
+
+use rand_core::Rng;
+
+use super::run::{Pick, Progress, Run, most_confident, some_candidates};
+use super::views::reserved;
+use super::{Decision, Event, Flow, SearchStrategy};
+use crate::error::{Error, Result};
+use crate::generator::{CandidateId, Generator};
+use crate::prompt::Prompt;
+use crate::reward::{Answer, Judgement, RewardModel};
+
+/// What becomes of a path without potential. Both forms choose the same winner with the same codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ParmForm {
+    /// As in the paper: it steps no further. It goes on only if nobody survives and it is the best of the rejected.
+    #[default]
+    Pruned,
+    /// As in the released code: it runs to the end and is left out of the last choice.
+    Released,
+}
+
+/// Asks [`Judgement::Clarity`] about every step of every path until the first answer that is not "no", then
+/// [`Judgement::Potential`] once about the same view; paths with potential run to the end, where
+/// [`Judgement::Outcome`] chooses.
+///
+/// A malformed answer counts as clear, as no potential, and as outcome 0. The first of equals wins. If nobody
+/// survives, the smallest P(no) of the potential question wins: 1 for a path that never was clear, 50 for a malformed
+/// answer.
+///
+/// ```
+/// use maquette::search::{Flow, Parm, SearchStrategy};
+/// use maquette::testing::{OracleReward, ScriptedGenerator};
+/// use maquette::{Prompt, rng::Stream};
+///
+/// let (mut generator, mut reward) = (ScriptedGenerator::new(6), OracleReward::new(1).clear_from(3));
+/// let found = Parm::new(8).search(
+///     &mut generator, &mut reward, &Prompt::new("a red car"), &mut Stream::new(1), &mut |_| Flow::Continue,
+/// )?;
+/// assert_eq!((found.cost.clarity, found.cost.potential), (24, 8));
+/// assert!(found.cost.steps < 48);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+///
+/// # Source
+/// Guo et al., "Can We Generate Images with CoT?", arXiv 2501.13926, section 4, with the malformed answers and the
+/// fallback of its released code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Parm {
+    /// N, at least 1.
+    pub candidates: u32,
+    /// What becomes of a path without potential.
+    pub form: ParmForm,
+    /// First step after which clarity is asked, counted from 1. Above 1 it saves questions and is not in the paper.
+    pub min_clarity_step: u32,
+}
+
+impl Parm {
+    /// PARM over `candidates` paths, pruned, asking from the first step.
+    #[must_use]
+    pub const fn new(candidates: u32) -> Self {
+        Self { candidates, form: ParmForm::Pruned, min_clarity_step: 1 }
+    }
+
+    /// Says what becomes of a path without potential.
+    #[must_use]
+    pub const fn with_form(mut self, form: ParmForm) -> Self {
+        self.form = form;
+        self
+    }
+
+    /// Asks about clarity only from this step on, counted from 1.
+    #[must_use]
+    pub const fn with_min_clarity_step(mut self, step: u32) -> Self {
+        self.min_clarity_step = step;
+        self
+    }
+}
+
+/// What is known of one path.
+struct Path {
+    id: CandidateId,
+    clear: bool,
+    potential: bool,
+    no_prob: f32,
+}
+
+/// P(no) of a path whose potential answer was malformed: behind everyone, as in the released code.
+const MALFORMED_NO: f32 = 50.0;
+
+impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Parm {
+    fn search(
+        &mut self,
+        generator: &mut G,
+        reward: &mut R,
+        prompt: &Prompt<'_>,
+        rng: &mut dyn Rng,
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Decision> {
+        const ASKS: [Judgement; 3] = [Judgement::Clarity, Judgement::Potential, Judgement::Outcome];
+        let n = some_candidates(self.candidates)?;
+        let (got, max) = (u64::from(self.min_clarity_step), u64::from(generator.steps()));
+        if got == 0 || got > max {
+            return Err(Error::Range { op: "search", arg: "min_clarity_step", got, min: 1, max });
+        }
+        let (mut paths, mut batch) = (reserved(n)?, reserved(n)?);
+        let mut run = Run::new(generator, reward, prompt, on_event, n, &ASKS)?;
+        let outcome = self.walk(&mut run, rng, &mut paths, &mut batch);
+        run.conclude(outcome)
+    }
+}
+
+impl Parm {
+    fn walk<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+        &self,
+        run: &mut Run<'_, G, R>,
+        rng: &mut dyn Rng,
+        paths: &mut Vec<Path>,
+        batch: &mut Vec<CandidateId>,
+    ) -> Progress<Pick> {
+        run.start(rng, self.candidates as usize)?;
+        let path = |&id: &CandidateId| Path { id, clear: false, potential: false, no_prob: 1.0 };
+        paths.extend(run.latest().iter().map(path));
+        for step in 1..=run.steps() {
+            select(batch, paths, |path| {
+                self.form == ParmForm::Released || path.potential || !path.clear
+            });
+            run.step(batch)?;
+            if step >= self.min_clarity_step {
+                select(batch, paths, |path| !path.clear);
+                examine(run, paths, batch)?;
+            }
+        }
+        for path in paths.iter().filter(|path| !path.clear) {
+            run.park(path.id)?;
+        }
+        select(batch, paths, |path| path.potential);
+        if batch.is_empty() {
+            return self.fall_back(run, paths);
+        }
+        run.open(batch);
+        run.ask(Judgement::Outcome)?;
+        run.close();
+        Ok(Pick::of(batch[most_confident(run.verdicts())]))
+    }
+
+    /// Nobody survived: the path least surely without potential, the first of equals.
+    fn fall_back<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+        &self,
+        run: &mut Run<'_, G, R>,
+        paths: &[Path],
+    ) -> Progress<Pick> {
+        let mut best = &paths[0];
+        for path in paths {
+            if path.no_prob < best.no_prob {
+                best = path;
+            }
+        }
+        if self.form == ParmForm::Pruned {
+            run.revive(best.id)?;
+        }
+        Ok(Pick { winner: best.id, fallback: true })
+    }
+}
+
+/// Asks about clarity, and about the potential of those that are clear now.
+fn examine<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+    run: &mut Run<'_, G, R>,
+    paths: &mut [Path],
+    batch: &mut Vec<CandidateId>,
+) -> Progress {
+    run.open(batch);
+    run.ask(Judgement::Clarity)?;
+    for (path, verdict) in paths.iter_mut().filter(|path| !path.clear).zip(run.verdicts()) {
+        path.clear = verdict.answer != Answer::No;
+    }
+    // `batch` still names those that were unclear before; what is left of it is newly clear.
+    batch.retain(|id| paths.iter().any(|path| path.id == *id && path.clear));
+    run.narrow(|id| batch.contains(&id));
+    run.ask(Judgement::Potential)?;
+    run.close();
+    for (&id, verdict) in batch.iter().zip(run.verdicts()) {
+        if let Some(path) = paths.iter_mut().find(|path| path.id == id) {
+            path.potential = verdict.answer == Answer::Yes;
+            path.no_prob = if verdict.answer == Answer::Other { MALFORMED_NO } else { verdict.p_no };
+        }
+    }
+    for id in batch.iter() {
+        if paths.iter().any(|path| path.id == *id && !path.potential) {
+            run.park(*id)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ids of the paths that are wanted, in order.
+fn select(batch: &mut Vec<CandidateId>, paths: &[Path], wanted: impl Fn(&Path) -> bool) {
+    batch.clear();
+    batch.extend(paths.iter().filter(|path| wanted(path)).map(|path| path.id));
+}

@@ -1,0 +1,379 @@
+//! What all strategies share: the candidates of one search, its views, its cost, and how it ends.
+
+use alloc::vec::Vec;
+
+use rand_core::Rng;
+
+use super::views::{Gallery, reserved};
+use super::{Cost, Decision, Event, Flow};
+use crate::error::{Error, Result};
+use crate::generator::{CandidateId, Generator, Needs};
+use crate::prompt::Prompt;
+use crate::reward::{Answer, Ask, Judgement, RewardModel, Verdict};
+
+/// Why a search goes no further.
+pub(super) enum Halt {
+    Stop,
+    Choose(CandidateId),
+    Fail(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Fail(error)
+    }
+}
+
+/// What a part of a search returns: the listener may end it anywhere.
+pub(super) type Progress<T = ()> = core::result::Result<T, Halt>;
+
+/// Whom a strategy chose.
+pub(super) struct Pick {
+    pub(super) winner: CandidateId,
+    pub(super) fallback: bool,
+}
+
+impl Pick {
+    pub(super) const fn of(winner: CandidateId) -> Self {
+        Self { winner, fallback: false }
+    }
+}
+
+/// What counts in a choice: the probability of "yes", nothing for a malformed answer.
+pub(super) fn confidence(verdict: &Verdict) -> f32 {
+    if verdict.answer == Answer::Other { 0.0 } else { verdict.p_yes }
+}
+
+/// Place of the most confident "yes"; the first of equals.
+pub(super) fn most_confident(verdicts: &[Verdict]) -> usize {
+    let (mut best, mut at) = (f32::NEG_INFINITY, 0);
+    for (i, verdict) in verdicts.iter().enumerate() {
+        let confidence = confidence(verdict);
+        if confidence > best {
+            (best, at) = (confidence, i);
+        }
+    }
+    at
+}
+
+/// Fails for a search without candidates.
+pub(super) fn some_candidates(n: u32) -> Result<usize> {
+    if n == 0 {
+        return Err(Error::Range { op: "search", arg: "candidates", got: 0, min: 1, max: u64::from(u32::MAX) });
+    }
+    Ok(n as usize)
+}
+
+fn tell(listener: &mut dyn FnMut(Event<'_>) -> Flow, event: Event<'_>) -> Progress {
+    match listener(event) {
+        Flow::Continue => Ok(()),
+        Flow::Stop => Err(Halt::Stop),
+        Flow::Choose(id) => Err(Halt::Choose(id)),
+    }
+}
+
+/// A candidate that is alive and belongs to this search.
+struct Member {
+    id: CandidateId,
+    taken: u32,
+    last: Option<Verdict>,
+    rejected: bool,
+}
+
+/// One search under way.
+pub(super) struct Run<'a, G: ?Sized, R: ?Sized> {
+    generator: &'a mut G,
+    reward: &'a mut R,
+    prompt: &'a Prompt<'a>,
+    listener: &'a mut dyn FnMut(Event<'_>) -> Flow,
+    members: Vec<Member>,
+    ids: Vec<CandidateId>,
+    seeds: Vec<u64>,
+    gallery: Gallery,
+    verdicts: Vec<Verdict>,
+    cost: Cost,
+}
+
+impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
+    /// Reserves the memory of a search that keeps at most `n` candidates alive and asks these questions.
+    pub(super) fn new(
+        generator: &'a mut G,
+        reward: &'a mut R,
+        prompt: &'a Prompt<'a>,
+        listener: &'a mut dyn FnMut(Event<'_>) -> Flow,
+        n: usize,
+        asks: &[Judgement],
+    ) -> Result<Self> {
+        let needs = asks.iter().fold(Needs::NOTHING, |all, &ask| all.or(reward.needs(ask)));
+        Ok(Self {
+            members: reserved(n)?,
+            ids: reserved(n)?,
+            seeds: reserved(n)?,
+            gallery: Gallery::reserve(generator, n, needs)?,
+            verdicts: reserved(n)?,
+            cost: Cost::default(),
+            generator,
+            reward,
+            prompt,
+            listener,
+        })
+    }
+
+    pub(super) fn steps(&self) -> u32 {
+        self.generator.steps()
+    }
+
+    /// Ids of the latest start or fork.
+    pub(super) fn latest(&self) -> &[CandidateId] {
+        &self.ids
+    }
+
+    /// Verdicts of the latest question, in the order of its views.
+    pub(super) fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    /// Starts `n` candidates, one seed each.
+    pub(super) fn start(&mut self, rng: &mut dyn Rng, n: usize) -> Progress {
+        self.draw(rng, n);
+        self.generator.start(self.prompt, &self.seeds, &mut self.ids)?;
+        self.enrol(0, None)
+    }
+
+    /// Forks `n` candidates off a parent, one seed each.
+    pub(super) fn fork(&mut self, rng: &mut dyn Rng, parent: CandidateId, n: usize) -> Progress {
+        self.draw(rng, n);
+        if n == 0 {
+            return Ok(());
+        }
+        self.generator.fork(parent, &self.seeds, &mut self.ids)?;
+        let taken = self.member(parent).map_or(0, |parent| parent.taken);
+        self.enrol(taken, Some(parent))
+    }
+
+    fn draw(&mut self, rng: &mut dyn Rng, n: usize) {
+        self.seeds.clear();
+        self.seeds.extend((0..n).map(|_| rng.next_u64()));
+        self.ids.clear();
+        self.ids.resize(n, CandidateId::default());
+    }
+
+    fn enrol(&mut self, taken: u32, parent: Option<CandidateId>) -> Progress {
+        self.cost.candidates += self.ids.len() as u64;
+        let members = self.ids.iter().map(|&id| Member { id, taken, last: None, rejected: false });
+        self.members.extend(members);
+        tell(self.listener, Event::Started { ids: &self.ids, parent })
+    }
+
+    fn member(&self, id: CandidateId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    fn note(&mut self, id: CandidateId, change: impl FnOnce(&mut Member)) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.id == id) {
+            change(member);
+        }
+    }
+
+    /// Takes one step with each of these, in one batch.
+    pub(super) fn step(&mut self, ids: &[CandidateId]) -> Progress {
+        let Some(&first) = ids.first() else { return Ok(()) };
+        self.generator.step(ids)?;
+        self.cost.steps += ids.len() as u64;
+        for &id in ids {
+            self.note(id, |member| member.taken += 1);
+        }
+        let step = self.taken(first);
+        tell(self.listener, Event::Stepped { ids, step })
+    }
+
+    fn taken(&self, id: CandidateId) -> u32 {
+        self.member(id).map_or(0, |member| member.taken)
+    }
+
+    /// Whether a candidate has taken all its steps.
+    pub(super) fn finished(&self, id: CandidateId) -> bool {
+        self.taken(id) >= self.steps()
+    }
+
+    /// Steps candidates that have taken equally many steps to the end.
+    pub(super) fn complete(&mut self, ids: &[CandidateId]) -> Progress {
+        while let Some(&first) = ids.first()
+            && !self.finished(first)
+        {
+            self.step(ids)?;
+        }
+        Ok(())
+    }
+
+    /// Opens one view of each of these as they are now.
+    pub(super) fn open(&mut self, ids: &[CandidateId]) {
+        let members = &self.members;
+        self.gallery.open(ids.iter().filter_map(|&id| {
+            members.iter().find(|member| member.id == id).map(|member| (id, member.taken))
+        }));
+    }
+
+    /// Asks one question about all open views; what it needs to see and was not yet observed is observed.
+    pub(super) fn ask(&mut self, judgement: Judgement) -> Progress {
+        let n = self.gallery.keys().len();
+        self.verdicts.clear();
+        if n == 0 {
+            return Ok(());
+        }
+        let missing = self.gallery.observe(self.generator, self.reward.needs(judgement))?;
+        if missing != Needs::NOTHING {
+            self.cost.decodes += if missing.pixels { n as u64 } else { 0 };
+            let pixels = if missing.pixels { self.gallery.pixels()? } else { None };
+            tell(self.listener, Event::Observed { keys: self.gallery.keys(), pixels })?;
+        }
+
+        self.verdicts.resize(n, Verdict::malformed());
+        let mut ask = Ask::new(judgement, self.prompt, self.gallery.keys());
+        ask.pixels = self.gallery.pixels()?;
+        ask.codes = self.gallery.codes();
+        ask.hidden = self.gallery.hidden();
+        self.reward.judge(&ask, &mut self.verdicts)?;
+        self.cost.ask(judgement, n as u64);
+        for (row, verdict) in self.verdicts.iter().enumerate() {
+            verdict.check(row)?;
+        }
+
+        for (key, &verdict) in self.gallery.keys().iter().zip(&self.verdicts) {
+            if let Some(member) = self.members.iter_mut().find(|member| member.id == key.candidate) {
+                member.last = Some(verdict);
+            }
+        }
+        for (&key, &verdict) in self.gallery.keys().iter().zip(&self.verdicts) {
+            tell(self.listener, Event::Judged { key, judgement, verdict })?;
+        }
+        Ok(())
+    }
+
+    /// Closes every open view that is not wanted further.
+    pub(super) fn narrow(&mut self, mut keep: impl FnMut(CandidateId) -> bool) {
+        self.gallery.narrow(|key| {
+            let keep = keep(key.candidate);
+            if !keep {
+                self.reward.forget(&[key]);
+            }
+            keep
+        });
+    }
+
+    /// Closes all open views.
+    pub(super) fn close(&mut self) {
+        if !self.gallery.keys().is_empty() {
+            self.reward.forget(self.gallery.keys());
+        }
+        self.gallery.open(core::iter::empty());
+    }
+
+    /// Takes a candidate out of the running and keeps its state.
+    pub(super) fn park(&mut self, id: CandidateId) -> Progress {
+        self.note(id, |member| member.rejected = true);
+        tell(self.listener, Event::Rejected { id, parked: true })
+    }
+
+    /// Frees every candidate but one and says that each of them is rejected.
+    pub(super) fn keep_only(&mut self, kept: CandidateId) -> Progress {
+        self.prune_others(kept)?;
+        for &id in &self.ids {
+            tell(self.listener, Event::Rejected { id, parked: false })?;
+        }
+        Ok(())
+    }
+
+    fn prune_others(&mut self, kept: CandidateId) -> Result<()> {
+        self.ids.clear();
+        self.ids.extend(self.members.iter().map(|member| member.id).filter(|&id| id != kept));
+        if !self.ids.is_empty() {
+            self.generator.prune(&self.ids)?;
+        }
+        self.members.retain(|member| member.id == kept);
+        Ok(())
+    }
+
+    /// Says that a parked candidate goes on, and steps it to the end.
+    pub(super) fn revive(&mut self, id: CandidateId) -> Progress {
+        if self.finished(id) {
+            return Ok(());
+        }
+        tell(self.listener, Event::Resumed { id })?;
+        self.complete(&[id])
+    }
+
+    /// Ends the search as its strategy, its listener or an error wants it.
+    pub(super) fn conclude(mut self, outcome: Progress<Pick>) -> Result<Decision> {
+        let decision = match outcome {
+            Ok(pick) => self.decide(&pick, false),
+            Err(halt) => self.obey(halt),
+        };
+        if decision.is_err() {
+            self.abandon();
+        }
+        decision
+    }
+
+    fn obey(&mut self, mut halt: Halt) -> Result<Decision> {
+        let mut favourite = None;
+        let winner = loop {
+            let wanted = match halt {
+                Halt::Fail(error) => return Err(error),
+                Halt::Stop => favourite.or_else(|| self.best_so_far()),
+                Halt::Choose(id) => Some(id),
+            };
+            let id = wanted.unwrap_or_default();
+            if self.member(id).is_none() {
+                return Err(Error::UnknownCandidate { op: "search", id: id.0 });
+            }
+            if matches!(halt, Halt::Stop) {
+                break id;
+            }
+            favourite = Some(id);
+            match self.complete(&[id]) {
+                Ok(()) => break id,
+                Err(again) => halt = again,
+            }
+        };
+        self.decide(&Pick::of(winner), true)
+    }
+
+    /// The highest last "yes" among those still in the running, or among all if nobody is; the first of equals.
+    fn best_so_far(&self) -> Option<CandidateId> {
+        let anyone = self.members.iter().any(|member| !member.rejected);
+        let mut best: Option<&Member> = None;
+        for member in self.members.iter().filter(|member| !(anyone && member.rejected)) {
+            let score = |member: &Member| member.last.as_ref().map(confidence);
+            if best.is_none_or(|best| score(member) > score(best)) {
+                best = Some(member);
+            }
+        }
+        best.map(|member| member.id)
+    }
+
+    fn decide(&mut self, pick: &Pick, stopped: bool) -> Result<Decision> {
+        self.prune_others(pick.winner)?;
+        self.close();
+        // The search is over: nothing the listener answers here could change it.
+        let _ = (self.listener)(Event::Chosen { id: pick.winner });
+        let mut decision = Decision::new(pick.winner, self.cost);
+        decision.verdict = self.member(pick.winner).and_then(|member| member.last);
+        decision.fallback = pick.fallback;
+        decision.stopped = stopped;
+        Ok(decision)
+    }
+
+    /// Frees whatever can be freed, in one call or one by one.
+    fn abandon(&mut self) {
+        self.close();
+        self.ids.clear();
+        self.ids.extend(self.members.iter().map(|member| member.id));
+        if !self.ids.is_empty() && self.generator.prune(&self.ids).is_err() {
+            for &id in &self.ids {
+                // The error that ends the search is the one to report.
+                let _ = self.generator.prune(&[id]);
+            }
+        }
+    }
+}
