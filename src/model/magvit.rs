@@ -448,7 +448,7 @@ impl<B: Backend> Magvit<B> {
         {
             let s = self
                 .decode_turn(scratch, grid, codes, &mut |_, _, _| Ok(()))?
-                .len()?;
+                .elements()?;
             self.backend
                 .to_bytes(s, &scratch.work.x, &mut scratch.bytes)?;
             self.backend.read(&scratch.bytes, 0, &mut out[..s])?;
@@ -477,7 +477,7 @@ impl<B: Backend> Magvit<B> {
         {
             let s = self
                 .decode_turn(scratch, grid, codes, &mut |_, _, _| Ok(()))?
-                .len()?;
+                .elements()?;
             self.backend.read(&scratch.work.x, 0, &mut out[..s])?;
         }
         Ok(())
@@ -624,7 +624,7 @@ impl<B: Backend> Magvit<B> {
             channels: RGB,
         };
         self.backend
-            .write(&mut scratch.work.x, 0, &pixels[..s.len()?])?;
+            .write(&mut scratch.work.x, 0, &pixels[..s.elements()?])?;
         encoder.run(&self.backend, &mut s, &mut scratch.work, trace)?;
         Ok(s)
     }

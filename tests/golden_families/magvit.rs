@@ -144,7 +144,7 @@ fn blocks<B: Backend>(case: &Case, device: &Arc<B>, source: &dyn WeightSource) -
 }
 
 fn read<B: Backend>(device: &Arc<B>, x: &B::Buffer<f32>, s: Planes) -> Result<Vec<f32>> {
-    let mut out = vec![0.0; s.len()?];
+    let mut out = vec![0.0; s.elements()?];
     device.read(x, 0, &mut out)?;
     Ok(out)
 }

@@ -34,7 +34,7 @@ impl Planes {
     ///
     /// # Errors
     /// [`Error::Overflow`].
-    pub fn len(&self) -> Result<usize> {
+    pub fn elements(&self) -> Result<usize> {
         product(
             "magvit",
             &[self.images, self.height, self.width, self.channels],
