@@ -1,0 +1,169 @@
+//! Draws pictures of a prompt, verified step by step: picture, contact sheet and trace.
+//!
+//! `cargo run --release --example generate --all-features -- "a photo of a red car and a blue book"`
+
+#[path = "support/canvas.rs"]
+mod canvas;
+#[path = "support/choice.rs"]
+mod choice;
+#[path = "support/open.rs"]
+mod open;
+#[path = "support/png_file.rs"]
+mod png_file;
+#[path = "support/record.rs"]
+mod record;
+#[path = "support/sheet.rs"]
+mod sheet;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use maquette::generator::{Needs, Views};
+use maquette::rng::Stream;
+use maquette::search::{Cost, Decision, SearchStrategy};
+use maquette::{Flow, Generator, Prompt, RewardModel};
+use serde_json::{Value, json};
+
+use choice::Strategy;
+use open::{Models, Settings, picture_seed};
+use png_file::{Picture, writable_folder, write_whole};
+use record::{Counts, Record};
+
+/// Draw pictures of a prompt, verified step by step.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// What the pictures should show; the bundled family knows the words in its vocab.txt.
+    #[arg(default_value = "a photo of a red car and a blue book")]
+    prompt: String,
+    #[arg(long, value_enum, default_value_t = Strategy::Parm)]
+    strategy: Strategy,
+    /// Candidates of a search.
+    #[arg(short = 'n', long, default_value_t = 20)]
+    candidates: u32,
+    /// Pictures, each from a search of its own.
+    #[arg(long, default_value_t = 4)]
+    images: u32,
+    #[arg(long, default_value_t = 1234)]
+    seed: u64,
+    /// Folder for pictures, sheets and trace.
+    #[arg(long, default_value = "out")]
+    out: PathBuf,
+    /// Say nothing but errors.
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let cli = Cli::parse();
+    writable_folder(&cli.out)?;
+    let models = Models::load(&cli.settings)?;
+    let (mut generator, mut reward) = (models.generator(cli.candidates)?, models.judge()?);
+    let mut strategy = cli.strategy.build(cli.candidates);
+    let started = Instant::now();
+    let mut total = Cost::default();
+    let (mut usual, mut runs, mut shown) = (Counts::default(), Vec::new(), Vec::new());
+    for image in 0..cli.images {
+        let run = one_picture(&cli, image, &mut generator, &mut reward, &mut *strategy)?;
+        total += run.decision.cost;
+        let steps = u64::from(generator.steps());
+        let n = u64::from(cli.candidates);
+        let would = record::one_by_one(cli.strategy.name(), n, steps, &run.decision.cost);
+        usual.steps += would.steps;
+        usual.decodes += would.decodes;
+        usual.questions += would.questions;
+        runs.push(run.trace);
+        shown.push((run.pixels, run.label));
+    }
+    let size = generator.image_size();
+    let page = sheet::winners([size.height as usize, size.width as usize], &cli.prompt, &shown);
+    page.save(&cli.out.join("sheet.png"))?;
+    let trace = json!({
+        "prompt": cli.prompt, "strategy": cli.strategy.name(), "candidates": cli.candidates, "images": cli.images,
+        "seed": cli.seed, "models": models.describe(), "device": models.device(), "cost": record::cost(&total), "pictures": runs,
+    });
+    write_whole(&cli.out.join("trace.json"), &serde_json::to_vec_pretty(&trace)?)?;
+    if !cli.quiet {
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{} pictures of \"{}\" in {seconds:.2} s -> {}", cli.images, cli.prompt, cli.out.display());
+        let row = |name: &str, c: Counts| {
+            println!("  {name:<22} {:>7} steps {:>7} decodes {:>7} questions", c.steps, c.decodes, c.questions);
+        };
+        let spent = Counts { steps: total.steps, decodes: total.decodes, questions: total.judged(), rejected: 0 };
+        row("spent", spent);
+        row("one by one, as released", usual);
+    }
+    Ok(())
+}
+
+/// One finished picture.
+struct Run {
+    decision: Decision,
+    pixels: Vec<u8>,
+    label: String,
+    trace: Value,
+}
+
+fn one_picture<G: Generator, R: RewardModel>(
+    cli: &Cli,
+    image: u32,
+    generator: &mut G,
+    reward: &mut R,
+    strategy: &mut dyn SearchStrategy<G, R>,
+) -> Result<Run, Box<dyn Error>> {
+    let started = Instant::now();
+    let steps = generator.steps();
+    let mut record = Record::new(generator.image_size());
+    let n = if cli.strategy == Strategy::Plain { 1 } else { u64::from(cli.candidates) };
+    let bar = ProgressBar::new(n * u64::from(steps));
+    if cli.quiet {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    bar.set_style(ProgressStyle::with_template("{prefix} {bar:32} {pos:>4}/{len} steps  {msg}")?);
+    bar.set_prefix(format!("picture {}/{}", image + 1, cli.images));
+    let seed = picture_seed(cli.seed, 0, image);
+    let prompt = Prompt::new(&cli.prompt);
+    let decision = strategy.search(generator, reward, &prompt, &mut Stream::new(seed), &mut |event| {
+        record.hear(&event);
+        let c = record.counts;
+        bar.set_position(c.steps);
+        bar.set_message(format!("{} looks, {} questions, {} dropped", c.decodes, c.questions, c.rejected));
+        Flow::Continue
+    })?;
+    bar.abandon();
+
+    let mut pixels = vec![0; generator.image_size().len_bytes()];
+    let mut codes = vec![0; generator.grid().len()];
+    generator.observe(&[decision.winner], Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
+    generator.save(decision.winner, &mut codes)?;
+    generator.prune(&[decision.winner])?;
+    record.finish(&decision, steps, &pixels);
+
+    let size = generator.image_size();
+    let picture = Picture { width: size.width as usize, height: size.height as usize, pixels: &pixels };
+    write_whole(&cli.out.join(format!("picture-{image}.png")), &picture.png()?)?;
+    let mut label = match &decision.verdict {
+        Some(v) => format!("match {:.0}%", v.p_yes * 100.0),
+        None => "not judged".into(),
+    };
+    if decision.fallback {
+        label.push_str(" (nobody survived)");
+    }
+    let cost = decision.cost;
+    let summary = [
+        format!("{}, {n} candidates, seed {}, picture {image}", cli.strategy.name(), cli.seed),
+        format!("{} steps, {} decodes, {} questions, {} dropped", cost.steps, cost.decodes, cost.judged(), record.counts.rejected),
+        format!("chosen: {label}"),
+    ];
+    sheet::sheet(&record, &cli.prompt, &summary).save(&cli.out.join(format!("sheet-{image}.png")))?;
+    let trace = json!({
+        "image": image, "seed": seed, "winner": decision.winner.0, "codes": codes, "fallback": decision.fallback,
+        "verdict": decision.verdict.as_ref().map(record::verdict), "cost": record::cost(&cost),
+        "seconds": started.elapsed().as_secs_f64(), "events": record.events,
+    });
+    Ok(Run { decision, pixels, label, trace })
+}

@@ -1,0 +1,195 @@
+//! What happened in one search: who was seen when, judged how, rejected where. Feeds progress, sheet and trace.
+
+use std::collections::BTreeMap;
+
+use maquette::search::{Cost, Decision, Event};
+use maquette::{CandidateId, ImageSize, Judgement, Verdict};
+use serde_json::{Value, json};
+
+/// One look at a candidate.
+#[derive(Debug, Default)]
+pub struct Sight {
+    pub pixels: Option<Vec<u8>>,
+    pub verdicts: Vec<(Judgement, Verdict)>,
+}
+
+/// One candidate's life.
+#[derive(Debug)]
+pub struct Life {
+    pub parent: Option<CandidateId>,
+    /// Row of the contact sheet; a fork takes the row that somebody rejected left.
+    pub row: usize,
+    pub taken: u32,
+    pub sights: BTreeMap<u32, Sight>,
+    pub rejected_at: Option<u32>,
+    pub resumed: bool,
+}
+
+/// Counts of what a search has spent so far.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    pub steps: u64,
+    pub decodes: u64,
+    pub questions: u64,
+    pub rejected: u64,
+}
+
+/// Listens to one search.
+#[derive(Debug)]
+pub struct Record {
+    pub size: ImageSize,
+    pub lives: BTreeMap<CandidateId, Life>,
+    pub rows: usize,
+    pub counts: Counts,
+    pub events: Vec<Value>,
+    pub winner: Option<CandidateId>,
+}
+
+/// The question's name in traces and on sheets.
+pub fn name(judgement: Judgement) -> &'static str {
+    match judgement {
+        Judgement::Outcome => "outcome",
+        Judgement::Process => "process",
+        Judgement::Clarity => "clarity",
+        Judgement::Potential => "potential",
+        _ => "another question",
+    }
+}
+
+/// A verdict for the trace.
+pub fn verdict(v: &Verdict) -> Value {
+    json!({ "p_yes": v.p_yes, "p_no": v.p_no, "answer": format!("{:?}", v.answer).to_lowercase() })
+}
+
+/// A cost for traces and result files.
+pub fn cost(c: &Cost) -> Value {
+    json!({
+        "candidates": c.candidates, "steps": c.steps, "decodes": c.decodes, "outcome": c.outcome,
+        "process": c.process, "clarity": c.clarity, "potential": c.potential,
+    })
+}
+
+impl Record {
+    /// A record that knows nothing yet.
+    pub fn new(size: ImageSize) -> Self {
+        Self { size, lives: BTreeMap::new(), rows: 0, counts: Counts::default(), events: Vec::new(), winner: None }
+    }
+
+    /// A row that no living candidate has.
+    fn free_row(&self, parent: Option<CandidateId>) -> usize {
+        let taken = |row| self.lives.values().any(|l| l.row == row && (l.rejected_at.is_none() || l.resumed));
+        let free = (0..self.rows).find(|&row| !taken(row));
+        match (free, parent.and_then(|p| self.lives.get(&p))) {
+            (Some(row), _) => row,
+            // Forks without a free row go on in their parent's.
+            (None, Some(parent)) => parent.row,
+            (None, None) => self.rows,
+        }
+    }
+
+    /// Notes an event.
+    pub fn hear(&mut self, event: &Event<'_>) {
+        let numbers = |ids: &[CandidateId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+        let line = match *event {
+            Event::Started { ids, parent } => {
+                for &id in ids {
+                    let row = self.free_row(parent);
+                    self.rows = self.rows.max(row + 1);
+                    let taken = parent.and_then(|p| self.lives.get(&p)).map_or(0, |p| p.taken);
+                    let life =
+                        Life { parent, row, taken, sights: BTreeMap::new(), rejected_at: None, resumed: false };
+                    self.lives.insert(id, life);
+                }
+                json!({ "event": "started", "ids": numbers(ids), "parent": parent.map(|p| p.0) })
+            }
+            Event::Stepped { ids, step } => {
+                self.counts.steps += ids.len() as u64;
+                for id in ids {
+                    if let Some(life) = self.lives.get_mut(id) {
+                        life.taken += 1;
+                    }
+                }
+                json!({ "event": "stepped", "ids": numbers(ids), "step": step })
+            }
+            Event::Observed { keys, pixels } => {
+                self.counts.decodes += keys.len() as u64;
+                for (i, key) in keys.iter().enumerate() {
+                    if let Some(life) = self.lives.get_mut(&key.candidate) {
+                        life.sights.entry(key.step).or_default().pixels =
+                            pixels.and_then(|batch| batch.picture(i)).map(Vec::from);
+                    }
+                }
+                let ids: Vec<u64> = keys.iter().map(|k| k.candidate.0).collect();
+                json!({ "event": "observed", "ids": ids, "step": keys.first().map(|k| k.step) })
+            }
+            Event::Judged { key, judgement, verdict: v } => {
+                self.counts.questions += 1;
+                if let Some(life) = self.lives.get_mut(&key.candidate) {
+                    life.sights.entry(key.step).or_default().verdicts.push((judgement, v));
+                }
+                json!({
+                    "event": "judged", "id": key.candidate.0, "step": key.step,
+                    "question": name(judgement), "verdict": verdict(&v),
+                })
+            }
+            Event::Rejected { id, parked } => {
+                self.counts.rejected += 1;
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.rejected_at = Some(life.taken);
+                }
+                json!({ "event": "rejected", "id": id.0, "parked": parked })
+            }
+            Event::Resumed { id } => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.resumed = true;
+                }
+                json!({ "event": "resumed", "id": id.0 })
+            }
+            Event::Chosen { id } => {
+                self.winner = Some(id);
+                json!({ "event": "chosen", "id": id.0 })
+            }
+            _ => return,
+        };
+        self.events.push(line);
+    }
+
+    /// Adds the finished winner, which a search without a judge never looks at.
+    pub fn finish(&mut self, decision: &Decision, steps: u32, pixels: &[u8]) {
+        self.winner = Some(decision.winner);
+        if let Some(life) = self.lives.get_mut(&decision.winner) {
+            life.sights.entry(steps).or_default().pixels = Some(pixels.to_vec());
+        }
+    }
+
+    /// The winner and everybody it was forked from.
+    pub fn line_of_winner(&self) -> Vec<CandidateId> {
+        let mut line = Vec::new();
+        let mut next = self.winner;
+        while let Some(id) = next.filter(|id| !line.contains(id)) {
+            line.push(id);
+            next = self.lives.get(&id).and_then(|life| life.parent);
+        }
+        line
+    }
+}
+
+/// What the released one-by-one code spends on the same search: every path runs to its end and every step is
+/// decoded and saved, whatever the judge says.
+pub fn one_by_one(strategy: &str, n: u64, steps: u64, spent: &Cost) -> Counts {
+    let all = n * steps;
+    let questions = spent.judged();
+    let decodes = match strategy {
+        "plain" => steps,
+        // Every step is saved.
+        "best-of-n" => all,
+        // Every step is saved, each look before the first clear one is decoded again, and the end once more.
+        "parm" | "parm-released" => all + spent.clarity + n,
+        _ => spent.decodes,
+    };
+    let steps = match strategy {
+        "plain" => steps,
+        _ => all,
+    };
+    Counts { steps, decodes, questions, rejected: 0 }
+}

@@ -1,0 +1,98 @@
+//! Scores of many pictures: a column a task, the overall mean of the tasks, and 95 % intervals over prompts.
+
+use maquette::rng::Stream;
+use rand_core::Rng;
+
+/// GenEval's tasks in the paper's order, with the paper's headings.
+pub const TASKS: [(&str, &str); 6] = [
+    ("single_object", "single"),
+    ("two_object", "two"),
+    ("counting", "counting"),
+    ("colors", "colors"),
+    ("position", "position"),
+    ("color_attr", "attribution"),
+];
+const RESAMPLES: usize = 2000;
+
+/// Means of one number over a prompt's pictures: `(task, mean)`, one a prompt.
+pub type Prompts = Vec<(usize, f64)>;
+
+/// A mean with its 95 % bootstrap interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// One estimate a task that occurs, and the unweighted mean of the tasks. Prompts are drawn again within their task.
+pub fn table(prompts: &Prompts) -> (Vec<(usize, Estimate)>, Estimate) {
+    let mut tasks: Vec<(usize, Vec<f64>)> = Vec::new();
+    for &(task, value) in prompts {
+        match tasks.iter_mut().find(|t| t.0 == task) {
+            Some(t) => t.1.push(value),
+            None => tasks.push((task, vec![value])),
+        }
+    }
+    tasks.sort_by_key(|t| t.0);
+    let mut stream = Stream::new(0x6765_6E65);
+    let mut samples: Vec<Vec<f64>> = vec![Vec::with_capacity(RESAMPLES); tasks.len() + 1];
+    for _ in 0..RESAMPLES {
+        let mut overall = 0.0;
+        for (i, (_, values)) in tasks.iter().enumerate() {
+            let n = values.len() as u64;
+            let sum: f64 = (0..n).map(|_| values[usize::try_from(stream.next_u64() % n).unwrap_or_default()]).sum();
+            samples[i].push(sum / n as f64);
+            overall += sum / n as f64;
+        }
+        samples[tasks.len()].push(overall / tasks.len().max(1) as f64);
+    }
+    let mut ends = samples.into_iter().map(|mut s| {
+        s.sort_by(f64::total_cmp);
+        (s[RESAMPLES / 40], s[RESAMPLES - 1 - RESAMPLES / 40])
+    });
+    let mut rows = Vec::new();
+    let mut total = 0.0;
+    for (task, values) in &tasks {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        total += mean;
+        let (low, high) = ends.next().unwrap_or((mean, mean));
+        rows.push((*task, Estimate { mean, low, high }));
+    }
+    let mean = total / tasks.len().max(1) as f64;
+    let (low, high) = ends.next().unwrap_or((mean, mean));
+    (rows, Estimate { mean, low, high })
+}
+
+/// Lines of a table for the terminal.
+pub fn lines(prompts: &Prompts) -> Vec<String> {
+    let (rows, overall) = table(prompts);
+    let line = |name: &str, n: usize, e: &Estimate| {
+        format!("  {name:<12} {:6.3}   [{:6.3}, {:6.3}]   {n} prompts", e.mean, e.low, e.high)
+    };
+    let count = |task: usize| prompts.iter().filter(|p| p.0 == task).count();
+    let mut out: Vec<String> = rows.iter().map(|(t, e)| line(TASKS[*t].1, count(*t), e)).collect();
+    out.push(line("overall", prompts.len(), &overall));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overall_is_the_unweighted_mean_of_the_tasks() {
+        let prompts = vec![(0, 1.0), (0, 1.0), (0, 1.0), (1, 0.0)];
+        let (rows, overall) = table(&prompts);
+        assert_eq!(rows.len(), 2);
+        assert!((overall.mean - 0.5).abs() < 1e-12);
+        assert!((overall.low - 0.5).abs() < 1e-12 && (overall.high - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_interval_holds_the_mean() {
+        let prompts: Prompts = (0..100).map(|i| (0, f64::from(i % 2))).collect();
+        let (_, e) = table(&prompts);
+        assert!(e.low < 0.5 && 0.5 < e.high && e.high - e.low < 0.25, "{e:?}");
+    }
+}
