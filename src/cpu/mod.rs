@@ -4,6 +4,25 @@
 //! rounded before they are added, and every sum runs in the reference's order. Vectors run across outputs, never
 //! along a sum.
 
+mod attention;
+mod conv;
+mod gemm;
+mod norm;
+#[cfg(feature = "threads")]
+mod pool;
+#[cfg(not(feature = "threads"))]
+#[path = "serial.rs"]
+mod pool;
+mod sample;
+#[expect(unsafe_code, reason = "vector instructions")]
+mod simd;
+mod tiles;
+
+use alloc::vec::Vec;
+
+use self::gemm::Packed;
+use self::pool::Pool;
+use self::simd::Isa;
 use crate::error::{Error, Result};
 use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape};
 use crate::ops::conv::{ConvShape, PatchShape};
@@ -17,7 +36,10 @@ use crate::quant::QuantMatrix;
 
 /// Memory: plain host memory, as the reference device has it.
 type Buffer<T> = <Reference as Backend>::Buffer<T>;
-type Matrix = <Reference as Backend>::Matrix;
+
+/// Work below this many vector operations is not worth waking a thread.
+#[cfg(feature = "threads")]
+const SERIAL_WORK: usize = 1 << 14;
 
 /// Most worker threads of one device.
 const MAX_THREADS: usize = 1024;
@@ -40,17 +62,18 @@ const MAX_THREADS: usize = 1024;
 /// ```
 #[derive(Debug)]
 pub struct Cpu {
-    threads: usize,
+    pool: Pool,
+    isa: Isa,
 }
 
 impl Cpu {
     /// All cores where the feature `threads` is on, else one thread.
     #[must_use]
     pub fn new() -> Self {
-        Self { threads: 1 }
+        Self { pool: Pool::of_machine(), isa: Isa::detect() }
     }
 
-    /// A number of threads, the caller's included.
+    /// A number of threads, the caller's included; without the feature `threads` it is one, whatever `n`.
     ///
     /// # Errors
     /// [`Error::Range`] for none or more than 1024.
@@ -58,13 +81,21 @@ impl Cpu {
         if n == 0 || n > MAX_THREADS {
             return Err(Error::Range { op: "cpu", arg: "threads", got: n as u64, min: 1, max: MAX_THREADS as u64 });
         }
-        Ok(Self { threads: n })
+        Ok(Self { pool: Pool::new(n)?, isa: Isa::detect() })
     }
 
     /// Threads that work, the caller's included.
     #[must_use]
-    pub const fn threads(&self) -> usize {
-        self.threads
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+#[cfg(test)]
+impl Cpu {
+    /// A device that keeps to one instruction set.
+    fn with_isa(isa: Isa) -> Result<Self> {
+        Ok(Self { pool: Pool::new(2)?, isa })
     }
 }
 
@@ -74,11 +105,24 @@ impl Default for Cpu {
     }
 }
 
+/// Makes `scratch` hold `len` floats for each of `threads`.
+fn grow(scratch: &mut Vec<f32>, len: usize, threads: usize) -> Result<()> {
+    let want = crate::error::product("scratch", &[len, threads])?;
+    if want > scratch.len() {
+        let more = want - scratch.len();
+        scratch
+            .try_reserve_exact(more)
+            .map_err(|_| Error::OutOfMemory { what: "scratch", bytes: want.saturating_mul(size_of::<f32>()) })?;
+        scratch.resize(want, 0.0);
+    }
+    Ok(())
+}
+
 impl Sealed for Cpu {}
 
 impl Backend for Cpu {
     type Buffer<T: Element> = Buffer<T>;
-    type Matrix = Matrix;
+    type Matrix = Packed;
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         Reference.zeros(len)
@@ -107,19 +151,19 @@ impl Backend for Cpu {
         Reference.copy(from, from_at, to, to_at, len)
     }
 
-    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<Matrix> {
-        Reference.pack(matrix)
+    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<Packed> {
+        Packed::new(matrix)
     }
 
     fn gemm(
         &self,
         s: GemmShape,
         x: &Buffer<f32>,
-        w: &Matrix,
+        w: &Packed,
         bias: Option<&Buffer<f32>>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.gemm(s, x, w, bias, y)
+        self.product(s, x.as_slice(), w, bias.map(Buffer::as_slice), y.as_mut_slice())
     }
 
     fn layer_norm(
@@ -130,7 +174,7 @@ impl Backend for Cpu {
         bias: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.layer_norm(s, x, weight, bias, y)
+        self.norm_layer(s, x.as_slice(), weight.as_slice(), bias.as_slice(), y.as_mut_slice())
     }
 
     fn rms_norm(
@@ -140,7 +184,7 @@ impl Backend for Cpu {
         weight: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.rms_norm(s, x, weight, y)
+        self.norm_rms(s, x.as_slice(), weight.as_slice(), y.as_mut_slice())
     }
 
     fn head_norm(
@@ -150,7 +194,7 @@ impl Backend for Cpu {
         weight: &Buffer<f32>,
         bias: &Buffer<f32>,
     ) -> Result<()> {
-        Reference.head_norm(s, x, weight, bias)
+        self.norm_heads(s, x.as_mut_slice(), weight.as_slice(), bias.as_slice())
     }
 
     fn group_norm(
@@ -161,7 +205,7 @@ impl Backend for Cpu {
         bias: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.group_norm(s, x, weight, bias, y)
+        self.norm_groups(s, x.as_slice(), weight.as_slice(), bias.as_slice(), y.as_mut_slice())
     }
 
     fn add(&self, len: usize, x: &Buffer<f32>, y: &mut Buffer<f32>) -> Result<()> {
@@ -169,11 +213,11 @@ impl Backend for Cpu {
     }
 
     fn activate(&self, activation: Activation, len: usize, x: &mut Buffer<f32>) -> Result<()> {
-        Reference.activate(activation, len, x)
+        self.apply(activation, len, x.as_mut_slice())
     }
 
     fn gate(&self, s: GateShape, x: &Buffer<f32>, y: &mut Buffer<f32>) -> Result<()> {
-        Reference.gate(s, x, y)
+        self.gated(s, x.as_slice(), y.as_mut_slice())
     }
 
     fn rotary(
@@ -205,7 +249,8 @@ impl Backend for Cpu {
         spans: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.attention(s, q, keys, values, spans, out)
+        let rows = [keys.as_slice(), values.as_slice()];
+        self.attend(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
     }
 
     fn guide(&self, s: GuideShape, logits: &mut Buffer<f32>) -> Result<()> {
@@ -220,7 +265,11 @@ impl Backend for Cpu {
         codes: &mut Buffer<u32>,
         p: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.draw(s, logits, draw, codes, p)
+        let draw = match draw {
+            Draw::Keyed(keys) => Draw::Keyed(keys.as_slice()),
+            Draw::Given(noise) => Draw::Given(noise.as_slice()),
+        };
+        self.drawn(s, logits.as_mut_slice(), &draw, codes.as_mut_slice(), p.as_mut_slice())
     }
 
     fn gather(
@@ -245,11 +294,11 @@ impl Backend for Cpu {
         &self,
         s: ConvShape,
         x: &Buffer<f32>,
-        w: &Matrix,
+        w: &Packed,
         bias: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.conv2d(s, x, w, bias, y)
+        self.convolution(s, x.as_slice(), w, bias.as_slice(), y.as_mut_slice())
     }
 
     fn to_bytes(&self, len: usize, x: &Buffer<f32>, out: &mut Buffer<u8>) -> Result<()> {
@@ -264,3 +313,6 @@ impl Backend for Cpu {
         Reference.answer(s, logits, out)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,6 +77,9 @@ pub fn rotary_table(positions: usize, rotary_dim: usize, theta: f32, table: &mut
 /// Su et al., "RoFormer", arXiv 2104.09864.
 pub fn rotary(s: RotaryShape, x: &mut [f32], positions: &[u32], table: &[f32]) -> Result<()> {
     s.check(x.len(), positions.len(), table.len())?;
+    if s.stride == 0 {
+        return Ok(());
+    }
     let half = s.rotary_dim / 2;
     for (row, &p) in x.chunks_exact_mut(s.stride).zip(positions).take(s.rows) {
         let p = p as usize;
@@ -209,8 +212,8 @@ impl AttentionShape {
 
 /// out\[s, i, h, :\] = Σ_j softmax_j(q·k_j / √head_dim) · v_j over the rows that query i of sequence s sees.
 ///
-/// Scores are exponentiated against the largest; the sums over j run from the first prefix row to the last own row.
-/// A query that sees no row gives zeros.
+/// Scores are exponentiated against the largest; the sums over j run from the first prefix row to the last own row,
+/// the sum of the exponentials in 16 lanes side by side. A query that sees no row gives zeros.
 ///
 /// # Errors
 /// See [`AttentionShape::check`].
@@ -239,15 +242,16 @@ pub fn attention(
                 let rows = || s.visible(span, i).into_iter().flatten();
                 let largest = rows().map(score).fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
                 out.fill(0.0);
-                let mut total = 0.0;
-                for j in rows() {
+                let mut lanes = [0.0_f32; 16];
+                for (n, j) in rows().enumerate() {
                     let p = math::exp(score(j) - largest);
-                    total += p;
+                    lanes[n % 16] += p;
                     let value = &values[j * s.kv_stride + s.v_offset + kv_head..][..s.head_dim];
                     for (out, v) in out.iter_mut().zip(value) {
                         *out += p * v;
                     }
                 }
+                let total: f32 = lanes.iter().sum();
                 if total > 0.0 {
                     let inverse = 1.0 / total;
                     for out in out {
@@ -258,4 +262,91 @@ pub fn attention(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: AttentionShape = AttentionShape {
+        sequences: 1,
+        queries: 2,
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 1,
+        q_stride: 1,
+        q_offset: 0,
+        kv_rows: 4,
+        kv_stride: 1,
+        k_offset: 0,
+        v_offset: 0,
+        causal: true,
+    };
+
+    #[test]
+    fn an_attention_worked_by_hand() {
+        // Prefix: row 3. Own rows: 0 and 1. Query 0 sees 3 and 0, query 1 sees 3, 0 and 1.
+        let keys = [0.0, core::f32::consts::LN_2, 99.0, 0.0];
+        let values = [2.0, 4.0, 99.0, 6.0];
+        let mut out = [9.0; 2];
+        attention(SHAPE, &[1.0, 1.0], &keys, &values, &[3, 1, 0, 2], &mut out).unwrap();
+        assert!((out[0] - 4.0).abs() < 1e-6 && (out[1] - 4.0).abs() < 1e-6, "{out:?}");
+    }
+
+    #[test]
+    fn a_query_that_sees_nothing_gives_zeros() {
+        let mut out = [9.0; 2];
+        attention(SHAPE, &[1.0; 2], &[1.0; 4], &[1.0; 4], &[0, 0, 7, 9], &mut out).unwrap();
+        assert_eq!(out, [0.0; 2]);
+    }
+
+    #[test]
+    fn equal_values_come_out_as_they_are() {
+        let s = AttentionShape { causal: false, queries: 1, kv_rows: 40, ..SHAPE };
+        let keys: [f32; 40] = core::array::from_fn(|i| libm::sinf(i as f32));
+        let mut out = [0.0];
+        attention(s, &[3.0], &keys, &[5.0; 40], &[0, 10, 10, 30], &mut out).unwrap();
+        assert!((out[0] - 5.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn a_rotation_worked_by_hand() {
+        let s = RotaryShape { rows: 2, heads: 1, head_dim: 3, rotary_dim: 2, stride: 4, offset: 1, positions: 2 };
+        let mut x = [9.0, 1.0, 2.0, 5.0, 9.0, 1.0, 2.0, 5.0];
+        // Position 0 has angle 0, position 1 a right angle; position 2 is outside and changes nothing.
+        let table = [1.0, 0.0, 0.0, 1.0];
+        rotary(s, &mut x, &[1, 2], &table).unwrap();
+        assert_eq!(x, [9.0, -2.0, 1.0, 5.0, 9.0, 1.0, 2.0, 5.0]);
+    }
+
+    #[test]
+    fn a_rotation_keeps_lengths() {
+        let mut table = [0.0; 7 * 4];
+        rotary_table(7, 4, 10_000.0, &mut table).unwrap();
+        let s = RotaryShape { rows: 1, heads: 1, head_dim: 4, rotary_dim: 4, stride: 4, offset: 0, positions: 7 };
+        let mut x = [1.0, 2.0, 3.0, 4.0];
+        rotary(s, &mut x, &[6], &table).unwrap();
+        assert!((x.iter().map(|v| v * v).sum::<f32>() - 30.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn append_skips_places_outside_the_cache() {
+        let s = AppendShape { rows: 2, width: 2, stride: 3, offset: 1, cache_rows: 2 };
+        let mut cache = [0.0; 4];
+        append(s, &[9.0, 1.0, 2.0, 9.0, 3.0, 4.0], &[1, 2], &mut cache).unwrap();
+        assert_eq!(cache, [0.0, 0.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn wrong_sizes_are_errors() {
+        let check = |s: AttentionShape| s.check(2, 4, 4, 4, 2);
+        assert!(check(SHAPE).is_ok());
+        assert!(check(AttentionShape { head_dim: 0, ..SHAPE }).is_err());
+        assert!(check(AttentionShape { n_heads: 3, n_kv_heads: 2, ..SHAPE }).is_err());
+        assert!(check(AttentionShape { queries: 3, ..SHAPE }).is_err());
+        assert!(check(AttentionShape { kv_rows: 5, ..SHAPE }).is_err());
+        assert!(check(AttentionShape { v_offset: 1, ..SHAPE }).is_err());
+        assert!(check(AttentionShape { sequences: usize::MAX, queries: 1, ..SHAPE }).is_err());
+        assert!(rotary_table(2, 3, 1.0, &mut [0.0; 6]).is_err());
+    }
 }

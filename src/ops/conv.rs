@@ -251,3 +251,72 @@ pub fn patchify(s: PatchShape, pixels: &[u8], out: &mut [f32]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_convolution_worked_by_hand() {
+        let s = ConvShape::same(1, [2, 2], 1, 1, 3);
+        let mut kernel = [0.0; 9];
+        // The pixel itself and ten times its right neighbour.
+        (kernel[4], kernel[5]) = (1.0, 10.0);
+        let w = QuantMatrix::f32(1, 9, &kernel).unwrap();
+        let mut y = [0.0; 4];
+        conv2d(s, &[1.0, 2.0, 3.0, 4.0], &w, &[0.5], &mut y).unwrap();
+        assert_eq!(y, [21.5, 2.5, 43.5, 4.5]);
+        conv2d(ConvShape { accumulate: true, ..s }, &[1.0, 2.0, 3.0, 4.0], &w, &[0.0], &mut y).unwrap();
+        assert_eq!(y, [42.5, 4.5, 86.5, 8.5]);
+    }
+
+    #[test]
+    fn upsampling_and_striding_back_is_the_identity() {
+        let w = QuantMatrix::f32(1, 1, &[1.0]).unwrap();
+        let up = ConvShape { upsample: true, ..ConvShape::same(1, [2, 3], 1, 1, 1) };
+        let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let mut large = [0.0; 24];
+        conv2d(up, &x, &w, &[0.0], &mut large).unwrap();
+        assert_eq!(&large[..12], &[1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
+        let down = ConvShape { stride: 2, ..ConvShape::same(1, [4, 6], 1, 1, 1) };
+        let mut y = [0.0; 6];
+        conv2d(down, &large, &w, &[0.0], &mut y).unwrap();
+        assert_eq!(y, x);
+    }
+
+    #[test]
+    fn a_kernel_larger_than_the_image_gives_nothing() {
+        let s = ConvShape { pad_before: 0, pad_after: 0, ..ConvShape::same(1, [2, 2], 1, 1, 3) };
+        assert_eq!(s.output(), [0, 0]);
+    }
+
+    #[test]
+    fn bytes_and_pixels_worked_by_hand() {
+        let mut out = [0; 4];
+        to_bytes(4, &[-2.0, -1.0, 0.0, 1.0], &mut out).unwrap();
+        assert_eq!(out, [0, 0, 127, 255]);
+        assert!(matches!(to_bytes(1, &[f32::NAN], &mut out), Err(Error::NotFinite { row: 0, .. })));
+        assert_eq!((pixel_value(0), pixel_value(255)), (-1.0, 1.0));
+    }
+
+    #[test]
+    fn patches_hold_channel_after_channel() {
+        let s = PatchShape { images: 1, height: 2, width: 3, patch: 2 };
+        let pixels: [u8; 18] = core::array::from_fn(|i| u8::try_from(i).unwrap());
+        let mut out = [0.0; 12];
+        patchify(s, &pixels, &mut out).unwrap();
+        let want = [0, 3, 9, 12, 1, 4, 10, 13, 2, 5, 11, 14].map(pixel_value);
+        assert_eq!(out, want);
+    }
+
+    #[test]
+    fn wrong_sizes_are_errors() {
+        let s = ConvShape::same(1, [2, 2], 1, 1, 3);
+        assert!(s.check(3, 1, 4).is_err());
+        assert!(s.check(4, 0, 4).is_err());
+        assert!(s.check(4, 1, 3).is_err());
+        assert!(ConvShape { c_in: 0, ..s }.check(4, 1, 4).is_err());
+        assert!(ConvShape { height: usize::MAX, ..s }.check(4, 1, 4).is_err());
+        assert!(PatchShape { images: 1, height: 2, width: 2, patch: 0 }.check(12, 12).is_err());
+    }
+}

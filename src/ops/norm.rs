@@ -77,6 +77,15 @@ pub fn layer_norm(s: NormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut
     Ok(())
 }
 
+/// y = x / √(mean of squares + eps) · weight, for one row.
+#[inline(always)]
+pub(crate) fn rms_norm_row(eps: f32, x: &[f32], weight: &[f32], y: &mut [f32]) {
+    let scale = 1.0 / math::sqrt(lane_sum(x, |v| v * v) / x.len() as f32 + eps);
+    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * scale * w;
+    }
+}
+
 /// y = x / √(mean of squares + eps) · weight, row by row.
 ///
 /// # Errors
@@ -84,10 +93,7 @@ pub fn layer_norm(s: NormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut
 pub fn rms_norm(s: NormShape, x: &[f32], weight: &[f32], y: &mut [f32]) -> Result<()> {
     s.check("rms_norm", x.len(), weight.len(), s.width, y.len())?;
     for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)).take(s.rows) {
-        let scale = 1.0 / math::sqrt(lane_sum(x, |v| v * v) / s.width as f32 + s.eps);
-        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * scale * w;
-        }
+        rms_norm_row(s.eps, x, &weight[..s.width], y);
     }
     Ok(())
 }
@@ -125,21 +131,30 @@ impl HeadNormShape {
     }
 }
 
+/// Layer norm of the heads of one row, in place.
+#[inline(always)]
+pub(crate) fn head_norm_row(s: &HeadNormShape, row: &mut [f32], weight: &[f32], bias: &[f32]) {
+    for head in row[s.offset..].chunks_exact_mut(s.head_dim).take(s.heads) {
+        let mean = lane_sum(head, |v| v) / s.head_dim as f32;
+        let variance = lane_sum(head, |v| (v - mean) * (v - mean)) / s.head_dim as f32;
+        let scale = 1.0 / math::sqrt(variance + s.eps);
+        for ((v, w), b) in head.iter_mut().zip(weight).zip(bias) {
+            *v = (*v - mean) * scale * w + b;
+        }
+    }
+}
+
 /// Layer norm of each head in place, with one weight and bias for all heads.
 ///
 /// # Errors
 /// See [`HeadNormShape::check`].
 pub fn head_norm(s: HeadNormShape, x: &mut [f32], weight: &[f32], bias: &[f32]) -> Result<()> {
     s.check(x.len(), weight.len(), bias.len())?;
+    if s.stride == 0 {
+        return Ok(());
+    }
     for row in x.chunks_exact_mut(s.stride).take(s.rows) {
-        for head in row[s.offset..].chunks_exact_mut(s.head_dim).take(s.heads) {
-            let mean = lane_sum(head, |v| v) / s.head_dim as f32;
-            let variance = lane_sum(head, |v| (v - mean) * (v - mean)) / s.head_dim as f32;
-            let scale = 1.0 / math::sqrt(variance + s.eps);
-            for ((v, w), b) in head.iter_mut().zip(weight).zip(bias) {
-                *v = (*v - mean) * scale * w + b;
-            }
-        }
+        head_norm_row(&s, row, weight, bias);
     }
     Ok(())
 }
@@ -182,28 +197,73 @@ impl GroupNormShape {
     }
 }
 
-/// One image of [`group_norm`]. A group's sum runs over its pixels, each pixel's channels from first to last.
+/// Channels whose sums are taken side by side, and pixels of one partial sum.
+const SLAB: usize = 64;
+
+/// Sums over pixels of the channels `from .. from + len`, at most [`SLAB`] of them: 64 pixels, then the next 64.
+#[inline(always)]
+fn channel_sums(s: &GroupNormShape, x: &[f32], from: usize, len: usize, f: impl Fn(usize, f32) -> f32) -> [f32; SLAB] {
+    let mut sums = [0.0; SLAB];
+    for block in x.chunks(SLAB * s.channels) {
+        let mut part = [0.0; SLAB];
+        for pixel in block.chunks_exact(s.channels) {
+            for (c, (part, &v)) in part.iter_mut().zip(&pixel[from..from + len]).enumerate() {
+                *part += f(c, v);
+            }
+        }
+        for (sum, part) in sums.iter_mut().zip(part) {
+            *sum += part;
+        }
+    }
+    sums
+}
+
+/// One image of [`group_norm`]. A sum runs over the pixels of each channel in blocks of 64, then over the group's
+/// channels from first to last.
 #[inline(always)]
 pub(crate) fn group_norm_image(s: &GroupNormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
     let width = s.channels / s.groups;
     let count = (s.pixels * width) as f32;
-    for g in 0..s.groups {
-        let at = g * width;
-        let mut sum = 0.0_f32;
-        let mut squares = 0.0_f32;
-        // Per pixel first, then over pixels: keeps the partial sums short.
-        for pixel in x.chunks_exact(s.channels) {
-            sum += pixel[at..at + width].iter().sum::<f32>();
+    // Neighbouring groups that fit a slab go together; a wider group goes alone, slab by slab.
+    let together = (SLAB / width).max(1);
+    for first in (0..s.groups).step_by(together) {
+        let groups = together.min(s.groups - first);
+        let (start, end) = (first * width, (first + groups) * width);
+        let pieces = || (start..end).step_by(SLAB).map(|from| (from, SLAB.min(end - from)));
+        let group_of = |from: usize, c: usize| (from + c - start) / width;
+        let mut mean = [0.0_f32; SLAB];
+        for (from, len) in pieces() {
+            let sums = channel_sums(s, x, from, len, |_, v| v);
+            for (c, sum) in sums.iter().enumerate().take(len) {
+                mean[group_of(from, c)] += sum;
+            }
         }
-        let mean = sum / count;
-        for pixel in x.chunks_exact(s.channels) {
-            squares += pixel[at..at + width].iter().map(|v| (v - mean) * (v - mean)).sum::<f32>();
+        for mean in &mut mean {
+            *mean /= count;
         }
-        let scale = 1.0 / math::sqrt(squares / count + s.eps);
-        for (pixel, out) in x.chunks_exact(s.channels).zip(y.chunks_exact_mut(s.channels)) {
-            for c in at..at + width {
-                let v = (pixel[c] - mean) * scale * weight[c] + bias[c];
-                out[c] = if s.swish { math::silu(v) } else { v };
+        let mut scale = [0.0_f32; SLAB];
+        for (from, len) in pieces() {
+            let means: [f32; SLAB] = core::array::from_fn(|c| mean[group_of(from, c.min(len - 1))]);
+            let sums = channel_sums(s, x, from, len, |c, v| (v - means[c]) * (v - means[c]));
+            for (c, sum) in sums.iter().enumerate().take(len) {
+                scale[group_of(from, c)] += sum;
+            }
+        }
+        for scale in &mut scale {
+            *scale = 1.0 / math::sqrt(*scale / count + s.eps);
+        }
+        for (from, len) in pieces() {
+            let means: [f32; SLAB] = core::array::from_fn(|c| mean[group_of(from, c.min(len - 1))]);
+            let scales: [f32; SLAB] = core::array::from_fn(|c| scale[group_of(from, c.min(len - 1))]);
+            let (weight, bias) = (&weight[from..from + len], &bias[from..from + len]);
+            for (pixel, out) in x.chunks_exact(s.channels).zip(y.chunks_exact_mut(s.channels)) {
+                let (pixel, out) = (&pixel[from..from + len], &mut out[from..from + len]);
+                for (((((y, x), mean), scale), w), b) in
+                    out.iter_mut().zip(pixel).zip(&means).zip(&scales).zip(weight).zip(bias)
+                {
+                    let v = (x - mean) * scale * w + b;
+                    *y = if s.swish { math::silu(v) } else { v };
+                }
             }
         }
     }
@@ -302,6 +362,15 @@ impl GateShape {
     }
 }
 
+/// One row of [`gate`].
+#[inline(always)]
+pub(crate) fn gate_row(x: &[f32], y: &mut [f32]) {
+    let (gate, value) = x.split_at(y.len());
+    for ((y, g), v) in y.iter_mut().zip(gate).zip(value) {
+        *y = math::silu(*g) * v;
+    }
+}
+
 /// y\[r, i\] = silu(x\[r, i\]) · x\[r, width + i\].
 ///
 /// # Errors
@@ -309,10 +378,91 @@ impl GateShape {
 pub fn gate(s: GateShape, x: &[f32], y: &mut [f32]) -> Result<()> {
     s.check(x.len(), y.len())?;
     for (x, y) in x.chunks_exact(2 * s.width).zip(y.chunks_exact_mut(s.width)).take(s.rows) {
-        let (gate, value) = x.split_at(s.width);
-        for ((y, g), v) in y.iter_mut().zip(gate).zip(value) {
-            *y = math::silu(*g) * v;
-        }
+        gate_row(x, y);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLOSE: f32 = 1e-5;
+
+    fn close(a: &[f32], b: &[f32]) {
+        assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < CLOSE), "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn a_layer_norm_worked_by_hand() {
+        let s = NormShape { rows: 1, width: 2, eps: 0.0 };
+        let mut y = [0.0; 2];
+        layer_norm(s, &[1.0, 3.0], &[2.0, 2.0], &[0.5, 0.5], &mut y).unwrap();
+        assert_eq!(y, [-1.5, 2.5]);
+        rms_norm(s, &[1.0, 7.0], &[5.0, 10.0], &mut y).unwrap();
+        close(&y, &[1.0, 14.0]);
+    }
+
+    #[test]
+    fn a_normed_row_has_mean_zero_and_variance_one() {
+        let x: [f32; 37] = core::array::from_fn(|i| libm::sinf(i as f32) * 3.0 + 7.0);
+        let mut y = [0.0; 37];
+        layer_norm(NormShape { rows: 1, width: 37, eps: 0.0 }, &x, &[1.0; 37], &[0.0; 37], &mut y).unwrap();
+        assert!(y.iter().sum::<f32>().abs() < 1e-4);
+        assert!((y.iter().map(|v| v * v).sum::<f32>() / 37.0 - 1.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn head_norm_leaves_the_rest_of_a_row_alone() {
+        let s = HeadNormShape { rows: 1, heads: 2, head_dim: 2, stride: 6, offset: 1, eps: 0.0 };
+        let mut x = [9.0, 1.0, 3.0, 4.0, 2.0, 9.0];
+        head_norm(s, &mut x, &[1.0, 1.0], &[0.0, 0.0]).unwrap();
+        assert_eq!(x, [9.0, -1.0, 1.0, 1.0, -1.0, 9.0]);
+    }
+
+    #[test]
+    fn a_group_norm_worked_by_hand() {
+        let s = GroupNormShape { images: 1, pixels: 2, channels: 4, groups: 2, eps: 0.0, swish: false };
+        // Group 0 holds 1, 3, 1, 3; group 1 holds 0, 0, 4, 4.
+        let mut y = [0.0; 8];
+        let x = [1.0, 3.0, 0.0, 0.0, 1.0, 3.0, 4.0, 4.0];
+        group_norm(s, &x, &[1.0, 1.0, 1.0, 2.0], &[0.0, 0.0, 0.0, 1.0], &mut y).unwrap();
+        assert_eq!(y, [-1.0, 1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 3.0]);
+    }
+
+    #[test]
+    fn groups_wider_than_a_slab_are_normed_as_a_whole() {
+        let s = GroupNormShape { images: 1, pixels: 70, channels: 200, groups: 2, eps: 0.0, swish: false };
+        let x: alloc::vec::Vec<f32> = (0..70 * 200).map(|i| libm::sinf(i as f32 * 0.7) + (i % 200) as f32).collect();
+        let mut y = alloc::vec![0.0; x.len()];
+        group_norm(s, &x, &[1.0; 200], &[0.0; 200], &mut y).unwrap();
+        let half = || y.chunks(200).flat_map(|pixel| &pixel[100..]);
+        assert!((half().sum::<f32>() / 7000.0).abs() < 1e-4);
+        assert!((half().map(|v| v * v).sum::<f32>() / 7000.0 - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn activations_gates_and_sums_worked_by_hand() {
+        let mut x = [-1.0, 0.0, 1.0];
+        activate(Activation::Relu, 2, &mut x).unwrap();
+        assert_eq!(x, [0.0, 0.0, 1.0]);
+        let mut y = [0.0; 2];
+        gate(GateShape { rows: 1, width: 2 }, &[0.0, 1.0, 5.0, 2.0], &mut y).unwrap();
+        close(&y, &[0.0, 1.462_117_2]);
+        add(2, &[1.0, 2.0], &mut y).unwrap();
+        close(&y, &[1.0, 3.462_117_2]);
+    }
+
+    #[test]
+    fn wrong_sizes_are_errors() {
+        let s = NormShape { rows: 1, width: 2, eps: 0.0 };
+        assert!(layer_norm(s, &[0.0; 1], &[0.0; 2], &[0.0; 2], &mut [0.0; 2]).is_err());
+        assert!(rms_norm(NormShape { width: 0, ..s }, &[], &[], &mut []).is_err());
+        let g = GroupNormShape { images: 1, pixels: 2, channels: 4, groups: 3, eps: 0.0, swish: false };
+        assert!(g.check(8, 4, 4, 8).is_err());
+        assert!(GroupNormShape { groups: 2, pixels: usize::MAX, ..g }.check(8, 4, 4, 8).is_err());
+        assert!(activate(Activation::Silu, 2, &mut [0.0]).is_err());
+        assert!(add(2, &[0.0; 2], &mut [0.0]).is_err());
+        assert!(gate(GateShape { rows: 1, width: 2 }, &[0.0; 3], &mut [0.0; 2]).is_err());
+    }
 }

@@ -1,0 +1,203 @@
+//! Attention as two products with the kernel of [`gemm`](super::gemm): keys and values of a sequence's head are packed
+//! into panels, then meet up to 48 queries at once.
+
+use super::Cpu;
+use super::gemm::{PANEL, Panel, Rows, Sums, block, panel_width};
+use super::simd::{Job, Lanes};
+use super::tiles::{ROWS, Tile, Tiles};
+use crate::error::Result;
+use crate::math;
+use crate::ops::attention::{AttentionShape, SPAN_WORDS};
+use crate::ops::norm::lane_sum;
+
+/// Some queries of one sequence, some of its heads.
+struct Queries<'a> {
+    s: AttentionShape,
+    q: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    spans: &'a [u32],
+    scratch: &'a mut [f32],
+    tile: Tile<'a>,
+}
+
+/// Scratch for so many keys: packed keys, packed values, probabilities.
+fn scratch(s: &AttentionShape, keys: usize, queries: usize) -> [usize; 3] {
+    let room = keys.next_multiple_of(PANEL);
+    [room * s.head_dim, keys * s.head_dim.next_multiple_of(PANEL), room * queries]
+}
+
+impl Job for Queries<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(mut self) {
+        let (s, d, len) = (self.s, self.s.head_dim, self.tile.len);
+        let sequence = self.tile.row / s.queries;
+        let span = &self.spans[sequence * SPAN_WORDS..][..SPAN_WORDS];
+        let first = self.tile.row % s.queries;
+        let seen = |r: usize| s.visible(span, first + r).into_iter().map(|range| range.len()).sum::<usize>();
+        let [prefix, own] = s.visible(span, first + len - 1);
+        let rows = || prefix.clone().chain(own.clone());
+        let n = seen(len - 1);
+        let [k_len, v_len, p_len] = scratch(&s, n, len);
+        let (packed_keys, rest) = self.scratch.split_at_mut(k_len);
+        let (packed_values, rest) = rest.split_at_mut(v_len);
+        let p = &mut rest[..p_len];
+        let p_stride = n.next_multiple_of(PANEL);
+        let group = s.n_heads / s.n_kv_heads;
+        let scale = 1.0 / math::sqrt(d as f32);
+        for h in 0..self.tile.columns() / d {
+            let head = self.tile.column / d + h;
+            if h == 0 || head.is_multiple_of(group) {
+                let kv = head / group * d;
+                pack_keys(n, d, rows(), |j| &self.keys[j * s.kv_stride + s.k_offset + kv..][..d], packed_keys);
+                pack_values(n, d, rows(), |j| &self.values[j * s.kv_stride + s.v_offset + kv..][..d], packed_values);
+            }
+            let q = &self.q[self.tile.row * s.q_stride + s.q_offset + head * d..];
+            for from in (0..n).step_by(PANEL) {
+                let width = panel_width(n, from);
+                let mut sums: Sums = [[0.0; PANEL]; ROWS];
+                let panel = Panel { w: &packed_keys[from * d..][..width * d], width, k: d };
+                block::<V>(Rows { x: q, stride: s.q_stride, len }, panel, &mut sums);
+                for (sums, p) in sums.iter().zip(p.chunks_exact_mut(p_stride)) {
+                    for (p, sum) in p[from..][..width].iter_mut().zip(sums) {
+                        *p = sum * scale;
+                    }
+                }
+            }
+            let mut totals = [0.0_f32; ROWS];
+            for (r, (total, p)) in totals.iter_mut().zip(p.chunks_exact_mut(p_stride.max(1))).enumerate() {
+                *total = exponentials(&mut p[..seen(r)]);
+            }
+            // Every row sees the first `common` keys; a causal row's further ones follow one by one.
+            let common = seen(0);
+            for from in (0..d).step_by(PANEL) {
+                let width = panel_width(d, from);
+                let values = &packed_values[from * n..][..width * n];
+                let mut sums: Sums = [[0.0; PANEL]; ROWS];
+                if common > 0 {
+                    let panel = Panel { w: values, width, k: common };
+                    block::<V>(Rows { x: p, stride: p_stride, len }, panel, &mut sums);
+                }
+                for (r, (out, sums)) in self.tile.rows().zip(&mut sums).enumerate() {
+                    for j in common..seen(r) {
+                        let p = p[r * p_stride + j];
+                        for (sum, v) in sums.iter_mut().zip(&values[j * width..][..width]) {
+                            *sum += p * v;
+                        }
+                    }
+                    let inverse = if totals[r] > 0.0 { 1.0 / totals[r] } else { 1.0 };
+                    for (out, sum) in out[h * d..][..d][from..].iter_mut().zip(sums) {
+                        *out = *sum * inverse;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Scores to exponentials against the largest; their sum.
+#[inline(always)]
+fn exponentials(p: &mut [f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in p.chunks(16) {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = if v > *lane { v } else { *lane };
+        }
+    }
+    let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    for v in p.iter_mut() {
+        *v = math::exp(*v - largest);
+    }
+    lane_sum(p, |v| v)
+}
+
+/// Rows of keys to panels `[key / 64][d][key % 64]`.
+#[inline(always)]
+fn pack_keys<'a>(
+    n: usize,
+    d: usize,
+    mut rows: impl Iterator<Item = usize>,
+    key: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+) {
+    for from in (0..n).step_by(PANEL) {
+        let width = panel_width(n, from);
+        let out = &mut out[from * d..][..width * d];
+        for c in (0..width).step_by(16) {
+            let mut some: [&[f32]; 16] = [&[]; 16];
+            let mut count = 0;
+            for some in some.iter_mut().take(n - from - c) {
+                *some = rows.next().map(&key).unwrap_or_default();
+                count += 1;
+            }
+            if count == 16 {
+                for some in &mut some {
+                    *some = &some[..d];
+                }
+                for (t, out) in out.chunks_exact_mut(width).enumerate() {
+                    let out = &mut out[c..][..16];
+                    for (out, some) in out.iter_mut().zip(&some) {
+                        *out = some[t];
+                    }
+                }
+            } else {
+                for (t, out) in out.chunks_exact_mut(width).enumerate() {
+                    for (out, some) in out[c..][..16].iter_mut().zip(&some) {
+                        *out = some.get(t).copied().unwrap_or(0.0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of values to panels `[d / 64][key][d % 64]`.
+#[inline(always)]
+fn pack_values<'a>(
+    n: usize,
+    d: usize,
+    rows: impl Iterator<Item = usize> + Clone,
+    value: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+) {
+    for from in (0..d).step_by(PANEL) {
+        let width = panel_width(d, from);
+        for (j, out) in rows.clone().zip(out[from * n..].chunks_exact_mut(width)) {
+            let value = &value(j)[from..d.min(from + width)];
+            let (head, tail) = out.split_at_mut(value.len());
+            head.copy_from_slice(value);
+            tail.fill(0.0);
+        }
+    }
+}
+
+impl Cpu {
+    pub(super) fn attend(
+        &self,
+        s: AttentionShape,
+        q: &[f32],
+        [keys, values]: [&[f32]; 2],
+        spans: &[u32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        s.check(q.len(), keys.len(), values.len(), spans.len(), out.len())?;
+        if s.queries == 0 {
+            return Ok(());
+        }
+        let width = s.n_heads * s.head_dim;
+        let most = |span: &[u32]| s.visible(span, s.queries - 1).into_iter().map(|range| range.len()).sum();
+        let n: usize = spans.chunks_exact(SPAN_WORDS).take(s.sequences).map(most).max().unwrap_or(0);
+        let len = scratch(&s, n, s.queries.min(ROWS)).into_iter().fold(0, usize::saturating_add);
+        let work = s.sequences.saturating_mul(s.queries).saturating_mul(n).saturating_mul(width) / 4;
+        let tasks = s.sequences * s.queries.div_ceil(ROWS);
+        let wanted = if self.threads() == 1 { 1 } else { (4 * self.threads()).div_ceil(tasks.max(1)) };
+        let columns = s.n_kv_heads.div_ceil(wanted.min(s.n_kv_heads)) * (width / s.n_kv_heads);
+        let tiles = Tiles::new(&mut out[..s.sequences * s.queries * width], width, s.queries, columns);
+        let isa = self.isa;
+        self.pool.each_with(work, len, tiles, |scratch, tile| {
+            isa.run(Queries { s, q, keys, values, spans, scratch, tile });
+        })
+    }
+}

@@ -1,0 +1,307 @@
+//! Packed weights and the one product kernel; convolution and attention use it too.
+//!
+//! Weights stand in panels of up to 64 outputs, `[panel][k][output]`, so that one vector holds neighbouring outputs of
+//! the same k. A tile of rows × outputs stays in registers while k runs. Bound: for many rows the two multiply and two
+//! add pipes; for one row the reading of the weights.
+
+use alloc::vec::Vec;
+
+use super::Cpu;
+use super::pool::Pool;
+use super::simd::{Isa, Job, Lanes};
+use super::tiles::{ROWS, Tile, Tiles};
+use crate::error::{Error, Result};
+use crate::ops::gemm::{GemmShape, SUM_BLOCK};
+use crate::quant::{Q8_BLOCK, QuantData, QuantMatrix};
+
+/// Outputs of a panel.
+pub(super) const PANEL: usize = 64;
+/// A panel's width is a multiple of this.
+pub(super) const ALIGN: usize = 16;
+
+/// Sums of a task: one row of a panel each.
+pub(super) type Sums = [[f32; PANEL]; ROWS];
+
+/// A weight matrix `[n, k]` in panels.
+#[derive(Debug)]
+pub struct Packed {
+    pub(super) n: usize,
+    pub(super) k: usize,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Data {
+    F32(Aligned<f32>),
+    /// Bytes in panels, and in the same panels one scale for every 32 of them.
+    Q8_0(Aligned<i8>, Aligned<f32>),
+}
+
+/// Elements that start at a cache line.
+#[derive(Debug)]
+struct Aligned<T> {
+    data: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default> Aligned<T> {
+    fn zeros(len: usize) -> Result<Self> {
+        let room = len.saturating_add(64 / size_of::<T>());
+        let mut data = Vec::new();
+        data.try_reserve_exact(room).map_err(|_| Error::OutOfMemory {
+            what: "matrix",
+            bytes: room.saturating_mul(size_of::<T>()),
+        })?;
+        data.resize(room, T::default());
+        let start = data.as_ptr().align_offset(64).min(room - len);
+        Ok(Self { data, start, len })
+    }
+
+    fn as_slice(&self) -> &[T] {
+        &self.data[self.start..][..self.len]
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.data[self.start..][..self.len]
+    }
+}
+
+/// Width of the panel that starts at output `from`.
+pub(super) fn panel_width(n: usize, from: usize) -> usize {
+    (n - from).min(PANEL).next_multiple_of(ALIGN)
+}
+
+impl Packed {
+    pub(super) fn new(w: &QuantMatrix<'_>) -> Result<Self> {
+        let (n, k) = (w.n(), w.k());
+        let all = crate::error::product("matrix", &[n.next_multiple_of(ALIGN), k])?;
+        let data = match w.data() {
+            QuantData::F32(data) => {
+                let mut packed = Aligned::zeros(all)?;
+                pack(n, k, packed.as_mut_slice(), |row, t| data[row * k + t]);
+                Data::F32(packed)
+            }
+            QuantData::Q8_0(blocks) => {
+                let per_row = k / Q8_BLOCK;
+                let block = |row: usize, b: usize| &blocks[(row * per_row + b) * 34..][..34];
+                let mut bytes = Aligned::zeros(all)?;
+                pack(n, k, bytes.as_mut_slice(), |row, t| block(row, t / Q8_BLOCK)[2 + t % Q8_BLOCK].cast_signed());
+                let mut scales = Aligned::zeros(all / Q8_BLOCK)?;
+                pack(n, per_row, scales.as_mut_slice(), |row, b| {
+                    let block = block(row, b);
+                    half::f16::from_le_bytes([block[0], block[1]]).to_f32()
+                });
+                Data::Q8_0(bytes, scales)
+            }
+        };
+        Ok(Self { n, k, data })
+    }
+}
+
+/// Writes `[n, k]` elements as panels.
+pub(super) fn pack<T>(n: usize, k: usize, out: &mut [T], element: impl Fn(usize, usize) -> T) {
+    for from in (0..n).step_by(PANEL) {
+        let width = panel_width(n, from);
+        for (t, out) in out[from * k..][..width * k].chunks_exact_mut(width).enumerate() {
+            for (c, out) in out.iter_mut().enumerate().take(n - from) {
+                *out = element(from + c, t);
+            }
+        }
+    }
+}
+
+/// Rows of activations: row `r` starts at `r · stride`.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) len: usize,
+}
+
+/// A piece of a panel: `k` rows of `width` outputs.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    pub(super) w: &'a [f32],
+    pub(super) width: usize,
+    pub(super) k: usize,
+}
+
+/// sums\[r, c\] += Σ_k x\[r, k\] · w\[k, c\], each sum from zero upwards.
+#[inline(always)]
+pub(super) fn block<V: Lanes>(x: Rows<'_>, w: Panel<'_>, sums: &mut Sums) {
+    let mut col = 0;
+    while col < w.width {
+        let vectors = (w.width - col) / V::N;
+        if vectors >= 4 && V::WIDE {
+            block_columns::<V, 6, 4>(x, w, col, sums);
+            col += 4 * V::N;
+        } else if vectors >= 2 {
+            if V::WIDE {
+                block_columns::<V, 12, 2>(x, w, col, sums);
+            } else {
+                block_columns::<V, 6, 2>(x, w, col, sums);
+            }
+            col += 2 * V::N;
+        } else {
+            block_columns::<V, 12, 1>(x, w, col, sums);
+            col += V::N;
+        }
+    }
+}
+
+#[inline(always)]
+fn block_columns<V: Lanes, const R: usize, const C: usize>(x: Rows<'_>, w: Panel<'_>, col: usize, sums: &mut Sums) {
+    let mut r = 0;
+    while r < x.len {
+        let (rows, sums) = (&x.x[r * x.stride..], &mut sums[r..]);
+        r += match x.len - r {
+            left if left >= R => tile::<V, R, C>(rows, x.stride, w, col, sums),
+            left if left >= 4 => tile::<V, 4, C>(rows, x.stride, w, col, sums),
+            left if left >= 2 => tile::<V, 2, C>(rows, x.stride, w, col, sums),
+            _ => tile::<V, 1, C>(rows, x.stride, w, col, sums),
+        };
+    }
+}
+
+/// R rows × C vectors in registers; returns R.
+#[inline(always)]
+fn tile<V: Lanes, const R: usize, const C: usize>(
+    x: &[f32],
+    stride: usize,
+    w: Panel<'_>,
+    col: usize,
+    sums: &mut [[f32; PANEL]],
+) -> usize {
+    let mut rows: [&[f32]; R] = [&[]; R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = &x[r * stride..][..w.k];
+    }
+    let mut acc = [[V::splat(0.0); C]; R];
+    for t in 0..w.k {
+        let w = &w.w[t * w.width + col..][..C * V::N];
+        let mut column = [V::splat(0.0); C];
+        for c in 0..C {
+            column[c] = V::load(&w[c * V::N..]);
+        }
+        for r in 0..R {
+            let x = V::splat(rows[r][t]);
+            for c in 0..C {
+                acc[r][c] = acc[r][c].add(x.mul(column[c]));
+            }
+        }
+    }
+    for r in 0..R {
+        for c in 0..C {
+            let out = &mut sums[r][col + c * V::N..][..V::N];
+            V::load(out).add(acc[r][c]).store(out);
+        }
+    }
+    R
+}
+
+/// y\[r, c\] = sum + bias, or y + (sum + bias).
+#[inline(always)]
+pub(super) fn finish(sums: &[f32], bias: Option<&[f32]>, accumulate: bool, y: &mut [f32]) {
+    for (c, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
+        let sum = sum + bias.map_or(0.0, |b| b[c]);
+        *y = if accumulate { *y + sum } else { sum };
+    }
+}
+
+/// The floats of k = `from .. from + k` in the panel at output `column`; 8-bit ones are written to `scratch` first.
+#[inline(always)]
+pub(super) fn panel<'a, V: Lanes>(
+    w: &'a Packed,
+    column: usize,
+    from: usize,
+    k: usize,
+    scratch: &'a mut [f32],
+) -> Panel<'a> {
+    let width = panel_width(w.n, column);
+    match &w.data {
+        Data::F32(data) => Panel { w: &data.as_slice()[column * w.k + from * width..][..k * width], width, k },
+        Data::Q8_0(bytes, scales) => {
+            let bytes = &bytes.as_slice()[column * w.k + from * width..][..k * width];
+            let scales = &scales.as_slice()[column * (w.k / Q8_BLOCK)..][..w.k / Q8_BLOCK * width];
+            let out = &mut scratch[..k * width];
+            for (t, (bytes, out)) in bytes.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+                let scales = &scales[(from + t) / Q8_BLOCK * width..][..width];
+                for c in (0..width).step_by(V::N) {
+                    V::load(&scales[c..]).mul(V::load_i8(&bytes[c..])).store(&mut out[c..]);
+                }
+            }
+            Panel { w: out, width, k }
+        }
+    }
+}
+
+/// Scratch of [`panel`].
+pub(super) fn panel_scratch(w: &Packed) -> usize {
+    match w.data {
+        Data::F32(_) => 0,
+        Data::Q8_0(..) => SUM_BLOCK.min(w.k) * PANEL,
+    }
+}
+
+/// One tile of the output: some rows, some panels.
+struct Task<'a> {
+    s: GemmShape,
+    x: &'a [f32],
+    w: &'a Packed,
+    bias: Option<&'a [f32]>,
+    scratch: &'a mut [f32],
+    tile: Tile<'a>,
+}
+
+impl Job for Task<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(mut self) {
+        let (s, columns) = (self.s, self.tile.columns());
+        let x = &self.x[self.tile.row * s.k..];
+        for offset in (0..columns).step_by(PANEL) {
+            let mut sums = [[0.0; PANEL]; ROWS];
+            let column = self.tile.column + offset;
+            for from in (0..s.k).step_by(SUM_BLOCK) {
+                let k = SUM_BLOCK.min(s.k - from);
+                let panel = panel::<V>(self.w, column, from, k, self.scratch);
+                block::<V>(Rows { x: &x[from..], stride: s.k, len: self.tile.len }, panel, &mut sums);
+            }
+            let end = columns.min(offset + PANEL);
+            let bias = self.bias.map(|b| &b[column..]);
+            for (sums, y) in sums.iter().zip(self.tile.rows()) {
+                finish(sums, bias, s.accumulate, &mut y[offset..end]);
+            }
+        }
+    }
+}
+
+impl Cpu {
+    pub(super) fn product(
+        &self,
+        s: GemmShape,
+        x: &[f32],
+        w: &Packed,
+        bias: Option<&[f32]>,
+        y: &mut [f32],
+    ) -> Result<()> {
+        s.check(x.len(), bias.map(<[f32]>::len), y.len())?;
+        s.check_matrix(w.n, w.k)?;
+        let work = s.m.saturating_mul(s.n).saturating_mul(s.k) / 8;
+        let columns = split(&self.pool, s.m, s.n);
+        let tiles = Tiles::new(&mut y[..s.m * s.n], s.n, s.m, columns);
+        let isa: Isa = self.isa;
+        self.pool.each_with(work, panel_scratch(w), tiles, |scratch, tile| {
+            isa.run(Task { s, x, w, bias, scratch, tile });
+        })
+    }
+}
+
+/// Columns of a task: all of them if the rows alone give every thread enough to do, else whole panels.
+pub(super) fn split(pool: &Pool, m: usize, n: usize) -> usize {
+    let (rows, panels) = (m.div_ceil(ROWS).max(1), n.div_ceil(PANEL).max(1));
+    let groups = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(rows).min(panels) };
+    panels.div_ceil(groups) * PANEL
+}

@@ -1,0 +1,226 @@
+//! Worker threads that stay, and the lists of tasks they share.
+
+use core::any::Any;
+use core::hint;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::{self, JoinHandle};
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::{SERIAL_WORK, grow};
+use crate::error::{Error, Foreign, Result};
+
+/// Looks at the generation before a worker sleeps: some 30 µs, the pause between two operations of a model.
+const SPINS: usize = 1000;
+
+/// Threads that help the caller.
+#[derive(Debug)]
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held by the caller whose job the workers do.
+    entry: Mutex<()>,
+    scratch: Mutex<Vec<f32>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    done: Condvar,
+    /// Counts jobs and the stop; changed only under the lock of `state`.
+    generation: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    job: Option<&'static (dyn Fn() + Sync)>,
+    /// Workers inside the job.
+    running: usize,
+    sleeping: usize,
+    stop: bool,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+impl core::fmt::Debug for State {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("State").field("running", &self.running).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a worker does until the pool is dropped.
+    fn work(&self) {
+        let mut seen = 0;
+        loop {
+            for _ in 0..SPINS {
+                if self.generation.load(Ordering::Acquire) != seen {
+                    break;
+                }
+                hint::spin_loop();
+            }
+            let mut state = self.lock();
+            while self.generation.load(Ordering::Acquire) == seen {
+                state.sleeping += 1;
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.sleeping -= 1;
+            }
+            seen = self.generation.load(Ordering::Acquire);
+            if state.stop {
+                return;
+            }
+            // None: the caller has done all of it already.
+            let Some(job) = state.job else { continue };
+            state.running += 1;
+            drop(state);
+            let result = catch_unwind(AssertUnwindSafe(job));
+            let mut state = self.lock();
+            state.running -= 1;
+            if let Err(panic) = result {
+                state.panic = Some(panic);
+            }
+            if state.running == 0 {
+                self.done.notify_all();
+            }
+        }
+    }
+}
+
+/// Takes the job away from the workers and waits for those inside it, also when the caller's part panics.
+struct Finish<'a>(&'a Shared);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.job = None;
+        while state.running > 0 {
+            state = self.0.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Pool {
+    /// Starts `n − 1` workers: the caller is the last one.
+    pub(super) fn new(n: usize) -> Result<Self> {
+        let mut pool =
+            Self { shared: Arc::default(), workers: Vec::new(), entry: Mutex::default(), scratch: Mutex::default() };
+        for _ in 1..n {
+            let shared = Arc::clone(&pool.shared);
+            let worker = thread::Builder::new().name("maquette".into()).spawn(move || shared.work());
+            pool.workers.push(worker.map_err(|e| Error::Foreign(Foreign::new(e)))?);
+        }
+        Ok(pool)
+    }
+
+    /// As many threads as the machine runs at once, or fewer where they cannot be had.
+    pub(super) fn of_machine() -> Self {
+        let mut n = thread::available_parallelism().map_or(1, usize::from).min(super::MAX_THREADS);
+        loop {
+            match Self::new(n) {
+                Ok(pool) => return pool,
+                Err(_) => n = (n / 2).max(1),
+            }
+        }
+    }
+
+    /// Threads that work, the caller's included.
+    pub(super) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `job` once on this thread and on every worker that is free meanwhile. If the workers are busy for another
+    /// caller, this thread does it all: a job shares out its tasks itself.
+    #[expect(unsafe_code, reason = "workers outlive every borrow, so the job's lifetime must be hidden from them")]
+    fn run(&self, job: &(dyn Fn() + Sync)) {
+        let _entry = match self.entry.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
+            Err(TryLockError::WouldBlock) => return job(),
+        };
+        // SAFETY: the reference is used only between here and the end of `Finish::drop`, which runs before this
+        // function returns or unwinds: it takes the reference out of `state.job`, so that no worker can start, and
+        // waits until no worker is inside. `entry` keeps other callers out of `state.job` meanwhile.
+        let job_for_workers = unsafe { core::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(job) };
+        let finish = Finish(&self.shared);
+        let mut state = self.shared.lock();
+        state.job = Some(job_for_workers);
+        self.shared.generation.fetch_add(1, Ordering::Release);
+        let sleeping = state.sleeping;
+        drop(state);
+        if sleeping > 0 {
+            self.shared.wake.notify_all();
+        }
+        job();
+        drop(finish);
+        if let Some(panic) = self.shared.lock().panic.take() {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Calls `f` with every task, on all threads if the whole takes at least some `SERIAL_WORK` operations.
+    pub(super) fn each<I: Iterator + Send>(&self, work: usize, tasks: I, f: impl Fn(I::Item) + Sync) {
+        if work < SERIAL_WORK || self.workers.is_empty() {
+            return tasks.for_each(f);
+        }
+        let tasks = Mutex::new(tasks);
+        self.run(&|| {
+            while let Some(task) = next(&tasks) {
+                f(task);
+            }
+        });
+    }
+
+    /// As `each`, with `len` floats of scratch for each thread, of unknown content.
+    pub(super) fn each_with<I: Iterator + Send>(
+        &self,
+        work: usize,
+        len: usize,
+        tasks: I,
+        f: impl Fn(&mut [f32], I::Item) + Sync,
+    ) -> Result<()> {
+        let mut scratch = core::mem::take(&mut *self.scratch.lock().unwrap_or_else(PoisonError::into_inner));
+        let result = grow(&mut scratch, len, self.threads());
+        if result.is_ok() {
+            let pieces = Mutex::new(scratch.chunks_mut(len.max(1)));
+            let tasks = Mutex::new(tasks);
+            let job = || {
+                let piece = next(&pieces).unwrap_or_default();
+                while piece.len() >= len
+                    && let Some(task) = next(&tasks)
+                {
+                    f(piece, task);
+                }
+            };
+            if work < SERIAL_WORK || self.workers.is_empty() { job() } else { self.run(&job) }
+        }
+        *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = scratch;
+        result
+    }
+}
+
+/// The next element, whoever asks.
+fn next<I: Iterator>(items: &Mutex<I>) -> Option<I::Item> {
+    items.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.stop = true;
+        self.shared.generation.fetch_add(1, Ordering::Release);
+        drop(state);
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its jobs, so that there is nothing to learn here.
+            drop(worker.join());
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! One thread: what [`pool`](super) is where there are no worker threads.
+
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::grow;
+use crate::error::Result;
+
+/// The caller alone, and its scratch.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// A boxed vector that nobody uses, or null. Whoever takes it owns it.
+    scratch: AtomicPtr<Vec<f32>>,
+}
+
+impl Pool {
+    /// One thread, whatever was asked for.
+    pub(super) fn new(_n: usize) -> Result<Self> {
+        Ok(Self::default())
+    }
+
+    /// One thread.
+    pub(super) fn of_machine() -> Self {
+        Self::default()
+    }
+
+    /// One.
+    #[expect(clippy::unused_self, reason = "the other pool has a number of its own")]
+    pub(super) const fn threads(&self) -> usize {
+        1
+    }
+
+    /// Calls `f` with every task.
+    #[expect(clippy::unused_self, reason = "the other pool has its workers")]
+    pub(super) fn each<I: Iterator + Send>(&self, _work: usize, tasks: I, f: impl Fn(I::Item) + Sync) {
+        tasks.for_each(f);
+    }
+
+    /// As `each`, with `len` floats of scratch, of unknown content.
+    pub(super) fn each_with<I: Iterator + Send>(
+        &self,
+        _work: usize,
+        len: usize,
+        tasks: I,
+        f: impl Fn(&mut [f32], I::Item) + Sync,
+    ) -> Result<()> {
+        let mut scratch = self.swap(null_mut()).unwrap_or_default();
+        let result = grow(&mut scratch, len, 1);
+        if result.is_ok() {
+            tasks.for_each(|task| f(&mut scratch[..len], task));
+        }
+        drop(self.swap(Box::into_raw(scratch)));
+        result
+    }
+
+    /// Puts a pointer from [`Box::into_raw`] or null, and takes what was there.
+    #[expect(unsafe_code, reason = "there is no lock without std")]
+    fn swap(&self, scratch: *mut Vec<f32>) -> Option<Box<Vec<f32>>> {
+        let old = self.scratch.swap(scratch, Ordering::AcqRel);
+        // SAFETY: a pointer in the field comes from `Box::into_raw`, and the swap made this call its one owner.
+        (!old.is_null()).then(|| unsafe { Box::from_raw(old) })
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        drop(self.swap(null_mut()));
+    }
+}
