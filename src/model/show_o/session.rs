@@ -161,23 +161,27 @@ pub struct GivenStep {
 #[derive(Debug)]
 pub struct ShowOSession<B: Backend, T> {
     model: Arc<ShowO<B>>,
-    pixels: Arc<Magvit<B>>,
+    pixels: Option<(Arc<Magvit<B>>, MagvitScratch<B>)>,
     words: T,
     options: ShowOOptions,
     prompts: Prompts,
     candidates: Vec<Candidate>,
     next: u64,
     memory: Memory<B>,
-    decoder: MagvitScratch<B>,
     host: Host,
 }
 
 impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
-    /// Reserves all memory of a session.
+    /// Reserves all memory of a session. Without `pixels`, the image tokenizer, candidates can be seen as codes alone.
     ///
     /// # Errors
-    /// Settings out of range, a tokenizer of another codebook, or no memory.
-    pub fn new(model: Arc<ShowO<B>>, pixels: Arc<Magvit<B>>, words: T, options: ShowOOptions) -> Result<Self> {
+    /// Settings out of range, an image tokenizer of another codebook, or no memory.
+    pub fn new(
+        model: Arc<ShowO<B>>,
+        pixels: impl Into<Option<Arc<Magvit<B>>>>,
+        words: T,
+        options: ShowOOptions,
+    ) -> Result<Self> {
         let range = |arg, got: u64, max| Err(Error::Range { op: "session", arg, got, min: 1, max });
         let o = &options;
         for (arg, got) in [("candidates", o.candidates), ("batch", o.batch), ("prompts", o.prompts)] {
@@ -192,7 +196,8 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             return Err(Error::NotFinite { op: "session", arg: "guidance_scale or temperature", row: 0 });
         }
         let c = model.config();
-        if pixels.config().codebook_size != c.codebook_size {
+        let pixels: Option<Arc<Magvit<B>>> = pixels.into();
+        if pixels.as_ref().is_some_and(|p| p.config().codebook_size != c.codebook_size) {
             return Err(Error::Config { key: "codebook_size", problem: "differs between generator and tokenizer" });
         }
         let (n, width, image) = (c.num_vq_tokens, c.hidden_size, c.image_rows());
@@ -242,12 +247,15 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             staged: (0..o.candidates).map(|_| (blank(), blank())).collect(),
             ..Host::default()
         };
-        let decoder = pixels.scratch(o.batch)?;
+        // Grids of the generator's size, which need not be the tokenizer's own.
+        let pixels = pixels
+            .map(|p| p.scratch_for(product("session", &[o.batch, n])?).map(|scratch| (p, scratch)))
+            .transpose()?;
         #[expect(clippy::cast_possible_truncation, reason = "check bounds max_text_len by 2^16")]
         let text_rows = c.text_rows() as u32;
         let prompts = Prompts::new(o.prompts, text_rows, text_rows);
         let mut session =
-            Self { model, pixels, words, options, prompts, candidates, next: 0, memory, decoder, host };
+            Self { model, pixels, words, options, prompts, candidates, next: 0, memory, host };
         if guided(&session.options) {
             let unconditional = session.model.text_tokens(&[]);
             session.compute_text(&unconditional, 0)?;
@@ -641,7 +649,8 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
 
     #[expect(clippy::cast_possible_truncation, reason = "check bounds the sizes")]
     fn image_size(&self) -> ImageSize {
-        let side = self.model.config().side() * self.pixels.config().scale();
+        let scale = self.pixels.as_ref().map_or(0, |(p, _)| p.config().scale());
+        let side = self.model.config().side() * scale;
         ImageSize::new(side as u32, side as u32)
     }
 
@@ -755,6 +764,9 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         }
         if needs.pixels {
             let bytes = self.image_size().len_bytes();
+            let Some((decoder, scratch)) = &mut self.pixels else {
+                return Err(Error::Unsupported { what: "showing pixels without an image tokenizer" });
+            };
             let pixels = out.pixels.as_deref_mut().unwrap_or_default();
             covers("observe", "pixels", pixels.len(), batch.len() * bytes)?;
             let mut codes = Vec::new();
@@ -762,7 +774,7 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
                 codes.extend_from_slice(&self.candidates[at].predicted);
             }
             let pixels = &mut pixels[..batch.len() * bytes];
-            self.pixels.decode(&mut self.decoder, batch.len(), [side, side], &codes, pixels)?;
+            decoder.decode(scratch, batch.len(), [side, side], &codes, pixels)?;
         }
         Ok(())
     }
