@@ -3,8 +3,11 @@
 #[cfg(feature = "safetensors")]
 pub mod files;
 pub mod linear;
+pub mod llava;
 pub mod magvit;
+pub mod resize;
 pub mod show_o;
 pub mod transformer;
+pub mod vision;
 pub mod weights;
 pub mod words;

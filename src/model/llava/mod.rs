@@ -1,0 +1,138 @@
+//! LLaVA-OneVision as a judge: a picture and a question in, P(yes) and P(no) out.
+//!
+//! The image tower's rows stand between the tokens of a question, as the template says; the first answer token's
+//! distribution is the verdict. A session keeps keys and values by view, so that a second question about the same
+//! view computes only the rows in which it differs.
+//!
+//! # Source
+//! Li et al., "LLaVA-OneVision: Easy Visual Task Transfer", arXiv 2408.03326; as a judge of unfinished pictures: Guo et
+//! al., arXiv 2501.13926.
+
+mod config;
+mod session;
+mod slots;
+mod templates;
+
+pub use config::{Aspect, LlavaConfig, TextConfig};
+pub use session::{JudgeOptions, LlavaSession, Reader, TraceStage};
+pub use templates::Templates;
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::error::Result;
+use crate::model::linear::Linear;
+use crate::model::transformer::{BlockNames, Norm, NormWeights, Stack};
+use crate::model::vision::Vision;
+use crate::model::weights::{Loader, WeightSource};
+use crate::ops::Backend;
+use crate::quant::Format;
+
+/// The judge's weights. Immutable: sessions share it behind an [`Arc`].
+#[derive(Debug)]
+pub struct Llava<B: Backend> {
+    backend: Arc<B>,
+    config: LlavaConfig,
+    vision: Vision<B>,
+    embed: B::Buffer<f32>,
+    newline: Vec<f32>,
+    stack: Stack<B>,
+    norm: NormWeights<B>,
+    head: Linear<B>,
+    /// The rows of the head for "yes" and "no" alone.
+    answers: Linear<B>,
+}
+
+/// Prefixes of one part of the model: the original naming, then what other writers call it.
+const NAMINGS: [(&str, &[&str]); 6] = [
+    (
+        "model.vision_tower.vision_tower.vision_model.",
+        &["vision_tower.vision_model.", "model.vision_tower.vision_model.", "model.vision_tower.", "vision_tower."],
+    ),
+    ("model.mm_projector.0.", &["multi_modal_projector.linear_1.", "model.multi_modal_projector.linear_1."]),
+    ("model.mm_projector.2.", &["multi_modal_projector.linear_2.", "model.multi_modal_projector.linear_2."]),
+    ("model.image_newline", &["image_newline"]),
+    ("lm_head.", &["language_model.lm_head."]),
+    ("model.", &["language_model.model.", "model.language_model."]),
+];
+
+/// The name under which a checkpoint holds a tensor of the original naming.
+fn stored_name(source: &dyn WeightSource, name: &str) -> String {
+    let has = |name: &str| source.tensor(name).is_some();
+    if !has(name)
+        && let Some((prefix, others)) = NAMINGS.iter().find(|(prefix, _)| name.starts_with(prefix))
+        && let Some(found) =
+            others.iter().map(|other| format!("{other}{}", &name[prefix.len()..])).find(|other| has(other))
+    {
+        return found;
+    }
+    name.to_string()
+}
+
+/// Whether a tensor may lie in a checkpoint without being read: what follows the tower's kept layers.
+fn unused(name: &str, vision_layers: usize) -> bool {
+    let Some(at) = name.find("vision_tower.") else { return false };
+    let part = &name[at..];
+    part.contains(".post_layernorm.")
+        || part.contains("vision_model.head.")
+        || part.contains(".vision_tower.head.")
+        || part.starts_with("vision_tower.head.")
+        || part.contains(&format!("encoder.layers.{vision_layers}."))
+}
+
+fn block_names(layer: usize) -> BlockNames {
+    let name = |part: &str| format!("model.layers.{layer}.{part}");
+    BlockNames {
+        norm1: name("input_layernorm"),
+        norm2: name("post_attention_layernorm"),
+        qkv: [name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj")],
+        out: name("self_attn.o_proj"),
+        qk_norm: [String::new(), String::new()],
+        mlp_in: Vec::from([name("mlp.gate_proj"), name("mlp.up_proj")]),
+        mlp_out: name("mlp.down_proj"),
+    }
+}
+
+impl<B: Backend> Llava<B> {
+    /// Reads a checkpoint in the original naming or either naming of the transformers library; large matrices are
+    /// kept as `format`. Without a head of its own the model answers through its embeddings.
+    ///
+    /// # Errors
+    /// A configuration that contradicts itself, a tensor that is missing, misshapen, not finite or not part of the
+    /// model, or no memory.
+    pub fn load(backend: Arc<B>, config: LlavaConfig, source: &dyn WeightSource, format: Format) -> Result<Self> {
+        config.check()?;
+        let rename = |name: &str| stored_name(source, name);
+        let loader = Loader::new(&*backend, source, format, &rename);
+        let text = &config.text;
+        let embed = loader.floats("model.embed_tokens.weight", &[text.vocab, text.width])?;
+        let own_head =
+            loader.has("lm_head.weight").then(|| loader.floats("lm_head.weight", &[text.vocab, text.width])).transpose()?;
+        let rows = own_head.as_ref().unwrap_or(&embed);
+        let head = Linear::from_floats(&loader, text.vocab, text.width, rows, None)?;
+        let two: Vec<f32> =
+            [config.yes_id, config.no_id].iter().flat_map(|&id| &rows[id as usize * text.width..][..text.width]).copied().collect();
+        let answers = Linear::from_floats(&loader, 2, text.width, &two, None)?;
+        let embed = loader.upload(&embed)?;
+        let vision = Vision::load(&loader, config.vision, text.width)?;
+        let newline = loader.floats("model.image_newline", &[text.width])?;
+        let stack = Stack::load(&loader, text.stack(), &block_names)?;
+        let norm = NormWeights::load(&loader, Norm::Rms, "model.norm", text.width)?;
+        loader.finish(&|name| unused(name, config.vision.layers))?;
+        Ok(Self { config, vision, embed, newline, stack, norm, head, answers, backend })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &LlavaConfig {
+        &self.config
+    }
+
+    /// The device that holds the weights.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+}

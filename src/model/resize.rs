@@ -1,0 +1,447 @@
+//! Pictures to the square views of an image tower, bit for bit as Pillow resizes bytes.
+
+use alloc::vec::Vec;
+
+use crate::error::{Error, Result, covers, product};
+use crate::image::ImageSize;
+
+/// Fraction bits of a weight.
+const BITS: u32 = 22;
+/// Largest side of a picture: bounds every product and sum below.
+const SIDE_MAX: u32 = 1 << 14;
+/// The grey that fills a picture up to a square.
+pub const GREY: u8 = 127;
+
+/// The weights of every output along one axis.
+#[derive(Debug, Default)]
+struct Taps {
+    sizes: (u32, u32),
+    /// First input and number of inputs of each output.
+    spans: Vec<(usize, usize)>,
+    /// Weights of all outputs, one after the other.
+    weights: Vec<i32>,
+    /// Room for one output's weights before they are normalised.
+    real: Vec<f64>,
+}
+
+/// Cubic convolution kernel with a = −1/2.
+fn bicubic_kernel(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+impl Taps {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "sizes are at most 2^14 and weights at most 2^23; the truncation is part of the definition"
+    )]
+    fn plan(&mut self, from: u32, to: u32) {
+        if self.sizes == (from, to) {
+            return;
+        }
+        self.sizes = (0, 0);
+        self.spans.clear();
+        self.weights.clear();
+        let scale = f64::from(from) / f64::from(to);
+        let stretch = if scale < 1.0 { 1.0 } else { scale };
+        let support = 2.0 * stretch;
+        let inverse = 1.0 / stretch;
+        for i in 0..to {
+            let centre = (f64::from(i) + 0.5) * scale;
+            let first = ((centre - support + 0.5) as i64).max(0) as usize;
+            let end = ((centre + support + 0.5) as i64).clamp(0, i64::from(from)) as usize;
+            self.real.clear();
+            self.real.extend((first..end).map(|x| bicubic_kernel((x as f64 - centre + 0.5) * inverse)));
+            let total: f64 = self.real.iter().sum();
+            self.spans.push((first, self.real.len()));
+            self.weights.extend(self.real.iter().map(|&w| {
+                let w = if total == 0.0 { w } else { w / total } * f64::from(1_u32 << BITS);
+                if w < 0.0 { (w - 0.5) as i32 } else { (w + 0.5) as i32 }
+            }));
+        }
+        self.sizes = (from, to);
+    }
+
+    /// The outputs in order: first input and weights.
+    fn outputs(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let mut at = 0;
+        self.spans.iter().map(move |&(first, len)| {
+            let weights = &self.weights[at..at + len];
+            at += len;
+            (first, weights)
+        })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=255")]
+const fn clip(sum: i32) -> u8 {
+    let v = sum >> BITS;
+    if v < 0 {
+        0
+    } else if v > 255 {
+        255
+    } else {
+        v as u8
+    }
+}
+
+/// Resizes pictures; keeps weights and room between calls, so that pictures of one size allocate once.
+#[derive(Debug, Default)]
+pub struct Resizer {
+    across: Taps,
+    down: Taps,
+    rows: Vec<u8>,
+    canvas: Vec<u8>,
+}
+
+fn check_side(size: ImageSize) -> Result<()> {
+    for (arg, side) in [("height", size.height), ("width", size.width)] {
+        if side == 0 || side > SIDE_MAX {
+            return Err(Error::Range { op: "resize", arg, got: side.into(), min: 1, max: SIDE_MAX.into() });
+        }
+    }
+    Ok(())
+}
+
+fn fill(buffer: &mut Vec<u8>, len: usize, value: u8) -> Result<()> {
+    buffer.clear();
+    buffer.try_reserve(len).map_err(|_| Error::OutOfMemory { what: "resize", bytes: len })?;
+    buffer.resize(len, value);
+    Ok(())
+}
+
+impl Resizer {
+    /// A resizer that has seen no picture.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bicubic resize, RGB bytes `[height, width, 3]` to bytes: across first, then down, each rounded to bytes; an axis
+    /// that keeps its size is left alone.
+    ///
+    /// # Errors
+    /// A side of zero or beyond 16384, or buffers shorter than their sizes.
+    ///
+    /// # Source
+    /// Pillow, `Resample.c`, for 8-bit pictures.
+    pub fn bicubic(&mut self, src: &[u8], from: ImageSize, to: ImageSize, out: &mut [u8]) -> Result<()> {
+        check_side(from)?;
+        check_side(to)?;
+        covers("resize", "src", src.len(), from.len_bytes())?;
+        covers("resize", "out", out.len(), to.len_bytes())?;
+        let (src, out) = (&src[..from.len_bytes()], &mut out[..to.len_bytes()]);
+        if from == to {
+            out.copy_from_slice(src);
+        } else if from.height == to.height {
+            self.across(src, from.width, to.width, out);
+        } else if from.width == to.width {
+            self.down(src, from.height, to.height, to.width, out);
+        } else {
+            let mut rows = core::mem::take(&mut self.rows);
+            fill(&mut rows, ImageSize::new(from.height, to.width).len_bytes(), 0)?;
+            self.across(src, from.width, to.width, &mut rows);
+            self.down(&rows, from.height, to.height, to.width, out);
+            self.rows = rows;
+        }
+        Ok(())
+    }
+
+    fn across(&mut self, src: &[u8], from: u32, to: u32, out: &mut [u8]) {
+        self.across.plan(from, to);
+        for (row, out) in src.chunks_exact(from as usize * 3).zip(out.chunks_exact_mut(to as usize * 3)) {
+            for ((first, weights), out) in self.across.outputs().zip(out.chunks_exact_mut(3)) {
+                let mut sum = [1_i32 << (BITS - 1); 3];
+                for (pixel, w) in row[first * 3..].chunks_exact(3).zip(weights) {
+                    for (sum, &byte) in sum.iter_mut().zip(pixel) {
+                        *sum += i32::from(byte) * w;
+                    }
+                }
+                out.copy_from_slice(&sum.map(clip));
+            }
+        }
+    }
+
+    fn down(&mut self, src: &[u8], from: u32, to: u32, width: u32, out: &mut [u8]) {
+        self.down.plan(from, to);
+        let stride = width as usize * 3;
+        for ((first, weights), out) in self.down.outputs().zip(out.chunks_exact_mut(stride)) {
+            for (i, out) in out.iter_mut().enumerate() {
+                let column = src[first * stride + i..].iter().step_by(stride);
+                let sum = column.zip(weights).fold(1 << (BITS - 1), |sum, (&byte, w)| sum + i32::from(byte) * w);
+                *out = clip(sum);
+            }
+        }
+    }
+
+    /// A picture filled up to a square with [`GREY`], then resized to `side` × `side`.
+    ///
+    /// # Errors
+    /// As [`bicubic`](Self::bicubic).
+    pub fn padded_square(&mut self, src: &[u8], size: ImageSize, side: u32, out: &mut [u8]) -> Result<()> {
+        let to = ImageSize::new(side, side);
+        if size.height == size.width {
+            return self.bicubic(src, size, to, out);
+        }
+        check_side(size)?;
+        let longer = size.height.max(size.width);
+        let square = ImageSize::new(longer, longer);
+        let mut canvas = core::mem::take(&mut self.canvas);
+        fill(&mut canvas, square.len_bytes(), GREY)?;
+        let done = centre(src, size, &mut canvas, square).and_then(|()| self.bicubic(&canvas, square, to, out));
+        self.canvas = canvas;
+        done
+    }
+
+    /// The views of a picture that is cut into tiles: the whole picture squeezed to `side` × `side`, then the tiles of
+    /// the picture resized to fit `best` on black, row by row.
+    ///
+    /// # Errors
+    /// As [`bicubic`](Self::bicubic), or a resolution that is no multiple of the side.
+    pub fn tiles(&mut self, src: &[u8], size: ImageSize, best: ImageSize, side: u32, out: &mut [u8]) -> Result<()> {
+        check_side(size)?;
+        check_side(best)?;
+        if side == 0 || !best.height.is_multiple_of(side) || !best.width.is_multiple_of(side) {
+            return Err(Error::Config { key: "image_grid_pinpoints", problem: "is no multiple of the image size" });
+        }
+        let (down, across) = ((best.height / side) as usize, (best.width / side) as usize);
+        let row_bytes = side as usize * 3;
+        let tile_bytes = row_bytes * side as usize;
+        covers("resize", "out", out.len(), product("resize", &[1 + down * across, tile_bytes])?)?;
+        let (whole, tiles) = out.split_at_mut(tile_bytes);
+        self.bicubic(src, size, ImageSize::new(side, side), whole)?;
+        let fitted = fit(size, best);
+        let mut picture = Vec::new();
+        fill(&mut picture, fitted.len_bytes(), 0)?;
+        self.bicubic(src, size, fitted, &mut picture)?;
+        let mut canvas = core::mem::take(&mut self.canvas);
+        fill(&mut canvas, best.len_bytes(), 0)?;
+        centre(&picture, fitted, &mut canvas, best)?;
+        for (t, tile) in tiles.chunks_exact_mut(tile_bytes).take(down * across).enumerate() {
+            for (r, row) in tile.chunks_exact_mut(row_bytes).enumerate() {
+                let at = ((t / across * side as usize + r) * across + t % across) * row_bytes;
+                row.copy_from_slice(&canvas[at..at + row_bytes]);
+            }
+        }
+        self.canvas = canvas;
+        Ok(())
+    }
+}
+
+/// Copies a picture into the middle of a larger one.
+fn centre(src: &[u8], size: ImageSize, canvas: &mut [u8], outer: ImageSize) -> Result<()> {
+    covers("resize", "src", src.len(), size.len_bytes())?;
+    let top = (outer.height - size.height) as usize / 2;
+    let left = (outer.width - size.width) as usize / 2 * 3;
+    let len = size.width as usize * 3;
+    for (row, to) in src.chunks_exact(len).zip(canvas.chunks_exact_mut(outer.width as usize * 3).skip(top)).take(size.height as usize) {
+        to[left..left + len].copy_from_slice(row);
+    }
+    Ok(())
+}
+
+/// The size a picture takes inside `best` when its aspect is kept: the limiting side exact, the other rounded up.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "sides are at most 2^14")]
+fn fit(size: ImageSize, best: ImageSize) -> ImageSize {
+    let across = f64::from(best.width) / f64::from(size.width);
+    let down = f64::from(best.height) / f64::from(size.height);
+    if across < down {
+        let height = libm::ceil(f64::from(size.height) * across) as u32;
+        ImageSize::new(height.clamp(1, best.height), best.width)
+    } else {
+        let width = libm::ceil(f64::from(size.width) * down) as u32;
+        ImageSize::new(best.height, width.clamp(1, best.width))
+    }
+}
+
+/// The candidate that keeps most of a picture's pixels; of equals the one that wastes least, then the first.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "truncation is the definition; sides are small")]
+pub fn best_resolution(size: ImageSize, candidates: &[ImageSize]) -> Option<ImageSize> {
+    let mut best: Option<(u64, u64, ImageSize)> = None;
+    for &c in candidates {
+        let (w, h) = (f64::from(size.width), f64::from(size.height));
+        let (across, down) = (f64::from(c.width) / w, f64::from(c.height) / h);
+        let scale = if across < down { across } else { down };
+        let area = (w * scale) as u64 * (h * scale) as u64;
+        let kept = area.min(u64::from(size.width) * u64::from(size.height));
+        let wasted = (u64::from(c.width) * u64::from(c.height)).saturating_sub(kept);
+        if best.is_none_or(|(k, w, _)| kept > k || (kept == k && wasted < w)) {
+            best = Some((kept, wasted, c));
+        }
+    }
+    best.map(|(_, _, c)| c)
+}
+
+/// How the features of a picture's tiles become rows of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileMerge {
+    /// Patches along one side of a tile.
+    pub grid: usize,
+    /// Tiles down and across.
+    pub tiles: [usize; 2],
+    /// First row and column of patches that are kept.
+    pub offset: [usize; 2],
+    /// Rows and columns that are kept.
+    pub kept: [usize; 2],
+    /// Rows and columns after the reduction to at most `max` tiles' worth.
+    pub rows: usize,
+    /// See `rows`.
+    pub cols: usize,
+}
+
+impl TileMerge {
+    /// The plan for one picture.
+    ///
+    /// # Errors
+    /// A size of zero.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "truncation is the definition; sides are small")]
+    pub fn plan(size: ImageSize, best: ImageSize, side: u32, grid: usize, max: usize) -> Result<Self> {
+        check_side(size)?;
+        if side == 0 || grid == 0 || max == 0 {
+            return Err(Error::Config { key: "image_size", problem: "has no patches" });
+        }
+        let tiles = [(best.height / side) as usize, (best.width / side) as usize];
+        let whole = [tiles[0] * grid, tiles[1] * grid];
+        let (mut offset, mut kept) = ([0, 0], whole);
+        let (width, height) = (f64::from(size.width), f64::from(size.height));
+        let (w, h) = (whole[1] as f64, whole[0] as f64);
+        // The axis along which the picture was padded is cut.
+        let (axis, inner) = if width / height > w / h { (0, height * (w / width)) } else { (1, width * (h / height)) };
+        let cut = whole[axis].saturating_sub((inner as usize).max(1)) / 2;
+        offset[axis] = cut;
+        kept[axis] = whole[axis] - 2 * cut;
+        let times = libm::sqrt((kept[0] * kept[1]) as f64 / ((max * grid * grid) as f64));
+        let [rows, cols] = if times > 1.1 { kept.map(|n| (floor_divide(n as f64, times) as usize).max(1)) } else { kept };
+        Ok(Self { grid, tiles, offset, kept, rows, cols })
+    }
+
+    /// Rows of text of the whole picture: the base view, and every reduced row with its newline.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.grid * self.grid + self.rows * (self.cols + 1)
+    }
+
+    /// Whether there is no row; a plan always has some.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Merges features `[1 + tiles, grid², width]` and the newline row into `[len, width]`.
+    ///
+    /// # Errors
+    /// Buffers shorter than their shapes.
+    pub fn merge(&self, features: &[f32], newline: &[f32], out: &mut [f32]) -> Result<()> {
+        let width = newline.len();
+        let base = self.grid * self.grid * width;
+        covers("merge", "features", features.len(), product("merge", &[1 + self.tiles[0] * self.tiles[1], base])?)?;
+        covers("merge", "out", out.len(), product("merge", &[self.len(), width])?)?;
+        let (whole, tiles) = features.split_at(base);
+        out[..base].copy_from_slice(whole);
+        let patch = |r: usize, c: usize| {
+            let (r, c) = (r + self.offset[0], c + self.offset[1]);
+            let tile = r / self.grid * self.tiles[1] + c / self.grid;
+            &tiles[tile * base + (r % self.grid * self.grid + c % self.grid) * width..][..width]
+        };
+        let mut rows = out[base..].chunks_exact_mut(width.max(1));
+        for r in 0..self.rows {
+            for (c, out) in (0..=self.cols).zip(&mut rows) {
+                if c == self.cols {
+                    out.copy_from_slice(newline);
+                } else if [self.rows, self.cols] == self.kept {
+                    out.copy_from_slice(patch(r, c));
+                } else {
+                    let (r0, r1, down) = between(r, self.kept[0], self.rows);
+                    let (c0, c1, across) = between(c, self.kept[1], self.cols);
+                    let corners = [patch(r0, c0), patch(r0, c1), patch(r1, c0), patch(r1, c1)];
+                    for (i, out) in out.iter_mut().enumerate() {
+                        let [a, b, c, d] = corners.map(|p| p[i]);
+                        let (left, below) = (1.0 - across, 1.0 - down);
+                        *out = below * (left * a + across * b) + down * (left * c + across * d);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The two inputs between which an output lies, and its distance from the first; corners are not aligned.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and grids are small")]
+fn between(i: usize, from: usize, to: usize) -> (usize, usize, f32) {
+    let at = (from as f32 / to as f32) * (i as f32 + 0.5) - 0.5;
+    let at = if at < 0.0 { 0.0 } else { at };
+    let first = (at as usize).min(from - 1);
+    (first, (first + 1).min(from - 1), at - first as f32)
+}
+
+/// Floor division of floats as Python defines it.
+fn floor_divide(a: f64, b: f64) -> f64 {
+    let quotient = (a - libm::fmod(a, b)) / b;
+    let floor = libm::floor(quotient);
+    if quotient - floor > 0.5 { floor + 1.0 } else { floor }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_stays_changes_no_byte() {
+        let src = [1, 2, 3, 4, 5, 6];
+        let mut out = [0; 6];
+        let size = ImageSize::new(1, 2);
+        Resizer::new().bicubic(&src, size, size, &mut out).unwrap();
+        assert_eq!(out, src);
+    }
+
+    #[test]
+    fn one_colour_stays_one_colour_at_every_size() {
+        let mut resizer = Resizer::new();
+        for (h, w) in [(1, 1), (3, 2), (7, 31), (64, 64)] {
+            let src = [9_u8, 200, 255].repeat(20 * 13);
+            let mut out = alloc::vec![0; h as usize * w as usize * 3];
+            resizer.bicubic(&src, ImageSize::new(20, 13), ImageSize::new(h, w), &mut out).unwrap();
+            assert!(out.chunks(3).all(|p| p == [9, 200, 255]), "{h} x {w}");
+        }
+    }
+
+    #[test]
+    fn a_wide_picture_is_padded_above_and_below() {
+        let mut out = [0; 4 * 4 * 3];
+        Resizer::new().padded_square(&[7; 4 * 3], ImageSize::new(1, 4), 4, &mut out).unwrap();
+        let rows: Vec<u8> = out.chunks(12).map(|row| row[0]).collect();
+        assert_eq!(rows, [GREY, 7, GREY, GREY]);
+    }
+
+    #[test]
+    fn the_published_picture_sizes_give_the_published_rows() {
+        let candidates: Vec<ImageSize> =
+            (1..=6).flat_map(|w| (1..=6).map(move |h| ImageSize::new(384 * h, 384 * w))).collect();
+        for (side, rows) in [(256, 1485), (384, 1485), (512, 3699)] {
+            let size = ImageSize::new(side, side);
+            let best = best_resolution(size, &candidates).unwrap();
+            assert_eq!(TileMerge::plan(size, best, 384, 27, 9).unwrap().len(), rows);
+        }
+    }
+
+    #[test]
+    fn nonsense_sizes_are_errors() {
+        let mut r = Resizer::new();
+        let one = ImageSize::new(1, 1);
+        assert!(r.bicubic(&[0; 3], ImageSize::new(0, 1), one, &mut [0; 3]).is_err());
+        assert!(r.bicubic(&[0; 3], one, ImageSize::new(u32::MAX, 1), &mut [0; 3]).is_err());
+        assert!(r.bicubic(&[0; 2], one, one, &mut [0; 3]).is_err());
+        assert!(r.padded_square(&[0; 3], ImageSize::new(2, 1), 4, &mut [0; 48]).is_err());
+        assert!(r.tiles(&[0; 3], one, ImageSize::new(3, 2), 2, &mut [0; 99]).is_err());
+    }
+}
