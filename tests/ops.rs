@@ -1,4 +1,5 @@
 //! The CPU device gives the bits of the reference: any size, any number of threads, any number of rows at once.
+#![cfg(feature = "alloc")]
 
 use std::sync::OnceLock;
 
