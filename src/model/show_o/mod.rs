@@ -323,7 +323,7 @@ impl<B: Backend> ShowO<B> {
     pub fn visible_rows(&self, tokens: &[TokenId]) -> Vec<[u32; 2]> {
         let c = &self.config;
         let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        let first = (0..len).zip(tokens).filter(|(_, t)| **t == c.pad()).map(|(i, _)| i + 1).last().unwrap_or(0);
+        let first = (1..=len).zip(tokens).filter(|(_, t)| **t == c.pad()).fold(0, |_, (after, _)| after);
         let soi = (0..len).zip(tokens).find(|(_, t)| **t == c.soi()).map_or(len, |(i, _)| i);
         (0..len)
             .map(|q| match q {

@@ -192,7 +192,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         if o.steps == 0 || o.steps > 1 << 16 {
             return range("steps", u64::from(o.steps), 1 << 16);
         }
-        if !o.guidance_scale.is_finite() || !(o.temperature.is_finite() && o.temperature >= 0.0) {
+        if !(o.guidance_scale.is_finite() && o.temperature.is_finite() && o.temperature >= 0.0) {
             return Err(Error::NotFinite { op: "session", arg: "guidance_scale or temperature", row: 0 });
         }
         let c = model.config();
