@@ -3,6 +3,8 @@
 //! A [`Generator`] draws candidates step by step, a [`RewardModel`] looks at what emerges, a [`SearchStrategy`]
 //! decides which candidates live. See the README for a complete example.
 #![no_std]
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![warn(clippy::std_instead_of_core, clippy::std_instead_of_alloc, clippy::alloc_instead_of_core)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
@@ -36,3 +38,9 @@ pub use image::{ImageBatch, ImageSize};
 pub use prompt::Prompt;
 pub use reward::{Judgement, RewardModel, Verdict};
 pub use search::{Cost, Decision, Event, Flow, SearchStrategy};
+
+/// The README's example, compiled and run.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct ReadmeExample;
