@@ -20,6 +20,7 @@ args.add_argument("--guidance", type=float, default=2.0)
 args.add_argument("--judge", default=str(WEIGHTS / "judge/model.safetensors"))
 args.add_argument("--seed", type=int, default=7)
 args.add_argument("--cache", help="keep the sampled trajectories under this name")
+args.add_argument("--no-process", action="store_true", help="leave out the dear best of N by process")
 args.add_argument("--plain", action="store_true", help="no judge")
 args = args.parse_args()
 records = [json.loads(line) for line in open(HERE.parent / "eval_prompts.jsonl")]
@@ -98,7 +99,8 @@ process, doubt = [], torch.ones(marks.shape)
 clear_at = torch.full(marks.shape, 18.0)
 for s in judged:
     pictures = decode(codes[:, s])
-    process.append(ask(pictures, judge.process)[..., 1])
+    if not args.no_process:
+        process.append(ask(pictures, judge.process)[..., 1])
     clear, yes, no = ask(pictures, judge.clarity_and_potential).unbind(-1)
     now = undecided & (clear > 0.5)
     asked += undecided.float() + now.float()
@@ -108,7 +110,8 @@ for s in judged:
     alive &= ~drop
     cost[drop] = s + 1
     undecided &= ~now
-table(f"process of {args.each}", pick(torch.stack(process).mean(0)), 18 * args.each, len(process) * args.each)
+if process:
+    table(f"process of {args.each}", pick(torch.stack(process).mean(0)), 18 * args.each, len(process) * args.each)
 score = torch.where(alive, outcome, -1.0)
 none = ~alive.any(1)
 score[none] = -doubt[none]

@@ -19,6 +19,7 @@ args.add_argument("--seconds", type=float, default=600)
 args.add_argument("--lr", type=float, default=5e-4)
 args.add_argument("--muon-lr", type=float, default=0.006)
 args.add_argument("--drawings", type=int, default=0, help="drawn pictures a step, against forgetting")
+args.add_argument("--clear-weight", type=float, default=4.0)
 args.add_argument("--export", action="store_true", help="put the best checkpoint among the bundled weights")
 args.add_argument("--check", type=float, default=90, help="seconds between validations")
 args = args.parse_args()
@@ -51,8 +52,6 @@ for i, (text, mark) in enumerate(zip(texts, marks.tolist())):
     if min(n):
         weight[i] = min(6.0, 0.5 + 1.5 * sum(n) / (2 * n[mark]))
 weight_final, weight_middle = weight[train_final], weight[owner[train_middle]]
-# The first steps say little and are rarely asked about once clarity works.
-weight_middle = weight_middle * torch.where(step[train_middle] < 5, 0.2, 1.0)
 table = {}
 
 
@@ -152,11 +151,13 @@ while t.progress < 1:
         logits2 = model(to_float(middle[m]), words2)
     finals = F.cross_entropy(answers(logits, last).flatten(0, 1), truth.flatten(), reduction="none").view(FINAL, -1)
     steps = F.cross_entropy(answers(logits2, last2).flatten(0, 1), truth2.flatten(), reduction="none").view(MIDDLE, -1)
+    # The first steps tell little about the end, and nobody asks them once clarity works.
+    informed = torch.where(step[m] < 5, 0.2, 1.0)
     is_clear = F.cross_entropy(answers(logits2, last2, 3)[:, 2], truth_ids[clear[m]])
     done_clear = F.cross_entropy(answers(logits, last, 3)[:, -1], torch.full((FINAL,), YES))
     # The own prompt is what the search asks, so it weighs as much as its near misses together.
     loss = 2 * finals[:, 0].mean() + 2 * finals[:, 1:-1].mean() + 0.5 * finals[:, -1].mean()
-    loss = loss + steps[:, :2].mean() + 2 * steps[:, 2].mean() + is_clear + 0.1 * done_clear
+    loss = loss + steps[:, :2].mean() + 2 * (informed * steps[:, 2]).mean() + args.clear_weight * is_clear + 0.1 * done_clear
     if args.drawings:
         d = torch.randint(0, len(drawn), (args.drawings,))
         asks = [random.sample(drawn[i], 6) for i in d.tolist()]
