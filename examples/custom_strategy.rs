@@ -86,7 +86,7 @@ struct Cli {
 fn main() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     let models = open::Models::load(&cli.settings)?;
-    let (mut generator, mut reward) = (models.generator(16)?, models.judge()?);
+    let (mut generator, mut reward) = (models.generator(16)?, models.judge(16)?);
     let mut halving = Halving { candidates: 16, every: 3 };
     let mut rng = Stream::new(open::picture_seed(1234, 0, 0));
     let found =

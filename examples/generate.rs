@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     writable_folder(&cli.out)?;
     let models = Models::load(&cli.settings)?;
-    let (mut generator, mut reward) = (models.generator(cli.candidates)?, models.judge()?);
+    let (mut generator, mut reward) = (models.generator(cli.candidates)?, models.judge(cli.candidates)?);
     let mut strategy = cli.strategy.build(cli.candidates);
     let started = Instant::now();
     let mut total = Cost::default();

@@ -178,7 +178,7 @@ fn work(
     next: &AtomicUsize,
     send: &mpsc::Sender<Result<Value, String>>,
 ) -> Result<(), Box<dyn Error>> {
-    let (mut generator, mut reward) = (models.generator(cli.candidates)?, models.judge()?);
+    let (mut generator, mut reward) = (models.generator(cli.candidates)?, models.judge(cli.candidates)?);
     let mut strategy = cli.strategy.build(cli.candidates);
     while let Some(task) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
         let line = one_picture(cli, eye, task, &mut generator, &mut reward, &mut *strategy)

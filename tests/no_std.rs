@@ -53,7 +53,7 @@ fn contracts_and_a_search_run_without_an_allocator() {
 fn a_bundled_picture_has_the_codes_of_the_std_build() {
     let cli = Cli::parse_from(["no_std", "--guidance", "2.75"]);
     let models = open::Models::load(&cli.settings).unwrap();
-    let (mut generator, mut judge) = (models.generator(1).unwrap(), models.judge().unwrap());
+    let (mut generator, mut judge) = (models.generator(1).unwrap(), models.judge(1).unwrap());
     let prompt = Prompt::new("a photo of a red car");
     let found =
         Plain.search(&mut generator, &mut judge, &prompt, &mut Stream::new(7), &mut |_| Flow::Continue).unwrap();

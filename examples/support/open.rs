@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use maquette::cpu::Cpu;
 use maquette::model::files::config::JsonConfig;
 use maquette::model::files::safetensors::SafetensorsSource;
-use maquette::model::llava_onevision::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
+use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
 use maquette::model::magvit::{Magvit, MagvitConfig};
 use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession, TemperaturePolicy};
 use maquette::model::words::Words;
@@ -77,7 +77,7 @@ pub struct Models {
     pixels: Arc<Magvit<Cpu>>,
     llava: Arc<Llava<Cpu>>,
     generator_words: Words,
-    judge_words: Words,
+    judge_words: Arc<Words>,
     options: ShowOOptions,
     settings: Value,
     threads: usize,
@@ -150,7 +150,7 @@ impl Models {
             pixels: Arc::new(pixels),
             llava: Arc::new(llava),
             generator_words: words(generator)?,
-            judge_words: words(judge)?,
+            judge_words: Arc::new(words(judge)?),
             options,
             settings,
             threads: cpu.threads(),
@@ -166,9 +166,10 @@ impl Models {
         Ok(ShowOSession::new(model, pixels, self.generator_words.clone(), options)?)
     }
 
-    /// A session of the judge.
-    pub fn judge(&self) -> Res<LlavaSession<Cpu, Words>> {
-        Ok(LlavaSession::new(Arc::clone(&self.llava), self.judge_words.clone(), JudgeOptions::default())?)
+    /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.
+    pub fn judge(&self, n: u32) -> Res<LlavaSession<Cpu>> {
+        let words = Arc::<Words>::clone(&self.judge_words);
+        Ok(LlavaSession::new(Arc::clone(&self.llava), words, JudgeOptions::default().with_views(n.clamp(1, 64) as usize))?)
     }
 
     /// Everything that decides what is drawn.

@@ -19,6 +19,8 @@ pub struct Life {
     pub parent: Option<CandidateId>,
     /// Row of the contact sheet; a fork takes the row that somebody rejected left.
     pub row: usize,
+    /// Steps its parent had taken when it was forked.
+    pub born: u32,
     pub taken: u32,
     pub sights: BTreeMap<u32, Sight>,
     pub rejected_at: Option<u32>,
@@ -97,7 +99,7 @@ impl Record {
                     self.rows = self.rows.max(row + 1);
                     let taken = parent.and_then(|p| self.lives.get(&p)).map_or(0, |p| p.taken);
                     let life =
-                        Life { parent, row, taken, sights: BTreeMap::new(), rejected_at: None, resumed: false };
+                        Life { parent, row, born: taken, taken, sights: BTreeMap::new(), rejected_at: None, resumed: false };
                     self.lives.insert(id, life);
                 }
                 json!({ "event": "started", "ids": numbers(ids), "parent": parent.map(|p| p.0) })
@@ -162,13 +164,13 @@ impl Record {
         }
     }
 
-    /// The winner and everybody it was forked from.
-    pub fn line_of_winner(&self) -> Vec<CandidateId> {
-        let mut line = Vec::new();
-        let mut next = self.winner;
-        while let Some(id) = next.filter(|id| !line.contains(id)) {
-            line.push(id);
-            next = self.lives.get(&id).and_then(|life| life.parent);
+    /// The winner and everybody it was forked from, each with the last step of its that led there.
+    pub fn line_of_winner(&self) -> BTreeMap<CandidateId, u32> {
+        let mut line = BTreeMap::new();
+        let mut next = self.winner.map(|id| (id, u32::MAX));
+        while let Some((id, until)) = next.filter(|(id, _)| !line.contains_key(id)) {
+            line.insert(id, until);
+            next = self.lives.get(&id).and_then(|life| Some((life.parent?, life.born)));
         }
         line
     }

@@ -70,10 +70,10 @@ pub fn sheet(record: &Record, prompt: &str, summary: &[String]) -> Canvas {
     }
     // The winner's line comes last, over whoever shared a cell with it.
     let mut lives: Vec<_> = record.lives.iter().collect();
-    lives.sort_by_key(|(id, _)| line.contains(id));
+    lives.sort_by_key(|(id, _)| line.contains_key(id));
     for (id, life) in lives {
-        let chosen = line.contains(id);
         for (step, sight) in &life.sights {
+            let chosen = line.get(id).is_some_and(|until| step <= until);
             let Ok(column) = steps.binary_search(step) else { continue };
             let at = [LEFT + column * CELL[0] + 4, top + life.row * CELL[1] + 4];
             page.fill([at[0] - 4, at[1] - 4], CELL, PAPER);
