@@ -8,7 +8,7 @@ use std::sync::Arc;
 use maquette::cpu::Cpu;
 use maquette::model::files::config::JsonConfig;
 use maquette::model::files::safetensors::SafetensorsSource;
-use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession, Reader};
+use maquette::model::llava_onevision::{JudgeOptions, Llava, LlavaConfig, LlavaSession, Reader};
 use maquette::model::words::Words;
 use maquette::ops::{Backend, Reference};
 use maquette::prompt::Tokenize;
@@ -18,24 +18,42 @@ use maquette::{CandidateId, Error, ImageBatch, ImageSize, Prompt};
 
 const SIZE: ImageSize = ImageSize::new(64, 64);
 const PROMPT: &str = "a photo of a red car";
-const ALL: [Judgement; 4] = [Judgement::Outcome, Judgement::Process, Judgement::Clarity, Judgement::Potential];
+const ALL: [Judgement; 4] = [
+    Judgement::Outcome,
+    Judgement::Process,
+    Judgement::Clarity,
+    Judgement::Potential,
+];
 
 fn bytes(name: &str) -> Vec<u8> {
-    fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/judge").join(name)).unwrap()
+    fs::read(
+        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("examples/demo/weights/judge")
+            .join(name),
+    )
+    .unwrap()
 }
 
 fn model<B: Backend>(backend: B) -> Arc<Llava<B>> {
     let json = JsonConfig::parse(&String::from_utf8(bytes("config.json")).unwrap()).unwrap();
     let weights = bytes("model.safetensors");
     let source = SafetensorsSource::new(&weights).unwrap();
-    Arc::new(Llava::load(Arc::new(backend), LlavaConfig::from_json(&json).unwrap(), &source, Format::F32).unwrap())
+    Arc::new(
+        Llava::load(
+            Arc::new(backend),
+            LlavaConfig::from_json(&json).unwrap(),
+            &source,
+            Format::F32,
+        )
+        .unwrap(),
+    )
 }
 
-fn words() -> Arc<dyn Tokenize> {
-    Arc::new(Words::new(&String::from_utf8(bytes("vocab.txt")).unwrap()).unwrap())
+fn words() -> Words {
+    Words::new(&String::from_utf8(bytes("vocab.txt")).unwrap()).unwrap()
 }
 
-fn session<B: Backend>(model: &Arc<Llava<B>>, options: JudgeOptions) -> LlavaSession<B> {
+fn session<B: Backend>(model: &Arc<Llava<B>>, options: JudgeOptions) -> LlavaSession<B, Words> {
     LlavaSession::new(Arc::clone(model), words(), options).unwrap()
 }
 
@@ -44,28 +62,45 @@ fn small() -> JudgeOptions {
 }
 
 const fn key(candidate: u64, step: u32) -> ViewKey {
-    ViewKey { candidate: CandidateId(candidate), step }
+    ViewKey {
+        candidate: CandidateId(candidate),
+        step,
+    }
 }
 
 /// Pictures with something in them: two colours and a slant that differ from one to the next.
 fn pictures(n: usize) -> Vec<u8> {
     let pixel = |i: usize| {
         let (picture, r, c) = (i / 4096, i % 4096 / 64, i % 64);
-        if (r + picture * c) % 64 < 24 { [220, 30, 20] } else { [u8::try_from(40 * picture % 256).unwrap(), 120, 160] }
+        if (r + picture * c) % 64 < 24 {
+            [220, 30, 20]
+        } else {
+            [u8::try_from(40 * picture % 256).unwrap(), 120, 160]
+        }
     };
     (0..n * 4096).flat_map(pixel).collect()
 }
 
-fn ask<R: RewardModel>(judge: &mut R, judgement: Judgement, keys: &[ViewKey], pixels: &[u8], prompt: &str) -> Vec<Verdict> {
+fn ask<R: RewardModel>(
+    judge: &mut R,
+    judgement: Judgement,
+    keys: &[ViewKey],
+    pixels: &[u8],
+    prompt: &str,
+) -> Vec<Verdict> {
     let prompt = Prompt::new(prompt);
     let mut out = vec![Verdict::malformed(); keys.len()];
-    let ask = Ask::new(judgement, &prompt, keys).with_pixels(ImageBatch::new(keys.len(), SIZE, pixels).unwrap());
+    let ask = Ask::new(judgement, &prompt, keys)
+        .with_pixels(ImageBatch::new(keys.len(), SIZE, pixels).unwrap());
     judge.judge(&ask, &mut out).unwrap();
     out
 }
 
 fn bits(verdicts: &[Verdict]) -> Vec<(u32, u32, Answer)> {
-    verdicts.iter().map(|v| (v.p_yes.to_bits(), v.p_no.to_bits(), v.answer)).collect()
+    verdicts
+        .iter()
+        .map(|v| (v.p_yes.to_bits(), v.p_no.to_bits(), v.answer))
+        .collect()
 }
 
 #[test]
@@ -75,7 +110,10 @@ fn a_verdict_is_two_probabilities_that_nearly_sum_to_one() {
     for judgement in ALL {
         let verdict = ask(&mut judge, judgement, &[key(0, 1)], &red, PROMPT)[0];
         verdict.check(0).unwrap();
-        assert!((verdict.p_yes + verdict.p_no - 1.0).abs() < 0.05, "{judgement:?} {verdict:?}");
+        assert!(
+            (verdict.p_yes + verdict.p_no - 1.0).abs() < 0.05,
+            "{judgement:?} {verdict:?}"
+        );
     }
 }
 
@@ -84,7 +122,15 @@ fn shared_rows_give_the_bits_of_a_fresh_session() {
     let model = model(Cpu::new());
     let pixels = pictures(3);
     let keys = [key(0, 5), key(1, 5), key(2, 5)];
-    let fresh = |judgement| ask(&mut session(&model, small()), judgement, &keys, &pixels, PROMPT);
+    let fresh = |judgement| {
+        ask(
+            &mut session(&model, small()),
+            judgement,
+            &keys,
+            &pixels,
+            PROMPT,
+        )
+    };
     let want: Vec<_> = ALL.iter().map(|&j| bits(&fresh(j))).collect();
     let mut judge = session(&model, small());
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 2, 3], [0, 0, 3, 1]] {
@@ -93,7 +139,13 @@ fn shared_rows_give_the_bits_of_a_fresh_session() {
             assert_eq!(bits(&got), want[i], "{:?}", ALL[i]);
         }
         // Another prompt between two orders leaves nothing behind.
-        ask(&mut judge, Judgement::Clarity, &keys, &pixels, "a photo of a blue banana");
+        ask(
+            &mut judge,
+            Judgement::Clarity,
+            &keys,
+            &pixels,
+            "a photo of a blue banana",
+        );
         judge.forget(&keys[1..2]);
     }
 }
@@ -106,11 +158,23 @@ fn a_batch_gives_the_bits_of_one_view_at_a_time() {
     for judgement in ALL {
         // Seven views through room for four, with one of them asked before and one key twice.
         let mut judge = session(&model, small());
-        ask(&mut judge, Judgement::Clarity, &keys[2..3], &pixels[2 * SIZE.len_bytes()..], PROMPT);
+        ask(
+            &mut judge,
+            Judgement::Clarity,
+            &keys[2..3],
+            &pixels[2 * SIZE.len_bytes()..],
+            PROMPT,
+        );
         let together = ask(&mut judge, judgement, &keys, &pixels, PROMPT);
         for (i, want) in together.iter().enumerate() {
             let mut alone = session(&model, small().with_views(1));
-            let got = ask(&mut alone, judgement, &keys[i..=i], &pixels[i * SIZE.len_bytes()..], PROMPT);
+            let got = ask(
+                &mut alone,
+                judgement,
+                &keys[i..=i],
+                &pixels[i * SIZE.len_bytes()..],
+                PROMPT,
+            );
             assert_eq!(bits(&got), bits(&[*want]), "{judgement:?} {i}");
         }
     }
@@ -121,11 +185,38 @@ fn the_same_key_with_another_picture_is_another_view() {
     let model = model(Cpu::new());
     let pixels = pictures(2);
     let other = &pixels[SIZE.len_bytes()..];
-    let want = ask(&mut session(&model, small()), Judgement::Outcome, &[key(0, 1)], other, PROMPT);
+    let want = ask(
+        &mut session(&model, small()),
+        Judgement::Outcome,
+        &[key(0, 1)],
+        other,
+        PROMPT,
+    );
     let mut judge = session(&model, small());
-    ask(&mut judge, Judgement::Outcome, &[key(0, 1)], &pixels, PROMPT);
-    assert_eq!(bits(&ask(&mut judge, Judgement::Outcome, &[key(0, 1)], other, PROMPT)), bits(&want));
-    let twice = ask(&mut judge, Judgement::Outcome, &[key(0, 1), key(0, 1)], &pixels, PROMPT);
+    ask(
+        &mut judge,
+        Judgement::Outcome,
+        &[key(0, 1)],
+        &pixels,
+        PROMPT,
+    );
+    assert_eq!(
+        bits(&ask(
+            &mut judge,
+            Judgement::Outcome,
+            &[key(0, 1)],
+            other,
+            PROMPT
+        )),
+        bits(&want)
+    );
+    let twice = ask(
+        &mut judge,
+        Judgement::Outcome,
+        &[key(0, 1), key(0, 1)],
+        &pixels,
+        PROMPT,
+    );
     assert_eq!(bits(&twice[1..]), bits(&want));
 }
 
@@ -134,7 +225,15 @@ fn two_threads_give_the_bits_of_one() {
     let model = model(Cpu::new());
     let pixels = pictures(4);
     let keys: Vec<_> = (0..4).map(|i| key(i, 0)).collect();
-    let run = |judgement| bits(&ask(&mut session(&model, small()), judgement, &keys, &pixels, PROMPT));
+    let run = |judgement| {
+        bits(&ask(
+            &mut session(&model, small()),
+            judgement,
+            &keys,
+            &pixels,
+            PROMPT,
+        ))
+    };
     let one = [run(Judgement::Clarity), run(Judgement::Outcome)];
     let two = std::thread::scope(|s| {
         let threads = [Judgement::Clarity, Judgement::Outcome].map(|j| s.spawn(move || run(j)));
@@ -146,8 +245,20 @@ fn two_threads_give_the_bits_of_one() {
 #[test]
 fn the_reference_gives_the_bits_of_the_cpu() {
     let pixels = pictures(1);
-    let want = ask(&mut session(&model(Reference), small()), Judgement::Potential, &[key(0, 1)], &pixels, PROMPT);
-    let got = ask(&mut session(&model(Cpu::new()), small()), Judgement::Potential, &[key(0, 1)], &pixels, PROMPT);
+    let want = ask(
+        &mut session(&model(Reference), small()),
+        Judgement::Potential,
+        &[key(0, 1)],
+        &pixels,
+        PROMPT,
+    );
+    let got = ask(
+        &mut session(&model(Cpu::new()), small()),
+        Judgement::Potential,
+        &[key(0, 1)],
+        &pixels,
+        PROMPT,
+    );
     assert_eq!(bits(&got), bits(&want));
 }
 
@@ -156,7 +267,15 @@ fn readers_agree_on_what_the_answers_share() {
     let model = model(Cpu::new());
     let pixels = pictures(2);
     let keys = [key(0, 1), key(1, 1)];
-    let read = |reader| ask(&mut session(&model, small().with_reader(reader)), Judgement::Outcome, &keys, &pixels, PROMPT);
+    let read = |reader| {
+        ask(
+            &mut session(&model, small().with_reader(reader)),
+            Judgement::Outcome,
+            &keys,
+            &pixels,
+            PROMPT,
+        )
+    };
     let exact = read(Reader::Exact);
     for (two, exact) in read(Reader::TwoRows).iter().zip(&exact) {
         assert!((two.p_yes + two.p_no - 1.0).abs() < 1e-6);
@@ -179,26 +298,65 @@ fn readers_agree_on_what_the_answers_share() {
 fn what_cannot_be_asked_is_an_error_and_leaves_the_session_usable() {
     let mut judge = session(&model(Cpu::new()), small());
     let pixels = pictures(1);
-    let want = ask(&mut judge, Judgement::Outcome, &[key(0, 1)], &pixels, PROMPT);
+    let want = ask(
+        &mut judge,
+        Judgement::Outcome,
+        &[key(0, 1)],
+        &pixels,
+        PROMPT,
+    );
     let mut out = [Verdict::malformed()];
     let image = ImageBatch::new(1, SIZE, &pixels).unwrap();
     let long = "red ".repeat(40);
     let cases: [(&str, fn(&Error) -> bool); 4] = [
-        ("a photo of a unicorn", |e| matches!(e, Error::UnknownWord { at: 13, .. })),
-        ("a <|endoftext|>", |e| matches!(e, Error::SpecialToken { at: 2, .. })),
-        ("a <image>", |e| matches!(e, Error::SpecialToken { at: 2, .. })),
+        ("a photo of a unicorn", |e| {
+            matches!(e, Error::UnknownWord { at: 13, .. })
+        }),
+        ("a <|endoftext|>", |e| {
+            matches!(e, Error::SpecialToken { at: 2, .. })
+        }),
+        ("a <image>", |e| {
+            matches!(e, Error::SpecialToken { at: 2, .. })
+        }),
         (&long, |e| matches!(e, Error::PromptTooLong { max: 32, .. })),
     ];
     for (text, expected) in cases {
         let prompt = Prompt::new(text);
-        let error = judge.judge(&Ask::new(Judgement::Outcome, &prompt, &[key(0, 1)]).with_pixels(image), &mut out).unwrap_err();
+        let error = judge
+            .judge(
+                &Ask::new(Judgement::Outcome, &prompt, &[key(0, 1)]).with_pixels(image),
+                &mut out,
+            )
+            .unwrap_err();
         assert!(expected(&error), "{text}: {error}");
     }
     let prompt = Prompt::new(PROMPT);
-    assert!(judge.judge(&Ask::new(Judgement::Outcome, &prompt, &[key(0, 1)]), &mut out).is_err());
-    assert!(judge.judge(&Ask::new(Judgement::Outcome, &prompt, &[]), &mut []).is_ok());
-    assert_eq!(bits(&ask(&mut judge, Judgement::Outcome, &[key(0, 1)], &pixels, PROMPT)), bits(&want));
-    ask(&mut judge, Judgement::Outcome, &[key(0, 1)], &pixels, "")[0].check(0).unwrap();
+    assert!(
+        judge
+            .judge(
+                &Ask::new(Judgement::Outcome, &prompt, &[key(0, 1)]),
+                &mut out
+            )
+            .is_err()
+    );
+    assert!(
+        judge
+            .judge(&Ask::new(Judgement::Outcome, &prompt, &[]), &mut [])
+            .is_ok()
+    );
+    assert_eq!(
+        bits(&ask(
+            &mut judge,
+            Judgement::Outcome,
+            &[key(0, 1)],
+            &pixels,
+            PROMPT
+        )),
+        bits(&want)
+    );
+    ask(&mut judge, Judgement::Outcome, &[key(0, 1)], &pixels, "")[0]
+        .check(0)
+        .unwrap();
 }
 
 #[test]
@@ -206,10 +364,26 @@ fn the_trace_of_a_question_gives_its_bits() {
     let model = model(Cpu::new());
     let pixels = pictures(1);
     let mut judge = session(&model, small());
-    let want = ask(&mut judge, Judgement::Potential, &[key(0, 1)], &pixels, PROMPT);
+    let want = ask(
+        &mut judge,
+        Judgement::Potential,
+        &[key(0, 1)],
+        &pixels,
+        PROMPT,
+    );
     let mut ids = vec![-200];
-    words().encode(&format!("{PROMPT} clear ? yes potential ?"), &mut |id| ids.push(id.into())).unwrap();
-    let got = judge.trace(&ids, ImageBatch::new(1, SIZE, &pixels).unwrap(), &mut |_, _| Ok(())).unwrap();
+    words()
+        .encode(&format!("{PROMPT} clear ? yes potential ?"), &mut |id| {
+            ids.push(id.into())
+        })
+        .unwrap();
+    let got = judge
+        .trace(
+            &ids,
+            ImageBatch::new(1, SIZE, &pixels).unwrap(),
+            &mut |_, _| Ok(()),
+        )
+        .unwrap();
     assert_eq!(bits(&[got]), bits(&want));
 }
 

@@ -59,12 +59,17 @@ impl Taps {
             let first = ((centre - support + 0.5) as i64).max(0) as usize;
             let end = ((centre + support + 0.5) as i64).clamp(0, i64::from(from)) as usize;
             self.real.clear();
-            self.real.extend((first..end).map(|x| bicubic_kernel((x as f64 - centre + 0.5) * inverse)));
+            self.real
+                .extend((first..end).map(|x| bicubic_kernel((x as f64 - centre + 0.5) * inverse)));
             let total: f64 = self.real.iter().sum();
             self.spans.push((first, self.real.len()));
             self.weights.extend(self.real.iter().map(|&w| {
                 let w = if total == 0.0 { w } else { w / total } * f64::from(1_u32 << BITS);
-                if w < 0.0 { (w - 0.5) as i32 } else { (w + 0.5) as i32 }
+                if w < 0.0 {
+                    (w - 0.5) as i32
+                } else {
+                    (w + 0.5) as i32
+                }
             }));
         }
         self.sizes = (from, to);
@@ -81,7 +86,11 @@ impl Taps {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=255")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to 0..=255"
+)]
 const fn clip(sum: i32) -> u8 {
     let v = sum >> BITS;
     if v < 0 {
@@ -105,7 +114,13 @@ pub struct Resizer {
 fn check_side(size: ImageSize) -> Result<()> {
     for (arg, side) in [("height", size.height), ("width", size.width)] {
         if side == 0 || side > SIDE_MAX {
-            return Err(Error::Range { op: "resize", arg, got: side.into(), min: 1, max: SIDE_MAX.into() });
+            return Err(Error::Range {
+                op: "resize",
+                arg,
+                got: side.into(),
+                min: 1,
+                max: SIDE_MAX.into(),
+            });
         }
     }
     Ok(())
@@ -113,7 +128,10 @@ fn check_side(size: ImageSize) -> Result<()> {
 
 fn fill(buffer: &mut Vec<u8>, len: usize, value: u8) -> Result<()> {
     buffer.clear();
-    buffer.try_reserve(len).map_err(|_| Error::OutOfMemory { what: "resize", bytes: len })?;
+    buffer.try_reserve(len).map_err(|_| Error::OutOfMemory {
+        what: "resize",
+        bytes: len,
+    })?;
     buffer.resize(len, value);
     Ok(())
 }
@@ -133,7 +151,13 @@ impl Resizer {
     ///
     /// # Source
     /// Pillow, `Resample.c`, for 8-bit pictures.
-    pub fn bicubic(&mut self, src: &[u8], from: ImageSize, to: ImageSize, out: &mut [u8]) -> Result<()> {
+    pub fn bicubic(
+        &mut self,
+        src: &[u8],
+        from: ImageSize,
+        to: ImageSize,
+        out: &mut [u8],
+    ) -> Result<()> {
         check_side(from)?;
         check_side(to)?;
         covers("resize", "src", src.len(), from.len_bytes())?;
@@ -147,7 +171,11 @@ impl Resizer {
             self.down(src, from.height, to.height, to.width, out);
         } else {
             let mut rows = core::mem::take(&mut self.rows);
-            fill(&mut rows, ImageSize::new(from.height, to.width).len_bytes(), 0)?;
+            fill(
+                &mut rows,
+                ImageSize::new(from.height, to.width).len_bytes(),
+                0,
+            )?;
             self.across(src, from.width, to.width, &mut rows);
             self.down(&rows, from.height, to.height, to.width, out);
             self.rows = rows;
@@ -157,7 +185,10 @@ impl Resizer {
 
     fn across(&mut self, src: &[u8], from: u32, to: u32, out: &mut [u8]) {
         self.across.plan(from, to);
-        for (row, out) in src.chunks_exact(from as usize * 3).zip(out.chunks_exact_mut(to as usize * 3)) {
+        for (row, out) in src
+            .chunks_exact(from as usize * 3)
+            .zip(out.chunks_exact_mut(to as usize * 3))
+        {
             for ((first, weights), out) in self.across.outputs().zip(out.chunks_exact_mut(3)) {
                 let mut sum = [1_i32 << (BITS - 1); 3];
                 for (pixel, w) in row[first * 3..].chunks_exact(3).zip(weights) {
@@ -176,7 +207,9 @@ impl Resizer {
         for ((first, weights), out) in self.down.outputs().zip(out.chunks_exact_mut(stride)) {
             for (i, out) in out.iter_mut().enumerate() {
                 let column = src[first * stride + i..].iter().step_by(stride);
-                let sum = column.zip(weights).fold(1 << (BITS - 1), |sum, (&byte, w)| sum + i32::from(byte) * w);
+                let sum = column
+                    .zip(weights)
+                    .fold(1 << (BITS - 1), |sum, (&byte, w)| sum + i32::from(byte) * w);
                 *out = clip(sum);
             }
         }
@@ -186,7 +219,13 @@ impl Resizer {
     ///
     /// # Errors
     /// As [`bicubic`](Self::bicubic).
-    pub fn padded_square(&mut self, src: &[u8], size: ImageSize, side: u32, out: &mut [u8]) -> Result<()> {
+    pub fn padded_square(
+        &mut self,
+        src: &[u8],
+        size: ImageSize,
+        side: u32,
+        out: &mut [u8],
+    ) -> Result<()> {
         let to = ImageSize::new(side, side);
         if size.height == size.width {
             return self.bicubic(src, size, to, out);
@@ -196,7 +235,8 @@ impl Resizer {
         let square = ImageSize::new(longer, longer);
         let mut canvas = core::mem::take(&mut self.canvas);
         fill(&mut canvas, square.len_bytes(), GREY)?;
-        let done = centre(src, size, &mut canvas, square).and_then(|()| self.bicubic(&canvas, square, to, out));
+        let done = centre(src, size, &mut canvas, square)
+            .and_then(|()| self.bicubic(&canvas, square, to, out));
         self.canvas = canvas;
         done
     }
@@ -206,16 +246,31 @@ impl Resizer {
     ///
     /// # Errors
     /// As [`bicubic`](Self::bicubic), or a resolution that is no multiple of the side.
-    pub fn tiles(&mut self, src: &[u8], size: ImageSize, best: ImageSize, side: u32, out: &mut [u8]) -> Result<()> {
+    pub fn tiles(
+        &mut self,
+        src: &[u8],
+        size: ImageSize,
+        best: ImageSize,
+        side: u32,
+        out: &mut [u8],
+    ) -> Result<()> {
         check_side(size)?;
         check_side(best)?;
         if side == 0 || !best.height.is_multiple_of(side) || !best.width.is_multiple_of(side) {
-            return Err(Error::Config { key: "image_grid_pinpoints", problem: "is no multiple of the image size" });
+            return Err(Error::Config {
+                key: "image_grid_pinpoints",
+                problem: "is no multiple of the image size",
+            });
         }
         let (down, across) = ((best.height / side) as usize, (best.width / side) as usize);
         let row_bytes = side as usize * 3;
         let tile_bytes = row_bytes * side as usize;
-        covers("resize", "out", out.len(), product("resize", &[1 + down * across, tile_bytes])?)?;
+        covers(
+            "resize",
+            "out",
+            out.len(),
+            product("resize", &[1 + down * across, tile_bytes])?,
+        )?;
         let (whole, tiles) = out.split_at_mut(tile_bytes);
         self.bicubic(src, size, ImageSize::new(side, side), whole)?;
         let fitted = fit(size, best);
@@ -225,7 +280,11 @@ impl Resizer {
         let mut canvas = core::mem::take(&mut self.canvas);
         fill(&mut canvas, best.len_bytes(), 0)?;
         centre(&picture, fitted, &mut canvas, best)?;
-        for (t, tile) in tiles.chunks_exact_mut(tile_bytes).take(down * across).enumerate() {
+        for (t, tile) in tiles
+            .chunks_exact_mut(tile_bytes)
+            .take(down * across)
+            .enumerate()
+        {
             for (r, row) in tile.chunks_exact_mut(row_bytes).enumerate() {
                 let at = ((t / across * side as usize + r) * across + t % across) * row_bytes;
                 row.copy_from_slice(&canvas[at..at + row_bytes]);
@@ -242,14 +301,22 @@ fn centre(src: &[u8], size: ImageSize, canvas: &mut [u8], outer: ImageSize) -> R
     let top = (outer.height - size.height) as usize / 2;
     let left = (outer.width - size.width) as usize / 2 * 3;
     let len = size.width as usize * 3;
-    for (row, to) in src.chunks_exact(len).zip(canvas.chunks_exact_mut(outer.width as usize * 3).skip(top)).take(size.height as usize) {
+    for (row, to) in src
+        .chunks_exact(len)
+        .zip(canvas.chunks_exact_mut(outer.width as usize * 3).skip(top))
+        .take(size.height as usize)
+    {
         to[left..left + len].copy_from_slice(row);
     }
     Ok(())
 }
 
 /// The size a picture takes inside `best` when its aspect is kept: the limiting side exact, the other rounded up.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "sides are at most 2^14")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sides are at most 2^14"
+)]
 fn fit(size: ImageSize, best: ImageSize) -> ImageSize {
     let across = f64::from(best.width) / f64::from(size.width);
     let down = f64::from(best.height) / f64::from(size.height);
@@ -264,7 +331,11 @@ fn fit(size: ImageSize, best: ImageSize) -> ImageSize {
 
 /// The candidate that keeps most of a picture's pixels; of equals the one that wastes least, then the first.
 #[must_use]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "truncation is the definition; sides are small")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "truncation is the definition; sides are small"
+)]
 pub fn best_resolution(size: ImageSize, candidates: &[ImageSize]) -> Option<ImageSize> {
     let mut best: Option<(u64, u64, ImageSize)> = None;
     for &c in candidates {
@@ -303,11 +374,24 @@ impl TileMerge {
     ///
     /// # Errors
     /// A size of zero.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "truncation is the definition; sides are small")]
-    pub fn plan(size: ImageSize, best: ImageSize, side: u32, grid: usize, max: usize) -> Result<Self> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "truncation is the definition; sides are small"
+    )]
+    pub fn plan(
+        size: ImageSize,
+        best: ImageSize,
+        side: u32,
+        grid: usize,
+        max: usize,
+    ) -> Result<Self> {
         check_side(size)?;
         if side == 0 || grid == 0 || max == 0 {
-            return Err(Error::Config { key: "image_size", problem: "has no patches" });
+            return Err(Error::Config {
+                key: "image_size",
+                problem: "has no patches",
+            });
         }
         let tiles = [(best.height / side) as usize, (best.width / side) as usize];
         let whole = [tiles[0] * grid, tiles[1] * grid];
@@ -315,13 +399,28 @@ impl TileMerge {
         let (width, height) = (f64::from(size.width), f64::from(size.height));
         let (w, h) = (whole[1] as f64, whole[0] as f64);
         // The axis along which the picture was padded is cut.
-        let (axis, inner) = if width / height > w / h { (0, height * (w / width)) } else { (1, width * (h / height)) };
+        let (axis, inner) = if width / height > w / h {
+            (0, height * (w / width))
+        } else {
+            (1, width * (h / height))
+        };
         let cut = whole[axis].saturating_sub((inner as usize).max(1)) / 2;
         offset[axis] = cut;
         kept[axis] = whole[axis] - 2 * cut;
         let times = libm::sqrt((kept[0] * kept[1]) as f64 / ((max * grid * grid) as f64));
-        let [rows, cols] = if times > 1.1 { kept.map(|n| (floor_divide(n as f64, times) as usize).max(1)) } else { kept };
-        Ok(Self { grid, tiles, offset, kept, rows, cols })
+        let [rows, cols] = if times > 1.1 {
+            kept.map(|n| (floor_divide(n as f64, times) as usize).max(1))
+        } else {
+            kept
+        };
+        Ok(Self {
+            grid,
+            tiles,
+            offset,
+            kept,
+            rows,
+            cols,
+        })
     }
 
     /// Rows of text of the whole picture: the base view, and every reduced row with its newline.
@@ -343,8 +442,18 @@ impl TileMerge {
     pub fn merge(&self, features: &[f32], newline: &[f32], out: &mut [f32]) -> Result<()> {
         let width = newline.len();
         let base = self.grid * self.grid * width;
-        covers("merge", "features", features.len(), product("merge", &[1 + self.tiles[0] * self.tiles[1], base])?)?;
-        covers("merge", "out", out.len(), product("merge", &[self.len(), width])?)?;
+        covers(
+            "merge",
+            "features",
+            features.len(),
+            product("merge", &[1 + self.tiles[0] * self.tiles[1], base])?,
+        )?;
+        covers(
+            "merge",
+            "out",
+            out.len(),
+            product("merge", &[self.len(), width])?,
+        )?;
         let (whole, tiles) = features.split_at(base);
         out[..base].copy_from_slice(whole);
         let patch = |r: usize, c: usize| {
@@ -376,7 +485,11 @@ impl TileMerge {
 }
 
 /// The two inputs between which an output lies, and its distance from the first; corners are not aligned.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and grids are small")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "not negative, and grids are small"
+)]
 fn between(i: usize, from: usize, to: usize) -> (usize, usize, f32) {
     let at = (from as f32 / to as f32) * (i as f32 + 0.5) - 0.5;
     let at = if at < 0.0 { 0.0 } else { at };
@@ -388,7 +501,11 @@ fn between(i: usize, from: usize, to: usize) -> (usize, usize, f32) {
 fn floor_divide(a: f64, b: f64) -> f64 {
     let quotient = (a - libm::fmod(a, b)) / b;
     let floor = libm::floor(quotient);
-    if quotient - floor > 0.5 { floor + 1.0 } else { floor }
+    if quotient - floor > 0.5 {
+        floor + 1.0
+    } else {
+        floor
+    }
 }
 
 #[cfg(test)]
@@ -410,7 +527,9 @@ mod tests {
         for (h, w) in [(1, 1), (3, 2), (7, 31), (64, 64)] {
             let src = [9_u8, 200, 255].repeat(20 * 13);
             let mut out = alloc::vec![0; h as usize * w as usize * 3];
-            resizer.bicubic(&src, ImageSize::new(20, 13), ImageSize::new(h, w), &mut out).unwrap();
+            resizer
+                .bicubic(&src, ImageSize::new(20, 13), ImageSize::new(h, w), &mut out)
+                .unwrap();
             assert!(out.chunks(3).all(|p| p == [9, 200, 255]), "{h} x {w}");
         }
     }
@@ -418,15 +537,18 @@ mod tests {
     #[test]
     fn a_wide_picture_is_padded_above_and_below() {
         let mut out = [0; 4 * 4 * 3];
-        Resizer::new().padded_square(&[7; 4 * 3], ImageSize::new(1, 4), 4, &mut out).unwrap();
+        Resizer::new()
+            .padded_square(&[7; 4 * 3], ImageSize::new(1, 4), 4, &mut out)
+            .unwrap();
         let rows: Vec<u8> = out.chunks(12).map(|row| row[0]).collect();
         assert_eq!(rows, [GREY, 7, GREY, GREY]);
     }
 
     #[test]
     fn the_published_picture_sizes_give_the_published_rows() {
-        let candidates: Vec<ImageSize> =
-            (1..=6).flat_map(|w| (1..=6).map(move |h| ImageSize::new(384 * h, 384 * w))).collect();
+        let candidates: Vec<ImageSize> = (1..=6)
+            .flat_map(|w| (1..=6).map(move |h| ImageSize::new(384 * h, 384 * w)))
+            .collect();
         for (side, rows) in [(256, 1485), (384, 1485), (512, 3699)] {
             let size = ImageSize::new(side, side);
             let best = best_resolution(size, &candidates).unwrap();
@@ -438,10 +560,22 @@ mod tests {
     fn nonsense_sizes_are_errors() {
         let mut r = Resizer::new();
         let one = ImageSize::new(1, 1);
-        assert!(r.bicubic(&[0; 3], ImageSize::new(0, 1), one, &mut [0; 3]).is_err());
-        assert!(r.bicubic(&[0; 3], one, ImageSize::new(u32::MAX, 1), &mut [0; 3]).is_err());
+        assert!(
+            r.bicubic(&[0; 3], ImageSize::new(0, 1), one, &mut [0; 3])
+                .is_err()
+        );
+        assert!(
+            r.bicubic(&[0; 3], one, ImageSize::new(u32::MAX, 1), &mut [0; 3])
+                .is_err()
+        );
         assert!(r.bicubic(&[0; 2], one, one, &mut [0; 3]).is_err());
-        assert!(r.padded_square(&[0; 3], ImageSize::new(2, 1), 4, &mut [0; 48]).is_err());
-        assert!(r.tiles(&[0; 3], one, ImageSize::new(3, 2), 2, &mut [0; 99]).is_err());
+        assert!(
+            r.padded_square(&[0; 3], ImageSize::new(2, 1), 4, &mut [0; 48])
+                .is_err()
+        );
+        assert!(
+            r.tiles(&[0; 3], one, ImageSize::new(3, 2), 2, &mut [0; 99])
+                .is_err()
+        );
     }
 }

@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, Result, product};
 use crate::model::linear::Linear;
-use crate::model::transformer::{BlockNames, Cache, Mlp, Norm, Pass, Scratch, Stack, StackConfig, Stage};
+use crate::model::transformer::{
+    BlockNames, Cache, Mlp, Norm, Pass, Scratch, Stack, StackConfig, Stage,
+};
 use crate::model::weights::Loader;
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
@@ -38,7 +40,15 @@ pub struct VisionConfig {
 
 impl Default for VisionConfig {
     fn default() -> Self {
-        Self { image_size: 384, patch_size: 14, width: 1152, n_heads: 16, mlp_width: 4304, layers: 26, eps: 1e-6 }
+        Self {
+            image_size: 384,
+            patch_size: 14,
+            width: 1152,
+            n_heads: 16,
+            mlp_width: 4304,
+            layers: 26,
+            eps: 1e-6,
+        }
     }
 }
 
@@ -46,7 +56,10 @@ impl VisionConfig {
     /// Patches along one side.
     #[must_use]
     pub const fn grid(&self) -> usize {
-        if self.patch_size == 0 { 0 } else { self.image_size / self.patch_size }
+        match self.image_size.checked_div(self.patch_size) {
+            Some(grid) => grid,
+            None => 0,
+        }
     }
 
     /// Patches of a view.
@@ -84,10 +97,16 @@ impl VisionConfig {
     /// [`Error::Config`] or [`Error::Range`] with the key at fault.
     pub fn check(&self) -> Result<()> {
         if self.patch_size == 0 || self.patch_size > self.image_size || self.image_size > 1 << 12 {
-            return Err(Error::Config { key: "patch_size", problem: "does not fit image_size" });
+            return Err(Error::Config {
+                key: "patch_size",
+                problem: "does not fit image_size",
+            });
         }
         if self.n_heads == 0 || !self.width.is_multiple_of(self.n_heads) {
-            return Err(Error::Config { key: "num_attention_heads", problem: "does not divide the tower's hidden_size" });
+            return Err(Error::Config {
+                key: "num_attention_heads",
+                problem: "does not divide the tower's hidden_size",
+            });
         }
         self.stack().check()
     }
@@ -145,6 +164,10 @@ pub enum VisionStage {
     Projector,
 }
 
+/// Looks at one stage of a pass.
+pub type VisionLook<'a, B> =
+    &'a mut dyn FnMut(VisionStage, &<B as Backend>::Buffer<f32>) -> Result<()>;
+
 const TOWER: &str = "model.vision_tower.vision_tower.vision_model";
 
 fn block_names(layer: usize) -> BlockNames {
@@ -152,7 +175,11 @@ fn block_names(layer: usize) -> BlockNames {
     BlockNames {
         norm1: name("layer_norm1"),
         norm2: name("layer_norm2"),
-        qkv: [name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj")],
+        qkv: [
+            name("self_attn.q_proj"),
+            name("self_attn.k_proj"),
+            name("self_attn.v_proj"),
+        ],
         out: name("self_attn.out_proj"),
         qk_norm: [String::new(), String::new()],
         mlp_in: Vec::from([name("mlp.fc1")]),
@@ -169,11 +196,17 @@ impl<B: Backend> Vision<B> {
         config.check()?;
         let c = &config;
         let patch_name = format!("{TOWER}.embeddings.patch_embedding");
-        let weight = loader.floats(&format!("{patch_name}.weight"), &[c.width, 3, c.patch_size, c.patch_size])?;
+        let weight = loader.floats(
+            &format!("{patch_name}.weight"),
+            &[c.width, 3, c.patch_size, c.patch_size],
+        )?;
         let bias = loader.floats(&format!("{patch_name}.bias"), &[c.width])?;
         Ok(Self {
             patch: Linear::from_floats(loader, c.width, c.patch_values(), &weight, Some(&bias))?,
-            position: loader.floats(&format!("{TOWER}.embeddings.position_embedding.weight"), &[c.patches(), c.width])?,
+            position: loader.floats(
+                &format!("{TOWER}.embeddings.position_embedding.weight"),
+                &[c.patches(), c.width],
+            )?,
             stack: Stack::load(loader, c.stack(), &block_names)?,
             projector: [
                 Linear::load(loader, "model.mm_projector.0", width, c.width, true)?,
@@ -204,7 +237,11 @@ impl<B: Backend> Vision<B> {
         let mut places = backend.zeros(rows)?;
         for view in 0..views {
             backend.write(&mut position, view * patches * c.width, &self.position)?;
-            backend.write(&mut spans, view * SPAN_WORDS, &[0, 0, index(view * patches)?, index(patches)?])?;
+            backend.write(
+                &mut spans,
+                view * SPAN_WORDS,
+                &[0, 0, index(view * patches)?, index(patches)?],
+            )?;
             for row in view * patches..(view + 1) * patches {
                 backend.write(&mut places, row, &[index(row)?])?;
             }
@@ -234,15 +271,23 @@ impl<B: Backend> Vision<B> {
         n: usize,
         pixels: &[u8],
         s: &mut VisionScratch<B>,
-        look: &mut dyn FnMut(VisionStage, &B::Buffer<f32>) -> Result<()>,
+        look: VisionLook<'_, B>,
     ) -> Result<()> {
         let c = &self.config;
         if n > s.views {
-            return Err(Error::Full { what: "views of the image tower", limit: s.views });
+            return Err(Error::Full {
+                what: "views of the image tower",
+                limit: s.views,
+            });
         }
         let rows = n * c.patches();
         backend.write(&mut s.pixels, 0, pixels)?;
-        let shape = PatchShape { images: n, height: c.image_size, width: c.image_size, patch: c.patch_size };
+        let shape = PatchShape {
+            images: n,
+            height: c.image_size,
+            width: c.image_size,
+            patch: c.patch_size,
+        };
         backend.patchify(shape, &s.pixels, &mut s.patches)?;
         backend.copy(&s.position, 0, &mut s.x, 0, rows * c.width)?;
         self.patch.apply_add(backend, rows, &s.patches, &mut s.x)?;
@@ -255,9 +300,19 @@ impl<B: Backend> Vision<B> {
             places: &s.places,
             spans: &s.spans,
         };
-        self.stack.forward_watched(backend, &pass, &mut s.x, (&mut s.cache, &mut s.scratch), &mut |layer, stage, x| {
-            if stage == Stage::Output { look(VisionStage::Layer(layer), x) } else { Ok(()) }
-        })?;
+        self.stack.forward_watched(
+            backend,
+            &pass,
+            &mut s.x,
+            (&mut s.cache, &mut s.scratch),
+            &mut |layer, stage, x| {
+                if stage == Stage::Output {
+                    look(VisionStage::Layer(layer), x)
+                } else {
+                    Ok(())
+                }
+            },
+        )?;
         let [first, second] = &self.projector;
         first.apply(backend, rows, &s.x, &mut s.hidden)?;
         backend.activate(Activation::GeluErf, rows * first.n(), &mut s.hidden)?;

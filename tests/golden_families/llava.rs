@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use maquette::model::llava::{Aspect, JudgeOptions, Llava, LlavaConfig, LlavaSession, TraceStage};
+use maquette::model::llava_onevision::{
+    Aspect, JudgeOptions, Llava, LlavaConfig, LlavaSession, TraceStage,
+};
 use maquette::model::resize::{Resizer, TileMerge, best_resolution};
 use maquette::model::words::Words;
 use maquette::ops::Backend;
@@ -16,7 +18,12 @@ pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
     let mut config = LlavaConfig::from_json(&case.config)?;
     config.templates = ["<image> a", "<image> a", "<image> a", "a"].into();
     resizes(case)?;
-    let model = Arc::new(Llava::load(Arc::clone(device), config, &case.source(), Format::F32)?);
+    let model = Arc::new(Llava::load(
+        Arc::clone(device),
+        config,
+        &case.source(),
+        Format::F32,
+    )?);
     let mut prefixes = Vec::new();
     if case.has_input("in.image_u8") {
         prefixes.push(String::new());
@@ -40,7 +47,7 @@ fn picture<B: Backend>(case: &Case, model: &Arc<Llava<B>>, prefix: &str) -> Resu
     let before = ids.iter().position(|&id| id == -200).unwrap();
     let (d, after) = (model.config().text.width, ids.len() - before - 1);
     let out = |name: &str| format!("out.{prefix}{name}");
-    let tokenizer = Arc::new(Words::new("a")?);
+    let tokenizer = Words::new("a")?;
     let options = JudgeOptions::default().with_views(1).with_tokens(64);
     let mut session = LlavaSession::new(Arc::clone(model), tokenizer, options)?;
     // Compared where the case stores them: the tiles case stores neither the tower nor most layers.
@@ -77,15 +84,22 @@ fn picture<B: Backend>(case: &Case, model: &Arc<Llava<B>>, prefix: &str) -> Resu
     case.compare(&out("p_no"), &[verdict.p_no]);
     if case.wants("out.pixel_values") {
         let area = views.len() / 3;
-        let values: Vec<f32> =
-            (0..views.len()).map(|i| pixel_value(views[i % area * 3 + i / area])).collect();
+        let values: Vec<f32> = (0..views.len())
+            .map(|i| pixel_value(views[i % area * 3 + i / area]))
+            .collect();
         case.compare("out.pixel_values", &values);
     }
     Ok(())
 }
 
 /// The square views, compared with what the case stores of the way to them.
-fn views(case: &Case, config: &LlavaConfig, prefix: &str, size: ImageSize, pixels: &[u8]) -> Result<Vec<u8>> {
+fn views(
+    case: &Case,
+    config: &LlavaConfig,
+    prefix: &str,
+    size: ImageSize,
+    pixels: &[u8],
+) -> Result<Vec<u8>> {
     let side = u32::try_from(config.vision.image_size).unwrap();
     let view = ImageSize::new(side, side).len_bytes();
     let mut resizer = Resizer::new();
@@ -97,7 +111,10 @@ fn views(case: &Case, config: &LlavaConfig, prefix: &str, size: ImageSize, pixel
     match &config.aspect {
         Aspect::AnyRes { pinpoints, max } => {
             let best = best_resolution(size, pinpoints).unwrap();
-            case.exact(&format!("out.{prefix}best_resolution"), &[best.width, best.height]);
+            case.exact(
+                &format!("out.{prefix}best_resolution"),
+                &[best.width, best.height],
+            );
             let merge = TileMerge::plan(size, best, side, config.vision.grid(), *max)?;
             let mut views = vec![0; (1 + merge.tiles[0] * merge.tiles[1]) * view];
             resizer.tiles(pixels, size, best, side, &mut views)?;
@@ -119,11 +136,17 @@ fn views(case: &Case, config: &LlavaConfig, prefix: &str, size: ImageSize, pixel
 
 fn resizes(case: &Case) -> Result<()> {
     if case.wants("out.pixel_table") {
-        case.compare("out.pixel_table", &(0..=255).map(pixel_value).collect::<Vec<_>>());
+        case.compare(
+            "out.pixel_table",
+            &(0..=255).map(pixel_value).collect::<Vec<_>>(),
+        );
     }
     for (i, [width, height]) in case.config.pairs("resize_targets")?.into_iter().enumerate() {
         let (from, src) = image(case, &format!("in.resize.{i}.src"));
-        let to = ImageSize::new(u32::try_from(height).unwrap(), u32::try_from(width).unwrap());
+        let to = ImageSize::new(
+            u32::try_from(height).unwrap(),
+            u32::try_from(width).unwrap(),
+        );
         let mut out = vec![0; to.len_bytes()];
         Resizer::new().bicubic(&src, from, to, &mut out)?;
         case.exact(&format!("out.resize.{i}.dst"), &out);

@@ -43,12 +43,20 @@ impl Slots {
     /// `n` free slots of up to `limit` tokens.
     pub(super) fn reserve(n: usize, limit: usize) -> Result<Self> {
         let mut slots = Vec::new();
-        let no_memory = |_| Error::OutOfMemory { what: "judge", bytes: n.saturating_mul(limit).saturating_mul(4) };
+        let no_memory = |_| Error::OutOfMemory {
+            what: "judge",
+            bytes: n.saturating_mul(limit).saturating_mul(4),
+        };
         slots.try_reserve_exact(n).map_err(no_memory)?;
         for _ in 0..n {
             let mut tokens = Vec::new();
             tokens.try_reserve_exact(limit).map_err(no_memory)?;
-            slots.push(Slot { key: None, picture: 0, tokens, used: 0 });
+            slots.push(Slot {
+                key: None,
+                picture: 0,
+                tokens,
+                used: 0,
+            });
         }
         Ok(Self { slots, clock: 0 })
     }
@@ -60,18 +68,36 @@ impl Slots {
 
     /// The slot of a view, and how many of `tokens` it already holds (never the last, whose row is wanted), or none
     /// of its rows at all. An unknown view takes the slot that was unused longest.
-    pub(super) fn take(&mut self, key: ViewKey, picture: u64, tokens: &[TokenId]) -> Result<(usize, Option<usize>)> {
+    pub(super) fn take(
+        &mut self,
+        key: ViewKey,
+        picture: u64,
+        tokens: &[TokenId],
+    ) -> Result<(usize, Option<usize>)> {
         let clock = self.clock;
         let known = self.slots.iter().position(|s| s.key == Some(key));
         let oldest = || {
-            let free = self.slots.iter().enumerate().filter(|(_, s)| s.used != clock);
-            free.min_by_key(|(_, s)| (s.key.is_some(), s.used)).map(|(i, _)| i)
+            let free = self
+                .slots
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| s.used != clock);
+            free.min_by_key(|(_, s)| (s.key.is_some(), s.used))
+                .map(|(i, _)| i)
         };
-        let at = known.or_else(oldest).ok_or(Error::Full { what: "remembered views", limit: self.slots.len() })?;
+        let at = known.or_else(oldest).ok_or(Error::Full {
+            what: "remembered views",
+            limit: self.slots.len(),
+        })?;
         let slot = &mut self.slots[at];
         slot.used = clock;
         if known.is_some() && slot.picture == picture {
-            let same = slot.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+            let same = slot
+                .tokens
+                .iter()
+                .zip(tokens)
+                .take_while(|(a, b)| a == b)
+                .count();
             let same = same.min(tokens.len().saturating_sub(1));
             slot.tokens.truncate(same);
             return Ok((at, Some(same)));
@@ -79,7 +105,6 @@ impl Slots {
         slot.key = None;
         Ok((at, None))
     }
-
 
     /// The rows of a slot were computed.
     pub(super) fn keep(&mut self, at: usize, key: ViewKey, picture: u64, tokens: &[TokenId]) {
@@ -114,7 +139,10 @@ mod tests {
     use crate::generator::CandidateId;
 
     const fn key(candidate: u64) -> ViewKey {
-        ViewKey { candidate: CandidateId(candidate), step: 1 }
+        ViewKey {
+            candidate: CandidateId(candidate),
+            step: 1,
+        }
     }
 
     #[test]
@@ -154,6 +182,9 @@ mod tests {
         let size = ImageSize::new(1, 3);
         let a = fingerprint(size, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_ne!(a, fingerprint(size, &[1, 2, 3, 4, 5, 6, 7, 8, 10]));
-        assert_ne!(a, fingerprint(ImageSize::new(3, 1), &[1, 2, 3, 4, 5, 6, 7, 8, 9]));
+        assert_ne!(
+            a,
+            fingerprint(ImageSize::new(3, 1), &[1, 2, 3, 4, 5, 6, 7, 8, 9])
+        );
     }
 }

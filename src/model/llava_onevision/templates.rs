@@ -84,7 +84,10 @@ pub(super) struct Tokens {
 impl Tokens {
     /// Room for `limit` tokens on each side, reserved.
     pub(super) fn reserve(limit: usize) -> Result<Self> {
-        let no_memory = |_| Error::OutOfMemory { what: "judge", bytes: limit.saturating_mul(4) };
+        let no_memory = |_| Error::OutOfMemory {
+            what: "judge",
+            bytes: limit.saturating_mul(4),
+        };
         let mut tokens = Self::default();
         tokens.before.try_reserve(limit).map_err(no_memory)?;
         tokens.after.try_reserve(limit).map_err(no_memory)?;
@@ -100,7 +103,11 @@ fn cut(template: &str, tokenizer: &dyn Tokenize, images: usize) -> Result<Vec<Pi
     let mut rest = template;
     let mut text = String::new();
     while !rest.is_empty() {
-        let special = || rest.strip_prefix("<|").and_then(|r| r.find("|>")).map(|end| &rest[..end + 4]);
+        let special = || {
+            rest.strip_prefix("<|")
+                .and_then(|r| r.find("|>"))
+                .map(|end| &rest[..end + 4])
+        };
         let (piece, len) = if rest.starts_with(IMAGE) {
             (Piece::Image, IMAGE.len())
         } else if rest.starts_with("{prompt}") {
@@ -127,7 +134,10 @@ fn cut(template: &str, tokenizer: &dyn Tokenize, images: usize) -> Result<Vec<Pi
         pieces.push(Piece::Text(text));
     }
     if pieces.iter().filter(|p| **p == Piece::Image).count() != images {
-        return Err(Error::Config { key: "templates", problem: "need <image> once, and none in potential" });
+        return Err(Error::Config {
+            key: "templates",
+            problem: "need <image> once, and none in potential",
+        });
     }
     Ok(pieces)
 }
@@ -152,7 +162,10 @@ impl Questions {
         out: &mut Tokens,
     ) -> Result<()> {
         if let Some(at) = prompt.find(IMAGE) {
-            return Err(Error::SpecialToken { token: Name::fixed(IMAGE), at });
+            return Err(Error::SpecialToken {
+                token: Name::fixed(IMAGE),
+                at,
+            });
         }
         let parts: &[&[Piece]] = match judgement {
             Judgement::Outcome => &[&self.outcome],
@@ -175,8 +188,13 @@ impl Questions {
                         prompt
                     }
                     _ => {
-                        let to = if seen_image { &mut out.after } else { &mut out.before };
-                        flush(&out.text, tokenizer, limit, to).map_err(|e| in_prompt(e, prompt_at.take()))?;
+                        let to = if seen_image {
+                            &mut out.after
+                        } else {
+                            &mut out.before
+                        };
+                        flush(&out.text, tokenizer, limit, to)
+                            .map_err(|e| in_prompt(e, prompt_at.take()))?;
                         out.text.clear();
                         match piece {
                             Some(Piece::Image) => seen_image = true,
@@ -186,7 +204,10 @@ impl Questions {
                         continue;
                     }
                 };
-                let no_memory = |_| Error::OutOfMemory { what: "judge", bytes: add.len() };
+                let no_memory = |_| Error::OutOfMemory {
+                    what: "judge",
+                    bytes: add.len(),
+                };
                 out.text.try_reserve(add.len()).map_err(no_memory)?;
                 out.text.push_str(add);
             }
@@ -199,15 +220,24 @@ impl Questions {
 fn in_prompt(error: Error, prompt_at: Option<usize>) -> Error {
     let start = prompt_at.unwrap_or(0);
     match error {
-        Error::UnknownWord { word, at } => Error::UnknownWord { word, at: at.saturating_sub(start) },
-        Error::SpecialToken { token, at } => Error::SpecialToken { token, at: at.saturating_sub(start) },
+        Error::UnknownWord { word, at } => Error::UnknownWord {
+            word,
+            at: at.saturating_sub(start),
+        },
+        Error::SpecialToken { token, at } => Error::SpecialToken {
+            token,
+            at: at.saturating_sub(start),
+        },
         other => other,
     }
 }
 
 fn push(to: &mut Vec<TokenId>, id: TokenId, limit: usize) -> Result<()> {
     if to.len() >= limit {
-        return Err(Error::PromptTooLong { got: limit + 1, max: limit });
+        return Err(Error::PromptTooLong {
+            got: limit + 1,
+            max: limit,
+        });
     }
     to.push(id);
     Ok(())
@@ -253,16 +283,31 @@ mod tests {
 
     #[test]
     fn potential_goes_on_where_clarity_ended() {
-        let t = Templates::from(["<image> {prompt} ?", "<image> ?", "<|im_start|> system <image> {prompt} clear ?", "yes potential ?"]);
+        let t = Templates::from([
+            "<image> {prompt} ?",
+            "<image> ?",
+            "<|im_start|> system <image> {prompt} clear ?",
+            "yes potential ?",
+        ]);
         let words = words();
         let questions = Questions::new(&t, &words).unwrap();
         let mut tokens = Tokens::reserve(16).unwrap();
-        questions.encode(Judgement::Clarity, "a car", &words, 16, &mut tokens).unwrap();
-        assert_eq!((&tokens.before[..], &tokens.after[..]), (&[6, 7][..], &[0, 1, 2, 3][..]));
-        questions.encode(Judgement::Potential, "a car", &words, 16, &mut tokens).unwrap();
+        questions
+            .encode(Judgement::Clarity, "a car", &words, 16, &mut tokens)
+            .unwrap();
+        assert_eq!(
+            (&tokens.before[..], &tokens.after[..]),
+            (&[6, 7][..], &[0, 1, 2, 3][..])
+        );
+        questions
+            .encode(Judgement::Potential, "a car", &words, 16, &mut tokens)
+            .unwrap();
         assert_eq!(tokens.after, [0, 1, 2, 3, 4, 5, 3]);
         let long = questions.encode(Judgement::Potential, "a car", &words, 6, &mut tokens);
-        assert!(matches!(long, Err(Error::PromptTooLong { got: 7, max: 6 })), "{long:?}");
+        assert!(
+            matches!(long, Err(Error::PromptTooLong { got: 7, max: 6 })),
+            "{long:?}"
+        );
     }
 
     #[test]
@@ -273,11 +318,19 @@ mod tests {
         let mut tokens = Tokens::reserve(16).unwrap();
         for prompt in ["a <|im_start|>", "a <image>"] {
             let got = questions.encode(Judgement::Outcome, prompt, &words, 16, &mut tokens);
-            assert!(matches!(got, Err(Error::SpecialToken { at: 2, .. })), "{got:?}");
+            assert!(
+                matches!(got, Err(Error::SpecialToken { at: 2, .. })),
+                "{got:?}"
+            );
         }
         let got = questions.encode(Judgement::Outcome, "a unicorn", &words, 16, &mut tokens);
-        assert!(matches!(got, Err(Error::UnknownWord { at: 2, .. })), "{got:?}");
-        questions.encode(Judgement::Outcome, "", &words, 16, &mut tokens).unwrap();
+        assert!(
+            matches!(got, Err(Error::UnknownWord { at: 2, .. })),
+            "{got:?}"
+        );
+        questions
+            .encode(Judgement::Outcome, "", &words, 16, &mut tokens)
+            .unwrap();
         assert_eq!(tokens.after, [3]);
     }
 
@@ -285,18 +338,33 @@ mod tests {
     fn templates_without_their_picture_or_token_are_refused() {
         let words = words();
         let good = ["<image>", "<image>", "<image>", "yes"];
-        for (i, bad) in [(0, "a car"), (1, "<image> <image>"), (3, "<image>"), (2, "<|none|> <image>")] {
+        for (i, bad) in [
+            (0, "a car"),
+            (1, "<image> <image>"),
+            (3, "<image>"),
+            (2, "<|none|> <image>"),
+        ] {
             let mut t = good;
             t[i] = bad;
-            assert!(Questions::new(&Templates::from(t), &words).is_err(), "{bad}");
+            assert!(
+                Questions::new(&Templates::from(t), &words).is_err(),
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn the_released_clarity_question_keeps_its_spaces() {
         let t = Templates::released();
-        assert!(t.clarity.contains("step  in") && t.clarity.contains("<image> \n The") && t.clarity.contains("confused  but"));
+        assert!(
+            t.clarity.contains("step  in")
+                && t.clarity.contains("<image> \n The")
+                && t.clarity.contains("confused  but")
+        );
         assert_eq!(t.clarity.matches("\n        ").count(), 2);
-        assert!(t.potential.starts_with("yes<|im_end|>\n<|im_start|>user\nDo you"));
+        assert!(
+            t.potential
+                .starts_with("yes<|im_end|>\n<|im_start|>user\nDo you")
+        );
     }
 }

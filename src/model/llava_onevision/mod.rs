@@ -9,13 +9,17 @@
 //! al., arXiv 2501.13926.
 
 mod config;
+mod options;
 mod session;
 mod slots;
 mod templates;
+mod trace;
 
 pub use config::{Aspect, LlavaConfig, TextConfig};
-pub use session::{JudgeOptions, LlavaSession, Reader, TraceStage};
+pub use options::{JudgeOptions, Reader};
+pub use session::LlavaSession;
 pub use templates::Templates;
+pub use trace::TraceStage;
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -49,13 +53,33 @@ pub struct Llava<B: Backend> {
 const NAMINGS: [(&str, &[&str]); 6] = [
     (
         "model.vision_tower.vision_tower.vision_model.",
-        &["vision_tower.vision_model.", "model.vision_tower.vision_model.", "model.vision_tower.", "vision_tower."],
+        &[
+            "vision_tower.vision_model.",
+            "model.vision_tower.vision_model.",
+            "model.vision_tower.",
+            "vision_tower.",
+        ],
     ),
-    ("model.mm_projector.0.", &["multi_modal_projector.linear_1.", "model.multi_modal_projector.linear_1."]),
-    ("model.mm_projector.2.", &["multi_modal_projector.linear_2.", "model.multi_modal_projector.linear_2."]),
+    (
+        "model.mm_projector.0.",
+        &[
+            "multi_modal_projector.linear_1.",
+            "model.multi_modal_projector.linear_1.",
+        ],
+    ),
+    (
+        "model.mm_projector.2.",
+        &[
+            "multi_modal_projector.linear_2.",
+            "model.multi_modal_projector.linear_2.",
+        ],
+    ),
     ("model.image_newline", &["image_newline"]),
     ("lm_head.", &["language_model.lm_head."]),
-    ("model.", &["language_model.model.", "model.language_model."]),
+    (
+        "model.",
+        &["language_model.model.", "model.language_model."],
+    ),
 ];
 
 /// The name under which a checkpoint holds a tensor of the original naming.
@@ -63,8 +87,10 @@ fn stored_name(source: &dyn WeightSource, name: &str) -> String {
     let has = |name: &str| source.tensor(name).is_some();
     if !has(name)
         && let Some((prefix, others)) = NAMINGS.iter().find(|(prefix, _)| name.starts_with(prefix))
-        && let Some(found) =
-            others.iter().map(|other| format!("{other}{}", &name[prefix.len()..])).find(|other| has(other))
+        && let Some(found) = others
+            .iter()
+            .map(|other| format!("{other}{}", &name[prefix.len()..]))
+            .find(|other| has(other))
     {
         return found;
     }
@@ -73,7 +99,9 @@ fn stored_name(source: &dyn WeightSource, name: &str) -> String {
 
 /// Whether a tensor may lie in a checkpoint without being read: what follows the tower's kept layers.
 fn unused(name: &str, vision_layers: usize) -> bool {
-    let Some(at) = name.find("vision_tower.") else { return false };
+    let Some(at) = name.find("vision_tower.") else {
+        return false;
+    };
     let part = &name[at..];
     part.contains(".post_layernorm.")
         || part.contains("vision_model.head.")
@@ -87,7 +115,11 @@ fn block_names(layer: usize) -> BlockNames {
     BlockNames {
         norm1: name("input_layernorm"),
         norm2: name("post_attention_layernorm"),
-        qkv: [name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj")],
+        qkv: [
+            name("self_attn.q_proj"),
+            name("self_attn.k_proj"),
+            name("self_attn.v_proj"),
+        ],
         out: name("self_attn.o_proj"),
         qk_norm: [String::new(), String::new()],
         mlp_in: Vec::from([name("mlp.gate_proj"), name("mlp.up_proj")]),
@@ -102,18 +134,28 @@ impl<B: Backend> Llava<B> {
     /// # Errors
     /// A configuration that contradicts itself, a tensor that is missing, misshapen, not finite or not part of the
     /// model, or no memory.
-    pub fn load(backend: Arc<B>, config: LlavaConfig, source: &dyn WeightSource, format: Format) -> Result<Self> {
+    pub fn load(
+        backend: Arc<B>,
+        config: LlavaConfig,
+        source: &dyn WeightSource,
+        format: Format,
+    ) -> Result<Self> {
         config.check()?;
         let rename = |name: &str| stored_name(source, name);
         let loader = Loader::new(&*backend, source, format, &rename);
         let text = &config.text;
         let embed = loader.floats("model.embed_tokens.weight", &[text.vocab, text.width])?;
-        let own_head =
-            loader.has("lm_head.weight").then(|| loader.floats("lm_head.weight", &[text.vocab, text.width])).transpose()?;
+        let own_head = loader
+            .has("lm_head.weight")
+            .then(|| loader.floats("lm_head.weight", &[text.vocab, text.width]))
+            .transpose()?;
         let rows = own_head.as_ref().unwrap_or(&embed);
         let head = Linear::from_floats(&loader, text.vocab, text.width, rows, None)?;
-        let two: Vec<f32> =
-            [config.yes_id, config.no_id].iter().flat_map(|&id| &rows[id as usize * text.width..][..text.width]).copied().collect();
+        let two: Vec<f32> = [config.yes_id, config.no_id]
+            .iter()
+            .flat_map(|&id| &rows[id as usize * text.width..][..text.width])
+            .copied()
+            .collect();
         let answers = Linear::from_floats(&loader, 2, text.width, &two, None)?;
         let embed = loader.upload(&embed)?;
         let vision = Vision::load(&loader, config.vision, text.width)?;
@@ -121,7 +163,17 @@ impl<B: Backend> Llava<B> {
         let stack = Stack::load(&loader, text.stack(), &block_names)?;
         let norm = NormWeights::load(&loader, Norm::Rms, "model.norm", text.width)?;
         loader.finish(&|name| unused(name, config.vision.layers))?;
-        Ok(Self { config, vision, embed, newline, stack, norm, head, answers, backend })
+        Ok(Self {
+            config,
+            vision,
+            embed,
+            newline,
+            stack,
+            norm,
+            head,
+            answers,
+            backend,
+        })
     }
 
     /// The configuration.

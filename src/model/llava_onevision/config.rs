@@ -72,7 +72,11 @@ impl TextConfig {
             qkv_bias: true,
             out_bias: false,
             mlp: Mlp::Gated,
-            rotary: Some(Rotary { dim: self.head_dim, theta: self.theta, positions: self.positions }),
+            rotary: Some(Rotary {
+                dim: self.head_dim,
+                theta: self.theta,
+                positions: self.positions,
+            }),
         }
     }
 }
@@ -135,19 +139,39 @@ impl LlavaConfig {
         self.text.stack().check()?;
         let vocab = self.text.vocab;
         if vocab == 0 || vocab > 1 << 24 {
-            return Err(Error::Range { op: "config", arg: "vocab_size", got: vocab as u64, min: 1, max: 1 << 24 });
+            return Err(Error::Range {
+                op: "config",
+                arg: "vocab_size",
+                got: vocab as u64,
+                min: 1,
+                max: 1 << 24,
+            });
         }
-        if self.yes_id as usize >= vocab || self.no_id as usize >= vocab || self.yes_id == self.no_id {
-            return Err(Error::Config { key: "yes_id", problem: "and no_id are not two tokens of the vocabulary" });
+        if self.yes_id as usize >= vocab
+            || self.no_id as usize >= vocab
+            || self.yes_id == self.no_id
+        {
+            return Err(Error::Config {
+                key: "yes_id",
+                problem: "and no_id are not two tokens of the vocabulary",
+            });
         }
         if let Aspect::AnyRes { pinpoints, max } = &self.aspect {
             let side = self.vision.image_size;
-            let whole = |n: u32| n > 0 && (n as usize).is_multiple_of(side) && n as usize / side <= 64;
-            if pinpoints.is_empty() || !pinpoints.iter().all(|p| whole(p.height) && whole(p.width)) {
-                return Err(Error::Config { key: "image_grid_pinpoints", problem: "has none, or one that is no multiple" });
+            let whole =
+                |n: u32| n > 0 && (n as usize).is_multiple_of(side) && n as usize / side <= 64;
+            if pinpoints.is_empty() || !pinpoints.iter().all(|p| whole(p.height) && whole(p.width))
+            {
+                return Err(Error::Config {
+                    key: "image_grid_pinpoints",
+                    problem: "has none, or one that is no multiple",
+                });
             }
             if !(1..=64).contains(max) {
-                return Err(Error::Config { key: "image_aspect_ratio", problem: "keeps no tile or more than 64" });
+                return Err(Error::Config {
+                    key: "image_aspect_ratio",
+                    problem: "keeps no tile or more than 64",
+                });
             }
         }
         Ok(())
@@ -172,9 +196,15 @@ impl LlavaConfig {
             Aspect::Pad => patches + 1,
             Aspect::AnyRes { pinpoints, max } => {
                 let side = self.vision.image_size.max(1);
-                let down = pinpoints.iter().map(|p| p.height as usize / side).max().unwrap_or(0);
+                let down = pinpoints
+                    .iter()
+                    .map(|p| p.height as usize / side)
+                    .max()
+                    .unwrap_or(0);
                 // Up to 1.1² of `max` tiles stay as they are, and every row of patches has a newline.
-                let kept = (patches * max * 121).div_ceil(100).min(patches * (self.views() - 1));
+                let kept = (patches * max * 121)
+                    .div_ceil(100)
+                    .min(patches * (self.views() - 1));
                 patches + kept + down * grid
             }
         }
@@ -185,14 +215,17 @@ impl LlavaConfig {
 mod json {
     use alloc::string::ToString;
 
-    use super::{Aspect, LlavaConfig, TextConfig, Templates};
+    use super::{Aspect, LlavaConfig, Templates, TextConfig};
     use crate::error::{Error, Result};
     use crate::image::ImageSize;
     use crate::model::files::config::JsonConfig;
     use crate::model::vision::VisionConfig;
 
     fn pixels(n: usize) -> Result<u32> {
-        u32::try_from(n).map_err(|_| Error::Config { key: "image_grid_pinpoints", problem: "is too large" })
+        u32::try_from(n).map_err(|_| Error::Config {
+            key: "image_grid_pinpoints",
+            problem: "is too large",
+        })
     }
 
     impl LlavaConfig {
@@ -211,21 +244,39 @@ mod json {
             let mut config = Self {
                 vision: vision.map_or(Ok(released.vision), |v| vision_config(&v))?,
                 text: text_config(text.as_ref().unwrap_or(json))?,
-                yes_id: u32::try_from(json.size_or("yes_id", released.yes_id as usize)?).unwrap_or(u32::MAX),
-                no_id: u32::try_from(json.size_or("no_id", released.no_id as usize)?).unwrap_or(u32::MAX),
+                yes_id: u32::try_from(json.size_or("yes_id", released.yes_id as usize)?)
+                    .unwrap_or(u32::MAX),
+                no_id: u32::try_from(json.size_or("no_id", released.no_id as usize)?)
+                    .unwrap_or(u32::MAX),
                 aspect: Aspect::Pad,
                 templates: released.templates,
             };
             let bundled = json.has("yes_id");
-            if let Some(max) = json.text("image_aspect_ratio").filter(|_| bundled).and_then(|a| a.strip_prefix("anyres_max_")) {
-                let max = max.parse().map_err(|_| Error::Config { key: "image_aspect_ratio", problem: "has no number" })?;
-                let pair = |[width, height]: [usize; 2]| Ok(ImageSize::new(pixels(height)?, pixels(width)?));
-                let pinpoints = json.pairs("image_grid_pinpoints")?.into_iter().map(pair).collect::<Result<_>>()?;
+            if let Some(max) = json
+                .text("image_aspect_ratio")
+                .filter(|_| bundled)
+                .and_then(|a| a.strip_prefix("anyres_max_"))
+            {
+                let max = max.parse().map_err(|_| Error::Config {
+                    key: "image_aspect_ratio",
+                    problem: "has no number",
+                })?;
+                let pair = |[width, height]: [usize; 2]| {
+                    Ok(ImageSize::new(pixels(height)?, pixels(width)?))
+                };
+                let pinpoints = json
+                    .pairs("image_grid_pinpoints")?
+                    .into_iter()
+                    .map(pair)
+                    .collect::<Result<_>>()?;
                 config.aspect = Aspect::AnyRes { pinpoints, max };
             }
             if let Some(t) = json.child("templates") {
                 let text = |key: &'static str| {
-                    t.text(key).map(ToString::to_string).ok_or(Error::Config { key, problem: "is no text" })
+                    t.text(key).map(ToString::to_string).ok_or(Error::Config {
+                        key,
+                        problem: "is no text",
+                    })
                 };
                 config.templates = Templates {
                     outcome: text("outcome")?,
@@ -243,8 +294,12 @@ mod json {
         let d = TextConfig::default();
         let width = json.size("hidden_size")?;
         let n_heads = json.size("num_attention_heads")?;
-        let theta = json.child("rope_parameters").or_else(|| json.child("rope_scaling"));
-        let theta = theta.filter(|t| t.has("rope_theta")).unwrap_or_else(|| json.clone());
+        let theta = json
+            .child("rope_parameters")
+            .or_else(|| json.child("rope_scaling"));
+        let theta = theta
+            .filter(|t| t.has("rope_theta"))
+            .unwrap_or_else(|| json.clone());
         Ok(TextConfig {
             width,
             layers: json.size("num_hidden_layers")?,
@@ -255,7 +310,9 @@ mod json {
             vocab: json.size("vocab_size")?,
             theta: theta.float_or("rope_theta", d.theta)?,
             eps: json.float_or("rms_norm_eps", d.eps)?,
-            positions: json.size_or("max_position_embeddings", 8192)?.min(d.positions),
+            positions: json
+                .size_or("max_position_embeddings", 8192)?
+                .min(d.positions),
         })
     }
 
@@ -267,7 +324,10 @@ mod json {
             width: json.size_or("hidden_size", d.width)?,
             n_heads: json.size_or("num_attention_heads", d.n_heads)?,
             mlp_width: json.size_or("intermediate_size", d.mlp_width)?,
-            layers: json.size_or("num_layers_kept", json.size_or("num_hidden_layers", d.layers)?)?,
+            layers: json.size_or(
+                "num_layers_kept",
+                json.size_or("num_hidden_layers", d.layers)?,
+            )?,
             eps: json.float_or("layer_norm_eps", d.eps)?,
         })
     }
@@ -290,7 +350,12 @@ mod tests {
             |c| c.text.mlp_width = usize::MAX,
             |c| c.yes_id = u32::MAX,
             |c| c.no_id = c.yes_id,
-            |c| c.aspect = Aspect::AnyRes { pinpoints: Vec::from([ImageSize::new(383, 384)]), max: 9 },
+            |c| {
+                c.aspect = Aspect::AnyRes {
+                    pinpoints: Vec::from([ImageSize::new(383, 384)]),
+                    max: 9,
+                }
+            },
         ];
         for (i, spoil) in spoil.iter().enumerate() {
             let mut bad = good.clone();
@@ -301,9 +366,13 @@ mod tests {
 
     #[test]
     fn tiles_have_room_for_every_picture() {
-        let pinpoints: Vec<ImageSize> =
-            (1..=6).flat_map(|w| (1..=6).map(move |h| ImageSize::new(384 * h, 384 * w))).collect();
-        let config = LlavaConfig { aspect: Aspect::AnyRes { pinpoints, max: 9 }, ..LlavaConfig::default() };
+        let pinpoints: Vec<ImageSize> = (1..=6)
+            .flat_map(|w| (1..=6).map(move |h| ImageSize::new(384 * h, 384 * w)))
+            .collect();
+        let config = LlavaConfig {
+            aspect: Aspect::AnyRes { pinpoints, max: 9 },
+            ..LlavaConfig::default()
+        };
         config.check().unwrap();
         assert_eq!(config.views(), 37);
         assert_eq!(config.image_rows(), 729 + 7939 + 162);

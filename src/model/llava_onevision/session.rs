@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::options::{JudgeOptions, Reader};
 use super::slots::{Slots, fingerprint};
 use super::templates::{Questions, Tokens};
 use super::{Aspect, Llava};
@@ -10,7 +11,7 @@ use crate::error::{Error, Result, product};
 use crate::generator::Needs;
 use crate::image::{ImageBatch, ImageSize};
 use crate::model::resize::{Resizer, TileMerge, best_resolution};
-use crate::model::transformer::{Cache, Pass, Scratch, Stage};
+use crate::model::transformer::{Cache, Look, Pass, Scratch};
 use crate::model::vision::{VisionScratch, VisionStage};
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
@@ -22,119 +23,33 @@ use crate::prompt::{TokenId, Tokenize};
 use crate::reward::{Answer, Ask, Judgement, RewardModel, Verdict, ViewKey};
 use crate::rng::{self, Purpose};
 
-/// How an answer is read from the logits of the first answer token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Reader {
-    /// P(yes) and P(no) among all tokens; the likelier of the two is the answer.
-    #[default]
-    Exact,
-    /// P(yes) and P(no) among these two: the head has two rows, the vocabulary is never multiplied.
-    TwoRows,
-    /// As the released search reads it: top-k 20, top-p 0.8, then one token is drawn, keyed by the view; the
-    /// probabilities are those after filtering.
-    Upstream {
-        /// Seed of the draws.
-        seed: u64,
-    },
-}
-
-/// Sizes of a session's memory, and how it reads answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct JudgeOptions {
-    /// Views that are judged in one batch; a longer question is cut into batches.
-    pub max_views: usize,
-    /// Views whose rows are kept; at least `max_views`. A new view takes the place of the one unused longest.
-    pub remembered: usize,
-    /// Most tokens before the picture, and most tokens after it.
-    pub max_tokens: usize,
-    /// Most rows of one picture; 0 for as many as any picture can have.
-    pub image_rows: usize,
-    /// How an answer is read.
-    pub reader: Reader,
-}
-
-impl Default for JudgeOptions {
-    fn default() -> Self {
-        Self { max_views: 20, remembered: 20, max_tokens: 256, image_rows: 0, reader: Reader::Exact }
-    }
-}
-
-impl JudgeOptions {
-    /// The default with another reader.
-    #[must_use]
-    pub fn with_reader(mut self, reader: Reader) -> Self {
-        self.reader = reader;
-        self
-    }
-
-    /// The same with another batch size; as many views are remembered at least.
-    #[must_use]
-    pub fn with_views(mut self, max_views: usize) -> Self {
-        self.max_views = max_views;
-        self.remembered = self.remembered.max(max_views);
-        self
-    }
-
-    /// The same with another number of tokens on each side of the picture.
-    #[must_use]
-    pub fn with_tokens(mut self, max_tokens: usize) -> Self {
-        self.max_tokens = max_tokens;
-        self
-    }
-
-    /// The same with room for pictures of so many rows.
-    #[must_use]
-    pub fn with_image_rows(mut self, image_rows: usize) -> Self {
-        self.image_rows = image_rows;
-        self
-    }
-}
-
-/// What [`LlavaSession::trace`] shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TraceStage {
-    /// Patches with positions of a batch of views, `[views, patches, width]`.
-    VisionEmbeddings,
-    /// The same after a layer.
-    VisionLayer(usize),
-    /// Projected rows of a batch of views.
-    Projector,
-    /// The spliced sequence.
-    Embeds,
-    /// The last row after a text layer.
-    TextLayer(usize),
-    /// The last row after the final norm.
-    FinalNorm,
-    /// Its logits.
-    Logits,
-}
+/// Looks at a stage of the image tower, for so many views.
+type ViewsLook<'a, B> =
+    &'a mut dyn FnMut(VisionStage, &<B as Backend>::Buffer<f32>, usize) -> Result<()>;
 
 /// A view of the running batch.
 #[derive(Debug, Clone, Copy)]
-struct Job {
+pub(super) struct Job {
     /// Its place in the question.
-    view: usize,
-    slot: usize,
-    picture: u64,
+    pub(super) view: usize,
+    pub(super) slot: usize,
+    pub(super) picture: u64,
     /// Tokens whose rows are kept, or none of its rows.
-    kept: Option<usize>,
+    pub(super) kept: Option<usize>,
 }
 
 /// How this batch's pictures become rows.
 #[derive(Debug, Clone, Copy)]
-enum Plan {
+pub(super) enum Plan {
     Pad,
     Tiles { best: ImageSize, merge: TileMerge },
 }
 
 /// A run of a judge: its memory, reserved at the start. See [`RewardModel`].
-pub struct LlavaSession<B: Backend> {
-    model: Arc<Llava<B>>,
-    tokenizer: Arc<dyn Tokenize>,
-    options: JudgeOptions,
+pub struct LlavaSession<B: Backend, T: Tokenize> {
+    pub(super) model: Arc<Llava<B>>,
+    tokenizer: T,
+    pub(super) options: JudgeOptions,
     questions: Questions,
     tokens: Tokens,
     /// Tokens that read as yes or no, in any case of letters.
@@ -145,31 +60,34 @@ pub struct LlavaSession<B: Backend> {
     features: Vec<f32>,
     merged: Vec<f32>,
     /// Rows of one picture at most.
-    image_rows: usize,
+    pub(super) image_rows: usize,
     /// Tokens before the picture whose rows lie at the cache's start.
     prefix: Vec<TokenId>,
-    slots: Slots,
+    pub(super) slots: Slots,
     jobs: Vec<Job>,
     words: [Vec<u32>; 3],
     cache: Cache<B>,
     scratch: Scratch<B>,
-    x: B::Buffer<f32>,
-    text: B::Buffer<f32>,
+    pub(super) x: B::Buffer<f32>,
+    pub(super) text: B::Buffer<f32>,
     ids: B::Buffer<u32>,
     positions: B::Buffer<u32>,
     places: B::Buffer<u32>,
     spans: B::Buffer<u32>,
     last: B::Buffer<f32>,
-    normed: B::Buffer<f32>,
-    logits: B::Buffer<f32>,
+    pub(super) normed: B::Buffer<f32>,
+    pub(super) logits: B::Buffer<f32>,
     p: B::Buffer<f32>,
     row: Vec<f32>,
     order: Vec<u32>,
 }
 
-impl<B: Backend> core::fmt::Debug for LlavaSession<B> {
+impl<B: Backend, T: Tokenize> core::fmt::Debug for LlavaSession<B, T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("LlavaSession").field("options", &self.options).field("slots", &self.slots).finish_non_exhaustive()
+        f.debug_struct("LlavaSession")
+            .field("options", &self.options)
+            .field("slots", &self.slots)
+            .finish_non_exhaustive()
     }
 }
 
@@ -179,33 +97,47 @@ fn index(i: usize) -> Result<u32> {
 
 fn reserved<T>(len: usize) -> Result<Vec<T>> {
     let mut v = Vec::new();
-    v.try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory { what: "judge", bytes: len.saturating_mul(size_of::<T>()) })?;
+    v.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
+        what: "judge",
+        bytes: len.saturating_mul(size_of::<T>()),
+    })?;
     Ok(v)
 }
 
-fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>> {
+pub(super) fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>> {
     let mut v = reserved(len)?;
     v.resize(len, T::default());
     Ok(v)
 }
 
-impl<B: Backend> LlavaSession<B> {
+impl<B: Backend, T: Tokenize> LlavaSession<B, T> {
     /// Reserves a session's memory.
     ///
     /// # Errors
     /// Options of zero or beyond the model's positions, templates that cannot be asked, or no memory.
-    pub fn new(model: Arc<Llava<B>>, tokenizer: Arc<dyn Tokenize>, options: JudgeOptions) -> Result<Self> {
+    pub fn new(model: Arc<Llava<B>>, tokenizer: T, options: JudgeOptions) -> Result<Self> {
         let (backend, config) = (&*model.backend, &model.config);
         let o = &options;
-        for (arg, got, min) in
-            [("max_views", o.max_views, 1), ("remembered", o.remembered, o.max_views), ("max_tokens", o.max_tokens, 1)]
-        {
+        for (arg, got, min) in [
+            ("max_views", o.max_views, 1),
+            ("remembered", o.remembered, o.max_views),
+            ("max_tokens", o.max_tokens, 1),
+        ] {
             if got < min || got > 1 << 20 {
-                return Err(Error::Range { op: "judge", arg, got: got as u64, min: min as u64, max: 1 << 20 });
+                return Err(Error::Range {
+                    op: "judge",
+                    arg,
+                    got: got as u64,
+                    min: min as u64,
+                    max: 1 << 20,
+                });
             }
         }
-        let image_rows = if o.image_rows == 0 { config.image_rows() } else { o.image_rows.min(config.image_rows()) };
+        let image_rows = if o.image_rows == 0 {
+            config.image_rows()
+        } else {
+            o.image_rows.min(config.image_rows())
+        };
         let (d, own) = (config.text.width, image_rows + o.max_tokens);
         if o.max_tokens + own > config.text.positions {
             return Err(Error::Range {
@@ -226,28 +158,52 @@ impl<B: Backend> LlavaSession<B> {
             Reader::TwoRows => 2,
             _ => config.text.vocab,
         };
-        let sampled = if matches!(o.reader, Reader::Upstream { .. }) { head_width } else { 0 };
+        let sampled = if matches!(o.reader, Reader::Upstream { .. }) {
+            head_width
+        } else {
+            0
+        };
         let vision_views = o.max_views.max(tiles.min(16));
-        let merged = if tiles > 1 { product("judge", &[image_rows, d])? } else { 0 };
+        let merged = if tiles > 1 {
+            product("judge", &[image_rows, d])?
+        } else {
+            0
+        };
         let read_as = |id, words: [&str; 2]| {
             let mut ids = Vec::from([id]);
-            ids.extend(words.iter().filter_map(|w| tokenizer.token(w)).filter(|&other| other != id));
+            ids.extend(
+                words
+                    .iter()
+                    .filter_map(|w| tokenizer.token(w))
+                    .filter(|&other| other != id),
+            );
             ids
         };
         Ok(Self {
-            questions: Questions::new(&config.templates, &*tokenizer)?,
+            questions: Questions::new(&config.templates, &tokenizer)?,
             tokens: Tokens::reserve(o.max_tokens)?,
-            yes_no: [read_as(config.yes_id, ["Yes", "YES"]), read_as(config.no_id, ["No", "NO"])],
+            yes_no: [
+                read_as(config.yes_id, ["Yes", "YES"]),
+                read_as(config.no_id, ["No", "NO"]),
+            ],
             resizer: Resizer::new(),
             canvas: zeroed(product("judge", &[vision_views.max(tiles), side, side, 3])?)?,
             vision: model.vision.scratch(backend, vision_views)?,
-            features: if tiles > 1 { zeroed(product("judge", &[tiles, patches, d])?)? } else { Vec::new() },
+            features: if tiles > 1 {
+                zeroed(product("judge", &[tiles, patches, d])?)?
+            } else {
+                Vec::new()
+            },
             merged: zeroed(merged)?,
             image_rows,
             prefix: reserved(o.max_tokens)?,
             slots: Slots::reserve(o.remembered, o.max_tokens)?,
             jobs: reserved(o.max_views)?,
-            words: [reserved(rows)?, reserved(rows)?, reserved(product("judge", &[o.max_views, SPAN_WORDS])?)?],
+            words: [
+                reserved(rows)?,
+                reserved(rows)?,
+                reserved(product("judge", &[o.max_views, SPAN_WORDS])?)?,
+            ],
             cache: model.stack.cache(backend, cache_rows)?,
             scratch: model.stack.scratch(backend, rows)?,
             x: backend.zeros(product("judge", &[rows, d])?)?,
@@ -274,89 +230,21 @@ impl<B: Backend> LlavaSession<B> {
         &self.model
     }
 
-    /// Runs one question from its token ids, −200 standing for the picture, without any shared rows, and shows every
-    /// stage: for comparison with other implementations.
-    ///
-    /// # Errors
-    /// As [`judge`](RewardModel::judge); not exactly one −200; ids outside the vocabulary; what `look` returns.
-    pub fn trace(
-        &mut self,
-        input_ids: &[i64],
-        picture: ImageBatch<'_>,
-        look: &mut dyn FnMut(TraceStage, &[f32]) -> Result<()>,
-    ) -> Result<Verdict> {
-        let mut parts = input_ids.split(|&id| id == -200);
-        let (Some(before), Some(after), None) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(Error::Config { key: "input_ids", problem: "need the picture's placeholder once" });
-        };
-        let limit = self.options.max_tokens;
-        if before.len() > limit || after.is_empty() || after.len() > limit {
-            return Err(Error::PromptTooLong { got: before.len().max(after.len()), max: limit });
-        }
-        let vocab = self.model.config.text.vocab as u64;
-        let id = |&i: &i64| {
-            let legal = u32::try_from(i).ok().filter(|&i| u64::from(i) < vocab);
-            legal.ok_or(Error::Config { key: "input_ids", problem: "has an id outside the vocabulary" })
-        };
-        let plan = self.plan(picture.size())?;
-        let rows = self.rows_of(&plan);
-        let total = before.len() + rows + after.len();
-        if total > self.image_rows + limit {
-            return Err(Error::PromptTooLong { got: before.len() + after.len(), max: self.image_rows + limit - rows });
-        }
-        let d = self.model.config.text.width;
-        self.slots.clear(0);
-        let job = Job { view: 0, slot: 0, picture: 0, kept: None };
-        let model = Arc::clone(&self.model);
-        let backend = &*model.backend;
-        let mut host = Vec::new();
-        let patches = model.config.vision.patches();
-        let pixels = picture.picture(0).ok_or(Error::Length { op: "judge", arg: "pixels", got: 0, want: 1 })?;
-        self.see(&plan, &[job], picture.size(), &mut |_| Ok(pixels), before.len(), total, &mut |stage, x, views| {
-            let (stage, width) = match stage {
-                VisionStage::Embeddings => (TraceStage::VisionEmbeddings, model.config.vision.width),
-                VisionStage::Layer(layer) => (TraceStage::VisionLayer(layer), model.config.vision.width),
-                VisionStage::Projector => (TraceStage::Projector, d),
-            };
-            host.resize(views * patches * width, 0.0);
-            backend.read(x, 0, &mut host)?;
-            look(stage, &host)
-        })?;
-        for (part, at) in [(before, 0), (after, before.len() + rows)] {
-            let ids = part.iter().map(id).collect::<Result<Vec<_>>>()?;
-            self.embed(&ids)?;
-            backend.copy(&self.text, 0, &mut self.x, at * d, ids.len() * d)?;
-        }
-        host.resize(total * d, 0.0);
-        backend.read(&self.x, 0, &mut host)?;
-        look(TraceStage::Embeds, &host)?;
-        let mut last = zeroed(d)?;
-        self.pass(&[job], 0, 0, total, &mut |layer, stage, x| {
-            if stage == Stage::Output {
-                backend.read(x, (total - 1) * d, &mut last)?;
-                look(TraceStage::TextLayer(layer), &last)?;
-            }
-            Ok(())
-        })?;
-        self.head(1, total)?;
-        backend.read(&self.normed, 0, &mut last)?;
-        look(TraceStage::FinalNorm, &last)?;
-        host.resize(self.head_width(), 0.0);
-        backend.read(&self.logits, 0, &mut host)?;
-        look(TraceStage::Logits, &host)?;
-        let key = ViewKey { candidate: crate::generator::CandidateId(0), step: 0 };
-        self.read(0, key, Judgement::Outcome)
-    }
-
-    fn plan(&self, size: ImageSize) -> Result<Plan> {
+    pub(super) fn plan(&self, size: ImageSize) -> Result<Plan> {
         let config = &self.model.config;
         let plan = match &config.aspect {
             Aspect::Pad => Plan::Pad,
             Aspect::AnyRes { pinpoints, max } => {
                 let side = index(config.vision.image_size)?;
-                let none = Error::Config { key: "image_grid_pinpoints", problem: "has none" };
+                let none = Error::Config {
+                    key: "image_grid_pinpoints",
+                    problem: "has none",
+                };
                 let best = best_resolution(size, pinpoints).ok_or(none)?;
-                Plan::Tiles { best, merge: TileMerge::plan(size, best, side, config.vision.grid(), *max)? }
+                Plan::Tiles {
+                    best,
+                    merge: TileMerge::plan(size, best, side, config.vision.grid(), *max)?,
+                }
             }
         };
         let rows = self.rows_of(&plan);
@@ -372,14 +260,14 @@ impl<B: Backend> LlavaSession<B> {
         Ok(plan)
     }
 
-    fn rows_of(&self, plan: &Plan) -> usize {
+    pub(super) fn rows_of(&self, plan: &Plan) -> usize {
         match plan {
             Plan::Pad => self.model.config.vision.patches() + 1,
             Plan::Tiles { merge, .. } => merge.len(),
         }
     }
 
-    fn head_width(&self) -> usize {
+    pub(super) fn head_width(&self) -> usize {
         match self.options.reader {
             Reader::TwoRows => 2,
             _ => self.model.config.text.vocab,
@@ -388,7 +276,7 @@ impl<B: Backend> LlavaSession<B> {
 
     /// Image rows of new views into x: sequence `j` of `queries` rows gets them from row `at` on.
     #[expect(clippy::too_many_arguments, reason = "a private step with two callers")]
-    fn see<'a>(
+    pub(super) fn see<'a>(
         &mut self,
         plan: &Plan,
         jobs: &[Job],
@@ -396,24 +284,43 @@ impl<B: Backend> LlavaSession<B> {
         picture: &mut dyn FnMut(usize) -> Result<&'a [u8]>,
         at: usize,
         queries: usize,
-        look: &mut dyn FnMut(VisionStage, &B::Buffer<f32>, usize) -> Result<()>,
+        look: ViewsLook<'_, B>,
     ) -> Result<()> {
         let model = &*self.model;
         let (backend, d) = (&*model.backend, model.config.text.width);
-        let (patches, side) = (model.config.vision.patches(), index(model.config.vision.image_size)?);
+        let (patches, side) = (
+            model.config.vision.patches(),
+            index(model.config.vision.image_size)?,
+        );
         let view_bytes = ImageSize::new(side, side).len_bytes();
         match plan {
             Plan::Pad => {
-                for (jobs, first) in jobs.chunks(self.vision.views()).zip((0..).step_by(self.vision.views())) {
+                for (jobs, first) in jobs
+                    .chunks(self.vision.views())
+                    .zip((0..).step_by(self.vision.views()))
+                {
                     for (job, view) in jobs.iter().zip(self.canvas.chunks_exact_mut(view_bytes)) {
-                        self.resizer.padded_square(picture(job.view)?, size, side, view)?;
+                        self.resizer
+                            .padded_square(picture(job.view)?, size, side, view)?;
                     }
                     let n = jobs.len();
                     let pixels = &self.canvas[..n * view_bytes];
-                    model.vision.forward(backend, n, pixels, &mut self.vision, &mut |stage, x| look(stage, x, n))?;
+                    model.vision.forward(
+                        backend,
+                        n,
+                        pixels,
+                        &mut self.vision,
+                        &mut |stage, x| look(stage, x, n),
+                    )?;
                     for j in 0..n {
                         let to = ((first + j) * queries + at) * d;
-                        backend.copy(self.vision.out(), j * patches * d, &mut self.x, to, patches * d)?;
+                        backend.copy(
+                            self.vision.out(),
+                            j * patches * d,
+                            &mut self.x,
+                            to,
+                            patches * d,
+                        )?;
                         backend.write(&mut self.x, to + patches * d, &model.newline)?;
                     }
                 }
@@ -421,11 +328,18 @@ impl<B: Backend> LlavaSession<B> {
             Plan::Tiles { best, merge } => {
                 let views = 1 + merge.tiles[0] * merge.tiles[1];
                 for (j, job) in jobs.iter().enumerate() {
-                    self.resizer.tiles(picture(job.view)?, size, *best, side, &mut self.canvas)?;
+                    self.resizer
+                        .tiles(picture(job.view)?, size, *best, side, &mut self.canvas)?;
                     for first in (0..views).step_by(self.vision.views()) {
                         let n = self.vision.views().min(views - first);
                         let pixels = &self.canvas[first * view_bytes..][..n * view_bytes];
-                        model.vision.forward(backend, n, pixels, &mut self.vision, &mut |stage, x| look(stage, x, n))?;
+                        model.vision.forward(
+                            backend,
+                            n,
+                            pixels,
+                            &mut self.vision,
+                            &mut |stage, x| look(stage, x, n),
+                        )?;
                         let features = &mut self.features[first * patches * d..][..n * patches * d];
                         backend.read(self.vision.out(), 0, features)?;
                     }
@@ -439,26 +353,33 @@ impl<B: Backend> LlavaSession<B> {
     }
 
     /// Embeddings of tokens into `text`.
-    fn embed(&mut self, ids: &[TokenId]) -> Result<()> {
+    pub(super) fn embed(&mut self, ids: &[TokenId]) -> Result<()> {
         let text = &self.model.config.text;
         if ids.iter().any(|&id| id as usize >= text.vocab) {
-            return Err(Error::Config { key: "vocab_size", problem: "is smaller than the tokenizer's vocabulary" });
+            return Err(Error::Config {
+                key: "vocab_size",
+                problem: "is smaller than the tokenizer's vocabulary",
+            });
         }
         let backend = &*self.model.backend;
         backend.write(&mut self.ids, 0, ids)?;
-        let s = GatherShape { rows: ids.len(), width: text.width, table_rows: text.vocab };
+        let s = GatherShape {
+            rows: ids.len(),
+            width: text.width,
+            table_rows: text.vocab,
+        };
         backend.gather(s, &self.ids, &self.model.embed, &mut self.text)
     }
 
     /// Sends the rows in x through the language model: each job's `queries` rows behind `start` rows of its own and
     /// `prefix` shared ones.
-    fn pass(
+    pub(super) fn pass(
         &mut self,
         jobs: &[Job],
         prefix: usize,
         start: usize,
         queries: usize,
-        look: &mut dyn FnMut(usize, Stage, &B::Buffer<f32>) -> Result<()>,
+        look: Look<'_, B>,
     ) -> Result<()> {
         let slot_rows = self.image_rows + self.options.max_tokens;
         let [positions, places, spans] = &mut self.words;
@@ -476,12 +397,7 @@ impl<B: Backend> LlavaSession<B> {
         self.run(jobs.len(), queries, look)
     }
 
-    fn run(
-        &mut self,
-        sequences: usize,
-        queries: usize,
-        look: &mut dyn FnMut(usize, Stage, &B::Buffer<f32>) -> Result<()>,
-    ) -> Result<()> {
+    fn run(&mut self, sequences: usize, queries: usize, look: Look<'_, B>) -> Result<()> {
         let backend = &*self.model.backend;
         let [positions, places, spans] = &self.words;
         backend.write(&mut self.positions, 0, positions)?;
@@ -496,27 +412,52 @@ impl<B: Backend> LlavaSession<B> {
             spans: &self.spans,
         };
         let memory = (&mut self.cache, &mut self.scratch);
-        self.model.stack.forward_watched(backend, &pass, &mut self.x, memory, look)
+        self.model
+            .stack
+            .forward_watched(backend, &pass, &mut self.x, memory, look)
     }
 
     /// Final norm and head of each sequence's last row: `logits`, and P(yes) and P(no) in `p`.
-    fn head(&mut self, sequences: usize, queries: usize) -> Result<()> {
+    pub(super) fn head(&mut self, sequences: usize, queries: usize) -> Result<()> {
         let model = &*self.model;
         let (backend, d) = (&*model.backend, model.config.text.width);
         for j in 0..sequences {
-            backend.copy(&self.x, ((j + 1) * queries - 1) * d, &mut self.last, j * d, d)?;
+            backend.copy(
+                &self.x,
+                ((j + 1) * queries - 1) * d,
+                &mut self.last,
+                j * d,
+                d,
+            )?;
         }
-        let s = NormShape { rows: sequences, width: d, eps: model.config.text.eps };
+        let s = NormShape {
+            rows: sequences,
+            width: d,
+            eps: model.config.text.eps,
+        };
         model.norm.apply(backend, s, &self.last, &mut self.normed)?;
         let two = matches!(self.options.reader, Reader::TwoRows);
         let head = if two { &model.answers } else { &model.head };
         head.apply(backend, sequences, &self.normed, &mut self.logits)?;
-        let (yes, no) = if two { (0, 1) } else { (model.config.yes_id as usize, model.config.no_id as usize) };
-        backend.answer(AnswerShape { rows: sequences, width: self.head_width(), yes, no }, &self.logits, &mut self.p)
+        let (yes, no) = if two {
+            (0, 1)
+        } else {
+            (model.config.yes_id as usize, model.config.no_id as usize)
+        };
+        backend.answer(
+            AnswerShape {
+                rows: sequences,
+                width: self.head_width(),
+                yes,
+                no,
+            },
+            &self.logits,
+            &mut self.p,
+        )
     }
 
     /// The verdict of row `j` of the last [`head`](Self::head).
-    fn read(&mut self, j: usize, key: ViewKey, judgement: Judgement) -> Result<Verdict> {
+    pub(super) fn read(&mut self, j: usize, key: ViewKey, judgement: Judgement) -> Result<Verdict> {
         let backend = &*self.model.backend;
         let Reader::Upstream { seed } = self.options.reader else {
             let mut p = [0.0; 2];
@@ -525,18 +466,29 @@ impl<B: Backend> LlavaSession<B> {
             return Ok(Verdict::new(p[0].min(1.0), p[1].min(1.0)));
         };
         backend.read(&self.logits, j * self.row.len(), &mut self.row)?;
-        let upstream = Filter { temperature: 1.0, top_k: 20, top_p: 0.8 };
+        let upstream = Filter {
+            temperature: 1.0,
+            top_k: 20,
+            top_p: 0.8,
+        };
         filter(upstream, &mut self.row, &mut self.order)?;
         if !softmax_row(&mut self.row) {
-            return Err(Error::NotFinite { op: "judge", arg: "logits", row: j });
+            return Err(Error::NotFinite {
+                op: "judge",
+                arg: "logits",
+                row: j,
+            });
         }
         let drawn = index(draw(seed, key, judgement, &self.row))?;
-        let [yes, no] = [self.model.config.yes_id, self.model.config.no_id].map(|id| self.row[id as usize].min(1.0));
+        let [yes, no] = [self.model.config.yes_id, self.model.config.no_id]
+            .map(|id| self.row[id as usize].min(1.0));
         let [says_yes, says_no] = [0, 1].map(|i: usize| self.yes_no[i].contains(&drawn));
         Ok(match judgement {
             _ if says_yes => Verdict::new(yes, no).with_answer(Answer::Yes),
             _ if says_no => Verdict::new(yes, no).with_answer(Answer::No),
-            Judgement::Clarity | Judgement::Potential => Verdict::new(yes, no).with_answer(Answer::Other),
+            Judgement::Clarity | Judgement::Potential => {
+                Verdict::new(yes, no).with_answer(Answer::Other)
+            }
             _ => Verdict::malformed(),
         })
     }
@@ -552,7 +504,9 @@ impl<B: Backend> LlavaSession<B> {
         let done = self.embed(&before).and_then(|()| {
             let n = before.len();
             let d = self.model.config.text.width;
-            self.model.backend.copy(&self.text, 0, &mut self.x, 0, n * d)?;
+            self.model
+                .backend
+                .copy(&self.text, 0, &mut self.x, 0, n * d)?;
             for list in &mut self.words {
                 list.clear();
             }
@@ -569,7 +523,14 @@ impl<B: Backend> LlavaSession<B> {
     }
 
     /// Judges views `[from, to)` of a question, all of whose keys differ.
-    fn batch(&mut self, ask: &Ask<'_>, pixels: ImageBatch<'_>, plan: &Plan, jobs: &mut [Job], out: &mut [Verdict]) -> Result<()> {
+    fn batch(
+        &mut self,
+        ask: &Ask<'_>,
+        pixels: ImageBatch<'_>,
+        plan: &Plan,
+        jobs: &mut [Job],
+        out: &mut [Verdict],
+    ) -> Result<()> {
         let (prefix, rows) = (self.prefix.len(), self.rows_of(plan));
         let after = core::mem::take(&mut self.tokens.after);
         jobs.sort_unstable_by_key(|job| (job.kept, job.view));
@@ -601,18 +562,43 @@ impl<B: Backend> LlavaSession<B> {
         };
         let queries = at + new.len();
         if kept.is_none() {
-            let picture = |view| pixels.picture(view).ok_or(Error::Length { op: "judge", arg: "pixels", got: view, want: view + 1 });
-            self.see(plan, group, pixels.size(), &mut { picture }, 0, queries, &mut |_, _, _| Ok(()))?;
+            let picture = |view| {
+                pixels.picture(view).ok_or(Error::Length {
+                    op: "judge",
+                    arg: "pixels",
+                    got: view,
+                    want: view + 1,
+                })
+            };
+            self.see(
+                plan,
+                group,
+                pixels.size(),
+                &mut { picture },
+                0,
+                queries,
+                &mut |_, _, _| Ok(()),
+            )?;
         }
         self.embed(new)?;
         let d = self.model.config.text.width;
         for j in 0..group.len() {
-            self.model.backend.copy(&self.text, 0, &mut self.x, (j * queries + at) * d, new.len() * d)?;
+            self.model.backend.copy(
+                &self.text,
+                0,
+                &mut self.x,
+                (j * queries + at) * d,
+                new.len() * d,
+            )?;
         }
         self.pass(group, prefix, start, queries, &mut |_, _, _| Ok(()))?;
         let view = |j: usize| group.get(j).map_or(j, |job| job.view);
         let place = |error| match error {
-            Error::NotFinite { arg, row, .. } => Error::NotFinite { op: "judge", arg, row: view(row) },
+            Error::NotFinite { arg, row, .. } => Error::NotFinite {
+                op: "judge",
+                arg,
+                row: view(row),
+            },
             other => other,
         };
         self.head(group.len(), queries).map_err(place)?;
@@ -640,15 +626,21 @@ fn draw(seed: u64, key: ViewKey, judgement: Judgement, p: &[f32]) -> usize {
     rng::race(p, |i| {
         let mut four = noise.borrow_mut();
         if four.0 != i / 4 {
-            #[expect(clippy::cast_possible_truncation, reason = "a vocabulary has fewer than 2^32 entries")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a vocabulary has fewer than 2^32 entries"
+            )]
             let block = (i / 4) as u32;
-            **four = (i / 4, rng::block(seed, Purpose::Answer, key.step, question, block));
+            **four = (
+                i / 4,
+                rng::block(seed, Purpose::Answer, key.step, question, block),
+            );
         }
         rng::exponential(four.1[i % 4])
     })
 }
 
-impl<B: Backend> RewardModel for LlavaSession<B> {
+impl<B: Backend, T: Tokenize> RewardModel for LlavaSession<B, T> {
     fn needs(&self, _: Judgement) -> Needs {
         Needs::PIXELS
     }
@@ -656,20 +648,44 @@ impl<B: Backend> RewardModel for LlavaSession<B> {
     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
         let n = ask.keys.len();
         if out.len() != n {
-            return Err(Error::Length { op: "judge", arg: "out", got: out.len(), want: n });
+            return Err(Error::Length {
+                op: "judge",
+                arg: "out",
+                got: out.len(),
+                want: n,
+            });
         }
         if n == 0 {
             return Ok(());
         }
-        let pixels = ask.pixels.ok_or(Error::Length { op: "judge", arg: "pixels", got: 0, want: n })?;
+        let pixels = ask.pixels.ok_or(Error::Length {
+            op: "judge",
+            arg: "pixels",
+            got: 0,
+            want: n,
+        })?;
         if pixels.len() != n {
-            return Err(Error::Length { op: "judge", arg: "pixels", got: pixels.len(), want: n });
+            return Err(Error::Length {
+                op: "judge",
+                arg: "pixels",
+                got: pixels.len(),
+                want: n,
+            });
         }
         let plan = self.plan(pixels.size())?;
         let limit = self.options.max_tokens;
-        self.questions.encode(ask.judgement, ask.prompt.text(), &*self.tokenizer, limit, &mut self.tokens)?;
+        self.questions.encode(
+            ask.judgement,
+            ask.prompt.text(),
+            &self.tokenizer,
+            limit,
+            &mut self.tokens,
+        )?;
         if self.tokens.after.is_empty() {
-            return Err(Error::Config { key: "templates", problem: "ask nothing after the picture" });
+            return Err(Error::Config {
+                key: "templates",
+                problem: "ask nothing after the picture",
+            });
         }
         self.share_prefix()?;
         let mut jobs = core::mem::take(&mut self.jobs);
@@ -679,10 +695,22 @@ impl<B: Backend> RewardModel for LlavaSession<B> {
             jobs.clear();
             self.slots.begin();
             // A key that comes twice waits for the next batch, where its rows are there.
-            while next < n && jobs.len() < self.options.max_views && !ask.keys[..next].iter().rev().take(jobs.len()).any(|k| *k == ask.keys[next]) {
+            while next < n
+                && jobs.len() < self.options.max_views
+                && !ask.keys[..next]
+                    .iter()
+                    .rev()
+                    .take(jobs.len())
+                    .any(|k| *k == ask.keys[next])
+            {
                 let picture = fingerprint(pixels.size(), pixels.picture(next).unwrap_or_default());
                 match self.slots.take(ask.keys[next], picture, &self.tokens.after) {
-                    Ok((slot, kept)) => jobs.push(Job { view: next, slot, picture, kept }),
+                    Ok((slot, kept)) => jobs.push(Job {
+                        view: next,
+                        slot,
+                        picture,
+                        kept,
+                    }),
                     Err(error) => done = Err(error),
                 }
                 next += 1;
