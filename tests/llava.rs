@@ -8,7 +8,7 @@ use std::sync::Arc;
 use maquette::cpu::Cpu;
 use maquette::model::files::config::JsonConfig;
 use maquette::model::files::safetensors::SafetensorsSource;
-use maquette::model::llava_onevision::{JudgeOptions, Llava, LlavaConfig, LlavaSession, Reader};
+use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession, Reader};
 use maquette::model::words::Words;
 use maquette::ops::{Backend, Reference};
 use maquette::prompt::Tokenize;
@@ -49,11 +49,11 @@ fn model<B: Backend>(backend: B) -> Arc<Llava<B>> {
     )
 }
 
-fn words() -> Words {
-    Words::new(&String::from_utf8(bytes("vocab.txt")).unwrap()).unwrap()
+fn words() -> Arc<dyn Tokenize> {
+    Arc::new(Words::new(&String::from_utf8(bytes("vocab.txt")).unwrap()).unwrap())
 }
 
-fn session<B: Backend>(model: &Arc<Llava<B>>, options: JudgeOptions) -> LlavaSession<B, Words> {
+fn session<B: Backend>(model: &Arc<Llava<B>>, options: JudgeOptions) -> LlavaSession<B> {
     LlavaSession::new(Arc::clone(model), words(), options).unwrap()
 }
 

@@ -3,7 +3,7 @@
 #[cfg(feature = "safetensors")]
 pub mod files;
 pub mod linear;
-pub mod llava_onevision;
+pub mod llava;
 pub mod magvit;
 pub mod resize;
 pub mod show_o;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use maquette::model::llava_onevision::{
+use maquette::model::llava::{
     Aspect, JudgeOptions, Llava, LlavaConfig, LlavaSession, TraceStage,
 };
 use maquette::model::resize::{Resizer, TileMerge, best_resolution};
@@ -47,7 +47,7 @@ fn picture<B: Backend>(case: &Case, model: &Arc<Llava<B>>, prefix: &str) -> Resu
     let before = ids.iter().position(|&id| id == -200).unwrap();
     let (d, after) = (model.config().text.width, ids.len() - before - 1);
     let out = |name: &str| format!("out.{prefix}{name}");
-    let tokenizer = Words::new("a")?;
+    let tokenizer = Arc::new(Words::new("a")?);
     let options = JudgeOptions::default().with_views(1).with_tokens(64);
     let mut session = LlavaSession::new(Arc::clone(model), tokenizer, options)?;
     // Compared where the case stores them: the tiles case stores neither the tower nor most layers.

@@ -10,7 +10,6 @@ use crate::image::ImageBatch;
 use crate::model::transformer::Stage;
 use crate::model::vision::VisionStage;
 use crate::ops::Backend;
-use crate::prompt::Tokenize;
 use crate::reward::{Judgement, Verdict, ViewKey};
 
 /// What [`LlavaSession::trace`] shows.
@@ -33,7 +32,7 @@ pub enum TraceStage {
     Logits,
 }
 
-impl<B: Backend, T: Tokenize> LlavaSession<B, T> {
+impl<B: Backend> LlavaSession<B> {
     /// Runs one question from its token ids, −200 standing for the picture, without any shared rows, and shows every
     /// stage: for comparison with other implementations.
     ///

@@ -46,9 +46,9 @@ pub(super) enum Plan {
 }
 
 /// A run of a judge: its memory, reserved at the start. See [`RewardModel`].
-pub struct LlavaSession<B: Backend, T: Tokenize> {
+pub struct LlavaSession<B: Backend> {
     pub(super) model: Arc<Llava<B>>,
-    tokenizer: T,
+    tokenizer: Arc<dyn Tokenize>,
     pub(super) options: JudgeOptions,
     questions: Questions,
     tokens: Tokens,
@@ -82,7 +82,7 @@ pub struct LlavaSession<B: Backend, T: Tokenize> {
     order: Vec<u32>,
 }
 
-impl<B: Backend, T: Tokenize> core::fmt::Debug for LlavaSession<B, T> {
+impl<B: Backend> core::fmt::Debug for LlavaSession<B> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("LlavaSession")
             .field("options", &self.options)
@@ -110,12 +110,12 @@ pub(super) fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>> {
     Ok(v)
 }
 
-impl<B: Backend, T: Tokenize> LlavaSession<B, T> {
+impl<B: Backend> LlavaSession<B> {
     /// Reserves a session's memory.
     ///
     /// # Errors
     /// Options of zero or beyond the model's positions, templates that cannot be asked, or no memory.
-    pub fn new(model: Arc<Llava<B>>, tokenizer: T, options: JudgeOptions) -> Result<Self> {
+    pub fn new(model: Arc<Llava<B>>, tokenizer: Arc<dyn Tokenize>, options: JudgeOptions) -> Result<Self> {
         let (backend, config) = (&*model.backend, &model.config);
         let o = &options;
         for (arg, got, min) in [
@@ -180,7 +180,7 @@ impl<B: Backend, T: Tokenize> LlavaSession<B, T> {
             ids
         };
         Ok(Self {
-            questions: Questions::new(&config.templates, &tokenizer)?,
+            questions: Questions::new(&config.templates, &*tokenizer)?,
             tokens: Tokens::reserve(o.max_tokens)?,
             yes_no: [
                 read_as(config.yes_id, ["Yes", "YES"]),
@@ -640,7 +640,7 @@ fn draw(seed: u64, key: ViewKey, judgement: Judgement, p: &[f32]) -> usize {
     })
 }
 
-impl<B: Backend, T: Tokenize> RewardModel for LlavaSession<B, T> {
+impl<B: Backend> RewardModel for LlavaSession<B> {
     fn needs(&self, _: Judgement) -> Needs {
         Needs::PIXELS
     }
@@ -677,7 +677,7 @@ impl<B: Backend, T: Tokenize> RewardModel for LlavaSession<B, T> {
         self.questions.encode(
             ask.judgement,
             ask.prompt.text(),
-            &self.tokenizer,
+            &*self.tokenizer,
             limit,
             &mut self.tokens,
         )?;
