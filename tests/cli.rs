@@ -1,0 +1,132 @@
+//! The programs, as somebody at a terminal meets them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A folder of this test alone, empty.
+fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli").join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A built example; `cargo test` builds them before it runs any test.
+fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+    assert!(program.exists(), "{} is missing: build the examples first", program.display());
+    Command::new(program)
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let out = run(command);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn fails(command: &mut Command) -> String {
+    let out = run(command);
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    assert!(!told.contains("panicked"), "{told}");
+    told
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
+    let home = folder("threads");
+    let mut pictures = Vec::new();
+    for threads in ["1", "2", "2"] {
+        let mut command = example("generate");
+        command.args(["a photo of a red car", "-n", "3", "--images", "1", "--quiet", "--threads", threads]);
+        assert_eq!(succeeds(command.arg("--out").arg(&home)), "");
+        pictures.push(fs::read(home.join("picture-0.png")).unwrap());
+        for file in ["sheet-0.png", "sheet.png", "trace.json"] {
+            assert!(home.join(file).exists(), "{file} is missing");
+        }
+    }
+    assert!(pictures.iter().all(|p| *p == pictures[0]));
+    let left: Vec<_> = fs::read_dir(&home).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+}
+
+#[test]
+fn an_output_folder_that_is_not_writable_is_told_before_any_work() {
+    let home = folder("unwritable");
+    fs::write(home.join("file"), "").unwrap();
+    let started = Instant::now();
+    let told = fails(example("generate").arg("--out").arg(home.join("file/out")));
+    assert!(told.contains("is not writable"), "{told}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    let told = fails(example("geneval").args(["--quiet", "--limit", "1", "--out"]).arg(home.join("file/x.jsonl")));
+    assert!(told.contains("is not writable"), "{told}");
+}
+
+#[test]
+fn bad_prompts_and_settings_are_told() {
+    let home = folder("settings");
+    for (args, want) in [
+        (&["a photo of a red zeppelin"][..], "zeppelin"),
+        (&["a photo of a <|endoftext|>"], "special"),
+        (&["a photo of a red car", "-n", "0"], ""),
+        (&["a photo of a red car", "--steps", "0"], "steps"),
+        (&["a photo of a red car", "--threads", "0"], "threads"),
+        (&["a photo of a red car", "--judge", "/nowhere"], "/nowhere"),
+    ] {
+        let told = fails(example("generate").args(args).args(["--quiet", "--images", "1", "--out"]).arg(&home));
+        assert!(told.contains(want), "{args:?}: {told}");
+    }
+}
+
+fn geneval(out: &Path) -> Command {
+    let mut command = example("geneval");
+    command.args(["--quiet", "--limit", "12", "--images", "2", "--jobs", "2", "--out"]).arg(out);
+    command
+}
+
+#[test]
+fn a_killed_evaluation_goes_on_and_ends_with_the_same_file() {
+    let home = folder("kill");
+    let (whole, broken) = (home.join("whole.jsonl"), home.join("broken.jsonl"));
+    succeeds(&mut geneval(&whole));
+    let mut child = geneval(&broken).stdout(Stdio::null()).spawn().unwrap();
+    let lines = |path: &Path| fs::read(path).map_or(0, |b| b.iter().filter(|&&c| c == b'\n').count());
+    let started = Instant::now();
+    while lines(&broken) < 5 && started.elapsed() < Duration::from_secs(100) {
+        sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = lines(&broken);
+    assert!(kept >= 5, "only {kept} lines before the kill");
+    // What a kill in the middle of a write leaves behind.
+    let mut torn = fs::read(&broken).unwrap();
+    torn.extend(b"{\"correct\":tr");
+    fs::write(&broken, torn).unwrap();
+    succeeds(&mut geneval(&broken));
+    assert_eq!(fs::read_to_string(&whole).unwrap(), fs::read_to_string(&broken).unwrap());
+
+    let told = fails(geneval(&broken).args(["--seed", "5"]));
+    assert!(told.contains("other settings"), "{told}");
+    let told = succeeds(example("geneval").arg("--compare").args([&whole, &broken]));
+    assert!(told.contains("overall       0.000   [ 0.000,  0.000]"), "{told}");
+}
+
+#[test]
+fn pictures_lie_as_the_official_scorer_reads_them() {
+    let home = folder("layout");
+    let mut command = example("geneval");
+    command.args(["--quiet", "--limit", "1", "--images", "2", "--out"]).arg(home.join("x.jsonl"));
+    succeeds(command.arg("--pictures").arg(home.join("pictures")));
+    for file in ["metadata.jsonl", "samples/0000.png", "samples/0001.png"] {
+        assert!(home.join("pictures/00000").join(file).exists(), "{file} is missing");
+    }
+}
