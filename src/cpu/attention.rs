@@ -125,30 +125,33 @@ fn pack_keys<'a>(
     for from in (0..n).step_by(PANEL) {
         let width = panel_width(n, from);
         let out = &mut out[from * d..][..width * d];
-        for c in (0..width).step_by(16) {
-            let mut some: [&[f32]; 16] = [&[]; 16];
-            let mut count = 0;
-            for some in some.iter_mut().take(n - from - c) {
-                *some = rows.next().map(&key).unwrap_or_default();
-                count += 1;
+        for c in (0..width).step_by(4) {
+            let mut four: [&[f32]; 4] = [&[]; 4];
+            for row in four.iter_mut().take((n - from).saturating_sub(c)) {
+                *row = rows.next().map(&key).unwrap_or_default();
             }
-            if count == 16 {
-                for some in &mut some {
-                    *some = &some[..d];
-                }
-                for (t, out) in out.chunks_exact_mut(width).enumerate() {
-                    let out = &mut out[c..][..16];
-                    for (out, some) in out.iter_mut().zip(&some) {
-                        *out = some[t];
-                    }
-                }
-            } else {
-                for (t, out) in out.chunks_exact_mut(width).enumerate() {
-                    for (out, some) in out[c..][..16].iter_mut().zip(&some) {
-                        *out = some.get(t).copied().unwrap_or(0.0);
-                    }
-                }
-            }
+            transpose(d, four, width, &mut out[c..]);
+        }
+    }
+}
+
+/// Four rows of `d` to columns at a distance of `stride`; a missing row is zeros.
+#[inline(always)]
+fn transpose(d: usize, rows: [&[f32]; 4], stride: usize, out: &mut [f32]) {
+    let whole = if rows.iter().all(|row| row.len() == d) { d / 4 } else { 0 };
+    let [a, b, c, e] = rows.map(|row| row.as_chunks::<4>().0);
+    let blocks = a.iter().zip(b).zip(c.iter().zip(e)).take(whole);
+    for (((a, b), (c, e)), out) in blocks.zip(out.chunks_mut(4 * stride)) {
+        let (first, rest) = out.split_at_mut(stride);
+        let (second, rest) = rest.split_at_mut(stride);
+        let (third, fourth) = rest.split_at_mut(stride);
+        for (i, out) in [first, second, third, fourth].into_iter().enumerate() {
+            out[..4].copy_from_slice(&[a[i], b[i], c[i], e[i]]);
+        }
+    }
+    for t in 4 * whole..d {
+        for (out, row) in out[t * stride..][..4].iter_mut().zip(rows) {
+            *out = row.get(t).copied().unwrap_or(0.0);
         }
     }
 }

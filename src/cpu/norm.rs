@@ -4,7 +4,7 @@ use super::Cpu;
 use super::simd::{Job, Lanes};
 use crate::error::{Result, covers};
 use crate::ops::norm::{
-    Activation, GateShape, GroupNormShape, HeadNormShape, NormShape, gate_row, group_norm_image, head_norm_row,
+    Activation, GateShape, GroupNormShape, HeadNormShape, NormShape, activate_all, gate_row, group_norm_image, head_norm_row,
     layer_norm_row, rms_norm_row,
 };
 
@@ -120,11 +120,7 @@ impl Cpu {
         self.pool.each(len, x[..len].chunks_mut(TASK), |x| {
             self.vectorised(
                 #[inline(always)]
-                || {
-                    for v in x {
-                        *v = activation.apply(*v);
-                    }
-                },
+                || activate_all(activation, x),
             );
         });
         Ok(())

@@ -322,10 +322,19 @@ impl Activation {
 /// Fewer than `len` elements.
 pub fn activate(activation: Activation, len: usize, x: &mut [f32]) -> Result<()> {
     covers("activate", "x", x.len(), len)?;
-    for v in &mut x[..len] {
-        *v = activation.apply(*v);
-    }
+    activate_all(activation, &mut x[..len]);
     Ok(())
+}
+
+/// An activation in place: one loop each, so that each vectorises.
+#[inline(always)]
+pub(crate) fn activate_all(activation: Activation, x: &mut [f32]) {
+    match activation {
+        Activation::GeluTanh => x.iter_mut().for_each(|v| *v = Activation::GeluTanh.apply(*v)),
+        Activation::GeluErf => x.iter_mut().for_each(|v| *v = Activation::GeluErf.apply(*v)),
+        Activation::Silu => x.iter_mut().for_each(|v| *v = Activation::Silu.apply(*v)),
+        Activation::Relu => x.iter_mut().for_each(|v| *v = Activation::Relu.apply(*v)),
+    }
 }
 
 /// y += x.

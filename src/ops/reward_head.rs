@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;
-use crate::ops::norm::nonzero;
+use crate::ops::norm::{lane_sum, nonzero};
 
 /// Rows of logits with the columns of "yes" and "no". A head of two columns has `yes` 0 and `no` 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub fn answer(s: AnswerShape, logits: &[f32], out: &mut [f32]) -> Result<()> {
             return Err(Error::NotFinite { op: "answer", arg: "logits", row });
         }
         let largest = x.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        let total: f32 = x.iter().map(|v| math::exp(v - largest)).sum();
+        let total = lane_sum(x, |v| math::exp(v - largest));
         out[0] = math::exp(x[s.yes] - largest) / total;
         out[1] = math::exp(x[s.no] - largest) / total;
     }
