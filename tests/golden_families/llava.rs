@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use maquette::model::llava::{
-    Aspect, JudgeOptions, Llava, LlavaConfig, LlavaSession, TraceStage,
-};
+use maquette::model::llava::{Aspect, JudgeOptions, Llava, LlavaConfig, LlavaSession, TraceStage};
 use maquette::model::resize::{Resizer, TileMerge, best_resolution};
 use maquette::model::words::Words;
 use maquette::ops::Backend;

@@ -8,12 +8,14 @@
 //! Li et al., "LLaVA-OneVision: Easy Visual Task Transfer", arXiv 2408.03326; as a judge of unfinished pictures: Guo et
 //! al., arXiv 2501.13926.
 
+mod answer;
 mod config;
 mod options;
 mod session;
 mod slots;
 mod templates;
 mod trace;
+mod views;
 
 pub use config::{Aspect, LlavaConfig, TextConfig};
 pub use options::{JudgeOptions, Reader};

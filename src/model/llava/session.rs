@@ -3,29 +3,22 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::Llava;
 use super::options::{JudgeOptions, Reader};
 use super::slots::{Slots, fingerprint};
 use super::templates::{Questions, Tokens};
-use super::{Aspect, Llava};
+use super::views::Plan;
 use crate::error::{Error, Result, product};
 use crate::generator::Needs;
-use crate::image::{ImageBatch, ImageSize};
-use crate::model::resize::{Resizer, TileMerge, best_resolution};
+use crate::image::ImageBatch;
+use crate::model::resize::Resizer;
 use crate::model::transformer::{Cache, Look, Pass, Scratch};
-use crate::model::vision::{VisionScratch, VisionStage};
+use crate::model::vision::VisionScratch;
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
-use crate::ops::norm::NormShape;
-use crate::ops::reward_head::AnswerShape;
-use crate::ops::sample::{Filter, filter, softmax_row};
 use crate::ops::vq::GatherShape;
 use crate::prompt::{TokenId, Tokenize};
-use crate::reward::{Answer, Ask, Judgement, RewardModel, Verdict, ViewKey};
-use crate::rng::{self, Purpose};
-
-/// Looks at a stage of the image tower, for so many views.
-type ViewsLook<'a, B> =
-    &'a mut dyn FnMut(VisionStage, &<B as Backend>::Buffer<f32>, usize) -> Result<()>;
+use crate::reward::{Ask, Judgement, RewardModel, Verdict, ViewKey};
 
 /// A view of the running batch.
 #[derive(Debug, Clone, Copy)]
@@ -38,13 +31,6 @@ pub(super) struct Job {
     pub(super) kept: Option<usize>,
 }
 
-/// How this batch's pictures become rows.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Plan {
-    Pad,
-    Tiles { best: ImageSize, merge: TileMerge },
-}
-
 /// A run of a judge: its memory, reserved at the start. See [`RewardModel`].
 pub struct LlavaSession<B: Backend> {
     pub(super) model: Arc<Llava<B>>,
@@ -53,12 +39,12 @@ pub struct LlavaSession<B: Backend> {
     questions: Questions,
     tokens: Tokens,
     /// Tokens that read as yes or no, in any case of letters.
-    yes_no: [Vec<TokenId>; 2],
-    resizer: Resizer,
-    canvas: Vec<u8>,
-    vision: VisionScratch<B>,
-    features: Vec<f32>,
-    merged: Vec<f32>,
+    pub(super) yes_no: [Vec<TokenId>; 2],
+    pub(super) resizer: Resizer,
+    pub(super) canvas: Vec<u8>,
+    pub(super) vision: VisionScratch<B>,
+    pub(super) features: Vec<f32>,
+    pub(super) merged: Vec<f32>,
     /// Rows of one picture at most.
     pub(super) image_rows: usize,
     /// Tokens before the picture whose rows lie at the cache's start.
@@ -74,12 +60,12 @@ pub struct LlavaSession<B: Backend> {
     positions: B::Buffer<u32>,
     places: B::Buffer<u32>,
     spans: B::Buffer<u32>,
-    last: B::Buffer<f32>,
+    pub(super) last: B::Buffer<f32>,
     pub(super) normed: B::Buffer<f32>,
     pub(super) logits: B::Buffer<f32>,
-    p: B::Buffer<f32>,
-    row: Vec<f32>,
-    order: Vec<u32>,
+    pub(super) p: B::Buffer<f32>,
+    pub(super) row: Vec<f32>,
+    pub(super) order: Vec<u32>,
 }
 
 impl<B: Backend> core::fmt::Debug for LlavaSession<B> {
@@ -91,7 +77,7 @@ impl<B: Backend> core::fmt::Debug for LlavaSession<B> {
     }
 }
 
-fn index(i: usize) -> Result<u32> {
+pub(super) fn index(i: usize) -> Result<u32> {
     u32::try_from(i).map_err(|_| Error::Overflow { op: "judge" })
 }
 
@@ -115,7 +101,11 @@ impl<B: Backend> LlavaSession<B> {
     ///
     /// # Errors
     /// Options of zero or beyond the model's positions, templates that cannot be asked, or no memory.
-    pub fn new(model: Arc<Llava<B>>, tokenizer: Arc<dyn Tokenize>, options: JudgeOptions) -> Result<Self> {
+    pub fn new(
+        model: Arc<Llava<B>>,
+        tokenizer: Arc<dyn Tokenize>,
+        options: JudgeOptions,
+    ) -> Result<Self> {
         let (backend, config) = (&*model.backend, &model.config);
         let o = &options;
         for (arg, got, min) in [
@@ -230,128 +220,6 @@ impl<B: Backend> LlavaSession<B> {
         &self.model
     }
 
-    pub(super) fn plan(&self, size: ImageSize) -> Result<Plan> {
-        let config = &self.model.config;
-        let plan = match &config.aspect {
-            Aspect::Pad => Plan::Pad,
-            Aspect::AnyRes { pinpoints, max } => {
-                let side = index(config.vision.image_size)?;
-                let none = Error::Config {
-                    key: "image_grid_pinpoints",
-                    problem: "has none",
-                };
-                let best = best_resolution(size, pinpoints).ok_or(none)?;
-                Plan::Tiles {
-                    best,
-                    merge: TileMerge::plan(size, best, side, config.vision.grid(), *max)?,
-                }
-            }
-        };
-        let rows = self.rows_of(&plan);
-        if rows > self.image_rows {
-            return Err(Error::Range {
-                op: "judge",
-                arg: "rows of a picture",
-                got: rows as u64,
-                min: 1,
-                max: self.image_rows as u64,
-            });
-        }
-        Ok(plan)
-    }
-
-    pub(super) fn rows_of(&self, plan: &Plan) -> usize {
-        match plan {
-            Plan::Pad => self.model.config.vision.patches() + 1,
-            Plan::Tiles { merge, .. } => merge.len(),
-        }
-    }
-
-    pub(super) fn head_width(&self) -> usize {
-        match self.options.reader {
-            Reader::TwoRows => 2,
-            _ => self.model.config.text.vocab,
-        }
-    }
-
-    /// Image rows of new views into x: sequence `j` of `queries` rows gets them from row `at` on.
-    #[expect(clippy::too_many_arguments, reason = "a private step with two callers")]
-    pub(super) fn see<'a>(
-        &mut self,
-        plan: &Plan,
-        jobs: &[Job],
-        size: ImageSize,
-        picture: &mut dyn FnMut(usize) -> Result<&'a [u8]>,
-        at: usize,
-        queries: usize,
-        look: ViewsLook<'_, B>,
-    ) -> Result<()> {
-        let model = &*self.model;
-        let (backend, d) = (&*model.backend, model.config.text.width);
-        let (patches, side) = (
-            model.config.vision.patches(),
-            index(model.config.vision.image_size)?,
-        );
-        let view_bytes = ImageSize::new(side, side).len_bytes();
-        match plan {
-            Plan::Pad => {
-                for (jobs, first) in jobs
-                    .chunks(self.vision.views())
-                    .zip((0..).step_by(self.vision.views()))
-                {
-                    for (job, view) in jobs.iter().zip(self.canvas.chunks_exact_mut(view_bytes)) {
-                        self.resizer
-                            .padded_square(picture(job.view)?, size, side, view)?;
-                    }
-                    let n = jobs.len();
-                    let pixels = &self.canvas[..n * view_bytes];
-                    model.vision.forward(
-                        backend,
-                        n,
-                        pixels,
-                        &mut self.vision,
-                        &mut |stage, x| look(stage, x, n),
-                    )?;
-                    for j in 0..n {
-                        let to = ((first + j) * queries + at) * d;
-                        backend.copy(
-                            self.vision.out(),
-                            j * patches * d,
-                            &mut self.x,
-                            to,
-                            patches * d,
-                        )?;
-                        backend.write(&mut self.x, to + patches * d, &model.newline)?;
-                    }
-                }
-            }
-            Plan::Tiles { best, merge } => {
-                let views = 1 + merge.tiles[0] * merge.tiles[1];
-                for (j, job) in jobs.iter().enumerate() {
-                    self.resizer
-                        .tiles(picture(job.view)?, size, *best, side, &mut self.canvas)?;
-                    for first in (0..views).step_by(self.vision.views()) {
-                        let n = self.vision.views().min(views - first);
-                        let pixels = &self.canvas[first * view_bytes..][..n * view_bytes];
-                        model.vision.forward(
-                            backend,
-                            n,
-                            pixels,
-                            &mut self.vision,
-                            &mut |stage, x| look(stage, x, n),
-                        )?;
-                        let features = &mut self.features[first * patches * d..][..n * patches * d];
-                        backend.read(self.vision.out(), 0, features)?;
-                    }
-                    let merged = &mut self.merged[..merge.len() * d];
-                    merge.merge(&self.features, &model.newline, merged)?;
-                    backend.write(&mut self.x, (j * queries + at) * d, merged)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Embeddings of tokens into `text`.
     pub(super) fn embed(&mut self, ids: &[TokenId]) -> Result<()> {
         let text = &self.model.config.text;
@@ -415,82 +283,6 @@ impl<B: Backend> LlavaSession<B> {
         self.model
             .stack
             .forward_watched(backend, &pass, &mut self.x, memory, look)
-    }
-
-    /// Final norm and head of each sequence's last row: `logits`, and P(yes) and P(no) in `p`.
-    pub(super) fn head(&mut self, sequences: usize, queries: usize) -> Result<()> {
-        let model = &*self.model;
-        let (backend, d) = (&*model.backend, model.config.text.width);
-        for j in 0..sequences {
-            backend.copy(
-                &self.x,
-                ((j + 1) * queries - 1) * d,
-                &mut self.last,
-                j * d,
-                d,
-            )?;
-        }
-        let s = NormShape {
-            rows: sequences,
-            width: d,
-            eps: model.config.text.eps,
-        };
-        model.norm.apply(backend, s, &self.last, &mut self.normed)?;
-        let two = matches!(self.options.reader, Reader::TwoRows);
-        let head = if two { &model.answers } else { &model.head };
-        head.apply(backend, sequences, &self.normed, &mut self.logits)?;
-        let (yes, no) = if two {
-            (0, 1)
-        } else {
-            (model.config.yes_id as usize, model.config.no_id as usize)
-        };
-        backend.answer(
-            AnswerShape {
-                rows: sequences,
-                width: self.head_width(),
-                yes,
-                no,
-            },
-            &self.logits,
-            &mut self.p,
-        )
-    }
-
-    /// The verdict of row `j` of the last [`head`](Self::head).
-    pub(super) fn read(&mut self, j: usize, key: ViewKey, judgement: Judgement) -> Result<Verdict> {
-        let backend = &*self.model.backend;
-        let Reader::Upstream { seed } = self.options.reader else {
-            let mut p = [0.0; 2];
-            backend.read(&self.p, j * 2, &mut p)?;
-            // Rounding may carry a probability past 1 by a unit in the last place.
-            return Ok(Verdict::new(p[0].min(1.0), p[1].min(1.0)));
-        };
-        backend.read(&self.logits, j * self.row.len(), &mut self.row)?;
-        let upstream = Filter {
-            temperature: 1.0,
-            top_k: 20,
-            top_p: 0.8,
-        };
-        filter(upstream, &mut self.row, &mut self.order)?;
-        if !softmax_row(&mut self.row) {
-            return Err(Error::NotFinite {
-                op: "judge",
-                arg: "logits",
-                row: j,
-            });
-        }
-        let drawn = index(draw(seed, key, judgement, &self.row))?;
-        let [yes, no] = [self.model.config.yes_id, self.model.config.no_id]
-            .map(|id| self.row[id as usize].min(1.0));
-        let [says_yes, says_no] = [0, 1].map(|i: usize| self.yes_no[i].contains(&drawn));
-        Ok(match judgement {
-            _ if says_yes => Verdict::new(yes, no).with_answer(Answer::Yes),
-            _ if says_no => Verdict::new(yes, no).with_answer(Answer::No),
-            Judgement::Clarity | Judgement::Potential => {
-                Verdict::new(yes, no).with_answer(Answer::Other)
-            }
-            _ => Verdict::malformed(),
-        })
     }
 
     /// Makes the cache's start hold the rows of `tokens.before`.
@@ -609,35 +401,6 @@ impl<B: Backend> LlavaSession<B> {
         }
         Ok(())
     }
-}
-
-/// Draws a token, keyed by view and question.
-fn draw(seed: u64, key: ViewKey, judgement: Judgement, p: &[f32]) -> usize {
-    let question = match judgement {
-        Judgement::Outcome => 0,
-        Judgement::Process => 1,
-        Judgement::Clarity => 2,
-        Judgement::Potential => 3,
-    };
-    // The candidate's number goes into the seed, scattered, so that no two views share their noise.
-    let seed = seed ^ (key.candidate.0.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut four = (usize::MAX, [0; 4]);
-    let noise = core::cell::RefCell::new(&mut four);
-    rng::race(p, |i| {
-        let mut four = noise.borrow_mut();
-        if four.0 != i / 4 {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "a vocabulary has fewer than 2^32 entries"
-            )]
-            let block = (i / 4) as u32;
-            **four = (
-                i / 4,
-                rng::block(seed, Purpose::Answer, key.step, question, block),
-            );
-        }
-        rng::exponential(four.1[i % 4])
-    })
 }
 
 impl<B: Backend> RewardModel for LlavaSession<B> {
