@@ -36,7 +36,9 @@ fn time(c: &mut Criterion, name: &str, amount: Throughput, mut call: impl FnMut(
     let (family, rest) = name.split_once('/').unwrap_or((name, ""));
     let mut group = c.benchmark_group(family);
     group.throughput(amount);
-    group.bench_function(BenchmarkId::from_parameter(rest), |b| b.iter(|| black_box(call())));
+    group.bench_function(BenchmarkId::from_parameter(rest), |b| {
+        b.iter(|| black_box(call()))
+    });
     group.finish();
 }
 
@@ -46,25 +48,50 @@ fn floats(n: usize) -> Throughput {
 }
 
 fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
-    for (m, n, k) in [(1, 512, 128), (8, 512, 128), (132, 512, 128), (1320, 512, 128), (1, 4096, 1024), (64, 4096, 1024)] {
+    for (m, n, k) in [
+        (1, 512, 128),
+        (8, 512, 128),
+        (132, 512, 128),
+        (1320, 512, 128),
+        (1, 4096, 1024),
+        (64, 4096, 1024),
+    ] {
         let data = numbers(n * k);
         let mut blocks = vec![0; n * k / 32 * 34];
         quantise_q8_0(&data, &mut blocks);
-        let s = GemmShape { m, n, k, accumulate: false };
+        let s = GemmShape {
+            m,
+            n,
+            k,
+            accumulate: false,
+        };
         let (x, mut y) = (random(cpu, m * k)?, cpu.zeros(m * n)?);
-        for (format, w) in [("f32", QuantMatrix::f32(n, k, &data)?), ("q8_0", QuantMatrix::q8_0(n, k, &blocks)?)] {
+        for (format, w) in [
+            ("f32", QuantMatrix::f32(n, k, &data)?),
+            ("q8_0", QuantMatrix::q8_0(n, k, &blocks)?),
+        ] {
             let w = cpu.pack(&w)?;
             // One element is one multiply and one add.
             let amount = Throughput::Elements((m * n * k) as u64);
-            time(c, &format!("gemm/{format}/m{m}_n{n}_k{k}"), amount, || cpu.gemm(s, &x, &w, None, &mut y));
+            time(c, &format!("gemm/{format}/m{m}_n{n}_k{k}"), amount, || {
+                cpu.gemm(s, &x, &w, None, &mut y)
+            });
         }
     }
     Ok(())
 }
 
 fn convolutions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
-    for (size, c_in, c_out, upsample) in [(16, 256, 256, false), (32, 128, 128, true), (128, 64, 64, false), (128, 64, 3, false)] {
-        let s = ConvShape { upsample, ..ConvShape::same(1, [size, size], c_in, c_out, 3) };
+    for (size, c_in, c_out, upsample) in [
+        (16, 256, 256, false),
+        (32, 128, 128, true),
+        (128, 64, 64, false),
+        (128, 64, 3, false),
+    ] {
+        let s = ConvShape {
+            upsample,
+            ..ConvShape::same(1, [size, size], c_in, c_out, 3)
+        };
         let [rows, cols] = s.output();
         let w = cpu.pack(&QuantMatrix::f32(c_out, s.k(), &numbers(c_out * s.k()))?)?;
         let (x, bias) = (random(cpu, size * size * c_in)?, random(cpu, c_out)?);
@@ -76,15 +103,28 @@ fn convolutions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     }
     let mut out = cpu.zeros(256 * 256 * 3)?;
     let x = random(cpu, 256 * 256 * 3)?;
-    time(c, "to_bytes/f32/256x256", floats(256 * 256 * 3), || cpu.to_bytes(256 * 256 * 3, &x, &mut out));
-    let s = PatchShape { images: 1, height: 256, width: 256, patch: 14 };
+    time(c, "to_bytes/f32/256x256", floats(256 * 256 * 3), || {
+        cpu.to_bytes(256 * 256 * 3, &x, &mut out)
+    });
+    let s = PatchShape {
+        images: 1,
+        height: 256,
+        width: 256,
+        patch: 14,
+    };
     let mut patches = cpu.zeros(256 * 256 * 3)?;
-    time(c, "patchify/u8/256x256_p14", floats(256 * 256 * 3), || cpu.patchify(s, &out, &mut patches));
+    time(c, "patchify/u8/256x256_p14", floats(256 * 256 * 3), || {
+        cpu.patchify(s, &out, &mut patches)
+    });
     Ok(())
 }
 
 fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
-    for (sequences, queries, keys, heads, head_dim) in [(10, 132, 132, 4, 32), (1, 1024, 1024, 8, 64), (8, 1, 512, 8, 64)] {
+    for (sequences, queries, keys, heads, head_dim) in [
+        (10, 132, 132, 4, 32),
+        (1, 1024, 1024, 8, 64),
+        (8, 1, 512, 8, 64),
+    ] {
         let width = heads * head_dim;
         let s = AttentionShape {
             sequences,
@@ -104,48 +144,117 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             .flat_map(|i| [0, 0, i * keys, keys])
             .map(|word| u32::try_from(word).unwrap_or(u32::MAX))
             .collect();
-        let (q, kv, spans) =
-            (random(cpu, sequences * queries * width)?, random(cpu, sequences * keys * width)?, buffer(cpu, &spans)?);
+        let (q, kv, spans) = (
+            random(cpu, sequences * queries * width)?,
+            random(cpu, sequences * keys * width)?,
+            buffer(cpu, &spans)?,
+        );
         let mut out = cpu.zeros(sequences * queries * width)?;
         let amount = Throughput::Elements((2 * sequences * queries * keys * width) as u64);
         let name = format!("attention/f32/s{sequences}_q{queries}_k{keys}_h{heads}_d{head_dim}");
-        time(c, &name, amount, || cpu.attention(s, &q, &kv, &kv, &spans, &mut out));
+        time(c, &name, amount, || {
+            cpu.attention(s, &q, &kv, &kv, &spans, &mut out)
+        });
     }
-    let s = RotaryShape { rows: 256, heads: 8, head_dim: 64, rotary_dim: 64, stride: 512, offset: 0, positions: 256 };
+    let s = RotaryShape {
+        rows: 256,
+        heads: 8,
+        head_dim: 64,
+        rotary_dim: 64,
+        stride: 512,
+        offset: 0,
+        positions: 256,
+    };
     let positions = buffer(cpu, &(0..256).collect::<Vec<u32>>())?;
     let (mut x, table) = (random(cpu, 256 * 512)?, random(cpu, 256 * 64)?);
-    time(c, "rotary/f32/r256_h8_d64", floats(2 * 256 * 512), || cpu.rotary(s, &mut x, &positions, &table));
-    let s = AppendShape { rows: 256, width: 512, stride: 512, offset: 0, cache_rows: 256 };
+    time(c, "rotary/f32/r256_h8_d64", floats(2 * 256 * 512), || {
+        cpu.rotary(s, &mut x, &positions, &table)
+    });
+    let s = AppendShape {
+        rows: 256,
+        width: 512,
+        stride: 512,
+        offset: 0,
+        cache_rows: 256,
+    };
     let mut cache = cpu.zeros(256 * 512)?;
-    time(c, "append/f32/r256_w512", floats(2 * 256 * 512), || cpu.append(s, &x, &positions, &mut cache));
+    time(c, "append/f32/r256_w512", floats(2 * 256 * 512), || {
+        cpu.append(s, &x, &positions, &mut cache)
+    });
     Ok(())
 }
 
 fn norms(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let (rows, width) = (1320, 128);
     let len = rows * width;
-    let (x, weight, bias) = (random(cpu, 2 * len)?, random(cpu, width)?, random(cpu, width)?);
+    let (x, weight, bias) = (
+        random(cpu, 2 * len)?,
+        random(cpu, width)?,
+        random(cpu, width)?,
+    );
     let (mut y, mut heads) = (cpu.zeros(len)?, random(cpu, len)?);
-    let s = NormShape { rows, width, eps: 1e-5 };
-    time(c, "layer_norm/f32/r1320_w128", floats(2 * len), || cpu.layer_norm(s, &x, &weight, &bias, &mut y));
-    time(c, "rms_norm/f32/r1320_w128", floats(2 * len), || cpu.rms_norm(s, &x, &weight, &mut y));
-    let s = HeadNormShape { rows, heads: 4, head_dim: 32, stride: width, offset: 0, eps: 1e-5 };
-    time(c, "head_norm/f32/r1320_h4_d32", floats(2 * len), || cpu.head_norm(s, &mut heads, &weight, &bias));
+    let s = NormShape {
+        rows,
+        width,
+        eps: 1e-5,
+    };
+    time(c, "layer_norm/f32/r1320_w128", floats(2 * len), || {
+        cpu.layer_norm(s, &x, &weight, &bias, &mut y)
+    });
+    time(c, "rms_norm/f32/r1320_w128", floats(2 * len), || {
+        cpu.rms_norm(s, &x, &weight, &mut y)
+    });
+    let s = HeadNormShape {
+        rows,
+        heads: 4,
+        head_dim: 32,
+        stride: width,
+        offset: 0,
+        eps: 1e-5,
+    };
+    time(c, "head_norm/f32/r1320_h4_d32", floats(2 * len), || {
+        cpu.head_norm(s, &mut heads, &weight, &bias)
+    });
     let s = GateShape { rows, width };
-    time(c, "gate/f32/r1320_w128", floats(3 * len), || cpu.gate(s, &x, &mut y));
-    time(c, "add/f32/168960", floats(3 * len), || cpu.add(len, &x, &mut y));
-    let kinds =
-        [("gelu_tanh", Activation::GeluTanh), ("gelu_erf", Activation::GeluErf), ("silu", Activation::Silu), ("relu", Activation::Relu)];
+    time(c, "gate/f32/r1320_w128", floats(3 * len), || {
+        cpu.gate(s, &x, &mut y)
+    });
+    time(c, "add/f32/168960", floats(3 * len), || {
+        cpu.add(len, &x, &mut y)
+    });
+    let kinds = [
+        ("gelu_tanh", Activation::GeluTanh),
+        ("gelu_erf", Activation::GeluErf),
+        ("silu", Activation::Silu),
+        ("relu", Activation::Relu),
+    ];
     for (name, activation) in kinds {
         // Fresh numbers every time: an activation over and over ends in denormal ones.
-        time(c, &format!("activate/{name}/168960"), floats(2 * len), || {
-            cpu.copy(&x, 0, &mut heads, 0, len)?;
-            cpu.activate(activation, len, &mut heads)
-        });
+        time(
+            c,
+            &format!("activate/{name}/168960"),
+            floats(2 * len),
+            || {
+                cpu.copy(&x, 0, &mut heads, 0, len)?;
+                cpu.activate(activation, len, &mut heads)
+            },
+        );
     }
-    let s = GroupNormShape { images: 1, pixels: 64 * 64, channels: 128, groups: 32, eps: 1e-6, swish: true };
+    let s = GroupNormShape {
+        images: 1,
+        pixels: 64 * 64,
+        channels: 128,
+        groups: 32,
+        eps: 1e-6,
+        swish: true,
+    };
     let (x, mut y) = (random(cpu, 64 * 64 * 128)?, cpu.zeros(64 * 64 * 128)?);
-    time(c, "group_norm/f32/64x64_c128_g32", floats(2 * 64 * 64 * 128), || cpu.group_norm(s, &x, &weight, &bias, &mut y));
+    time(
+        c,
+        "group_norm/f32/64x64_c128_g32",
+        floats(2 * 64 * 64 * 128),
+        || cpu.group_norm(s, &x, &weight, &bias, &mut y),
+    );
     Ok(())
 }
 
@@ -153,26 +262,57 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let (rows, width) = (64, 8192);
     let start = numbers(2 * rows * width);
     let mut logits = buffer(cpu, &start)?;
-    let (keys, noise) = (buffer(cpu, &(0..4 * 64).collect::<Vec<u32>>())?, buffer(cpu, &vec![1.0; rows * width])?);
+    let (keys, noise) = (
+        buffer(cpu, &(0..4 * 64).collect::<Vec<u32>>())?,
+        buffer(cpu, &vec![1.0; rows * width])?,
+    );
     let (mut codes, mut p) = (cpu.zeros(rows)?, cpu.zeros(rows)?);
     let s = DrawShape { rows, width };
-    for (name, draw) in [("keyed", Draw::Keyed(&keys)), ("given", Draw::Given(&noise))] {
+    for (name, draw) in [
+        ("keyed", Draw::Keyed(&keys)),
+        ("given", Draw::Given(&noise)),
+    ] {
         let name = format!("draw/{name}/r64_v8192");
-        time(c, &name, floats(2 * rows * width), || cpu.draw(s, &mut logits, &draw, &mut codes, &mut p));
+        time(c, &name, floats(2 * rows * width), || {
+            cpu.draw(s, &mut logits, &draw, &mut codes, &mut p)
+        });
     }
-    let g = GuideShape { rows, width, scale: 1.0 };
-    time(c, "guide/f32/r64_v8192", floats(3 * rows * width), || cpu.guide(g, &mut logits));
-    let a = AnswerShape { rows, width, yes: 3, no: 4 };
+    let g = GuideShape {
+        rows,
+        width,
+        scale: 1.0,
+    };
+    time(c, "guide/f32/r64_v8192", floats(3 * rows * width), || {
+        cpu.guide(g, &mut logits)
+    });
+    let a = AnswerShape {
+        rows,
+        width,
+        yes: 3,
+        no: 4,
+    };
     let mut out = cpu.zeros(2 * rows)?;
-    time(c, "answer/f32/r64_v8192", floats(rows * width), || cpu.answer(a, &logits, &mut out));
-    let s = GatherShape { rows: 256, width: 512, table_rows: 256 };
+    time(c, "answer/f32/r64_v8192", floats(rows * width), || {
+        cpu.answer(a, &logits, &mut out)
+    });
+    let s = GatherShape {
+        rows: 256,
+        width: 512,
+        table_rows: 256,
+    };
     let index = buffer(cpu, &(0..256).rev().collect::<Vec<u32>>())?;
     let mut out = cpu.zeros(256 * 512)?;
-    time(c, "gather/f32/r256_w512", floats(2 * 256 * 512), || cpu.gather(s, &index, &logits, &mut out));
+    time(c, "gather/f32/r256_w512", floats(2 * 256 * 512), || {
+        cpu.gather(s, &index, &logits, &mut out)
+    });
     let s = LfqShape { n: 256, bits: 13 };
     let mut codes = buffer(cpu, &(0..256).collect::<Vec<u32>>())?;
-    time(c, "lfq_lookup/f32/n256_b13", floats(256 * 14), || cpu.lfq_lookup(s, &codes, &mut out));
-    time(c, "lfq_codes/f32/n256_b13", floats(256 * 14), || cpu.lfq_codes(s, &out, &mut codes));
+    time(c, "lfq_lookup/f32/n256_b13", floats(256 * 14), || {
+        cpu.lfq_lookup(s, &codes, &mut out)
+    });
+    time(c, "lfq_codes/f32/n256_b13", floats(256 * 14), || {
+        cpu.lfq_codes(s, &out, &mut codes)
+    });
     Ok(())
 }
 

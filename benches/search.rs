@@ -21,13 +21,25 @@ fn fakes() -> (ScriptedGenerator, ScriptedReward) {
     (generator, reward)
 }
 
-fn one(bench: &mut Criterion, name: &str, mut strategy: impl SearchStrategy<ScriptedGenerator, ScriptedReward>) {
+fn one(
+    bench: &mut Criterion,
+    name: &str,
+    mut strategy: impl SearchStrategy<ScriptedGenerator, ScriptedReward>,
+) {
     let (mut generator, mut reward) = fakes();
     let prompt = Prompt::new("a red car");
     let mut search = |seed| {
-        let found = strategy.search(&mut generator, &mut reward, &prompt, &mut Stream::new(seed), &mut |_| Flow::Continue);
+        let found = strategy.search(
+            &mut generator,
+            &mut reward,
+            &prompt,
+            &mut Stream::new(seed),
+            &mut |_| Flow::Continue,
+        );
         let found = found.expect("the fakes do not fail");
-        generator.prune(&[found.winner]).expect("the winner is alive");
+        generator
+            .prune(&[found.winner])
+            .expect("the winner is alive");
         found.cost.steps
     };
     let steps = search(0);
@@ -42,7 +54,11 @@ fn strategies(bench: &mut Criterion) {
     one(bench, "best_of_n/n20_s18", BestOfN::new(20));
     one(bench, "prm/n20_s18", Prm::new(20));
     one(bench, "parm_pruned/n20_s18", Parm::new(20));
-    one(bench, "parm_released/n20_s18", Parm::new(20).with_form(ParmForm::Released));
+    one(
+        bench,
+        "parm_released/n20_s18",
+        Parm::new(20).with_form(ParmForm::Released),
+    );
 }
 
 criterion_group!(benches, strategies);

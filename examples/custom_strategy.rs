@@ -33,12 +33,17 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Ha
         rng: &mut dyn Rng,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> maquette::Result<Decision> {
-        let seeds: Vec<u64> = (0..self.candidates.max(1)).map(|_| rng.next_u64()).collect();
+        let seeds: Vec<u64> = (0..self.candidates.max(1))
+            .map(|_| rng.next_u64())
+            .collect();
         let mut alive = vec![CandidateId::default(); seeds.len()];
         let mut cost = Cost::default();
         generator.start(prompt, &seeds, &mut alive)?;
         cost.candidates += alive.len() as u64;
-        on_event(Event::Started { ids: &alive, parent: None });
+        on_event(Event::Started {
+            ids: &alive,
+            parent: None,
+        });
         let mut best = None;
         for step in 1..=generator.steps() {
             generator.step(&alive)?;
@@ -50,9 +55,15 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Ha
             let (size, n) = (generator.image_size(), alive.len());
             let mut pixels = vec![0; n * size.len_bytes()];
             generator.observe(&alive, Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
-            let keys: Vec<ViewKey> = alive.iter().map(|&candidate| ViewKey { candidate, step }).collect();
+            let keys: Vec<ViewKey> = alive
+                .iter()
+                .map(|&candidate| ViewKey { candidate, step })
+                .collect();
             let shown = ImageBatch::new(n, size, &pixels)?;
-            on_event(Event::Observed { keys: &keys, pixels: Some(shown) });
+            on_event(Event::Observed {
+                keys: &keys,
+                pixels: Some(shown),
+            });
             let mut verdicts = vec![Verdict::malformed(); n];
             let ask = Ask::new(Judgement::Process, prompt, &keys).with_pixels(shown);
             reward.judge(&ask, &mut verdicts)?;
@@ -61,7 +72,11 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Ha
             cost.ask(Judgement::Process, n as u64);
             let mut order: Vec<usize> = (0..n).collect();
             order.sort_by(|&a, &b| verdicts[b].p_yes.total_cmp(&verdicts[a].p_yes));
-            let keep = if step == generator.steps() { 1 } else { n.div_ceil(2) };
+            let keep = if step == generator.steps() {
+                1
+            } else {
+                n.div_ceil(2)
+            };
             let (kept, dropped) = order.split_at(keep);
             best = kept.first().map(|&i| verdicts[i]);
             let gone: Vec<CandidateId> = dropped.iter().map(|&i| alive[i]).collect();
@@ -70,7 +85,9 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Ha
         }
         let mut decision = Decision::new(alive[0], cost);
         decision.verdict = best;
-        on_event(Event::Chosen { id: decision.winner });
+        on_event(Event::Chosen {
+            id: decision.winner,
+        });
         Ok(decision)
     }
 }
@@ -87,14 +104,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     let models = open::Models::load(&cli.settings)?;
     let (mut generator, mut reward) = (models.generator(16)?, models.judge(16)?);
-    let mut halving = Halving { candidates: 16, every: 3 };
+    let mut halving = Halving {
+        candidates: 16,
+        every: 3,
+    };
     let mut rng = Stream::new(open::picture_seed(1234, 0, 0));
-    let found =
-        halving.search(&mut generator, &mut reward, &Prompt::new(&cli.prompt), &mut rng, &mut |_| Flow::Continue)?;
+    let found = halving.search(
+        &mut generator,
+        &mut reward,
+        &Prompt::new(&cli.prompt),
+        &mut rng,
+        &mut |_| Flow::Continue,
+    )?;
     let size = generator.image_size();
     let mut pixels = vec![0; size.len_bytes()];
-    generator.observe(&[found.winner], Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
-    let picture = png_file::Picture { width: size.width as usize, height: size.height as usize, pixels: &pixels };
+    generator.observe(
+        &[found.winner],
+        Needs::PIXELS,
+        &mut Views::pixels(&mut pixels),
+    )?;
+    let picture = png_file::Picture {
+        width: size.width as usize,
+        height: size.height as usize,
+        pixels: &pixels,
+    };
     png_file::writable_folder(Path::new("out"))?;
     png_file::write_whole(Path::new("out/halving.png"), &picture.png()?)?;
     println!("out/halving.png: {:?}, {:?}", found.verdict, found.cost);

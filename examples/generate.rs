@@ -62,7 +62,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     writable_folder(&cli.out)?;
     let models = Models::load(&cli.settings)?;
-    let (mut generator, mut reward) = (models.generator(cli.candidates)?, models.judge(cli.candidates)?);
+    let (mut generator, mut reward) = (
+        models.generator(cli.candidates)?,
+        models.judge(cli.candidates)?,
+    );
     let mut strategy = cli.strategy.build(cli.candidates);
     let started = Instant::now();
     let mut total = Cost::default();
@@ -80,20 +83,40 @@ fn main() -> Result<(), Box<dyn Error>> {
         shown.push((run.pixels, run.label));
     }
     let size = generator.image_size();
-    let page = sheet::winners([size.height as usize, size.width as usize], &cli.prompt, &shown);
+    let page = sheet::winners(
+        [size.height as usize, size.width as usize],
+        &cli.prompt,
+        &shown,
+    );
     page.save(&cli.out.join("sheet.png"))?;
     let trace = json!({
         "prompt": cli.prompt, "strategy": cli.strategy.name(), "candidates": cli.candidates, "images": cli.images,
         "seed": cli.seed, "models": models.describe(), "device": models.device(), "cost": record::cost(&total), "pictures": runs,
     });
-    write_whole(&cli.out.join("trace.json"), &serde_json::to_vec_pretty(&trace)?)?;
+    write_whole(
+        &cli.out.join("trace.json"),
+        &serde_json::to_vec_pretty(&trace)?,
+    )?;
     if !cli.quiet {
         let seconds = started.elapsed().as_secs_f64();
-        println!("{} pictures of \"{}\" in {seconds:.2} s -> {}", cli.images, cli.prompt, cli.out.display());
+        println!(
+            "{} pictures of \"{}\" in {seconds:.2} s -> {}",
+            cli.images,
+            cli.prompt,
+            cli.out.display()
+        );
         let row = |name: &str, c: Counts| {
-            println!("  {name:<22} {:>7} steps {:>7} decodes {:>7} questions", c.steps, c.decodes, c.questions);
+            println!(
+                "  {name:<22} {:>7} steps {:>7} decodes {:>7} questions",
+                c.steps, c.decodes, c.questions
+            );
         };
-        let spent = Counts { steps: total.steps, decodes: total.decodes, questions: total.judged(), rejected: 0 };
+        let spent = Counts {
+            steps: total.steps,
+            decodes: total.decodes,
+            questions: total.judged(),
+            rejected: 0,
+        };
         row("spent", spent);
         row("one by one, as released", usual);
     }
@@ -118,34 +141,60 @@ fn one_picture<G: Generator, R: RewardModel>(
     let started = Instant::now();
     let steps = generator.steps();
     let mut record = Record::new(generator.image_size());
-    let n = if cli.strategy == Strategy::Plain { 1 } else { u64::from(cli.candidates) };
+    let n = if cli.strategy == Strategy::Plain {
+        1
+    } else {
+        u64::from(cli.candidates)
+    };
     let bar = ProgressBar::new(n * u64::from(steps));
     if cli.quiet {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    bar.set_style(ProgressStyle::with_template("{prefix} {bar:32} {pos:>4}/{len} steps  {msg}")?);
+    bar.set_style(ProgressStyle::with_template(
+        "{prefix} {bar:32} {pos:>4}/{len} steps  {msg}",
+    )?);
     bar.set_prefix(format!("picture {}/{}", image + 1, cli.images));
     let seed = picture_seed(cli.seed, 0, image);
     let prompt = Prompt::new(&cli.prompt);
-    let decision = strategy.search(generator, reward, &prompt, &mut Stream::new(seed), &mut |event| {
-        record.hear(&event);
-        let c = record.counts;
-        bar.set_position(c.steps);
-        bar.set_message(format!("{} looks, {} questions, {} dropped", c.decodes, c.questions, c.rejected));
-        Flow::Continue
-    })?;
+    let decision = strategy.search(
+        generator,
+        reward,
+        &prompt,
+        &mut Stream::new(seed),
+        &mut |event| {
+            record.hear(&event);
+            let c = record.counts;
+            bar.set_position(c.steps);
+            bar.set_message(format!(
+                "{} looks, {} questions, {} dropped",
+                c.decodes, c.questions, c.rejected
+            ));
+            Flow::Continue
+        },
+    )?;
     bar.abandon();
 
     let mut pixels = vec![0; generator.image_size().len_bytes()];
     let mut codes = vec![0; generator.grid().len()];
-    generator.observe(&[decision.winner], Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
+    generator.observe(
+        &[decision.winner],
+        Needs::PIXELS,
+        &mut Views::pixels(&mut pixels),
+    )?;
     generator.save(decision.winner, &mut codes)?;
     generator.prune(&[decision.winner])?;
     record.finish(&decision, steps, &pixels);
 
     let size = generator.image_size();
-    let picture = Picture { width: size.width as usize, height: size.height as usize, pixels: &pixels };
-    write_whole(&cli.out.join(format!("picture-{image}.png")), &picture.png()?)?;
+    let picture = Picture {
+        width: size.width as usize,
+        height: size.height as usize,
+        pixels: &pixels,
+    };
+    write_whole(
+        &cli.out.join(format!("picture-{image}.png")),
+        &picture.png()?,
+    )?;
     let mut label = match &decision.verdict {
         Some(v) => format!("match {:.0}%", v.p_yes * 100.0),
         None => "not judged".into(),
@@ -155,15 +204,31 @@ fn one_picture<G: Generator, R: RewardModel>(
     }
     let cost = decision.cost;
     let summary = [
-        format!("{}, {n} candidates, seed {}, picture {image}", cli.strategy.name(), cli.seed),
-        format!("{} steps, {} decodes, {} questions, {} dropped", cost.steps, cost.decodes, cost.judged(), record.counts.rejected),
+        format!(
+            "{}, {n} candidates, seed {}, picture {image}",
+            cli.strategy.name(),
+            cli.seed
+        ),
+        format!(
+            "{} steps, {} decodes, {} questions, {} dropped",
+            cost.steps,
+            cost.decodes,
+            cost.judged(),
+            record.counts.rejected
+        ),
         format!("chosen: {label}"),
     ];
-    sheet::sheet(&record, &cli.prompt, &summary).save(&cli.out.join(format!("sheet-{image}.png")))?;
+    sheet::sheet(&record, &cli.prompt, &summary)
+        .save(&cli.out.join(format!("sheet-{image}.png")))?;
     let trace = json!({
         "image": image, "seed": seed, "winner": decision.winner.0, "codes": codes, "fallback": decision.fallback,
         "verdict": decision.verdict.as_ref().map(record::verdict), "cost": record::cost(&cost),
         "seconds": started.elapsed().as_secs_f64(), "events": record.events,
     });
-    Ok(Run { decision, pixels, label, trace })
+    Ok(Run {
+        decision,
+        pixels,
+        label,
+        trace,
+    })
 }

@@ -17,7 +17,10 @@ mod results;
 mod rules;
 #[path = "support/score.rs"]
 mod score;
-#[expect(dead_code, reason = "the detector needs only the world's names and size")]
+#[expect(
+    dead_code,
+    reason = "the detector needs only the world's names and size"
+)]
 #[path = "demo/world.rs"]
 mod world;
 
@@ -96,21 +99,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     if let Some([a, b]) = cli.compare.as_deref() {
         return compare(a, b);
     }
-    let jobs = cli.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let jobs = cli
+        .jobs
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+        .max(1);
     // The jobs share the cores already.
     cli.settings.threads = cli.settings.threads.or(Some(1));
-    let text = fs::read_to_string(&cli.prompts).map_err(|e| format!("cannot read {}: {e}", cli.prompts.display()))?;
+    let text = fs::read_to_string(&cli.prompts)
+        .map_err(|e| format!("cannot read {}: {e}", cli.prompts.display()))?;
     let mut requests = Vec::new();
     for (i, line) in text.lines().filter(|l| !l.trim().is_empty()).enumerate() {
-        let request: Request =
-            serde_json::from_str(line).map_err(|e| format!("{} line {}: {e}", cli.prompts.display(), i + 1))?;
+        let request: Request = serde_json::from_str(line)
+            .map_err(|e| format!("{} line {}: {e}", cli.prompts.display(), i + 1))?;
         requests.push((i, request, line));
     }
     let all = requests.len();
     let keep = cli.limit.unwrap_or(all).min(all);
     let tasks: Vec<Task<'_>> = (0..keep)
         .filter_map(|i| requests.get(i * all / keep))
-        .flat_map(|(prompt, request, raw)| (0..cli.images).map(move |image| Task { prompt: *prompt, image, request, raw }))
+        .flat_map(|(prompt, request, raw)| {
+            (0..cli.images).map(move |image| Task {
+                prompt: *prompt,
+                image,
+                request,
+                raw,
+            })
+        })
         .collect();
     if tasks.is_empty() {
         return Err("nothing to draw: no prompts or no images".into());
@@ -128,14 +142,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         "models": models.describe(),
     });
     let mut results = Results::open(&cli.out, header)?;
-    let todo: Vec<&Task<'_>> =
-        tasks.iter().filter(|t| !results.lines.contains_key(&(t.prompt as u64, u64::from(t.image)))).collect();
+    let todo: Vec<&Task<'_>> = tasks
+        .iter()
+        .filter(|t| {
+            !results
+                .lines
+                .contains_key(&(t.prompt as u64, u64::from(t.image)))
+        })
+        .collect();
 
     let bar = ProgressBar::new(tasks.len() as u64);
     if cli.quiet {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} pictures  {msg}  {eta} left")?);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} pictures  {msg}  {eta} left",
+    )?);
     bar.set_position((tasks.len() - todo.len()) as u64);
     bar.reset_eta();
     let started = Instant::now();
@@ -143,7 +165,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     thread::scope(|scope| -> Result<(), Box<dyn Error>> {
         let (send, receive) = mpsc::channel();
         for _ in 0..jobs.min(todo.len()) {
-            let (send, cli, models, eye, todo, next) = (send.clone(), &cli, &models, &eye, &todo, &next);
+            let (send, cli, models, eye, todo, next) =
+                (send.clone(), &cli, &models, &eye, &todo, &next);
             scope.spawn(move || {
                 if let Err(e) = work(cli, models, eye, todo, next, &send) {
                     // Nobody listens any more once another job has failed.
@@ -155,7 +178,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         for line in receive {
             results.add(line.inspect_err(|_| next.store(usize::MAX / 2, Ordering::Relaxed))?)?;
             bar.inc(1);
-            let right = results.lines.values().filter(|l| l["correct"] == true).count();
+            let right = results
+                .lines
+                .values()
+                .filter(|l| l["correct"] == true)
+                .count();
             bar.set_message(format!("{right} right"));
         }
         Ok(())
@@ -178,7 +205,10 @@ fn work(
     next: &AtomicUsize,
     send: &mpsc::Sender<Result<Value, String>>,
 ) -> Result<(), Box<dyn Error>> {
-    let (mut generator, mut reward) = (models.generator(cli.candidates)?, models.judge(cli.candidates)?);
+    let (mut generator, mut reward) = (
+        models.generator(cli.candidates)?,
+        models.judge(cli.candidates)?,
+    );
     let mut strategy = cli.strategy.build(cli.candidates);
     while let Some(task) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
         let line = one_picture(cli, eye, task, &mut generator, &mut reward, &mut *strategy)
@@ -198,23 +228,43 @@ fn one_picture<G: Generator, R: RewardModel>(
 ) -> Result<Value, Box<dyn Error>> {
     let seed = picture_seed(cli.seed, u32::try_from(task.prompt)?, task.image);
     let prompt = Prompt::new(&task.request.prompt);
-    let decision = strategy.search(generator, reward, &prompt, &mut Stream::new(seed), &mut |_| Flow::Continue)?;
+    let decision = strategy.search(
+        generator,
+        reward,
+        &prompt,
+        &mut Stream::new(seed),
+        &mut |_| Flow::Continue,
+    )?;
     let size = generator.image_size();
     let mut pixels = vec![0; size.len_bytes()];
-    generator.observe(&[decision.winner], Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
+    generator.observe(
+        &[decision.winner],
+        Needs::PIXELS,
+        &mut Views::pixels(&mut pixels),
+    )?;
     generator.prune(&[decision.winner])?;
     if let Some(folder) = &cli.pictures {
         let folder = folder.join(format!("{:05}", task.prompt));
         let samples = folder.join("samples");
-        fs::create_dir_all(&samples).map_err(|e| format!("cannot make {}: {e}", samples.display()))?;
+        fs::create_dir_all(&samples)
+            .map_err(|e| format!("cannot make {}: {e}", samples.display()))?;
         write_whole(&folder.join("metadata.jsonl"), task.raw.as_bytes())?;
-        let picture = Picture { width: size.width as usize, height: size.height as usize, pixels: &pixels };
-        write_whole(&samples.join(format!("{:04}.png", task.image)), &picture.png()?)?;
+        let picture = Picture {
+            width: size.width as usize,
+            height: size.height as usize,
+            pixels: &pixels,
+        };
+        write_whole(
+            &samples.join(format!("{:04}.png", task.image)),
+            &picture.png()?,
+        )?;
     }
     let seen = eye.detect(&pixels)?;
     let verdict = Rules::bundled().decide(task.request, &seen);
-    let seen: Vec<Value> =
-        seen.iter().map(|d| json!({ "class": d.class, "color": d.color, "bbox": d.bbox, "score": d.score })).collect();
+    let seen: Vec<Value> = seen
+        .iter()
+        .map(|d| json!({ "class": d.class, "color": d.color, "bbox": d.bbox, "score": d.score }))
+        .collect();
     let c = decision.cost;
     Ok(json!({
         "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
@@ -226,15 +276,24 @@ fn one_picture<G: Generator, R: RewardModel>(
 
 fn report(cli: &Cli, results: &Results, drawn: usize, seconds: f64) {
     let lines = &results.lines;
-    println!("{} over {} pictures (share correct, 95 % interval over prompts)", cli.strategy.name(), lines.len());
+    println!(
+        "{} over {} pictures (share correct, 95 % interval over prompts)",
+        cli.strategy.name(),
+        lines.len()
+    );
     for line in score::lines(&results::shares(lines)) {
         println!("{line}");
     }
-    let mean = |key: &str| lines.values().filter_map(|l| l[key].as_f64()).sum::<f64>() / lines.len().max(1) as f64;
+    let mean = |key: &str| {
+        lines.values().filter_map(|l| l[key].as_f64()).sum::<f64>() / lines.len().max(1) as f64
+    };
     let (steps, decodes, questions) = (mean("steps"), mean("decodes"), mean("questions"));
     println!("  per picture: {steps:.1} steps, {decodes:.1} decodes, {questions:.1} questions");
     if drawn > 0 {
-        println!("  {drawn} pictures drawn now in {seconds:.1} s, {:.3} s each", seconds / drawn as f64);
+        println!(
+            "  {drawn} pictures drawn now in {seconds:.1} s, {:.3} s each",
+            seconds / drawn as f64
+        );
     }
 }
 
@@ -242,7 +301,11 @@ fn report(cli: &Cli, results: &Results, drawn: usize, seconds: f64) {
 fn compare(a: &Path, b: &Path) -> Result<(), Box<dyn Error>> {
     let (first, second) = (results::read(a)?, results::read(b)?);
     let both = results::differences(&first, &second)?;
-    println!("{} minus {} (difference of shares, 95 % interval over prompts)", b.display(), a.display());
+    println!(
+        "{} minus {} (difference of shares, 95 % interval over prompts)",
+        b.display(),
+        a.display()
+    );
     for line in score::lines(&both) {
         println!("{line}");
     }

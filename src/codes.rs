@@ -22,7 +22,11 @@ impl CodeGrid {
     /// A grid of `rows` × `cols` codes below `codebook`.
     #[must_use]
     pub const fn new(rows: u32, cols: u32, codebook: u32) -> Self {
-        Self { rows, cols, codebook }
+        Self {
+            rows,
+            cols,
+            codebook,
+        }
     }
 
     /// Places in the grid, counted row by row.

@@ -30,7 +30,12 @@ fn same_length(ask: &Ask<'_>, out: &[Verdict]) -> Result<()> {
     if ask.keys.len() == out.len() {
         return Ok(());
     }
-    Err(Error::Length { op: "judge", arg: "out", got: out.len(), want: ask.keys.len() })
+    Err(Error::Length {
+        op: "judge",
+        arg: "out",
+        got: out.len(),
+        want: ask.keys.len(),
+    })
 }
 
 /// The mean of several judges' probabilities; the answer is the likelier of the two, malformed only if all are.
@@ -59,23 +64,38 @@ impl<R: RewardModel> Mean<R> {
     /// The mean of these; `R` may be `Box<dyn RewardModel>` or `&mut dyn RewardModel`.
     #[must_use]
     pub const fn new(judges: Vec<R>) -> Self {
-        Self { judges, answers: Vec::new() }
+        Self {
+            judges,
+            answers: Vec::new(),
+        }
     }
 }
 
 impl<R: RewardModel> RewardModel for Mean<R> {
     fn needs(&self, ask: Judgement) -> Needs {
-        self.judges.iter().fold(Needs::NOTHING, |all, judge| all.or(judge.needs(ask)))
+        self.judges
+            .iter()
+            .fold(Needs::NOTHING, |all, judge| all.or(judge.needs(ask)))
     }
 
     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
         same_length(ask, out)?;
         if self.judges.is_empty() {
-            return Err(Error::Range { op: "mean", arg: "judges", got: 0, min: 1, max: u64::MAX });
+            return Err(Error::Range {
+                op: "mean",
+                arg: "judges",
+                got: 0,
+                min: 1,
+                max: u64::MAX,
+            });
         }
         room(&mut self.answers, out.len())?;
         self.answers.resize(out.len(), Verdict::malformed());
-        out.fill(Verdict { p_yes: 0.0, p_no: 0.0, answer: Answer::Other });
+        out.fill(Verdict {
+            p_yes: 0.0,
+            p_no: 0.0,
+            answer: Answer::Other,
+        });
         for judge in &mut self.judges {
             judge.judge(ask, &mut self.answers)?;
             for (row, (sum, one)) in out.iter_mut().zip(&self.answers).enumerate() {
@@ -90,7 +110,11 @@ impl<R: RewardModel> RewardModel for Mean<R> {
         let n = self.judges.len() as f32;
         for sum in out {
             let mean = Verdict::new(sum.p_yes / n, sum.p_no / n);
-            *sum = if sum.answer == Answer::Other { mean.with_answer(Answer::Other) } else { mean };
+            *sum = if sum.answer == Answer::Other {
+                mean.with_answer(Answer::Other)
+            } else {
+                mean
+            };
         }
         Ok(())
     }
@@ -135,7 +159,12 @@ impl<A: RewardModel, B: RewardModel> Cascade<A, B> {
     /// Asks `second` where the confidence of `first` lies below `threshold`.
     #[must_use]
     pub const fn new(first: A, second: B, threshold: f32) -> Self {
-        Self { first, second, threshold, subset: Subset::new() }
+        Self {
+            first,
+            second,
+            threshold,
+            subset: Subset::new(),
+        }
     }
 }
 
@@ -197,7 +226,13 @@ impl<R: RewardModel> Cached<R> {
     pub fn new(inner: R, capacity: usize) -> Result<Self> {
         let mut known = Vec::new();
         room(&mut known, capacity)?;
-        Ok(Self { inner, known, capacity, oldest: 0, subset: Subset::new() })
+        Ok(Self {
+            inner,
+            known,
+            capacity,
+            oldest: 0,
+            subset: Subset::new(),
+        })
     }
 
     /// The judge behind the memory.
@@ -206,7 +241,10 @@ impl<R: RewardModel> Cached<R> {
     }
 
     fn recall(&self, key: ViewKey, judgement: Judgement, prompt: u64) -> Option<Verdict> {
-        let known = self.known.iter().find(|known| (known.0, known.1, known.2) == (key, judgement, prompt));
+        let known = self
+            .known
+            .iter()
+            .find(|known| (known.0, known.1, known.2) == (key, judgement, prompt));
         known.map(|known| known.3)
     }
 
@@ -256,14 +294,26 @@ impl<R: RewardModel> RewardModel for Cached<R> {
 
 /// FNV-1a over everything a prompt says.
 fn fingerprint(prompt: &Prompt<'_>) -> u64 {
-    let text = |text: Option<&str>| text.map_or(u64::MAX, |text| text.bytes().fold(FNV, |hash, byte| mix(hash, byte)));
+    let text = |text: Option<&str>| {
+        text.map_or(u64::MAX, |text| {
+            text.bytes().fold(FNV, |hash, byte| mix(hash, byte))
+        })
+    };
     let codes = prompt.previous().map_or(u64::MAX, |codes| {
-        codes.iter().flat_map(|code| code.to_le_bytes()).fold(FNV, mix)
+        codes
+            .iter()
+            .flat_map(|code| code.to_le_bytes())
+            .fold(FNV, mix)
     });
-    [text(Some(prompt.text())), text(prompt.plan()), text(prompt.reason()), codes]
-        .iter()
-        .flat_map(|hash| hash.to_le_bytes())
-        .fold(FNV, mix)
+    [
+        text(Some(prompt.text())),
+        text(prompt.plan()),
+        text(prompt.reason()),
+        codes,
+    ]
+    .iter()
+    .flat_map(|hash| hash.to_le_bytes())
+    .fold(FNV, mix)
 }
 
 const FNV: u64 = 0xCBF2_9CE4_8422_2325;
@@ -274,8 +324,10 @@ const fn mix(hash: u64, byte: u8) -> u64 {
 
 /// Room for `n` more elements, or an error.
 fn room<T>(rows: &mut Vec<T>, n: usize) -> Result<()> {
-    rows.try_reserve(n)
-        .map_err(|_| Error::OutOfMemory { what: "combined judge", bytes: n.saturating_mul(size_of::<T>()) })
+    rows.try_reserve(n).map_err(|_| Error::OutOfMemory {
+        what: "combined judge",
+        bytes: n.saturating_mul(size_of::<T>()),
+    })
 }
 
 /// Some rows of a question, moved together.
@@ -318,17 +370,28 @@ impl Subset {
         if let Some(picture) = ask.pixels.and_then(|pixels| pixels.picture(row)) {
             copy_row(&mut self.pixels, picture)?;
         }
-        if let Some(codes) = ask.codes.and_then(|codes| codes.chunks_exact((codes.len() / n).max(1)).nth(row)) {
+        if let Some(codes) = ask
+            .codes
+            .and_then(|codes| codes.chunks_exact((codes.len() / n).max(1)).nth(row))
+        {
             copy_row(&mut self.codes, codes)?;
         }
-        if let Some(hidden) = ask.hidden.and_then(|rows| rows.chunks_exact((rows.len() / n).max(1)).nth(row)) {
+        if let Some(hidden) = ask
+            .hidden
+            .and_then(|rows| rows.chunks_exact((rows.len() / n).max(1)).nth(row))
+        {
             copy_row(&mut self.hidden, hidden)?;
         }
         Ok(())
     }
 
     /// Has a judge answer for these rows and writes the answers where they belong.
-    fn judge<R: RewardModel>(&mut self, all: &Ask<'_>, judge: &mut R, out: &mut [Verdict]) -> Result<()> {
+    fn judge<R: RewardModel>(
+        &mut self,
+        all: &Ask<'_>,
+        judge: &mut R,
+        out: &mut [Verdict],
+    ) -> Result<()> {
         let n = self.rows.len();
         if n == 0 {
             return Ok(());

@@ -207,7 +207,9 @@ impl Name {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        Self { text: text[..end].into() }
+        Self {
+            text: text[..end].into(),
+        }
     }
 
     /// A shape as text: `[2, 3]`.
@@ -251,7 +253,9 @@ impl Foreign {
     /// Wraps any error.
     #[must_use]
     pub fn new(cause: impl Into<alloc::boxed::Box<dyn core::error::Error + Send + Sync>>) -> Self {
-        Self { cause: cause.into() }
+        Self {
+            cause: cause.into(),
+        }
     }
 }
 
@@ -296,12 +300,18 @@ mod tests {
     #[test]
     fn an_error_names_operation_argument_and_both_numbers() {
         let text = covers("gemm", "w", 4096, 8192).unwrap_err().to_string();
-        assert_eq!(text, "gemm: \"w\" holds 4096 elements, its shape needs 8192");
+        assert_eq!(
+            text,
+            "gemm: \"w\" holds 4096 elements, its shape needs 8192"
+        );
     }
 
     #[test]
     fn a_product_that_overflows_is_an_error() {
-        assert!(matches!(product("x", &[usize::MAX, 2]), Err(Error::Overflow { op: "x" })));
+        assert!(matches!(
+            product("x", &[usize::MAX, 2]),
+            Err(Error::Overflow { op: "x" })
+        ));
         assert_eq!(product("x", &[3, 0, 5]).unwrap(), 0);
     }
 

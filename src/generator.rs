@@ -28,13 +28,29 @@ pub struct Needs {
 
 impl Needs {
     /// Nothing at all.
-    pub const NOTHING: Self = Self { pixels: false, codes: false, hidden: false };
+    pub const NOTHING: Self = Self {
+        pixels: false,
+        codes: false,
+        hidden: false,
+    };
     /// The pixels alone.
-    pub const PIXELS: Self = Self { pixels: true, codes: false, hidden: false };
+    pub const PIXELS: Self = Self {
+        pixels: true,
+        codes: false,
+        hidden: false,
+    };
     /// The codes alone.
-    pub const CODES: Self = Self { pixels: false, codes: true, hidden: false };
+    pub const CODES: Self = Self {
+        pixels: false,
+        codes: true,
+        hidden: false,
+    };
     /// The hidden rows alone.
-    pub const HIDDEN: Self = Self { pixels: false, codes: false, hidden: true };
+    pub const HIDDEN: Self = Self {
+        pixels: false,
+        codes: false,
+        hidden: true,
+    };
 
     /// What either of two asks for.
     #[must_use]
@@ -63,19 +79,28 @@ impl<'a> Views<'a> {
     /// Only pixels.
     #[must_use]
     pub fn pixels(pixels: &'a mut [u8]) -> Self {
-        Self { pixels: Some(pixels), ..Self::default() }
+        Self {
+            pixels: Some(pixels),
+            ..Self::default()
+        }
     }
 
     /// Only codes.
     #[must_use]
     pub fn codes(codes: &'a mut [Code]) -> Self {
-        Self { codes: Some(codes), ..Self::default() }
+        Self {
+            codes: Some(codes),
+            ..Self::default()
+        }
     }
 
     /// Only hidden rows.
     #[must_use]
     pub fn hidden(hidden: &'a mut [f32]) -> Self {
-        Self { hidden: Some(hidden), ..Self::default() }
+        Self {
+            hidden: Some(hidden),
+            ..Self::default()
+        }
     }
 }
 
@@ -95,7 +120,11 @@ impl<'a> Partial<'a> {
     /// State after `step` steps.
     #[must_use]
     pub const fn new(step: u32, codes: &'a [Code]) -> Self {
-        Self { step, codes, anneal: true }
+        Self {
+            step,
+            codes,
+            anneal: true,
+        }
     }
 
     /// Says whether the mask choice is annealed (see the temperature policies of masked generators).
@@ -189,7 +218,9 @@ pub trait Generator {
     /// [`Error::Unsupported`] unless overridden.
     fn plan(&mut self, prompt: &Prompt<'_>, seed: u64, out: &mut dyn fmt::Write) -> Result<()> {
         let _ = (prompt, seed, out);
-        Err(Error::Unsupported { what: "writing a plan" })
+        Err(Error::Unsupported {
+            what: "writing a plan",
+        })
     }
 }
 

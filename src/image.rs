@@ -38,9 +38,15 @@ impl<'a> ImageBatch<'a> {
     /// # Errors
     /// Fewer bytes than `n` pictures have.
     pub fn new(n: usize, size: ImageSize, pixels: &'a [u8]) -> Result<Self> {
-        let want = product("image batch", &[n, size.height as usize, size.width as usize, 3])?;
+        let want = product(
+            "image batch",
+            &[n, size.height as usize, size.width as usize, 3],
+        )?;
         covers("image batch", "pixels", pixels.len(), want)?;
-        Ok(Self { size, pixels: &pixels[..want] })
+        Ok(Self {
+            size,
+            pixels: &pixels[..want],
+        })
     }
 
     /// Size of each picture.
@@ -73,6 +79,8 @@ impl<'a> ImageBatch<'a> {
     /// The `i`-th picture.
     #[must_use]
     pub fn picture(&self, i: usize) -> Option<&'a [u8]> {
-        self.pixels.chunks_exact(self.size.len_bytes().max(1)).nth(i)
+        self.pixels
+            .chunks_exact(self.size.len_bytes().max(1))
+            .nth(i)
     }
 }

@@ -4,7 +4,11 @@
 //! decides which candidates live. See the README for a complete example.
 #![no_std]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
-#![warn(clippy::std_instead_of_core, clippy::std_instead_of_alloc, clippy::alloc_instead_of_core)]
+#![warn(
+    clippy::std_instead_of_core,
+    clippy::std_instead_of_alloc,
+    clippy::alloc_instead_of_core
+)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;

@@ -108,7 +108,10 @@ mod tests {
             let x = i as f32 * 0.01;
             let want = libm::exp(f64::from(x));
             let got = f64::from(exp(x));
-            assert!((got - want).abs() <= want * 3e-7 + 2e-38, "exp({x}) = {got}, not {want}");
+            assert!(
+                (got - want).abs() <= want * 3e-7 + 2e-38,
+                "exp({x}) = {got}, not {want}"
+            );
         }
         assert_eq!(exp(-100.0), 0.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
@@ -122,7 +125,10 @@ mod tests {
         for i in 1..40000 {
             let x = i as f32 * 1.37e-4;
             let want = libm::log(f64::from(x));
-            assert!((f64::from(ln(x)) - want).abs() <= want.abs() * 3e-7 + 1e-7, "ln({x})");
+            assert!(
+                (f64::from(ln(x)) - want).abs() <= want.abs() * 3e-7 + 1e-7,
+                "ln({x})"
+            );
         }
         assert!((ln(1.0e-30) + 69.077_55).abs() < 1e-4);
     }

@@ -26,7 +26,12 @@ impl<'a> Prompt<'a> {
     /// A prompt of text alone. The empty text is the unconditional prompt.
     #[must_use]
     pub const fn new(text: &'a str) -> Self {
-        Self { text, plan: None, previous: None, reason: None }
+        Self {
+            text,
+            plan: None,
+            previous: None,
+            reason: None,
+        }
     }
 
     /// Adds a text plan written before the picture.

@@ -45,7 +45,11 @@ impl<'a> QuantMatrix<'a> {
     /// Another number of elements than `n · k`, or a size of zero.
     pub fn f32(n: usize, k: usize, data: &'a [f32]) -> Result<Self> {
         exactly(data.len(), product("matrix", &[n, k])?)?;
-        Ok(Self { n, k, data: QuantData::F32(data) })
+        Ok(Self {
+            n,
+            k,
+            data: QuantData::F32(data),
+        })
     }
 
     /// A matrix of 8-bit blocks.
@@ -54,10 +58,20 @@ impl<'a> QuantMatrix<'a> {
     /// Another number of bytes than the shape has, a size of zero, or `k` no multiple of 32.
     pub fn q8_0(n: usize, k: usize, blocks: &'a [u8]) -> Result<Self> {
         if !k.is_multiple_of(Q8_BLOCK) {
-            return Err(Error::Config { key: "k", problem: "is no multiple of 32, which Q8_0 needs" });
+            return Err(Error::Config {
+                key: "k",
+                problem: "is no multiple of 32, which Q8_0 needs",
+            });
         }
-        exactly(blocks.len(), product("matrix", &[n, k / Q8_BLOCK, Q8_BLOCK_BYTES])?)?;
-        Ok(Self { n, k, data: QuantData::Q8_0(blocks) })
+        exactly(
+            blocks.len(),
+            product("matrix", &[n, k / Q8_BLOCK, Q8_BLOCK_BYTES])?,
+        )?;
+        Ok(Self {
+            n,
+            k,
+            data: QuantData::Q8_0(blocks),
+        })
     }
 
     /// Outputs: rows of the matrix.
@@ -107,10 +121,21 @@ impl<'a> QuantMatrix<'a> {
 
 fn exactly(got: usize, want: usize) -> Result<()> {
     if want == 0 {
-        return Err(Error::Range { op: "matrix", arg: "n · k", got: 0, min: 1, max: u64::MAX });
+        return Err(Error::Range {
+            op: "matrix",
+            arg: "n · k",
+            got: 0,
+            min: 1,
+            max: u64::MAX,
+        });
     }
     if got != want {
-        return Err(Error::Length { op: "matrix", arg: "data", got, want });
+        return Err(Error::Length {
+            op: "matrix",
+            arg: "data",
+            got,
+            want,
+        });
     }
     Ok(())
 }
@@ -120,13 +145,21 @@ fn exactly(got: usize, want: usize) -> Result<()> {
 /// Elements that are not finite give a block that is not finite either; callers who must not have that check first.
 /// Only whole blocks are written: the rest of `x` and `out` stays as it is.
 pub fn quantise_q8_0(x: &[f32], out: &mut [u8]) {
-    for (x, block) in x.chunks_exact(Q8_BLOCK).zip(out.chunks_exact_mut(Q8_BLOCK_BYTES)) {
-        let largest = x.iter().fold(0.0_f32, |m, v| if v.abs() > m { v.abs() } else { m });
+    for (x, block) in x
+        .chunks_exact(Q8_BLOCK)
+        .zip(out.chunks_exact_mut(Q8_BLOCK_BYTES))
+    {
+        let largest = x
+            .iter()
+            .fold(0.0_f32, |m, v| if v.abs() > m { v.abs() } else { m });
         let scale = largest / 127.0;
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
         for (v, byte) in x.iter().zip(&mut block[2..]) {
-            #[expect(clippy::cast_possible_truncation, reason = "lies in -127..=127 by the choice of scale")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "lies in -127..=127 by the choice of scale"
+            )]
             let q = libm::roundf(v * inverse) as i8;
             *byte = q.cast_unsigned();
         }
@@ -135,7 +168,10 @@ pub fn quantise_q8_0(x: &[f32], out: &mut [u8]) {
 
 /// Reads Q8_0 blocks as floats.
 pub fn dequantise_q8_0(blocks: &[u8], out: &mut [f32]) {
-    for (block, out) in blocks.chunks_exact(Q8_BLOCK_BYTES).zip(out.chunks_exact_mut(Q8_BLOCK)) {
+    for (block, out) in blocks
+        .chunks_exact(Q8_BLOCK_BYTES)
+        .zip(out.chunks_exact_mut(Q8_BLOCK))
+    {
         let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
         for (q, v) in block[2..].iter().zip(out) {
             *v = scale * f32::from(q.cast_signed());

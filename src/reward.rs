@@ -56,7 +56,14 @@ impl<'a> Ask<'a> {
     /// A question that shows nothing yet.
     #[must_use]
     pub const fn new(judgement: Judgement, prompt: &'a Prompt<'a>, keys: &'a [ViewKey]) -> Self {
-        Self { judgement, prompt, keys, pixels: None, codes: None, hidden: None }
+        Self {
+            judgement,
+            prompt,
+            keys,
+            pixels: None,
+            codes: None,
+            hidden: None,
+        }
     }
 
     /// Shows the pixels.
@@ -113,14 +120,26 @@ impl Verdict {
     /// ```
     #[must_use]
     pub fn new(p_yes: f32, p_no: f32) -> Self {
-        let answer = if p_yes > p_no { Answer::Yes } else { Answer::No };
-        Self { p_yes, p_no, answer }
+        let answer = if p_yes > p_no {
+            Answer::Yes
+        } else {
+            Answer::No
+        };
+        Self {
+            p_yes,
+            p_no,
+            answer,
+        }
     }
 
     /// An answer that is neither yes nor no.
     #[must_use]
     pub const fn malformed() -> Self {
-        Self { p_yes: 0.0, p_no: 0.0, answer: Answer::Other }
+        Self {
+            p_yes: 0.0,
+            p_no: 0.0,
+            answer: Answer::Other,
+        }
     }
 
     /// The same verdict with another answer.
@@ -139,7 +158,11 @@ impl Verdict {
         if legal(self.p_yes) && legal(self.p_no) {
             return Ok(());
         }
-        Err(Error::NotFinite { op: "judge", arg: "verdict", row })
+        Err(Error::NotFinite {
+            op: "judge",
+            arg: "verdict",
+            row,
+        })
     }
 }
 
@@ -163,7 +186,9 @@ pub trait RewardModel {
     /// [`Error::Unsupported`] unless overridden.
     fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
         let _ = (ask, out);
-        Err(Error::Unsupported { what: "explaining a verdict" })
+        Err(Error::Unsupported {
+            what: "explaining a verdict",
+        })
     }
 
     /// Drops what was kept for these views.

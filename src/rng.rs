@@ -106,7 +106,11 @@ impl Stream {
     /// The stream of a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        Self { seed, next: 0, words: [0; 4] }
+        Self {
+            seed,
+            next: 0,
+            words: [0; 4],
+        }
     }
 
     fn word(&mut self) -> u32 {
@@ -115,7 +119,12 @@ impl Stream {
             let block_index = self.next / 4;
             self.words = philox(
                 [low(self.seed), high(self.seed)],
-                [low(block_index), high(block_index), 0, Purpose::Stream as u32],
+                [
+                    low(block_index),
+                    high(block_index),
+                    0,
+                    Purpose::Stream as u32,
+                ],
             );
         }
         self.next = self.next.wrapping_add(1);
@@ -149,13 +158,19 @@ mod tests {
     #[test]
     fn philox_gives_the_published_vectors() {
         // Known answers of the Random123 distribution.
-        assert_eq!(philox([0, 0], [0; 4]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(
+            philox([0, 0], [0; 4]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
         assert_eq!(
             philox([u32::MAX; 2], [u32::MAX; 4]),
             [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
         );
         assert_eq!(
-            philox([0xa409_3822, 0x299f_31d0], [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]),
+            philox(
+                [0xa409_3822, 0x299f_31d0],
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]
+            ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
     }
@@ -175,6 +190,9 @@ mod tests {
             let bits = block(seed, Purpose::Draw, 0, 0, 0);
             seen[race(&p, |i| exponential(bits[i]))] += 1;
         }
-        assert!(seen[0].abs_diff(600) < 90 && seen[1].abs_diff(3600) < 150, "{seen:?}");
+        assert!(
+            seen[0].abs_diff(600) < 90 && seen[1].abs_diff(3600) < 150,
+            "{seen:?}"
+        );
     }
 }

@@ -20,7 +20,12 @@ use maquette::{Error, Flow, Generator, Judgement, Prompt, Result, RewardModel, V
 use serde_json::Value;
 
 fn bundled(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights").join(name)).unwrap()
+    fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples/demo/weights")
+            .join(name),
+    )
+    .unwrap()
 }
 
 fn text(name: &str) -> String {
@@ -59,9 +64,15 @@ impl Model {
         let source = SafetensorsSource::new(bytes)?;
         let cpu = Arc::new(Cpu::with_threads(1)?);
         match self {
-            Self::ShowO => ShowO::load(cpu, ShowOConfig::from_json(&json)?, &source, Format::F32).map(drop),
-            Self::Magvit => Magvit::load(cpu, MagvitConfig::from_json(&json)?, &source, Format::F32).map(drop),
-            Self::Llava => Llava::load(cpu, LlavaConfig::from_json(&json)?, &source, Format::F32).map(drop),
+            Self::ShowO => {
+                ShowO::load(cpu, ShowOConfig::from_json(&json)?, &source, Format::F32).map(drop)
+            }
+            Self::Magvit => {
+                Magvit::load(cpu, MagvitConfig::from_json(&json)?, &source, Format::F32).map(drop)
+            }
+            Self::Llava => {
+                Llava::load(cpu, LlavaConfig::from_json(&json)?, &source, Format::F32).map(drop)
+            }
         }
     }
 }
@@ -79,7 +90,13 @@ fn joined(header: &Value, data: &[u8]) -> Vec<u8> {
 }
 
 fn first_tensor(header: &Value) -> String {
-    header.as_object().unwrap().keys().find(|k| *k != "__metadata__").unwrap().clone()
+    header
+        .as_object()
+        .unwrap()
+        .keys()
+        .find(|k| *k != "__metadata__")
+        .unwrap()
+        .clone()
 }
 
 #[test]
@@ -95,7 +112,10 @@ fn a_truncated_file_is_refused() {
         let (bytes, config) = (model.weights(), model.config());
         for len in [0, 7, 8, 9, 100, bytes.len() / 2, bytes.len() - 1] {
             let got = model.load(&bytes[..len], &config);
-            assert!(matches!(got, Err(Error::Format { .. })), "{model:?} cut to {len}: {got:?}");
+            assert!(
+                matches!(got, Err(Error::Format { .. })),
+                "{model:?} cut to {len}: {got:?}"
+            );
         }
     }
 }
@@ -119,11 +139,30 @@ fn a_hostile_header_is_refused() {
     let config = Model::ShowO.config();
     let huge = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
     let offsets = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,18446744073709551615]}}"#;
-    let shape = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]}}"#;
+    let shape =
+        r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]}}"#;
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    let with = |header: &str| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
-    for bytes in [huge, with(offsets), with(shape), with(&deep), with("{"), with("\u{0}"), with("{\"a\":5}")] {
-        assert!(matches!(Model::ShowO.load(&bytes, &config), Err(Error::Format { .. })));
+    let with = |header: &str| {
+        [
+            &(header.len() as u64).to_le_bytes()[..],
+            header.as_bytes(),
+            &[0; 4],
+        ]
+        .concat()
+    };
+    for bytes in [
+        huge,
+        with(offsets),
+        with(shape),
+        with(&deep),
+        with("{"),
+        with("\u{0}"),
+        with("{\"a\":5}"),
+    ] {
+        assert!(matches!(
+            Model::ShowO.load(&bytes, &config),
+            Err(Error::Format { .. })
+        ));
     }
 }
 
@@ -144,14 +183,27 @@ fn missing_unknown_and_misshapen_tensors_are_named() {
         let end = data.len();
         more["nobody.asked.for.this"] =
             serde_json::json!({ "dtype": "F16", "shape": [1], "data_offsets": [end, end + 2] });
-        let got = model.load(&joined(&more, &[data, &[0; 2]].concat()), &config).unwrap_err();
-        assert!(got.to_string().contains("nobody.asked.for.this"), "{model:?}: {got}");
+        let got = model
+            .load(&joined(&more, &[data, &[0; 2]].concat()), &config)
+            .unwrap_err();
+        assert!(
+            got.to_string().contains("nobody.asked.for.this"),
+            "{model:?}: {got}"
+        );
 
         let mut flat = header.clone();
-        let size: u64 = header[&name]["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product();
+        let size: u64 = header[&name]["shape"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|d| d.as_u64().unwrap())
+            .product();
         flat[&name]["shape"] = serde_json::json!([2, size / 2]);
         let got = model.load(&joined(&flat, data), &config);
-        assert!(matches!(got, Err(Error::TensorShape { .. })), "{model:?} {name}: {got:?}");
+        assert!(
+            matches!(got, Err(Error::TensorShape { .. })),
+            "{model:?} {name}: {got:?}"
+        );
     }
 }
 
@@ -161,22 +213,57 @@ fn weights_that_are_no_numbers_are_refused() {
         let bytes = model.weights();
         let (header, data) = parts(&bytes);
         let mut data = data.to_vec();
-        let at = usize::try_from(header[first_tensor(&header)]["data_offsets"][0].as_u64().unwrap()).unwrap();
+        let at = usize::try_from(
+            header[first_tensor(&header)]["data_offsets"][0]
+                .as_u64()
+                .unwrap(),
+        )
+        .unwrap();
         data[at..at + 2].copy_from_slice(&0x7E00_u16.to_le_bytes());
         let got = model.load(&joined(&header, &data), &model.config());
-        assert!(matches!(got, Err(Error::NotFinite { .. })), "{model:?}: {got:?}");
+        assert!(
+            matches!(got, Err(Error::NotFinite { .. })),
+            "{model:?}: {got:?}"
+        );
     }
 }
 
 #[test]
 fn a_config_that_contradicts_the_weights_is_refused() {
     for (model, changes) in [
-        (Model::ShowO, &[("hidden_size", "64"), ("num_hidden_layers", "7"), ("num_hidden_layers", "5"),
-            ("num_attention_heads", "0"), ("hidden_size", "\"wide\""), ("vocab_size", "18446744073709551615"),
-            ("codebook_size", "0"), ("intermediate_size", "100")][..]),
-        (Model::Magvit, &[("base_channels", "16"), ("codebook_bits", "9"), ("norm_groups", "3"), ("base_channels", "0"),
-            ("decoder_ch_mult", "[1, 2]"), ("image_size", "-4")]),
-        (Model::Llava, &[("yes_id", "5000000"), ("templates", "{\"outcome\": 5}"), ("vision", "{}"), ("text", "7")]),
+        (
+            Model::ShowO,
+            &[
+                ("hidden_size", "64"),
+                ("num_hidden_layers", "7"),
+                ("num_hidden_layers", "5"),
+                ("num_attention_heads", "0"),
+                ("hidden_size", "\"wide\""),
+                ("vocab_size", "18446744073709551615"),
+                ("codebook_size", "0"),
+                ("intermediate_size", "100"),
+            ][..],
+        ),
+        (
+            Model::Magvit,
+            &[
+                ("base_channels", "16"),
+                ("codebook_bits", "9"),
+                ("norm_groups", "3"),
+                ("base_channels", "0"),
+                ("decoder_ch_mult", "[1, 2]"),
+                ("image_size", "-4"),
+            ],
+        ),
+        (
+            Model::Llava,
+            &[
+                ("yes_id", "5000000"),
+                ("templates", "{\"outcome\": 5}"),
+                ("vision", "{}"),
+                ("text", "7"),
+            ],
+        ),
     ] {
         let weights = model.weights();
         for (key, value) in changes {
@@ -186,7 +273,10 @@ fn a_config_that_contradicts_the_weights_is_refused() {
             assert!(got.is_err(), "{model:?} with {key} = {value} was read");
         }
         for broken in ["", "{", "[]", "null", "{\"model\": }"] {
-            assert!(model.load(&weights, broken).is_err(), "{model:?} with {broken:?} was read");
+            assert!(
+                model.load(&weights, broken).is_err(),
+                "{model:?} with {broken:?} was read"
+            );
         }
     }
 }
@@ -196,16 +286,21 @@ type Session = ShowOSession<Cpu, Words>;
 fn session() -> (Session, Arc<ShowO<Cpu>>) {
     let cpu = Arc::new(Cpu::with_threads(1).unwrap());
     let (show_o, pixels) = (Model::ShowO.weights(), Model::Magvit.weights());
-    let config = ShowOConfig::from_json(&JsonConfig::parse(&Model::ShowO.config()).unwrap()).unwrap();
+    let config =
+        ShowOConfig::from_json(&JsonConfig::parse(&Model::ShowO.config()).unwrap()).unwrap();
     let source = SafetensorsSource::new(&show_o).unwrap();
     let model = Arc::new(ShowO::load(Arc::clone(&cpu), config, &source, Format::F32).unwrap());
-    let config = MagvitConfig::from_json(&JsonConfig::parse(&Model::Magvit.config()).unwrap()).unwrap();
+    let config =
+        MagvitConfig::from_json(&JsonConfig::parse(&Model::Magvit.config()).unwrap()).unwrap();
     let source = SafetensorsSource::new(&pixels).unwrap();
     let pixels = Arc::new(Magvit::load(cpu, config, &source, Format::F32).unwrap());
     let words = Words::new(&text("show-o/vocab.txt")).unwrap();
     let mut options = ShowOOptions::default();
     options.steps = 2;
-    (ShowOSession::new(Arc::clone(&model), pixels, words, options).unwrap(), model)
+    (
+        ShowOSession::new(Arc::clone(&model), pixels, words, options).unwrap(),
+        model,
+    )
 }
 
 /// Answers the same to every question.
@@ -222,7 +317,11 @@ impl RewardModel for Says {
 }
 
 fn strategies(n: u32) -> Vec<Box<dyn SearchStrategy<Session, Says>>> {
-    vec![Box::new(BestOfN::new(n)), Box::new(Prm::new(n)), Box::new(Parm::new(n))]
+    vec![
+        Box::new(BestOfN::new(n)),
+        Box::new(Prm::new(n)),
+        Box::new(Parm::new(n)),
+    ]
 }
 
 #[test]
@@ -230,13 +329,32 @@ fn prompts_that_cannot_be_read_leave_the_session_usable() {
     let (mut session, _) = session();
     let mut judge = Says(Verdict::new(0.5, 0.5));
     let long = "red ".repeat(200);
-    for prompt in ["a photo of a red zeppelin", "<|endoftext|>", "a photo of <|soi|>", "rëd", &long, "\u{0}"] {
-        let got = Plain.search(&mut session, &mut judge, &Prompt::new(prompt), &mut Stream::new(1), &mut |_| Flow::Continue);
+    for prompt in [
+        "a photo of a red zeppelin",
+        "<|endoftext|>",
+        "a photo of <|soi|>",
+        "rëd",
+        &long,
+        "\u{0}",
+    ] {
+        let got = Plain.search(
+            &mut session,
+            &mut judge,
+            &Prompt::new(prompt),
+            &mut Stream::new(1),
+            &mut |_| Flow::Continue,
+        );
         assert!(got.is_err(), "{prompt:?} was drawn");
     }
     // The empty prompt is the unconditional one.
     for prompt in ["", "a photo of a red car"] {
-        let got = Plain.search(&mut session, &mut judge, &Prompt::new(prompt), &mut Stream::new(1), &mut |_| Flow::Continue);
+        let got = Plain.search(
+            &mut session,
+            &mut judge,
+            &Prompt::new(prompt),
+            &mut Stream::new(1),
+            &mut |_| Flow::Continue,
+        );
         session.prune(&[got.unwrap().winner]).unwrap();
     }
 }
@@ -262,7 +380,13 @@ fn a_judge_without_yes_or_no_still_ends_a_search_and_one_without_numbers_is_an_e
     let prompt = Prompt::new("a red car");
     for mut strategy in strategies(3) {
         let mut search = |session: &mut Session, verdict| {
-            strategy.search(session, &mut Says(verdict), &prompt, &mut Stream::new(1), &mut |_| Flow::Continue)
+            strategy.search(
+                session,
+                &mut Says(verdict),
+                &prompt,
+                &mut Stream::new(1),
+                &mut |_| Flow::Continue,
+            )
         };
         let found = search(&mut session, Verdict::malformed()).unwrap();
         session.prune(&[found.winner]).unwrap();
@@ -284,18 +408,21 @@ fn weights_that_make_logits_overflow_are_an_error_and_lose_no_candidate() {
     // The largest half-precision numbers everywhere: every one finite, their products in the end not.
     for (name, tensor) in header.as_object().unwrap() {
         if name.contains("mlp") || name.contains("dense") || name.contains("fc") {
-            let ends = [0, 1].map(|i| usize::try_from(tensor["data_offsets"][i].as_u64().unwrap()).unwrap());
+            let ends = [0, 1]
+                .map(|i| usize::try_from(tensor["data_offsets"][i].as_u64().unwrap()).unwrap());
             for half in data[ends[0]..ends[1]].chunks_exact_mut(2) {
                 half.copy_from_slice(&0x7BFF_u16.to_le_bytes());
             }
         }
     }
     let cpu = Arc::new(Cpu::with_threads(1).unwrap());
-    let config = ShowOConfig::from_json(&JsonConfig::parse(&Model::ShowO.config()).unwrap()).unwrap();
+    let config =
+        ShowOConfig::from_json(&JsonConfig::parse(&Model::ShowO.config()).unwrap()).unwrap();
     let bytes = joined(&header, &data);
     let source = SafetensorsSource::new(&bytes).unwrap();
     let model = Arc::new(ShowO::load(Arc::clone(&cpu), config, &source, Format::F32).unwrap());
-    let config = MagvitConfig::from_json(&JsonConfig::parse(&Model::Magvit.config()).unwrap()).unwrap();
+    let config =
+        MagvitConfig::from_json(&JsonConfig::parse(&Model::Magvit.config()).unwrap()).unwrap();
     let pixels = Model::Magvit.weights();
     let source = SafetensorsSource::new(&pixels).unwrap();
     let pixels = Arc::new(Magvit::load(cpu, config, &source, Format::F32).unwrap());
@@ -304,7 +431,9 @@ fn weights_that_make_logits_overflow_are_an_error_and_lose_no_candidate() {
     options.guidance_scale = f32::MAX;
     let mut session = ShowOSession::new(model, pixels, words, options).unwrap();
     let mut ids = [maquette::CandidateId::default(); 2];
-    session.start(&Prompt::new("a red car"), &[1, 2], &mut ids).unwrap();
+    session
+        .start(&Prompt::new("a red car"), &[1, 2], &mut ids)
+        .unwrap();
     assert!(matches!(session.step(&ids), Err(Error::NotFinite { .. })));
     assert_eq!(session.taken(ids[0]).unwrap(), 0);
     session.prune(&ids).unwrap();
@@ -313,21 +442,55 @@ fn weights_that_make_logits_overflow_are_an_error_and_lose_no_candidate() {
 #[test]
 fn a_judge_refuses_what_it_cannot_read() {
     let weights = Model::Llava.weights();
-    let config = LlavaConfig::from_json(&JsonConfig::parse(&Model::Llava.config()).unwrap()).unwrap();
+    let config =
+        LlavaConfig::from_json(&JsonConfig::parse(&Model::Llava.config()).unwrap()).unwrap();
     let source = SafetensorsSource::new(&weights).unwrap();
-    let model = Llava::load(Arc::new(Cpu::with_threads(1).unwrap()), config, &source, Format::F32).unwrap();
+    let model = Llava::load(
+        Arc::new(Cpu::with_threads(1).unwrap()),
+        config,
+        &source,
+        Format::F32,
+    )
+    .unwrap();
     let words = Words::new(&text("judge/vocab.txt")).unwrap();
-    let mut judge = LlavaSession::new(Arc::new(model), Arc::new(words), JudgeOptions::default()).unwrap();
-    let keys = [maquette::reward::ViewKey { candidate: maquette::CandidateId(0), step: 1 }];
+    let mut judge =
+        LlavaSession::new(Arc::new(model), Arc::new(words), JudgeOptions::default()).unwrap();
+    let keys = [maquette::reward::ViewKey {
+        candidate: maquette::CandidateId(0),
+        step: 1,
+    }];
     let mut out = [Verdict::malformed()];
     let prompt = Prompt::new("a red car");
     // No picture.
-    assert!(judge.judge(&Ask::new(Judgement::Outcome, &prompt, &keys), &mut out).is_err());
+    assert!(
+        judge
+            .judge(&Ask::new(Judgement::Outcome, &prompt, &keys), &mut out)
+            .is_err()
+    );
     let pixels = vec![0; 64 * 64 * 3];
     let shown = maquette::ImageBatch::new(1, maquette::ImageSize::new(64, 64), &pixels).unwrap();
     let unknown = Prompt::new("a red zeppelin");
-    assert!(judge.judge(&Ask::new(Judgement::Outcome, &unknown, &keys).with_pixels(shown), &mut out).is_err());
-    assert!(judge.judge(&Ask::new(Judgement::Outcome, &prompt, &keys).with_pixels(shown), &mut []).is_err());
-    judge.judge(&Ask::new(Judgement::Outcome, &prompt, &keys).with_pixels(shown), &mut out).unwrap();
+    assert!(
+        judge
+            .judge(
+                &Ask::new(Judgement::Outcome, &unknown, &keys).with_pixels(shown),
+                &mut out
+            )
+            .is_err()
+    );
+    assert!(
+        judge
+            .judge(
+                &Ask::new(Judgement::Outcome, &prompt, &keys).with_pixels(shown),
+                &mut []
+            )
+            .is_err()
+    );
+    judge
+        .judge(
+            &Ask::new(Judgement::Outcome, &prompt, &keys).with_pixels(shown),
+            &mut out,
+        )
+        .unwrap();
     out[0].check(0).unwrap();
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 /// A folder of this test alone, empty.
 fn folder(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli").join(name);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("cli")
+        .join(name);
     let _ = fs::remove_dir_all(&path);
     fs::create_dir_all(&path).unwrap();
     path
@@ -17,8 +19,17 @@ fn folder(name: &str) -> PathBuf {
 /// A built example; `cargo test` builds them before it runs any test.
 fn example(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(program.exists(), "{} is missing: build the examples first", program.display());
+    let program = tests
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("examples")
+        .join(name);
+    assert!(
+        program.exists(),
+        "{} is missing: build the examples first",
+        program.display()
+    );
     Command::new(program)
 }
 
@@ -28,7 +39,11 @@ fn run(command: &mut Command) -> Output {
 
 fn succeeds(command: &mut Command) -> String {
     let out = run(command);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
@@ -46,7 +61,16 @@ fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
     let mut pictures = Vec::new();
     for threads in ["1", "2", "2"] {
         let mut command = example("generate");
-        command.args(["a photo of a red car", "-n", "3", "--images", "1", "--quiet", "--threads", threads]);
+        command.args([
+            "a photo of a red car",
+            "-n",
+            "3",
+            "--images",
+            "1",
+            "--quiet",
+            "--threads",
+            threads,
+        ]);
         assert_eq!(succeeds(command.arg("--out").arg(&home)), "");
         pictures.push(fs::read(home.join("picture-0.png")).unwrap());
         for file in ["sheet-0.png", "sheet.png", "trace.json"] {
@@ -54,7 +78,10 @@ fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
         }
     }
     assert!(pictures.iter().all(|p| *p == pictures[0]));
-    let left: Vec<_> = fs::read_dir(&home).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(&home)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     assert_eq!(left.len(), 4, "{left:?}");
 }
 
@@ -66,7 +93,11 @@ fn an_output_folder_that_is_not_writable_is_told_before_any_work() {
     let told = fails(example("generate").arg("--out").arg(home.join("file/out")));
     assert!(told.contains("is not writable"), "{told}");
     assert!(started.elapsed() < Duration::from_secs(5));
-    let told = fails(example("geneval").args(["--quiet", "--limit", "1", "--out"]).arg(home.join("file/x.jsonl")));
+    let told = fails(
+        example("geneval")
+            .args(["--quiet", "--limit", "1", "--out"])
+            .arg(home.join("file/x.jsonl")),
+    );
     assert!(told.contains("is not writable"), "{told}");
 }
 
@@ -81,14 +112,23 @@ fn bad_prompts_and_settings_are_told() {
         (&["a photo of a red car", "--threads", "0"], "threads"),
         (&["a photo of a red car", "--judge", "/nowhere"], "/nowhere"),
     ] {
-        let told = fails(example("generate").args(args).args(["--quiet", "--images", "1", "--out"]).arg(&home));
+        let told = fails(
+            example("generate")
+                .args(args)
+                .args(["--quiet", "--images", "1", "--out"])
+                .arg(&home),
+        );
         assert!(told.contains(want), "{args:?}: {told}");
     }
 }
 
 fn geneval(out: &Path) -> Command {
     let mut command = example("geneval");
-    command.args(["--quiet", "--limit", "12", "--images", "2", "--jobs", "2", "--out"]).arg(out);
+    command
+        .args([
+            "--quiet", "--limit", "12", "--images", "2", "--jobs", "2", "--out",
+        ])
+        .arg(out);
     command
 }
 
@@ -98,7 +138,8 @@ fn a_killed_evaluation_goes_on_and_ends_with_the_same_file() {
     let (whole, broken) = (home.join("whole.jsonl"), home.join("broken.jsonl"));
     succeeds(&mut geneval(&whole));
     let mut child = geneval(&broken).stdout(Stdio::null()).spawn().unwrap();
-    let lines = |path: &Path| fs::read(path).map_or(0, |b| b.iter().filter(|&&c| c == b'\n').count());
+    let lines =
+        |path: &Path| fs::read(path).map_or(0, |b| b.iter().filter(|&&c| c == b'\n').count());
     let started = Instant::now();
     while lines(&broken) < 5 && started.elapsed() < Duration::from_secs(100) {
         sleep(Duration::from_millis(5));
@@ -112,21 +153,32 @@ fn a_killed_evaluation_goes_on_and_ends_with_the_same_file() {
     torn.extend(b"{\"correct\":tr");
     fs::write(&broken, torn).unwrap();
     succeeds(&mut geneval(&broken));
-    assert_eq!(fs::read_to_string(&whole).unwrap(), fs::read_to_string(&broken).unwrap());
+    assert_eq!(
+        fs::read_to_string(&whole).unwrap(),
+        fs::read_to_string(&broken).unwrap()
+    );
 
     let told = fails(geneval(&broken).args(["--seed", "5"]));
     assert!(told.contains("other settings"), "{told}");
     let told = succeeds(example("geneval").arg("--compare").args([&whole, &broken]));
-    assert!(told.contains("overall       0.000   [ 0.000,  0.000]"), "{told}");
+    assert!(
+        told.contains("overall       0.000   [ 0.000,  0.000]"),
+        "{told}"
+    );
 }
 
 #[test]
 fn pictures_lie_as_the_official_scorer_reads_them() {
     let home = folder("layout");
     let mut command = example("geneval");
-    command.args(["--quiet", "--limit", "1", "--images", "2", "--out"]).arg(home.join("x.jsonl"));
+    command
+        .args(["--quiet", "--limit", "1", "--images", "2", "--out"])
+        .arg(home.join("x.jsonl"));
     succeeds(command.arg("--pictures").arg(home.join("pictures")));
     for file in ["metadata.jsonl", "samples/0000.png", "samples/0001.png"] {
-        assert!(home.join("pictures/00000").join(file).exists(), "{file} is missing");
+        assert!(
+            home.join("pictures/00000").join(file).exists(),
+            "{file} is missing"
+        );
     }
 }

@@ -45,7 +45,12 @@ macro_rules! family {
 }
 
 fn families() -> Vec<Family> {
-    vec![family!("llava-", llava), family!("magvit-v2", magvit), family!("samplers", samplers), family!("showo-", show_o)]
+    vec![
+        family!("llava-", llava),
+        family!("magvit-v2", magvit),
+        family!("samplers", samplers),
+        family!("showo-", show_o),
+    ]
 }
 
 /// Families that the crate does not have yet.

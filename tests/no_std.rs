@@ -19,9 +19,16 @@ struct Cli {
 }
 
 fn run(command: &mut Command) -> String {
-    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let out = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(out.status.success(), "{command:?}\n{}{}", text(&out.stdout), text(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{command:?}\n{}{}",
+        text(&out.stdout),
+        text(&out.stderr)
+    );
     text(&out.stdout)
 }
 
@@ -29,17 +36,31 @@ fn run(command: &mut Command) -> String {
 fn c_program(features: &[&str]) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/no_std");
     let name = if features.is_empty() { "bare" } else { "alloc" };
-    let target: PathBuf = [env!("CARGO_TARGET_TMPDIR"), "no_std", name].iter().collect();
+    let target: PathBuf = [env!("CARGO_TARGET_TMPDIR"), "no_std", name]
+        .iter()
+        .collect();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
-    cargo.arg("--target-dir").arg(&target).args(["--features", &features.join(",")]);
+    cargo
+        .args(["build", "--release", "--quiet", "--manifest-path"])
+        .arg(root.join("Cargo.toml"));
+    cargo
+        .arg("--target-dir")
+        .arg(&target)
+        .args(["--features", &features.join(",")]);
     // Flags of the outer build would reach this one through the environment.
-    cargo.env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
+    cargo
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_BUILD_TARGET");
     run(&mut cargo);
     let program = target.join("main");
     let mut cc = Command::new("cc");
-    cc.arg(root.join("main.c")).arg(target.join("release/libmaquette_no_std.a")).arg("-o").arg(&program);
-    cc.args(features.iter().map(|_| "-DDRAW")).args(["-lm", "-lgcc_s"]);
+    cc.arg(root.join("main.c"))
+        .arg(target.join("release/libmaquette_no_std.a"))
+        .arg("-o")
+        .arg(&program);
+    cc.args(features.iter().map(|_| "-DDRAW"))
+        .args(["-lm", "-lgcc_s"]);
     run(&mut cc);
     run(&mut Command::new(program))
 }
@@ -55,10 +76,20 @@ fn a_bundled_picture_has_the_codes_of_the_std_build() {
     let models = open::Models::load(&cli.settings).unwrap();
     let (mut generator, mut judge) = (models.generator(1).unwrap(), models.judge(1).unwrap());
     let prompt = Prompt::new("a photo of a red car");
-    let found =
-        Plain.search(&mut generator, &mut judge, &prompt, &mut Stream::new(7), &mut |_| Flow::Continue).unwrap();
+    let found = Plain
+        .search(
+            &mut generator,
+            &mut judge,
+            &prompt,
+            &mut Stream::new(7),
+            &mut |_| Flow::Continue,
+        )
+        .unwrap();
     let mut codes = vec![0; generator.grid().len()];
     generator.save(found.winner, &mut codes).unwrap();
     let codes: Vec<String> = codes.iter().map(ToString::to_string).collect();
-    assert_eq!(c_program(&["alloc"]), format!("contracts ok\n{}\n", codes.join(" ")));
+    assert_eq!(
+        c_program(&["alloc"]),
+        format!("contracts ok\n{}\n", codes.join(" "))
+    );
 }

@@ -1,5 +1,6 @@
 //! The CPU device gives the bits of the reference: any size, any number of threads, any number of rows at once.
 #![cfg(feature = "alloc")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::OnceLock;
 
@@ -30,14 +31,20 @@ macro_rules! agree {
         };
         for $b in cpus() {
             let got: Vec<u32> = $body;
-            assert!(got == want, "{} threads differ from the reference", $b.threads());
+            assert!(
+                got == want,
+                "{} threads differ from the reference",
+                $b.threads()
+            );
         }
     }};
 }
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
-    (0..len).map(|i| rng::open_unit(word(i)) * 4.0 - 2.0).collect()
+    (0..len)
+        .map(|i| rng::open_unit(word(i)) * 4.0 - 2.0)
+        .collect()
 }
 
 fn buffer<B: Backend, T: Element>(b: &B, data: &[T]) -> B::Buffer<T> {
@@ -64,7 +71,11 @@ fn product<B: Backend>(b: &B, s: GemmShape, q8: bool, bias: bool) -> Vec<u32> {
     let data = numbers(s.n * s.k, 1);
     let mut blocks = vec![0; s.n * s.k / 32 * 34];
     quantise_q8_0(&data, &mut blocks);
-    let w = if q8 { QuantMatrix::q8_0(s.n, s.k, &blocks) } else { QuantMatrix::f32(s.n, s.k, &data) };
+    let w = if q8 {
+        QuantMatrix::q8_0(s.n, s.k, &blocks)
+    } else {
+        QuantMatrix::f32(s.n, s.k, &data)
+    };
     let w = b.pack(&w.unwrap()).unwrap();
     let (x, mut y) = (random(b, s.m * s.k, 2), random(b, s.m * s.n, 3));
     let bias = bias.then(|| random(b, s.n, 4));
@@ -74,7 +85,9 @@ fn product<B: Backend>(b: &B, s: GemmShape, q8: bool, bias: bool) -> Vec<u32> {
 
 fn convolution<B: Backend>(b: &B, s: ConvShape) -> Vec<u32> {
     let data = numbers(s.c_out * s.k(), 1);
-    let w = b.pack(&QuantMatrix::f32(s.c_out, s.k(), &data).unwrap()).unwrap();
+    let w = b
+        .pack(&QuantMatrix::f32(s.c_out, s.k(), &data).unwrap())
+        .unwrap();
     let [rows, cols] = s.output();
     let x = random(b, s.images * s.height * s.width * s.c_in, 2);
     let mut y = random(b, s.images * rows * cols * s.c_out, 3);
@@ -85,8 +98,11 @@ fn convolution<B: Backend>(b: &B, s: ConvShape) -> Vec<u32> {
 fn attended<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> {
     let q = random(b, s.sequences * s.queries * s.q_stride, 1);
     let kv = random(b, s.kv_rows * s.kv_stride, 2);
-    let mut out = b.zeros(s.sequences * s.queries * s.n_heads * s.head_dim).unwrap();
-    b.attention(s, &q, &kv, &kv, &buffer(b, spans), &mut out).unwrap();
+    let mut out = b
+        .zeros(s.sequences * s.queries * s.n_heads * s.head_dim)
+        .unwrap();
+    b.attention(s, &q, &kv, &kv, &buffer(b, spans), &mut out)
+        .unwrap();
     bits(b, &out)
 }
 
@@ -94,14 +110,44 @@ fn attended<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> {
 fn products_agree_around_the_tile_sizes() {
     for n in [1, 15, 16, 17, 63, 64, 65, 129] {
         for m in [0, 1, 5, 6, 7, 47, 48, 49] {
-            agree!(|b| product(b, GemmShape { m, n, k: 64, accumulate: false }, false, true));
+            agree!(|b| product(
+                b,
+                GemmShape {
+                    m,
+                    n,
+                    k: 64,
+                    accumulate: false
+                },
+                false,
+                true
+            ));
         }
     }
     for k in [1, 31, 255, 256, 257, 513] {
-        agree!(|b| product(b, GemmShape { m: 50, n: 70, k, accumulate: true }, false, false));
+        agree!(|b| product(
+            b,
+            GemmShape {
+                m: 50,
+                n: 70,
+                k,
+                accumulate: true
+            },
+            false,
+            false
+        ));
     }
     for k in [32, 256, 288] {
-        agree!(|b| product(b, GemmShape { m: 7, n: 65, k, accumulate: true }, true, true));
+        agree!(|b| product(
+            b,
+            GemmShape {
+                m: 7,
+                n: 65,
+                k,
+                accumulate: true
+            },
+            true,
+            true
+        ));
     }
 }
 
@@ -111,12 +157,27 @@ fn a_row_has_the_same_bits_at_any_number_of_rows() {
     let data = numbers(n * k, 1);
     let mut blocks = vec![0; n * k / 32 * 34];
     quantise_q8_0(&data, &mut blocks);
-    for w in [QuantMatrix::f32(n, k, &data).unwrap(), QuantMatrix::q8_0(n, k, &blocks).unwrap()] {
+    for w in [
+        QuantMatrix::f32(n, k, &data).unwrap(),
+        QuantMatrix::q8_0(n, k, &blocks).unwrap(),
+    ] {
         for cpu in cpus() {
             let (w, x) = (cpu.pack(&w).unwrap(), random(cpu, 1000 * k, 2));
             let of = |m: usize| {
                 let mut y = cpu.zeros(m * n).unwrap();
-                cpu.gemm(GemmShape { m, n, k, accumulate: false }, &x, &w, None, &mut y).unwrap();
+                cpu.gemm(
+                    GemmShape {
+                        m,
+                        n,
+                        k,
+                        accumulate: false,
+                    },
+                    &x,
+                    &w,
+                    None,
+                    &mut y,
+                )
+                .unwrap();
                 bits(cpu, &y)
             };
             let all = of(1000);
@@ -132,16 +193,43 @@ fn convolutions_agree() {
     for (c_in, c_out, kernel) in [(1, 1, 1), (3, 65, 3), (16, 3, 3), (33, 16, 1), (5, 80, 5)] {
         let s = ConvShape::same(2, [9, 11], c_in, c_out, kernel);
         agree!(|b| convolution(b, s));
-        agree!(|b| convolution(b, ConvShape { upsample: true, accumulate: true, ..s }));
-        agree!(|b| convolution(b, ConvShape { stride: 2, pad_before: 0, pad_after: 1, ..s }));
-        agree!(|b| convolution(b, ConvShape { dilation: 2, images: 1, ..s }));
+        agree!(|b| convolution(
+            b,
+            ConvShape {
+                upsample: true,
+                accumulate: true,
+                ..s
+            }
+        ));
+        agree!(|b| convolution(
+            b,
+            ConvShape {
+                stride: 2,
+                pad_before: 0,
+                pad_after: 1,
+                ..s
+            }
+        ));
+        agree!(|b| convolution(
+            b,
+            ConvShape {
+                dilation: 2,
+                images: 1,
+                ..s
+            }
+        ));
         agree!(|b| convolution(b, ConvShape { images: 0, ..s }));
     }
 }
 
 #[test]
 fn attentions_agree() {
-    for (queries, head_dim, heads) in [(1, 24, [4, 4]), (48, 64, [4, 2]), (49, 16, [2, 1]), (130, 128, [1, 1])] {
+    for (queries, head_dim, heads) in [
+        (1, 24, [4, 4]),
+        (48, 64, [4, 2]),
+        (49, 16, [2, 1]),
+        (130, 128, [1, 1]),
+    ] {
         for causal in [false, true] {
             let s = AttentionShape {
                 sequences: 2,
@@ -157,7 +245,11 @@ fn attentions_agree() {
                 v_offset: heads[1] * head_dim,
                 causal,
             };
-            for spans in [[0, 64, 64, 130, 3, 1, 10, 0], [0, 0, 0, 0, 199, 9, 300, 2], [0, 0, 0, 63, 0, 65, 70, 66]] {
+            for spans in [
+                [0, 64, 64, 130, 3, 1, 10, 0],
+                [0, 0, 0, 0, 199, 9, 300, 2],
+                [0, 0, 0, 63, 0, 65, 70, 66],
+            ] {
                 agree!(|b| attended(b, s, &spans));
             }
         }
@@ -166,9 +258,21 @@ fn attentions_agree() {
 
 #[test]
 fn norms_and_activations_agree() {
-    for (rows, width) in [(0, 3), (1, 1), (5, 15), (5, 16), (5, 17), (3, 64), (70, 257)] {
+    for (rows, width) in [
+        (0, 3),
+        (1, 1),
+        (5, 15),
+        (5, 16),
+        (5, 17),
+        (3, 64),
+        (70, 257),
+    ] {
         agree!(|b| {
-            let s = NormShape { rows, width, eps: 1e-6 };
+            let s = NormShape {
+                rows,
+                width,
+                eps: 1e-6,
+            };
             let (weight, bias) = (random(b, width, 1), random(b, width, 2));
             let (mut x, mut y) = (random(b, 2 * rows * width, 3), random(b, rows * width, 4));
             b.layer_norm(s, &x, &weight, &bias, &mut y).unwrap();
@@ -178,23 +282,56 @@ fn norms_and_activations_agree() {
             b.gate(GateShape { rows, width }, &x, &mut y).unwrap();
             b.add(rows * width, &x, &mut y).unwrap();
             all.extend(bits(b, &y));
-            for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::Relu] {
+            for activation in [
+                Activation::GeluTanh,
+                Activation::GeluErf,
+                Activation::Silu,
+                Activation::Relu,
+            ] {
                 b.activate(activation, rows * width, &mut x).unwrap();
                 all.extend(bits(b, &x));
             }
-            let s = HeadNormShape { rows, heads: 2, head_dim: width, stride: 2 * width, offset: 0, eps: 1e-6 };
+            let s = HeadNormShape {
+                rows,
+                heads: 2,
+                head_dim: width,
+                stride: 2 * width,
+                offset: 0,
+                eps: 1e-6,
+            };
             b.head_norm(s, &mut x, &weight, &bias).unwrap();
             all.extend(bits(b, &x));
             all
         });
     }
-    for (channels, groups, pixels) in [(1, 1, 1), (32, 8, 63), (96, 32, 65), (64, 1, 64), (200, 2, 130), (80, 16, 9)] {
+    for (channels, groups, pixels) in [
+        (1, 1, 1),
+        (32, 8, 63),
+        (96, 32, 65),
+        (64, 1, 64),
+        (200, 2, 130),
+        (80, 16, 9),
+    ] {
         for swish in [false, true] {
             agree!(|b| {
-                let s = GroupNormShape { images: 3, pixels, channels, groups, eps: 1e-6, swish };
+                let s = GroupNormShape {
+                    images: 3,
+                    pixels,
+                    channels,
+                    groups,
+                    eps: 1e-6,
+                    swish,
+                };
                 let mut y = b.zeros(3 * pixels * channels).unwrap();
                 let (weight, bias) = (random(b, channels, 1), random(b, channels, 2));
-                b.group_norm(s, &random(b, 3 * pixels * channels, 3), &weight, &bias, &mut y).unwrap();
+                b.group_norm(
+                    s,
+                    &random(b, 3 * pixels * channels, 3),
+                    &weight,
+                    &bias,
+                    &mut y,
+                )
+                .unwrap();
                 bits(b, &y)
             });
         }
@@ -206,14 +343,32 @@ fn draws_agree() {
     for (rows, width) in [(0, 5), (1, 1), (3, 63), (3, 64), (3, 65), (40, 1000)] {
         agree!(|b| {
             let mut logits = random(b, 2 * rows * width, 1);
-            b.guide(GuideShape { rows, width, scale: 2.5 }, &mut logits).unwrap();
+            b.guide(
+                GuideShape {
+                    rows,
+                    width,
+                    scale: 2.5,
+                },
+                &mut logits,
+            )
+            .unwrap();
             let keys: Vec<u32> = (0..4 * u32::try_from(rows).unwrap()).collect();
-            let noise: Vec<f32> = numbers(rows * width, 2).into_iter().map(|v| v + 2.5).collect();
+            let noise: Vec<f32> = numbers(rows * width, 2)
+                .into_iter()
+                .map(|v| v + 2.5)
+                .collect();
             let (keys, noise) = (buffer(b, &keys), buffer(b, &noise));
             let mut all = bits(b, &logits);
             for draw in [Draw::Keyed(&keys), Draw::Given(&noise)] {
                 let (mut codes, mut p) = (b.zeros(rows).unwrap(), b.zeros(rows).unwrap());
-                b.draw(DrawShape { rows, width }, &mut logits, &draw, &mut codes, &mut p).unwrap();
+                b.draw(
+                    DrawShape { rows, width },
+                    &mut logits,
+                    &draw,
+                    &mut codes,
+                    &mut p,
+                )
+                .unwrap();
                 all.extend(words(b, &codes));
                 all.extend(bits(b, &p));
             }
@@ -227,29 +382,71 @@ fn draws_agree() {
 fn the_rest_agrees() {
     agree!(|b| {
         let mut x = random(b, 3 * 20, 1);
-        let s = RotaryShape { rows: 3, heads: 2, head_dim: 8, rotary_dim: 4, stride: 20, offset: 2, positions: 5 };
-        b.rotary(s, &mut x, &buffer(b, &[0, 4, 9]), &random(b, 20, 2)).unwrap();
+        let s = RotaryShape {
+            rows: 3,
+            heads: 2,
+            head_dim: 8,
+            rotary_dim: 4,
+            stride: 20,
+            offset: 2,
+            positions: 5,
+        };
+        b.rotary(s, &mut x, &buffer(b, &[0, 4, 9]), &random(b, 20, 2))
+            .unwrap();
         let mut all = bits(b, &x);
         let mut cache = random(b, 5 * 7, 3);
-        let s = AppendShape { rows: 3, width: 7, stride: 20, offset: 1, cache_rows: 5 };
+        let s = AppendShape {
+            rows: 3,
+            width: 7,
+            stride: 20,
+            offset: 1,
+            cache_rows: 5,
+        };
         b.append(s, &x, &buffer(b, &[4, 7, 0]), &mut cache).unwrap();
         all.extend(bits(b, &cache));
         let mut out = b.zeros(9).unwrap();
-        let s = GatherShape { rows: 3, width: 3, table_rows: 4 };
-        b.gather(s, &buffer(b, &[3, 4, 0]), &random(b, 12, 4), &mut out).unwrap();
+        let s = GatherShape {
+            rows: 3,
+            width: 3,
+            table_rows: 4,
+        };
+        b.gather(s, &buffer(b, &[3, 4, 0]), &random(b, 12, 4), &mut out)
+            .unwrap();
         all.extend(bits(b, &out));
         let mut codes = buffer(b, &[5_u32, 8, 2]);
-        b.lfq_lookup(LfqShape { n: 3, bits: 3 }, &codes, &mut out).unwrap();
-        b.lfq_codes(LfqShape { n: 3, bits: 3 }, &out, &mut codes).unwrap();
+        b.lfq_lookup(LfqShape { n: 3, bits: 3 }, &codes, &mut out)
+            .unwrap();
+        b.lfq_codes(LfqShape { n: 3, bits: 3 }, &out, &mut codes)
+            .unwrap();
         all.extend(bits(b, &out));
         all.extend(words(b, &codes));
         let mut pixels = b.zeros::<u8>(60).unwrap();
         b.to_bytes(60, &x, &mut pixels).unwrap();
         all.extend(words(b, &pixels).into_iter().map(u32::from));
         let mut patches = b.zeros(48).unwrap();
-        b.patchify(PatchShape { images: 1, height: 4, width: 5, patch: 2 }, &pixels, &mut patches).unwrap();
+        b.patchify(
+            PatchShape {
+                images: 1,
+                height: 4,
+                width: 5,
+                patch: 2,
+            },
+            &pixels,
+            &mut patches,
+        )
+        .unwrap();
         all.extend(bits(b, &patches));
-        b.answer(AnswerShape { rows: 2, width: 9, yes: 3, no: 8 }, &x, &mut out).unwrap();
+        b.answer(
+            AnswerShape {
+                rows: 2,
+                width: 9,
+                yes: 3,
+                no: 8,
+            },
+            &x,
+            &mut out,
+        )
+        .unwrap();
         all.extend(bits(b, &out));
         all
     });
@@ -258,22 +455,60 @@ fn the_rest_agrees() {
 #[test]
 fn wrong_lengths_are_errors_and_not_panics() {
     for b in cpus() {
-        let s = GemmShape { m: 2, n: 3, k: 4, accumulate: false };
-        let w = b.pack(&QuantMatrix::f32(3, 4, &[0.0; 12]).unwrap()).unwrap();
+        let s = GemmShape {
+            m: 2,
+            n: 3,
+            k: 4,
+            accumulate: false,
+        };
+        let w = b
+            .pack(&QuantMatrix::f32(3, 4, &[0.0; 12]).unwrap())
+            .unwrap();
         let (x, mut y) = (random(b, 8, 1), random(b, 6, 2));
         assert!(b.gemm(s, &x, &w, None, &mut y).is_ok());
-        assert!(matches!(b.gemm(GemmShape { m: 3, ..s }, &x, &w, None, &mut y), Err(Error::Length { .. })));
-        assert!(b.gemm(GemmShape { n: 2, ..s }, &x, &w, None, &mut y).is_err());
+        assert!(matches!(
+            b.gemm(GemmShape { m: 3, ..s }, &x, &w, None, &mut y),
+            Err(Error::Length { .. })
+        ));
+        assert!(
+            b.gemm(GemmShape { n: 2, ..s }, &x, &w, None, &mut y)
+                .is_err()
+        );
         assert!(b.gemm(s, &x, &w, Some(&random(b, 2, 1)), &mut y).is_err());
-        assert!(b.conv2d(ConvShape::same(1, [2, 2], 4, 3, 3), &x, &w, &x, &mut y).is_err());
-        assert!(b.layer_norm(NormShape { rows: 2, width: 4, eps: 0.0 }, &x, &x, &x, &mut y).is_err());
+        assert!(
+            b.conv2d(ConvShape::same(1, [2, 2], 4, 3, 3), &x, &w, &x, &mut y)
+                .is_err()
+        );
+        assert!(
+            b.layer_norm(
+                NormShape {
+                    rows: 2,
+                    width: 4,
+                    eps: 0.0
+                },
+                &x,
+                &x,
+                &x,
+                &mut y
+            )
+            .is_err()
+        );
         assert!(b.read(&x, 7, &mut [0.0; 2]).is_err());
         assert!(b.write(&mut y, usize::MAX, &[0.0; 2]).is_err());
         assert!(b.copy(&x, 0, &mut y, 0, 7).is_err());
-        assert!(matches!(b.zeros::<f32>(usize::MAX / 8), Err(Error::OutOfMemory { .. })));
+        assert!(matches!(
+            b.zeros::<f32>(usize::MAX / 8),
+            Err(Error::OutOfMemory { .. })
+        ));
         let mut logits = buffer(b, &[0.0, 1.0, f32::NAN, 1.0]);
         let (keys, mut codes) = (buffer(b, &[0; 8]), buffer(b, &[0; 2]));
-        let result = b.draw(DrawShape { rows: 2, width: 2 }, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut y);
+        let result = b.draw(
+            DrawShape { rows: 2, width: 2 },
+            &mut logits,
+            &Draw::Keyed(&keys),
+            &mut codes,
+            &mut y,
+        );
         assert!(matches!(result, Err(Error::NotFinite { row: 1, .. })));
     }
     assert!(Cpu::with_threads(0).is_err());
@@ -282,7 +517,12 @@ fn wrong_lengths_are_errors_and_not_panics() {
 #[test]
 fn several_callers_share_one_device() {
     let cpu = &cpus()[2];
-    let s = GemmShape { m: 97, n: 130, k: 64, accumulate: false };
+    let s = GemmShape {
+        m: 97,
+        n: 130,
+        k: 64,
+        accumulate: false,
+    };
     let want = product(&Reference, s, false, true);
     std::thread::scope(|scope| {
         for _ in 0..3 {

@@ -21,7 +21,11 @@ fn options(steps: u32) -> ShowOOptions {
     options
 }
 
-fn start<B: Backend>(s: &mut ShowOSession<B, Words>, prompt: &Prompt<'_>, seeds: &[u64]) -> Vec<CandidateId> {
+fn start<B: Backend>(
+    s: &mut ShowOSession<B, Words>,
+    prompt: &Prompt<'_>,
+    seeds: &[u64],
+) -> Vec<CandidateId> {
     let mut ids = vec![CandidateId::default(); seeds.len()];
     s.start(prompt, seeds, &mut ids).unwrap();
     ids
@@ -29,7 +33,8 @@ fn start<B: Backend>(s: &mut ShowOSession<B, Words>, prompt: &Prompt<'_>, seeds:
 
 fn codes<B: Backend>(s: &mut ShowOSession<B, Words>, id: CandidateId) -> Vec<Code> {
     let mut codes = vec![0; PLACES];
-    s.observe(&[id], Needs::CODES, &mut Views::codes(&mut codes)).unwrap();
+    s.observe(&[id], Needs::CODES, &mut Views::codes(&mut codes))
+        .unwrap();
     codes
 }
 
@@ -52,7 +57,11 @@ fn company_pruning_and_turns_change_nothing() {
     let drawing = Drawing::load(Cpu::new(), Format::F32);
     let mut s = drawing.session(options(8));
     let other = Prompt::new("a photo of two dogs");
-    let other = if s.start(&other, &[], &mut []).is_ok() { other } else { Prompt::new("a photo of a blue book") };
+    let other = if s.start(&other, &[], &mut []).is_ok() {
+        other
+    } else {
+        Prompt::new("a photo of a blue book")
+    };
     let want: Vec<_> = (0..4).map(|seed| alone(&mut s, &PROMPT, seed)).collect();
     let want_other = alone(&mut s, &other, 9);
     let ids = start(&mut s, &PROMPT, &[0, 1, 2, 3]);
@@ -77,10 +86,18 @@ fn company_pruning_and_turns_change_nothing() {
 
 #[test]
 fn threads_devices_and_sessions_give_the_same_codes() {
-    let want = alone(&mut Drawing::load(Cpu::with_threads(1).unwrap(), Format::F32).session(options(6)), &PROMPT, 5);
+    let want = alone(
+        &mut Drawing::load(Cpu::with_threads(1).unwrap(), Format::F32).session(options(6)),
+        &PROMPT,
+        5,
+    );
     for threads in [2, 3] {
         let drawing = Drawing::load(Cpu::with_threads(threads).unwrap(), Format::F32);
-        assert_eq!(alone(&mut drawing.session(options(6)), &PROMPT, 5), want, "{threads} threads");
+        assert_eq!(
+            alone(&mut drawing.session(options(6)), &PROMPT, 5),
+            want,
+            "{threads} threads"
+        );
     }
     let shared = Drawing::load(Cpu::with_threads(2).unwrap(), Format::F32);
     let draw = |seed| alone(&mut shared.session(options(6)), &PROMPT, seed);
@@ -93,8 +110,19 @@ fn threads_devices_and_sessions_give_the_same_codes() {
 
 #[test]
 fn the_reference_device_gives_the_same_codes() {
-    let want = alone(&mut Drawing::load(Cpu::new(), Format::F32).session(options(3)), &PROMPT, 5);
-    assert_eq!(alone(&mut Drawing::load(Reference, Format::F32).session(options(3)), &PROMPT, 5), want);
+    let want = alone(
+        &mut Drawing::load(Cpu::new(), Format::F32).session(options(3)),
+        &PROMPT,
+        5,
+    );
+    assert_eq!(
+        alone(
+            &mut Drawing::load(Reference, Format::F32).session(options(3)),
+            &PROMPT,
+            5
+        ),
+        want
+    );
 }
 
 #[test]
@@ -128,13 +156,23 @@ fn a_resumed_candidate_was_never_interrupted() {
         let mut later = drawing.session(options(8));
         let mut resumed = [CandidateId::default()];
         later.resume(&PROMPT, &partial, &[3], &mut resumed).unwrap();
-        assert_eq!(finish(&mut later, resumed[0]), want, "after {interrupted} steps");
+        assert_eq!(
+            finish(&mut later, resumed[0]),
+            want,
+            "after {interrupted} steps"
+        );
         s.prune(&[id]).unwrap();
     }
     let wrong = Partial::new(9, &[0; PLACES]);
-    assert!(matches!(s.resume(&PROMPT, &wrong, &[3], &mut [CandidateId::default()]), Err(Error::Range { .. })));
+    assert!(matches!(
+        s.resume(&PROMPT, &wrong, &[3], &mut [CandidateId::default()]),
+        Err(Error::Range { .. })
+    ));
     let wrong = Partial::new(2, &[5000; PLACES]);
-    assert!(matches!(s.resume(&PROMPT, &wrong, &[3], &mut [CandidateId::default()]), Err(Error::Range { .. })));
+    assert!(matches!(
+        s.resume(&PROMPT, &wrong, &[3], &mut [CandidateId::default()]),
+        Err(Error::Range { .. })
+    ));
 }
 
 #[test]
@@ -144,8 +182,10 @@ fn the_upstream_policy_anneals_only_the_first_candidate_of_a_new_prompt() {
     upstream.temperature_policy = TemperaturePolicy::Upstream;
     let mut cold = options(8);
     cold.temperature = 0.0;
-    let (annealed, cold) =
-        (alone(&mut drawing.session(options(8)), &PROMPT, 4), alone(&mut drawing.session(cold), &PROMPT, 4));
+    let (annealed, cold) = (
+        alone(&mut drawing.session(options(8)), &PROMPT, 4),
+        alone(&mut drawing.session(cold), &PROMPT, 4),
+    );
     assert_ne!(annealed, cold);
     let mut s = drawing.session(upstream);
     let ids = start(&mut s, &PROMPT, &[4, 4]);
@@ -157,8 +197,16 @@ fn the_upstream_policy_anneals_only_the_first_candidate_of_a_new_prompt() {
 #[test]
 fn eight_bit_weights_draw_nearly_the_same() {
     let options = options(1);
-    let full = alone(&mut Drawing::load(Cpu::new(), Format::F32).session(options), &PROMPT, 2);
-    let eight = alone(&mut Drawing::load(Cpu::new(), Format::Q8_0).session(options), &PROMPT, 2);
+    let full = alone(
+        &mut Drawing::load(Cpu::new(), Format::F32).session(options),
+        &PROMPT,
+        2,
+    );
+    let eight = alone(
+        &mut Drawing::load(Cpu::new(), Format::Q8_0).session(options),
+        &PROMPT,
+        2,
+    );
     let same = full.iter().zip(&eight).filter(|(a, b)| a == b).count();
     assert!(same >= PLACES * 3 / 4, "{same} of {PLACES} codes agree");
 }
@@ -169,18 +217,39 @@ fn bad_prompts_and_wrong_calls_are_errors() {
     let mut s = drawing.session(options(2));
     let mut out = [CandidateId::default()];
     let mut fails = |text: &str| s.start(&Prompt::new(text), &[0], &mut out).unwrap_err();
-    assert!(matches!(fails("a photo of a unicorn"), Error::UnknownWord { at: 13, .. }));
-    assert!(matches!(fails("a photo <|soi|> of a car"), Error::SpecialToken { at: 8, .. }));
-    assert!(matches!(fails(&"a ".repeat(11)), Error::PromptTooLong { got: 11, max: 10 }));
+    assert!(matches!(
+        fails("a photo of a unicorn"),
+        Error::UnknownWord { at: 13, .. }
+    ));
+    assert!(matches!(
+        fails("a photo <|soi|> of a car"),
+        Error::SpecialToken { at: 8, .. }
+    ));
+    assert!(matches!(
+        fails(&"a ".repeat(11)),
+        Error::PromptTooLong { got: 11, max: 10 }
+    ));
     let mut cut = options(2);
     cut.long_prompts = LongPrompt::Truncate;
-    assert_eq!(alone(&mut drawing.session(cut), &Prompt::new(&"a ".repeat(11)), 0).len(), PLACES);
+    assert_eq!(
+        alone(&mut drawing.session(cut), &Prompt::new(&"a ".repeat(11)), 0).len(),
+        PLACES
+    );
     assert_eq!(alone(&mut s, &Prompt::new(""), 0).len(), PLACES);
     let id = start(&mut s, &PROMPT, &[0])[0];
-    assert!(matches!(s.step(&[id, id]), Err(Error::RepeatedCandidate { .. })));
-    assert!(matches!(s.step(&[CandidateId(99)]), Err(Error::UnknownCandidate { id: 99, .. })));
+    assert!(matches!(
+        s.step(&[id, id]),
+        Err(Error::RepeatedCandidate { .. })
+    ));
+    assert!(matches!(
+        s.step(&[CandidateId(99)]),
+        Err(Error::UnknownCandidate { id: 99, .. })
+    ));
     let mut pixels = [0; 64 * 64 * 3];
-    assert!(s.observe(&[id], Needs::PIXELS, &mut Views::pixels(&mut pixels)).is_err());
+    assert!(
+        s.observe(&[id], Needs::PIXELS, &mut Views::pixels(&mut pixels))
+            .is_err()
+    );
     s.step(&[id]).unwrap();
     assert!(matches!(
         s.observe(&[id], Needs::PIXELS, &mut Views::pixels(&mut pixels[1..])),
@@ -189,7 +258,13 @@ fn bad_prompts_and_wrong_calls_are_errors() {
     finish(&mut s, id);
     assert!(matches!(s.step(&[id]), Err(Error::Finished { .. })));
     s.prune(&[id]).unwrap();
-    assert!(matches!(s.prune(&[id]), Err(Error::UnknownCandidate { .. })));
+    assert!(matches!(
+        s.prune(&[id]),
+        Err(Error::UnknownCandidate { .. })
+    ));
     let seeds = [0; 9];
-    assert!(matches!(s.start(&PROMPT, &seeds, &mut [CandidateId::default(); 9]), Err(Error::Full { limit: 8, .. })));
+    assert!(matches!(
+        s.start(&PROMPT, &seeds, &mut [CandidateId::default(); 9]),
+        Err(Error::Full { limit: 8, .. })
+    ));
 }

@@ -79,7 +79,10 @@ impl<B: Backend> Detector<B> {
                 pad_after: c.padding,
                 ..ConvShape::same(1, [side; 2], c.c_in, c.out, c.kernel)
             };
-            let stored = loader.floats(&format!("layers.{i}.weight"), &[c.out, c.c_in, c.kernel, c.kernel])?;
+            let stored = loader.floats(
+                &format!("layers.{i}.weight"),
+                &[c.out, c.c_in, c.kernel, c.kernel],
+            )?;
             // Stored as [out, in, row, column]; the operation reads [out, row, column, in].
             let taps = c.kernel * c.kernel;
             let mut weight = Vec::with_capacity(stored.len());
@@ -96,7 +99,11 @@ impl<B: Backend> Detector<B> {
             side = shape.output()[0];
         }
         loader.finish(&|_| false)?;
-        Ok(Self { backend, config, layers })
+        Ok(Self {
+            backend,
+            config,
+            layers,
+        })
     }
 
     /// What is seen in a 64×64 RGB picture, best first.
@@ -112,7 +119,8 @@ impl<B: Backend> Detector<B> {
             let [rows, cols] = layer.shape.output();
             len = rows * cols * layer.shape.c_out;
             let mut y = self.backend.zeros(len)?;
-            self.backend.conv2d(layer.shape, &x, &layer.weight, &layer.bias, &mut y)?;
+            self.backend
+                .conv2d(layer.shape, &x, &layer.weight, &layer.bias, &mut y)?;
             if layer.relu {
                 self.backend.activate(Activation::Relu, len, &mut y)?;
             }
@@ -159,5 +167,8 @@ impl<B: Backend> Detector<B> {
 fn likeliest(logits: &[f32]) -> (usize, f32) {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f32 = logits.iter().map(|v| (v - top).exp()).sum();
-    (logits.iter().position(|v| *v >= top).unwrap_or_default(), 1.0 / sum)
+    (
+        logits.iter().position(|v| *v >= top).unwrap_or_default(),
+        1.0 / sum,
+    )
 }

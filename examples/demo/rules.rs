@@ -52,21 +52,37 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { threshold: 0.3, counting_threshold: 0.9, max_objects: 16, position_threshold: 0.1 }
+        Self {
+            threshold: 0.3,
+            counting_threshold: 0.9,
+            max_objects: 16,
+            position_threshold: 0.1,
+        }
     }
 }
 
 impl Rules {
     /// The bundled detector decides by itself what an object is: its own bound of 0.5 stands for both thresholds.
     pub fn bundled() -> Self {
-        Self { threshold: 0.5, counting_threshold: 0.5, ..Self::default() }
+        Self {
+            threshold: 0.5,
+            counting_threshold: 0.5,
+            ..Self::default()
+        }
     }
 
     /// Whether the detections answer the request, and if not, why not.
     pub fn decide(&self, request: &Request, seen: &[Detection<'_>]) -> Result<(), String> {
-        let bound = if request.tag == "counting" { self.counting_threshold } else { self.threshold };
+        let bound = if request.tag == "counting" {
+            self.counting_threshold
+        } else {
+            self.threshold
+        };
         let of = |class: &str| {
-            let mut kept: Vec<_> = seen.iter().filter(|d| d.class == class && d.score > bound).collect();
+            let mut kept: Vec<_> = seen
+                .iter()
+                .filter(|d| d.class == class && d.score > bound)
+                .collect();
             kept.sort_by(|a, b| b.score.total_cmp(&a.score));
             kept.truncate(self.max_objects);
             kept
@@ -102,11 +118,15 @@ impl Rules {
                         Some(targets) => {
                             let wrong = found
                                 .iter()
-                                .flat_map(|a| targets.iter().map(|b| self.relations(&a.bbox, &b.bbox)))
+                                .flat_map(|a| {
+                                    targets.iter().map(|b| self.relations(&a.bbox, &b.bbox))
+                                })
                                 .find(|held| !held.contains(&relation.as_str()));
                             if let Some(held) = wrong {
                                 let held = held.join(" and ");
-                                reasons.push(format!("expected {class} {relation} target, found {held} target"));
+                                reasons.push(format!(
+                                    "expected {class} {relation} target, found {held} target"
+                                ));
                                 matched = false;
                             }
                         }
@@ -121,7 +141,11 @@ impl Rules {
                 reasons.push(format!("expected {}<{}, found {k}", ban.class, ban.count));
             }
         }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
+        if reasons.is_empty() {
+            Ok(())
+        } else {
+            Err(reasons.join("\n"))
+        }
     }
 
     /// Relations of `a` to `b` that hold; two can.
@@ -129,17 +153,25 @@ impl Rules {
         let along = |axis: usize| {
             let offset = (a[axis] + a[axis + 2] - b[axis] - b[axis + 2]) / 2.0;
             let sizes = (a[axis + 2] - a[axis]).abs() + (b[axis + 2] - b[axis]).abs();
-            (offset, offset.signum() * (offset.abs() - self.position_threshold * sizes).max(0.0))
+            (
+                offset,
+                offset.signum() * (offset.abs() - self.position_threshold * sizes).max(0.0),
+            )
         };
         let ((ox, vx), (oy, vy)) = (along(0), along(1));
         if vx.abs() < 1e-3 && vy.abs() < 1e-3 {
             return Vec::new();
         }
         let (ux, uy) = (vx / ox.hypot(oy), vy / ox.hypot(oy));
-        [(ux < -0.5, "left of"), (ux > 0.5, "right of"), (uy < -0.5, "above"), (uy > 0.5, "below")]
-            .into_iter()
-            .filter_map(|(holds, name)| holds.then_some(name))
-            .collect()
+        [
+            (ux < -0.5, "left of"),
+            (ux > 0.5, "right of"),
+            (uy < -0.5, "above"),
+            (uy > 0.5, "below"),
+        ]
+        .into_iter()
+        .filter_map(|(holds, name)| holds.then_some(name))
+        .collect()
     }
 }
 
@@ -152,14 +184,23 @@ mod tests {
     }
 
     fn at(class: &'static str, x: f32, y: f32, score: f32) -> Detection<'static> {
-        Detection { class, color: "red", bbox: [x - 5.0, y - 5.0, x + 5.0, y + 5.0], score }
+        Detection {
+            class,
+            color: "red",
+            bbox: [x - 5.0, y - 5.0, x + 5.0, y + 5.0],
+            score,
+        }
     }
 
     #[test]
     fn a_score_at_the_threshold_does_not_count() {
-        let one = request(r#"{"tag":"single_object","include":[{"class":"car","count":1}],"prompt":""}"#);
+        let one =
+            request(r#"{"tag":"single_object","include":[{"class":"car","count":1}],"prompt":""}"#);
         let rules = Rules::default();
-        assert_eq!(rules.decide(&one, &[at("car", 9.0, 9.0, 0.3)]), Err("expected car>=1, found 0".into()));
+        assert_eq!(
+            rules.decide(&one, &[at("car", 9.0, 9.0, 0.3)]),
+            Err("expected car>=1, found 0".into())
+        );
         assert_eq!(rules.decide(&one, &[at("car", 9.0, 9.0, 0.31)]), Ok(()));
     }
 
@@ -172,7 +213,10 @@ mod tests {
         let cars = |n: usize| vec![at("car", 9.0, 9.0, 0.95); n];
         assert!(rules.decide(&two, &cars(1)).is_err());
         assert_eq!(rules.decide(&two, &cars(2)), Ok(()));
-        assert_eq!(rules.decide(&two, &cars(3)), Err("expected car<3, found 3".into()));
+        assert_eq!(
+            rules.decide(&two, &cars(3)),
+            Err("expected car<3, found 3".into())
+        );
         let mut weak = cars(2);
         weak.push(at("car", 9.0, 9.0, 0.9));
         assert_eq!(rules.decide(&two, &weak), Ok(()));
@@ -180,9 +224,13 @@ mod tests {
 
     #[test]
     fn at_most_sixteen_objects_of_a_class_are_kept() {
-        let many = request(r#"{"tag":"counting","include":[{"class":"car","count":17}],"prompt":""}"#);
+        let many =
+            request(r#"{"tag":"counting","include":[{"class":"car","count":17}],"prompt":""}"#);
         let cars = vec![at("car", 9.0, 9.0, 0.95); 17];
-        assert_eq!(Rules::default().decide(&many, &cars), Err("expected car>=17, found 16".into()));
+        assert_eq!(
+            Rules::default().decide(&many, &cars),
+            Err("expected car>=17, found 16".into())
+        );
     }
 
     #[test]
@@ -190,25 +238,52 @@ mod tests {
         let red = request(
             r#"{"tag":"colors","include":[{"class":"car","count":1,"color":"red"}],"prompt":""}"#,
         );
-        let blue = Detection { color: "blue", ..at("car", 9.0, 9.0, 0.9) };
+        let blue = Detection {
+            color: "blue",
+            ..at("car", 9.0, 9.0, 0.9)
+        };
         let rules = Rules::default();
         assert_eq!(rules.decide(&red, &[at("car", 9.0, 9.0, 0.8)]), Ok(()));
-        let reason = rules.decide(&red, &[at("car", 9.0, 9.0, 0.8), blue]).unwrap_err();
+        let reason = rules
+            .decide(&red, &[at("car", 9.0, 9.0, 0.8), blue])
+            .unwrap_err();
         assert_eq!(reason, "expected red car>=1, found 0 red; and blue");
     }
 
     #[test]
     fn a_relation_needs_more_than_half_of_the_offset() {
-        let rules = Rules { position_threshold: 0.0, ..Rules::default() };
+        let rules = Rules {
+            position_threshold: 0.0,
+            ..Rules::default()
+        };
         let boxed = |x: f32, y: f32| at("x", x, y, 1.0).bbox;
-        assert_eq!(rules.relations(&boxed(0.0, 0.0), &boxed(10.0, 0.0)), ["left of"]);
-        assert_eq!(rules.relations(&boxed(10.0, 10.0), &boxed(0.0, 0.0)), ["right of", "below"]);
+        assert_eq!(
+            rules.relations(&boxed(0.0, 0.0), &boxed(10.0, 0.0)),
+            ["left of"]
+        );
+        assert_eq!(
+            rules.relations(&boxed(10.0, 10.0), &boxed(0.0, 0.0)),
+            ["right of", "below"]
+        );
         // 3-4-5: 0.6 and 0.8 both exceed one half. A share of exactly one half does not.
-        assert_eq!(rules.relations(&boxed(3.0, -4.0), &boxed(0.0, 0.0)), ["right of", "above"]);
-        let half = Rules { position_threshold: 0.25, ..rules };
+        assert_eq!(
+            rules.relations(&boxed(3.0, -4.0), &boxed(0.0, 0.0)),
+            ["right of", "above"]
+        );
+        let half = Rules {
+            position_threshold: 0.25,
+            ..rules
+        };
         // Offset 10, sizes 10 + 10: revised offset 5, share exactly 0.5.
-        assert!(half.relations(&boxed(10.0, 0.0), &boxed(0.0, 0.0)).is_empty());
-        assert!(rules.relations(&boxed(1.0, 1.0), &boxed(1.0, 1.0)).is_empty());
+        assert!(
+            half.relations(&boxed(10.0, 0.0), &boxed(0.0, 0.0))
+                .is_empty()
+        );
+        assert!(
+            rules
+                .relations(&boxed(1.0, 1.0), &boxed(1.0, 1.0))
+                .is_empty()
+        );
     }
 
     #[test]
@@ -221,7 +296,10 @@ mod tests {
         let (cup, car) = (at("cup", 50.0, 20.0, 0.9), at("car", 10.0, 20.0, 0.9));
         assert_eq!(rules.decide(&left, &[cup, car]), Ok(()));
         let swapped = [at("cup", 10.0, 20.0, 0.9), at("car", 50.0, 20.0, 0.9)];
-        assert_eq!(rules.decide(&left, &swapped), Err("expected car left of target, found right of target".into()));
+        assert_eq!(
+            rules.decide(&left, &swapped),
+            Err("expected car left of target, found right of target".into())
+        );
         assert_eq!(
             rules.decide(&left, &[car]),
             Err("expected cup>=1, found 0\nno target for car to be left of".into())

@@ -23,7 +23,11 @@ pub struct Canvas {
 impl Canvas {
     /// An empty page.
     pub fn new(width: usize, height: usize, paper: Rgb) -> Self {
-        Self { width, height, pixels: paper.repeat(width * height) }
+        Self {
+            width,
+            height,
+            pixels: paper.repeat(width * height),
+        }
     }
 
     fn dot(&mut self, x: usize, y: usize, ink: Rgb) {
@@ -62,12 +66,24 @@ impl Canvas {
     }
 
     /// A square picture, brought to `side` pixels by its nearest ones; `dim` mixes it with the paper.
-    pub fn picture(&mut self, [x, y]: [usize; 2], side: usize, picture: Picture<'_>, dim: Option<Rgb>) {
+    pub fn picture(
+        &mut self,
+        [x, y]: [usize; 2],
+        side: usize,
+        picture: Picture<'_>,
+        dim: Option<Rgb>,
+    ) {
         for row in 0..side {
             for col in 0..side {
                 let from = row * picture.height / side * picture.width + col * picture.width / side;
-                let Some(ink) = picture.pixels.get(from * 3..from * 3 + 3) else { continue };
-                let mixed = |i: usize| dim.map_or(ink[i], |paper| paper[i] - (paper[i] - ink[i].min(paper[i])) / 3);
+                let Some(ink) = picture.pixels.get(from * 3..from * 3 + 3) else {
+                    continue;
+                };
+                let mixed = |i: usize| {
+                    dim.map_or(ink[i], |paper| {
+                        paper[i] - (paper[i] - ink[i].min(paper[i])) / 3
+                    })
+                };
                 self.dot(x + col, y + row, [mixed(0), mixed(1), mixed(2)]);
             }
         }
@@ -76,10 +92,16 @@ impl Canvas {
     /// One line of text, each letter `scale` times eight pixels wide.
     pub fn text(&mut self, [x, y]: [usize; 2], scale: usize, ink: Rgb, text: &str) {
         for (i, letter) in text.chars().enumerate() {
-            let Some(rows) = font8x8::BASIC_FONTS.get(letter) else { continue };
+            let Some(rows) = font8x8::BASIC_FONTS.get(letter) else {
+                continue;
+            };
             for (r, bits) in rows.iter().enumerate() {
                 for c in (0..LETTER).filter(|c| bits >> c & 1 == 1) {
-                    self.fill([x + (i * LETTER + c) * scale, y + r * scale], [scale; 2], ink);
+                    self.fill(
+                        [x + (i * LETTER + c) * scale, y + r * scale],
+                        [scale; 2],
+                        ink,
+                    );
                 }
             }
         }
@@ -87,7 +109,11 @@ impl Canvas {
 
     /// Writes the page as a PNG file.
     pub fn save(&self, path: &Path) -> Result<(), Box<dyn Error>> {
-        let page = Picture { width: self.width, height: self.height, pixels: &self.pixels };
+        let page = Picture {
+            width: self.width,
+            height: self.height,
+            pixels: &self.pixels,
+        };
         write_whole(path, &page.png()?)
     }
 }

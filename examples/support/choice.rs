@@ -32,7 +32,10 @@ impl Strategy {
     }
 
     /// The strategy itself, over `n` candidates.
-    pub fn build<G: Generator + ?Sized, R: RewardModel + ?Sized>(self, n: u32) -> Box<dyn SearchStrategy<G, R>> {
+    pub fn build<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+        self,
+        n: u32,
+    ) -> Box<dyn SearchStrategy<G, R>> {
         match self {
             Self::Plain => Box::new(Plain),
             Self::BestOfN => Box::new(BestOfN::new(n)),

@@ -109,19 +109,31 @@ impl Models {
             Weights::F32 => Format::F32,
             Weights::Q8 => Format::Q8_0,
         };
-        let config = |folder: &Path| within(folder, JsonConfig::parse(&read_text(&folder.join("config.json"))?));
-        let words = |folder: &Path| within(folder, Words::new(&read_text(&folder.join("vocab.txt"))?));
+        let config = |folder: &Path| {
+            within(
+                folder,
+                JsonConfig::parse(&read_text(&folder.join("config.json"))?),
+            )
+        };
+        let words =
+            |folder: &Path| within(folder, Words::new(&read_text(&folder.join("vocab.txt"))?));
         let (generator, tokenizer, judge) = (&s.generator, &s.tokenizer, &s.judge);
 
         let bytes = read(&generator.join("pytorch_model.safetensors"))?;
         let source = within(generator, SafetensorsSource::new(&bytes))?;
         let shape = within(generator, ShowOConfig::from_json(&config(generator)?))?;
-        let show_o = within(generator, ShowO::load(Arc::clone(&cpu), shape, &source, format))?;
+        let show_o = within(
+            generator,
+            ShowO::load(Arc::clone(&cpu), shape, &source, format),
+        )?;
 
         let bytes = read(&tokenizer.join("pytorch_model.safetensors"))?;
         let source = within(tokenizer, SafetensorsSource::new(&bytes))?;
         let shape = within(tokenizer, MagvitConfig::from_json(&config(tokenizer)?))?;
-        let pixels = within(tokenizer, Magvit::load(Arc::clone(&cpu), shape, &source, format))?;
+        let pixels = within(
+            tokenizer,
+            Magvit::load(Arc::clone(&cpu), shape, &source, format),
+        )?;
 
         let bytes = read(&judge.join("model.safetensors"))?;
         let source = within(judge, SafetensorsSource::new(&bytes))?;
@@ -163,13 +175,22 @@ impl Models {
         // A step of PRM holds the kept path beside its continuations.
         options.candidates = n as usize * 2 + 2;
         let (model, pixels) = (Arc::clone(&self.show_o), Arc::clone(&self.pixels));
-        Ok(ShowOSession::new(model, pixels, self.generator_words.clone(), options)?)
+        Ok(ShowOSession::new(
+            model,
+            pixels,
+            self.generator_words.clone(),
+            options,
+        )?)
     }
 
     /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.
     pub fn judge(&self, n: u32) -> Res<LlavaSession<Cpu>> {
         let words = Arc::<Words>::clone(&self.judge_words);
-        Ok(LlavaSession::new(Arc::clone(&self.llava), words, JudgeOptions::default().with_views(n.clamp(1, 64) as usize))?)
+        Ok(LlavaSession::new(
+            Arc::clone(&self.llava),
+            words,
+            JudgeOptions::default().with_views(n.clamp(1, 64) as usize),
+        )?)
     }
 
     /// Everything that decides what is drawn.
@@ -185,6 +206,9 @@ impl Models {
 
 /// The seed of one picture: its own function of seed, prompt and image, so that order and company do not matter.
 pub fn picture_seed(seed: u64, prompt: u32, image: u32) -> u64 {
-    let [low, high, ..] = philox([(seed & 0xFFFF_FFFF) as u32, (seed >> 32) as u32], [image, prompt, 1, 3]);
+    let [low, high, ..] = philox(
+        [(seed & 0xFFFF_FFFF) as u32, (seed >> 32) as u32],
+        [image, prompt, 1, 3],
+    );
     u64::from(low) | u64::from(high) << 32
 }

@@ -16,7 +16,11 @@ impl Picture<'_> {
     /// The bytes of a PNG file.
     pub fn png(&self) -> Result<Vec<u8>, Box<dyn Error>> {
         let mut out = Vec::new();
-        let mut encoder = png::Encoder::new(&mut out, u32::try_from(self.width)?, u32::try_from(self.height)?);
+        let mut encoder = png::Encoder::new(
+            &mut out,
+            u32::try_from(self.width)?,
+            u32::try_from(self.height)?,
+        );
         encoder.set_color(png::ColorType::Rgb);
         let mut writer = encoder.write_header()?;
         writer.write_image_data(self.pixels)?;
@@ -30,18 +34,24 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let beside = Path::new(&name);
-    fs::write(beside, bytes).and_then(|()| fs::rename(beside, path)).map_err(|e| {
-        // The first error is the one to tell; a leftover does no harm.
-        let _ = fs::remove_file(beside);
-        format!("cannot write {}: {e}", path.display()).into()
-    })
+    fs::write(beside, bytes)
+        .and_then(|()| fs::rename(beside, path))
+        .map_err(|e| {
+            // The first error is the one to tell; a leftover does no harm.
+            let _ = fs::remove_file(beside);
+            format!("cannot write {}: {e}", path.display()).into()
+        })
 }
 
 /// Makes a folder and proves that files can be written there, before any work is done for it.
 pub fn writable_folder(folder: &Path) -> Result<(), Box<dyn Error>> {
-    let told = |e: &dyn core::fmt::Display| format!("output folder {} is not writable: {e}", folder.display());
+    let told = |e: &dyn core::fmt::Display| {
+        format!("output folder {} is not writable: {e}", folder.display())
+    };
     fs::create_dir_all(folder).map_err(|e| told(&e))?;
     let probe = folder.join(format!(".probe-{}", std::process::id()));
-    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(|e| told(&e))?;
+    fs::write(&probe, b"")
+        .and_then(|()| fs::remove_file(&probe))
+        .map_err(|e| told(&e))?;
     Ok(())
 }

@@ -74,12 +74,23 @@ pub fn cost(c: &Cost) -> Value {
 impl Record {
     /// A record that knows nothing yet.
     pub fn new(size: ImageSize) -> Self {
-        Self { size, lives: BTreeMap::new(), rows: 0, counts: Counts::default(), events: Vec::new(), winner: None }
+        Self {
+            size,
+            lives: BTreeMap::new(),
+            rows: 0,
+            counts: Counts::default(),
+            events: Vec::new(),
+            winner: None,
+        }
     }
 
     /// A row that no living candidate has.
     fn free_row(&self, parent: Option<CandidateId>) -> usize {
-        let taken = |row| self.lives.values().any(|l| l.row == row && (l.rejected_at.is_none() || l.resumed));
+        let taken = |row| {
+            self.lives
+                .values()
+                .any(|l| l.row == row && (l.rejected_at.is_none() || l.resumed))
+        };
         let free = (0..self.rows).find(|&row| !taken(row));
         match (free, parent.and_then(|p| self.lives.get(&p))) {
             (Some(row), _) => row,
@@ -97,9 +108,18 @@ impl Record {
                 for &id in ids {
                     let row = self.free_row(parent);
                     self.rows = self.rows.max(row + 1);
-                    let taken = parent.and_then(|p| self.lives.get(&p)).map_or(0, |p| p.taken);
-                    let life =
-                        Life { parent, row, born: taken, taken, sights: BTreeMap::new(), rejected_at: None, resumed: false };
+                    let taken = parent
+                        .and_then(|p| self.lives.get(&p))
+                        .map_or(0, |p| p.taken);
+                    let life = Life {
+                        parent,
+                        row,
+                        born: taken,
+                        taken,
+                        sights: BTreeMap::new(),
+                        rejected_at: None,
+                        resumed: false,
+                    };
                     self.lives.insert(id, life);
                 }
                 json!({ "event": "started", "ids": numbers(ids), "parent": parent.map(|p| p.0) })
@@ -124,10 +144,18 @@ impl Record {
                 let ids: Vec<u64> = keys.iter().map(|k| k.candidate.0).collect();
                 json!({ "event": "observed", "ids": ids, "step": keys.first().map(|k| k.step) })
             }
-            Event::Judged { key, judgement, verdict: v } => {
+            Event::Judged {
+                key,
+                judgement,
+                verdict: v,
+            } => {
                 self.counts.questions += 1;
                 if let Some(life) = self.lives.get_mut(&key.candidate) {
-                    life.sights.entry(key.step).or_default().verdicts.push((judgement, v));
+                    life.sights
+                        .entry(key.step)
+                        .or_default()
+                        .verdicts
+                        .push((judgement, v));
                 }
                 json!({
                     "event": "judged", "id": key.candidate.0, "step": key.step,
@@ -170,7 +198,10 @@ impl Record {
         let mut next = self.winner.map(|id| (id, u32::MAX));
         while let Some((id, until)) = next.filter(|(id, _)| !line.contains_key(id)) {
             line.insert(id, until);
-            next = self.lives.get(&id).and_then(|life| Some((life.parent?, life.born)));
+            next = self
+                .lives
+                .get(&id)
+                .and_then(|life| Some((life.parent?, life.born)));
         }
         line
     }
@@ -193,5 +224,10 @@ pub fn one_by_one(strategy: &str, n: u64, steps: u64, spent: &Cost) -> Counts {
         "plain" => steps,
         _ => all,
     };
-    Counts { steps, decodes, questions, rejected: 0 }
+    Counts {
+        steps,
+        decodes,
+        questions,
+        rejected: 0,
+    }
 }

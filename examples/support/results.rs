@@ -26,9 +26,16 @@ pub struct Results {
 
 /// A finished file's or an interrupted one's header and lines, and the bytes that hold them.
 fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<Value>, Vec<Value>, usize), Box<dyn Error>> {
-    let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+    let whole = bytes
+        .iter()
+        .rposition(|&b| b == b'\n')
+        .map_or(0, |at| at + 1);
     let mut lines = Vec::new();
-    for (i, line) in bytes[..whole].split(|&b| b == b'\n').filter(|l| !l.is_empty()).enumerate() {
+    for (i, line) in bytes[..whole]
+        .split(|&b| b == b'\n')
+        .filter(|l| !l.is_empty())
+        .enumerate()
+    {
         let value = serde_json::from_slice(line)
             .map_err(|e| format!("{} line {}: {e}", path.display(), i + 1))?;
         lines.push(value);
@@ -44,7 +51,8 @@ fn place(line: &Value) -> Option<(u64, u64)> {
 impl Results {
     /// Opens a file to go on with it, or starts it.
     pub fn open(path: &Path, header: Value) -> Result<Self, Box<dyn Error>> {
-        let told = |e: std::io::Error| format!("result file {} is not writable: {e}", path.display());
+        let told =
+            |e: std::io::Error| format!("result file {} is not writable: {e}", path.display());
         if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(told)?;
         }
@@ -54,9 +62,18 @@ impl Results {
             Err(e) => return Err(told(e).into()),
         };
         let (found, old, whole) = parse(path, &bytes)?;
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(told)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(told)?;
         file.set_len(whole as u64)?;
-        let mut results = Self { path: path.into(), file, header: header.clone(), lines: BTreeMap::new() };
+        let mut results = Self {
+            path: path.into(),
+            file,
+            header: header.clone(),
+            lines: BTreeMap::new(),
+        };
         match found {
             None => results.append(&header)?,
             Some(found) if found == header => {}
@@ -69,7 +86,8 @@ impl Results {
             }
         }
         for line in old {
-            let key = place(&line).ok_or_else(|| format!("{}: a line without its place", path.display()))?;
+            let key = place(&line)
+                .ok_or_else(|| format!("{}: a line without its place", path.display()))?;
             results.lines.insert(key, line);
         }
         Ok(results)
@@ -107,7 +125,10 @@ impl Results {
 pub fn read(path: &Path) -> Result<BTreeMap<(u64, u64), Value>, Box<dyn Error>> {
     let bytes = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let (_, lines, _) = parse(path, &bytes)?;
-    Ok(lines.into_iter().filter_map(|line| Some((place(&line)?, line))).collect())
+    Ok(lines
+        .into_iter()
+        .filter_map(|line| Some((place(&line)?, line)))
+        .collect())
 }
 
 fn task(line: &Value) -> Option<usize> {
@@ -127,7 +148,9 @@ fn by_prompt<'a>(lines: impl Iterator<Item = (u64, &'a Value, f64)>) -> Prompts 
         sum.1 += value;
         sum.2 += 1.0;
     }
-    sums.into_values().map(|(task, sum, n)| (task, sum / n)).collect()
+    sums.into_values()
+        .map(|(task, sum, n)| (task, sum / n))
+        .collect()
 }
 
 /// Share of correct pictures of each prompt.
@@ -136,7 +159,10 @@ pub fn shares(lines: &BTreeMap<(u64, u64), Value>) -> Prompts {
 }
 
 /// Difference b − a of each prompt over the pictures that both runs have.
-pub fn differences(a: &BTreeMap<(u64, u64), Value>, b: &BTreeMap<(u64, u64), Value>) -> Result<Prompts, String> {
+pub fn differences(
+    a: &BTreeMap<(u64, u64), Value>,
+    b: &BTreeMap<(u64, u64), Value>,
+) -> Result<Prompts, String> {
     let mut both = Vec::new();
     for (key, line) in a {
         let Some(other) = b.get(key) else { continue };

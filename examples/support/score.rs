@@ -41,7 +41,9 @@ pub fn table(prompts: &Prompts) -> (Vec<(usize, Estimate)>, Estimate) {
         let mut overall = 0.0;
         for (i, (_, values)) in tasks.iter().enumerate() {
             let n = values.len() as u64;
-            let sum: f64 = (0..n).map(|_| values[usize::try_from(stream.next_u64() % n).unwrap_or_default()]).sum();
+            let sum: f64 = (0..n)
+                .map(|_| values[usize::try_from(stream.next_u64() % n).unwrap_or_default()])
+                .sum();
             samples[i].push(sum / n as f64);
             overall += sum / n as f64;
         }
@@ -68,10 +70,16 @@ pub fn table(prompts: &Prompts) -> (Vec<(usize, Estimate)>, Estimate) {
 pub fn lines(prompts: &Prompts) -> Vec<String> {
     let (rows, overall) = table(prompts);
     let line = |name: &str, n: usize, e: &Estimate| {
-        format!("  {name:<12} {:6.3}   [{:6.3}, {:6.3}]   {n} prompts", e.mean, e.low, e.high)
+        format!(
+            "  {name:<12} {:6.3}   [{:6.3}, {:6.3}]   {n} prompts",
+            e.mean, e.low, e.high
+        )
     };
     let count = |task: usize| prompts.iter().filter(|p| p.0 == task).count();
-    let mut out: Vec<String> = rows.iter().map(|(t, e)| line(TASKS[*t].1, count(*t), e)).collect();
+    let mut out: Vec<String> = rows
+        .iter()
+        .map(|(t, e)| line(TASKS[*t].1, count(*t), e))
+        .collect();
     out.push(line("overall", prompts.len(), &overall));
     out
 }
@@ -93,6 +101,9 @@ mod tests {
     fn the_interval_holds_the_mean() {
         let prompts: Prompts = (0..100).map(|i| (0, f64::from(i % 2))).collect();
         let (_, e) = table(&prompts);
-        assert!(e.low < 0.5 && 0.5 < e.high && e.high - e.low < 0.25, "{e:?}");
+        assert!(
+            e.low < 0.5 && 0.5 < e.high && e.high - e.low < 0.25,
+            "{e:?}"
+        );
     }
 }

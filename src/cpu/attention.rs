@@ -8,7 +8,7 @@ use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::Result;
 use crate::math;
 use crate::ops::attention::{AttentionShape, SPAN_WORDS};
-use crate::ops::norm::lane_sum;
+use crate::ops::norm::{lane_max, lane_sum};
 
 /// Some queries of one sequence, some of its heads.
 struct Queries<'a> {
@@ -24,7 +24,11 @@ struct Queries<'a> {
 /// Scratch for so many keys: packed keys, packed values, probabilities.
 fn scratch(s: &AttentionShape, keys: usize, queries: usize) -> [usize; 3] {
     let room = keys.next_multiple_of(PANEL);
-    [room * s.head_dim, keys * s.head_dim.next_multiple_of(PANEL), room * queries]
+    [
+        room * s.head_dim,
+        keys * s.head_dim.next_multiple_of(PANEL),
+        room * queries,
+    ]
 }
 
 impl Job for Queries<'_> {
@@ -36,7 +40,12 @@ impl Job for Queries<'_> {
         let sequence = self.tile.row / s.queries;
         let span = &self.spans[sequence * SPAN_WORDS..][..SPAN_WORDS];
         let first = self.tile.row % s.queries;
-        let seen = |r: usize| s.visible(span, first + r).into_iter().map(|range| range.len()).sum::<usize>();
+        let seen = |r: usize| {
+            s.visible(span, first + r)
+                .into_iter()
+                .map(|range| range.len())
+                .sum::<usize>()
+        };
         let [prefix, own] = s.visible(span, first + len - 1);
         let rows = || prefix.clone().chain(own.clone());
         let n = seen(len - 1);
@@ -51,15 +60,39 @@ impl Job for Queries<'_> {
             let head = self.tile.column / d + h;
             if h == 0 || head.is_multiple_of(group) {
                 let kv = head / group * d;
-                pack_keys(n, d, rows(), |j| &self.keys[j * s.kv_stride + s.k_offset + kv..][..d], packed_keys);
-                pack_values(n, d, rows(), |j| &self.values[j * s.kv_stride + s.v_offset + kv..][..d], packed_values);
+                pack_keys(
+                    n,
+                    d,
+                    rows(),
+                    |j| &self.keys[j * s.kv_stride + s.k_offset + kv..][..d],
+                    packed_keys,
+                );
+                pack_values(
+                    n,
+                    d,
+                    rows(),
+                    |j| &self.values[j * s.kv_stride + s.v_offset + kv..][..d],
+                    packed_values,
+                );
             }
             let q = &self.q[self.tile.row * s.q_stride + s.q_offset + head * d..];
             for from in (0..n).step_by(PANEL) {
                 let width = panel_width(n, from);
                 let mut sums: Sums = [[0.0; PANEL]; ROWS];
-                let panel = Panel { w: &packed_keys[from * d..][..width * d], width, k: d };
-                block::<V>(Rows { x: q, stride: s.q_stride, len }, panel, &mut sums);
+                let panel = Panel {
+                    w: &packed_keys[from * d..][..width * d],
+                    width,
+                    k: d,
+                };
+                block::<V>(
+                    Rows {
+                        x: q,
+                        stride: s.q_stride,
+                        len,
+                    },
+                    panel,
+                    &mut sums,
+                );
                 for (sums, p) in sums.iter().zip(p.chunks_exact_mut(p_stride)) {
                     for (p, sum) in p[from..][..width].iter_mut().zip(sums) {
                         *p = sum * scale;
@@ -67,7 +100,11 @@ impl Job for Queries<'_> {
                 }
             }
             let mut totals = [0.0_f32; ROWS];
-            for (r, (total, p)) in totals.iter_mut().zip(p.chunks_exact_mut(p_stride.max(1))).enumerate() {
+            for (r, (total, p)) in totals
+                .iter_mut()
+                .zip(p.chunks_exact_mut(p_stride.max(1)))
+                .enumerate()
+            {
                 *total = exponentials(&mut p[..seen(r)]);
             }
             // Every row sees the first `common` keys; a causal row's further ones follow one by one.
@@ -77,8 +114,20 @@ impl Job for Queries<'_> {
                 let values = &packed_values[from * n..][..width * n];
                 let mut sums: Sums = [[0.0; PANEL]; ROWS];
                 if common > 0 {
-                    let panel = Panel { w: values, width, k: common };
-                    block::<V>(Rows { x: p, stride: p_stride, len }, panel, &mut sums);
+                    let panel = Panel {
+                        w: values,
+                        width,
+                        k: common,
+                    };
+                    block::<V>(
+                        Rows {
+                            x: p,
+                            stride: p_stride,
+                            len,
+                        },
+                        panel,
+                        &mut sums,
+                    );
                 }
                 for (r, (out, sums)) in self.tile.rows().zip(&mut sums).enumerate() {
                     for j in common..seen(r) {
@@ -87,7 +136,11 @@ impl Job for Queries<'_> {
                             *sum += p * v;
                         }
                     }
-                    let inverse = if totals[r] > 0.0 { 1.0 / totals[r] } else { 1.0 };
+                    let inverse = if totals[r] > 0.0 {
+                        1.0 / totals[r]
+                    } else {
+                        1.0
+                    };
                     for (out, sum) in out[h * d..][..d][from..].iter_mut().zip(sums) {
                         *out = *sum * inverse;
                     }
@@ -100,13 +153,7 @@ impl Job for Queries<'_> {
 /// Scores to exponentials against the largest; their sum.
 #[inline(always)]
 fn exponentials(p: &mut [f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in p.chunks(16) {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = if v > *lane { v } else { *lane };
-        }
-    }
-    let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    let largest = lane_max(p);
     for v in p.iter_mut() {
         *v = math::exp(*v - largest);
     }
@@ -138,7 +185,11 @@ fn pack_keys<'a>(
 /// Four rows of `d` to columns at a distance of `stride`; a missing row is zeros.
 #[inline(always)]
 fn transpose(d: usize, rows: [&[f32]; 4], stride: usize, out: &mut [f32]) {
-    let whole = if rows.iter().all(|row| row.len() == d) { d / 4 } else { 0 };
+    let whole = if rows.iter().all(|row| row.len() == d) {
+        d / 4
+    } else {
+        0
+    };
     let [a, b, c, e] = rows.map(|row| row.as_chunks::<4>().0);
     let blocks = a.iter().zip(b).zip(c.iter().zip(e)).take(whole);
     for (((a, b), (c, e)), out) in blocks.zip(out.chunks_mut(4 * stride)) {
@@ -190,17 +241,51 @@ impl Cpu {
             return Ok(());
         }
         let width = s.n_heads * s.head_dim;
-        let most = |span: &[u32]| s.visible(span, s.queries - 1).into_iter().map(|range| range.len()).sum();
-        let n: usize = spans.chunks_exact(SPAN_WORDS).take(s.sequences).map(most).max().unwrap_or(0);
-        let len = scratch(&s, n, s.queries.min(ROWS)).into_iter().fold(0, usize::saturating_add);
-        let work = s.sequences.saturating_mul(s.queries).saturating_mul(n).saturating_mul(width) / 4;
+        let most = |span: &[u32]| {
+            s.visible(span, s.queries - 1)
+                .into_iter()
+                .map(|range| range.len())
+                .sum()
+        };
+        let n: usize = spans
+            .chunks_exact(SPAN_WORDS)
+            .take(s.sequences)
+            .map(most)
+            .max()
+            .unwrap_or(0);
+        let len = scratch(&s, n, s.queries.min(ROWS))
+            .into_iter()
+            .fold(0, usize::saturating_add);
+        let work = s
+            .sequences
+            .saturating_mul(s.queries)
+            .saturating_mul(n)
+            .saturating_mul(width)
+            / 4;
         let tasks = s.sequences * s.queries.div_ceil(ROWS);
-        let wanted = if self.threads() == 1 { 1 } else { (4 * self.threads()).div_ceil(tasks.max(1)) };
+        let wanted = if self.threads() == 1 {
+            1
+        } else {
+            (4 * self.threads()).div_ceil(tasks.max(1))
+        };
         let columns = s.n_kv_heads.div_ceil(wanted.min(s.n_kv_heads)) * (width / s.n_kv_heads);
-        let tiles = Tiles::new(&mut out[..s.sequences * s.queries * width], width, s.queries, columns);
+        let tiles = Tiles::new(
+            &mut out[..s.sequences * s.queries * width],
+            width,
+            s.queries,
+            columns,
+        );
         let isa = self.isa;
         self.pool.each_with(work, len, tiles, |scratch, tile| {
-            isa.run(Queries { s, q, keys, values, spans, scratch, tile });
+            isa.run(Queries {
+                s,
+                q,
+                keys,
+                values,
+                spans,
+                scratch,
+                tile,
+            });
         })
     }
 }

@@ -26,7 +26,9 @@ impl Job for Strip<'_> {
     fn run<V: Lanes>(mut self) {
         let s = self.s;
         let k_all = s.k();
-        let (sums, rest) = self.scratch.split_at_mut(s.c_out.div_ceil(PANEL) * ROWS * PANEL);
+        let (sums, rest) = self
+            .scratch
+            .split_at_mut(s.c_out.div_ceil(PANEL) * ROWS * PANEL);
         let (inputs, scratch) = rest.split_at_mut(ROWS * SUM_BLOCK);
         let sums = sums.as_chunks_mut::<PANEL>().0.as_chunks_mut::<ROWS>().0;
         sums.as_flattened_mut().as_flattened_mut().fill(0.0);
@@ -37,7 +39,15 @@ impl Job for Strip<'_> {
             }
             for (p, sums) in sums.iter_mut().enumerate() {
                 let panel = panel::<V>(self.w, p * PANEL, from, k, scratch);
-                block::<V>(Rows { x: inputs, stride: k, len: self.tile.len }, panel, sums);
+                block::<V>(
+                    Rows {
+                        x: inputs,
+                        stride: k,
+                        len: self.tile.len,
+                    },
+                    panel,
+                    sums,
+                );
             }
         }
         for (r, y) in self.tile.rows().enumerate() {
@@ -58,8 +68,13 @@ fn gather(s: &ConvShape, x: &[f32], pixel: usize, from: usize, mut out: &mut [f3
         let len = (s.c_in - channel).min(out.len());
         let (part, rest) = out.split_at_mut(len);
         out = rest;
-        if let (Some(h), Some(w)) = (s.tap(r, tap / s.kernel, s.height), s.tap(c, tap % s.kernel, s.width)) {
-            part.copy_from_slice(&x[((image * s.height + h) * s.width + w) * s.c_in + channel..][..len]);
+        if let (Some(h), Some(w)) = (
+            s.tap(r, tap / s.kernel, s.height),
+            s.tap(c, tap % s.kernel, s.width),
+        ) {
+            part.copy_from_slice(
+                &x[((image * s.height + h) * s.width + w) * s.c_in + channel..][..len],
+            );
         } else {
             part.fill(0.0);
         }
@@ -68,7 +83,14 @@ fn gather(s: &ConvShape, x: &[f32], pixel: usize, from: usize, mut out: &mut [f3
 }
 
 impl Cpu {
-    pub(super) fn convolution(&self, s: ConvShape, x: &[f32], w: &Packed, bias: &[f32], y: &mut [f32]) -> Result<()> {
+    pub(super) fn convolution(
+        &self,
+        s: ConvShape,
+        x: &[f32],
+        w: &Packed,
+        bias: &[f32],
+        y: &mut [f32],
+    ) -> Result<()> {
         s.check(x.len(), bias.len(), y.len())?;
         s.product(1).check_matrix(w.n, w.k)?;
         let [rows, cols] = s.output();
@@ -81,7 +103,14 @@ impl Cpu {
         let tiles = Tiles::new(&mut y[..pixels * s.c_out], s.c_out, pixels, s.c_out);
         let (isa, bias) = (self.isa, &bias[..s.c_out]);
         self.pool.each_with(work, len, tiles, |scratch, tile| {
-            isa.run(Strip { s, x, w, bias, scratch, tile });
+            isa.run(Strip {
+                s,
+                x,
+                w,
+                bias,
+                scratch,
+                tile,
+            });
         })
     }
 }

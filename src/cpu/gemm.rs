@@ -49,10 +49,11 @@ impl<T: Copy + Default> Aligned<T> {
     fn zeros(len: usize) -> Result<Self> {
         let room = len.saturating_add(64 / size_of::<T>());
         let mut data = Vec::new();
-        data.try_reserve_exact(room).map_err(|_| Error::OutOfMemory {
-            what: "matrix",
-            bytes: room.saturating_mul(size_of::<T>()),
-        })?;
+        data.try_reserve_exact(room)
+            .map_err(|_| Error::OutOfMemory {
+                what: "matrix",
+                bytes: room.saturating_mul(size_of::<T>()),
+            })?;
         data.resize(room, T::default());
         let start = data.as_ptr().align_offset(64).min(room - len);
         Ok(Self { data, start, len })
@@ -86,7 +87,9 @@ impl Packed {
                 let per_row = k / Q8_BLOCK;
                 let block = |row: usize, b: usize| &blocks[(row * per_row + b) * 34..][..34];
                 let mut bytes = Aligned::zeros(all)?;
-                pack(n, k, bytes.as_mut_slice(), |row, t| block(row, t / Q8_BLOCK)[2 + t % Q8_BLOCK].cast_signed());
+                pack(n, k, bytes.as_mut_slice(), |row, t| {
+                    block(row, t / Q8_BLOCK)[2 + t % Q8_BLOCK].cast_signed()
+                });
                 let mut scales = Aligned::zeros(all / Q8_BLOCK)?;
                 pack(n, per_row, scales.as_mut_slice(), |row, b| {
                     let block = block(row, b);
@@ -103,7 +106,10 @@ impl Packed {
 pub(super) fn pack<T>(n: usize, k: usize, out: &mut [T], element: impl Fn(usize, usize) -> T) {
     for from in (0..n).step_by(PANEL) {
         let width = panel_width(n, from);
-        for (t, out) in out[from * k..][..width * k].chunks_exact_mut(width).enumerate() {
+        for (t, out) in out[from * k..][..width * k]
+            .chunks_exact_mut(width)
+            .enumerate()
+        {
             for (c, out) in out.iter_mut().enumerate().take(n - from) {
                 *out = element(from + c, t);
             }
@@ -151,7 +157,12 @@ pub(super) fn block<V: Lanes>(x: Rows<'_>, w: Panel<'_>, sums: &mut Sums) {
 }
 
 #[inline(always)]
-fn block_columns<V: Lanes, const R: usize, const C: usize>(x: Rows<'_>, w: Panel<'_>, col: usize, sums: &mut Sums) {
+fn block_columns<V: Lanes, const R: usize, const C: usize>(
+    x: Rows<'_>,
+    w: Panel<'_>,
+    col: usize,
+    sums: &mut Sums,
+) {
     let mut r = 0;
     while r < x.len {
         let (rows, sums) = (&x.x[r * x.stride..], &mut sums[r..]);
@@ -178,6 +189,7 @@ fn tile<V: Lanes, const R: usize, const C: usize>(
         *row = &x[r * stride..][..w.k];
     }
     let mut acc = [[V::splat(0.0); C]; R];
+    #[expect(clippy::needless_range_loop, reason = "the same index in R slices")]
     for t in 0..w.k {
         let w = &w.w[t * w.width + col..][..C * V::N];
         let mut column = [V::splat(0.0); C];
@@ -220,15 +232,25 @@ pub(super) fn panel<'a, V: Lanes>(
 ) -> Panel<'a> {
     let width = panel_width(w.n, column);
     match &w.data {
-        Data::F32(data) => Panel { w: &data.as_slice()[column * w.k + from * width..][..k * width], width, k },
+        Data::F32(data) => Panel {
+            w: &data.as_slice()[column * w.k + from * width..][..k * width],
+            width,
+            k,
+        },
         Data::Q8_0(bytes, scales) => {
             let bytes = &bytes.as_slice()[column * w.k + from * width..][..k * width];
             let scales = &scales.as_slice()[column * (w.k / Q8_BLOCK)..][..w.k / Q8_BLOCK * width];
             let out = &mut scratch[..k * width];
-            for (t, (bytes, out)) in bytes.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+            for (t, (bytes, out)) in bytes
+                .chunks_exact(width)
+                .zip(out.chunks_exact_mut(width))
+                .enumerate()
+            {
                 let scales = &scales[(from + t) / Q8_BLOCK * width..][..width];
                 for c in (0..width).step_by(V::N) {
-                    V::load(&scales[c..]).mul(V::load_i8(&bytes[c..])).store(&mut out[c..]);
+                    V::load(&scales[c..])
+                        .mul(V::load_i8(&bytes[c..]))
+                        .store(&mut out[c..]);
                 }
             }
             Panel { w: out, width, k }
@@ -267,7 +289,15 @@ impl Job for Task<'_> {
             for from in (0..s.k).step_by(SUM_BLOCK) {
                 let k = SUM_BLOCK.min(s.k - from);
                 let panel = panel::<V>(self.w, column, from, k, self.scratch);
-                block::<V>(Rows { x: &x[from..], stride: s.k, len: self.tile.len }, panel, &mut sums);
+                block::<V>(
+                    Rows {
+                        x: &x[from..],
+                        stride: s.k,
+                        len: self.tile.len,
+                    },
+                    panel,
+                    &mut sums,
+                );
             }
             let end = columns.min(offset + PANEL);
             let bias = self.bias.map(|b| &b[column..]);
@@ -293,15 +323,27 @@ impl Cpu {
         let columns = split(&self.pool, s.m, s.n);
         let tiles = Tiles::new(&mut y[..s.m * s.n], s.n, s.m, columns);
         let isa: Isa = self.isa;
-        self.pool.each_with(work, panel_scratch(w), tiles, |scratch, tile| {
-            isa.run(Task { s, x, w, bias, scratch, tile });
-        })
+        self.pool
+            .each_with(work, panel_scratch(w), tiles, |scratch, tile| {
+                isa.run(Task {
+                    s,
+                    x,
+                    w,
+                    bias,
+                    scratch,
+                    tile,
+                });
+            })
     }
 }
 
 /// Columns of a task: all of them if the rows alone give every thread enough to do, else whole panels.
 pub(super) fn split(pool: &Pool, m: usize, n: usize) -> usize {
     let (rows, panels) = (m.div_ceil(ROWS).max(1), n.div_ceil(PANEL).max(1));
-    let groups = if pool.threads() == 1 { 1 } else { (4 * pool.threads()).div_ceil(rows).min(panels) };
+    let groups = if pool.threads() == 1 {
+        1
+    } else {
+        (4 * pool.threads()).div_ceil(rows).min(panels)
+    };
     panels.div_ceil(groups) * PANEL
 }

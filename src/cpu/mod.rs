@@ -70,7 +70,10 @@ impl Cpu {
     /// All cores where the feature `threads` is on, else one thread.
     #[must_use]
     pub fn new() -> Self {
-        Self { pool: Pool::of_machine(), isa: Isa::detect() }
+        Self {
+            pool: Pool::of_machine(),
+            isa: Isa::detect(),
+        }
     }
 
     /// A number of threads, the caller's included; without the feature `threads` it is one, whatever `n`.
@@ -79,9 +82,18 @@ impl Cpu {
     /// [`Error::Range`] for none or more than 1024.
     pub fn with_threads(n: usize) -> Result<Self> {
         if n == 0 || n > MAX_THREADS {
-            return Err(Error::Range { op: "cpu", arg: "threads", got: n as u64, min: 1, max: MAX_THREADS as u64 });
+            return Err(Error::Range {
+                op: "cpu",
+                arg: "threads",
+                got: n as u64,
+                min: 1,
+                max: MAX_THREADS as u64,
+            });
         }
-        Ok(Self { pool: Pool::new(n)?, isa: Isa::detect() })
+        Ok(Self {
+            pool: Pool::new(n)?,
+            isa: Isa::detect(),
+        })
     }
 
     /// Threads that work, the caller's included.
@@ -95,7 +107,10 @@ impl Cpu {
 impl Cpu {
     /// A device that keeps to one instruction set.
     fn with_isa(isa: Isa) -> Result<Self> {
-        Ok(Self { pool: Pool::new(2)?, isa })
+        Ok(Self {
+            pool: Pool::new(2)?,
+            isa,
+        })
     }
 }
 
@@ -112,7 +127,10 @@ fn grow(scratch: &mut Vec<f32>, len: usize, threads: usize) -> Result<()> {
         let more = want - scratch.len();
         scratch
             .try_reserve_exact(more)
-            .map_err(|_| Error::OutOfMemory { what: "scratch", bytes: want.saturating_mul(size_of::<f32>()) })?;
+            .map_err(|_| Error::OutOfMemory {
+                what: "scratch",
+                bytes: want.saturating_mul(size_of::<f32>()),
+            })?;
         scratch.resize(want, 0.0);
     }
     Ok(())
@@ -163,7 +181,13 @@ impl Backend for Cpu {
         bias: Option<&Buffer<f32>>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.product(s, x.as_slice(), w, bias.map(Buffer::as_slice), y.as_mut_slice())
+        self.product(
+            s,
+            x.as_slice(),
+            w,
+            bias.map(Buffer::as_slice),
+            y.as_mut_slice(),
+        )
     }
 
     fn layer_norm(
@@ -174,7 +198,13 @@ impl Backend for Cpu {
         bias: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.norm_layer(s, x.as_slice(), weight.as_slice(), bias.as_slice(), y.as_mut_slice())
+        self.norm_layer(
+            s,
+            x.as_slice(),
+            weight.as_slice(),
+            bias.as_slice(),
+            y.as_mut_slice(),
+        )
     }
 
     fn rms_norm(
@@ -205,7 +235,13 @@ impl Backend for Cpu {
         bias: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.norm_groups(s, x.as_slice(), weight.as_slice(), bias.as_slice(), y.as_mut_slice())
+        self.norm_groups(
+            s,
+            x.as_slice(),
+            weight.as_slice(),
+            bias.as_slice(),
+            y.as_mut_slice(),
+        )
     }
 
     fn add(&self, len: usize, x: &Buffer<f32>, y: &mut Buffer<f32>) -> Result<()> {
@@ -269,7 +305,13 @@ impl Backend for Cpu {
             Draw::Keyed(keys) => Draw::Keyed(keys.as_slice()),
             Draw::Given(noise) => Draw::Given(noise.as_slice()),
         };
-        self.drawn(s, logits.as_mut_slice(), &draw, codes.as_mut_slice(), p.as_mut_slice())
+        self.drawn(
+            s,
+            logits.as_mut_slice(),
+            &draw,
+            codes.as_mut_slice(),
+            p.as_mut_slice(),
+        )
     }
 
     fn gather(

@@ -4,8 +4,8 @@ use super::Cpu;
 use super::simd::{Job, Lanes};
 use crate::error::{Result, covers};
 use crate::ops::norm::{
-    Activation, GateShape, GroupNormShape, HeadNormShape, NormShape, activate_all, gate_row, group_norm_image, head_norm_row,
-    layer_norm_row, rms_norm_row,
+    Activation, GateShape, GroupNormShape, HeadNormShape, NormShape, activate_all, gate_row,
+    group_norm_image, head_norm_row, layer_norm_row, rms_norm_row,
 };
 
 /// Elements of a task.
@@ -46,37 +46,57 @@ impl Cpu {
         s.check("layer_norm", x.len(), weight.len(), bias.len(), y.len())?;
         let (len, piece) = (s.rows * s.width, task_rows(s.width) * s.width);
         let (weight, bias) = (&weight[..s.width], &bias[..s.width]);
-        self.pool.each(len, x[..len].chunks(piece).zip(y[..len].chunks_mut(piece)), |(x, y)| {
-            self.vectorised(
-                #[inline(always)]
-                || {
-                    for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)) {
-                        layer_norm_row(s.eps, x, weight, bias, y);
-                    }
-                },
-            );
-        });
+        self.pool.each(
+            len,
+            x[..len].chunks(piece).zip(y[..len].chunks_mut(piece)),
+            |(x, y)| {
+                self.vectorised(
+                    #[inline(always)]
+                    || {
+                        for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)) {
+                            layer_norm_row(s.eps, x, weight, bias, y);
+                        }
+                    },
+                );
+            },
+        );
         Ok(())
     }
 
-    pub(super) fn norm_rms(&self, s: NormShape, x: &[f32], weight: &[f32], y: &mut [f32]) -> Result<()> {
+    pub(super) fn norm_rms(
+        &self,
+        s: NormShape,
+        x: &[f32],
+        weight: &[f32],
+        y: &mut [f32],
+    ) -> Result<()> {
         s.check("rms_norm", x.len(), weight.len(), s.width, y.len())?;
         let (len, piece) = (s.rows * s.width, task_rows(s.width) * s.width);
         let weight = &weight[..s.width];
-        self.pool.each(len, x[..len].chunks(piece).zip(y[..len].chunks_mut(piece)), |(x, y)| {
-            self.vectorised(
-                #[inline(always)]
-                || {
-                    for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)) {
-                        rms_norm_row(s.eps, x, weight, y);
-                    }
-                },
-            );
-        });
+        self.pool.each(
+            len,
+            x[..len].chunks(piece).zip(y[..len].chunks_mut(piece)),
+            |(x, y)| {
+                self.vectorised(
+                    #[inline(always)]
+                    || {
+                        for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)) {
+                            rms_norm_row(s.eps, x, weight, y);
+                        }
+                    },
+                );
+            },
+        );
         Ok(())
     }
 
-    pub(super) fn norm_heads(&self, s: HeadNormShape, x: &mut [f32], weight: &[f32], bias: &[f32]) -> Result<()> {
+    pub(super) fn norm_heads(
+        &self,
+        s: HeadNormShape,
+        x: &mut [f32],
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Result<()> {
         s.check(x.len(), weight.len(), bias.len())?;
         if s.stride == 0 {
             return Ok(());
@@ -106,12 +126,16 @@ impl Cpu {
     ) -> Result<()> {
         s.check(x.len(), weight.len(), bias.len(), y.len())?;
         let (image, len) = (s.pixels * s.channels, s.images * s.pixels * s.channels);
-        self.pool.each(len, x[..len].chunks(image).zip(y[..len].chunks_mut(image)), |(x, y)| {
-            self.vectorised(
-                #[inline(always)]
-                || group_norm_image(&s, x, weight, bias, y),
-            );
-        });
+        self.pool.each(
+            len,
+            x[..len].chunks(image).zip(y[..len].chunks_mut(image)),
+            |(x, y)| {
+                self.vectorised(
+                    #[inline(always)]
+                    || group_norm_image(&s, x, weight, bias, y),
+                );
+            },
+        );
         Ok(())
     }
 
@@ -130,7 +154,9 @@ impl Cpu {
         s.check(x.len(), y.len())?;
         let rows = task_rows(s.width);
         let (x, y) = (&x[..2 * s.rows * s.width], &mut y[..s.rows * s.width]);
-        let tasks = x.chunks(2 * rows * s.width).zip(y.chunks_mut(rows * s.width));
+        let tasks = x
+            .chunks(2 * rows * s.width)
+            .zip(y.chunks_mut(rows * s.width));
         self.pool.each(s.rows * s.width, tasks, |(x, y)| {
             self.vectorised(
                 #[inline(always)]

@@ -2,8 +2,9 @@
 
 use core::any::Any;
 use core::hint;
+use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{catch_unwind, resume_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 
@@ -48,7 +49,9 @@ struct State {
 
 impl core::fmt::Debug for State {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("State").field("running", &self.running).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("running", &self.running)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,7 +73,10 @@ impl Shared {
             let mut state = self.lock();
             while self.generation.load(Ordering::Acquire) == seen {
                 state.sleeping += 1;
-                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .wake
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
                 state.sleeping -= 1;
             }
             seen = self.generation.load(Ordering::Acquire);
@@ -102,7 +108,11 @@ impl Drop for Finish<'_> {
         let mut state = self.0.lock();
         state.job = None;
         while state.running > 0 {
-            state = self.0.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .0
+                .done
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -110,19 +120,28 @@ impl Drop for Finish<'_> {
 impl Pool {
     /// Starts `n − 1` workers: the caller is the last one.
     pub(super) fn new(n: usize) -> Result<Self> {
-        let mut pool =
-            Self { shared: Arc::default(), workers: Vec::new(), entry: Mutex::default(), scratch: Mutex::default() };
+        let mut pool = Self {
+            shared: Arc::default(),
+            workers: Vec::new(),
+            entry: Mutex::default(),
+            scratch: Mutex::default(),
+        };
         for _ in 1..n {
             let shared = Arc::clone(&pool.shared);
-            let worker = thread::Builder::new().name("maquette".into()).spawn(move || shared.work());
-            pool.workers.push(worker.map_err(|e| Error::Foreign(Foreign::new(e)))?);
+            let worker = thread::Builder::new()
+                .name("maquette".into())
+                .spawn(move || shared.work());
+            pool.workers
+                .push(worker.map_err(|e| Error::Foreign(Foreign::new(e)))?);
         }
         Ok(pool)
     }
 
     /// As many threads as the machine runs at once, or fewer where they cannot be had.
     pub(super) fn of_machine() -> Self {
-        let mut n = thread::available_parallelism().map_or(1, usize::from).min(super::MAX_THREADS);
+        let mut n = thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(super::MAX_THREADS);
         loop {
             match Self::new(n) {
                 Ok(pool) => return pool,
@@ -138,7 +157,10 @@ impl Pool {
 
     /// Runs `job` once on this thread and on every worker that is free meanwhile. If the workers are busy for another
     /// caller, this thread does it all: a job shares out its tasks itself.
-    #[expect(unsafe_code, reason = "workers outlive every borrow, so the job's lifetime must be hidden from them")]
+    #[expect(
+        unsafe_code,
+        reason = "workers outlive every borrow, so the job's lifetime must be hidden from them"
+    )]
     fn run(&self, job: &(dyn Fn() + Sync)) {
         let _entry = match self.entry.try_lock() {
             Ok(guard) => guard,
@@ -148,7 +170,8 @@ impl Pool {
         // SAFETY: the reference is used only between here and the end of `Finish::drop`, which runs before this
         // function returns or unwinds: it takes the reference out of `state.job`, so that no worker can start, and
         // waits until no worker is inside. `entry` keeps other callers out of `state.job` meanwhile.
-        let job_for_workers = unsafe { core::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(job) };
+        let job_for_workers =
+            unsafe { core::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(job) };
         let finish = Finish(&self.shared);
         let mut state = self.shared.lock();
         state.job = Some(job_for_workers);
@@ -166,7 +189,12 @@ impl Pool {
     }
 
     /// Calls `f` with every task, on all threads if the whole takes at least some `SERIAL_WORK` operations.
-    pub(super) fn each<I: Iterator + Send>(&self, work: usize, tasks: I, f: impl Fn(I::Item) + Sync) {
+    pub(super) fn each<I: Iterator + Send>(
+        &self,
+        work: usize,
+        tasks: I,
+        f: impl Fn(I::Item) + Sync,
+    ) {
         if work < SERIAL_WORK || self.workers.is_empty() {
             return tasks.for_each(f);
         }
@@ -186,7 +214,8 @@ impl Pool {
         tasks: I,
         f: impl Fn(&mut [f32], I::Item) + Sync,
     ) -> Result<()> {
-        let mut scratch = core::mem::take(&mut *self.scratch.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut scratch =
+            core::mem::take(&mut *self.scratch.lock().unwrap_or_else(PoisonError::into_inner));
         let result = grow(&mut scratch, len, self.threads());
         if result.is_ok() {
             let pieces = Mutex::new(scratch.chunks_mut(len.max(1)));
@@ -199,7 +228,11 @@ impl Pool {
                     f(piece, task);
                 }
             };
-            if work < SERIAL_WORK || self.workers.is_empty() { job() } else { self.run(&job) }
+            if work < SERIAL_WORK || self.workers.is_empty() {
+                job()
+            } else {
+                self.run(&job)
+            }
         }
         *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = scratch;
         result

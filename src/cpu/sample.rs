@@ -23,27 +23,40 @@ impl Cpu {
         let bad = AtomicUsize::new(usize::MAX);
         let rows = logits[..s.rows * s.width].chunks_exact_mut(s.width);
         let tasks = rows.zip(codes.iter_mut().zip(p)).enumerate();
-        self.pool.each(s.rows.saturating_mul(s.width) * 8, tasks, |(r, (row, (code, p)))| {
-            self.vectorised(
-                #[inline(always)]
-                || {
-                    if !softmax_row(row) {
-                        bad.fetch_min(r, Ordering::Relaxed);
-                        return;
-                    }
-                    let at = match draw {
-                        Draw::Keyed(keys) => draw_keyed(&keys[r * DRAW_WORDS..][..DRAW_WORDS], row),
-                        Draw::Given(noise) => draw_given(&noise[r * s.width..][..s.width], row),
-                    };
-                    #[expect(clippy::cast_possible_truncation, reason = "a codebook has fewer than 2^32 entries")]
-                    let index = at as u32;
-                    (*code, *p) = (index, row[at]);
-                },
-            );
-        });
+        self.pool.each(
+            s.rows.saturating_mul(s.width) * 8,
+            tasks,
+            |(r, (row, (code, p)))| {
+                self.vectorised(
+                    #[inline(always)]
+                    || {
+                        if !softmax_row(row) {
+                            bad.fetch_min(r, Ordering::Relaxed);
+                            return;
+                        }
+                        let at = match draw {
+                            Draw::Keyed(keys) => {
+                                draw_keyed(&keys[r * DRAW_WORDS..][..DRAW_WORDS], row)
+                            }
+                            Draw::Given(noise) => draw_given(&noise[r * s.width..][..s.width], row),
+                        };
+                        #[expect(
+                            clippy::cast_possible_truncation,
+                            reason = "a codebook has fewer than 2^32 entries"
+                        )]
+                        let index = at as u32;
+                        (*code, *p) = (index, row[at]);
+                    },
+                );
+            },
+        );
         match bad.into_inner() {
             usize::MAX => Ok(()),
-            row => Err(Error::NotFinite { op: "draw", arg: "logits", row }),
+            row => Err(Error::NotFinite {
+                op: "draw",
+                arg: "logits",
+                row,
+            }),
         }
     }
 }

@@ -35,7 +35,12 @@ impl Pool {
 
     /// Calls `f` with every task.
     #[expect(clippy::unused_self, reason = "the other pool has its workers")]
-    pub(super) fn each<I: Iterator + Send>(&self, _work: usize, tasks: I, f: impl Fn(I::Item) + Sync) {
+    pub(super) fn each<I: Iterator + Send>(
+        &self,
+        _work: usize,
+        tasks: I,
+        f: impl Fn(I::Item) + Sync,
+    ) {
         tasks.for_each(f);
     }
 

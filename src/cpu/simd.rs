@@ -137,7 +137,12 @@ impl Lanes for Four {
 
     #[inline(always)]
     fn load_i8(x: &[i8]) -> Self {
-        Self([f32::from(x[0]), f32::from(x[1]), f32::from(x[2]), f32::from(x[3])])
+        Self([
+            f32::from(x[0]),
+            f32::from(x[1]),
+            f32::from(x[2]),
+            f32::from(x[3]),
+        ])
     }
 
     #[inline(always)]
@@ -161,9 +166,10 @@ impl Lanes for Four {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use core::arch::x86_64::{
-        __m256, __m512, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
-        _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_cvtepi8_epi32,
-        _mm512_cvtepi32_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_ps, _mm256_cvtepi8_epi32,
+        _mm256_cvtepi32_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
+        _mm512_add_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_loadu_ps, _mm512_mul_ps,
+        _mm512_set1_ps, _mm512_storeu_ps,
     };
 
     use super::{Job, Lanes};

@@ -14,7 +14,9 @@ use crate::quant::{QuantMatrix, quantise_q8_0};
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| crate::rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
-    (0..len).map(|i| crate::rng::open_unit(word(i)) * 4.0 - 2.0).collect()
+    (0..len)
+        .map(|i| crate::rng::open_unit(word(i)) * 4.0 - 2.0)
+        .collect()
 }
 
 fn buffer<B: Backend, T: Element>(b: &B, data: &[T]) -> B::Buffer<T> {
@@ -30,15 +32,21 @@ fn bits<B: Backend>(b: &B, buffer: &B::Buffer<f32>) -> Vec<u32> {
 }
 
 fn product<B: Backend>(b: &B, s: GemmShape, w: &QuantMatrix<'_>) -> Vec<u32> {
-    let (x, bias) = (buffer(b, &numbers(s.m * s.k, 1)), buffer(b, &numbers(s.n, 2)));
+    let (x, bias) = (
+        buffer(b, &numbers(s.m * s.k, 1)),
+        buffer(b, &numbers(s.n, 2)),
+    );
     let mut y = buffer(b, &numbers(s.m * s.n, 3));
-    b.gemm(s, &x, &b.pack(w).unwrap(), Some(&bias), &mut y).unwrap();
+    b.gemm(s, &x, &b.pack(w).unwrap(), Some(&bias), &mut y)
+        .unwrap();
     bits(b, &y)
 }
 
 fn convolution<B: Backend>(b: &B, s: ConvShape) -> Vec<u32> {
     let w = numbers(s.c_out * s.k(), 1);
-    let w = b.pack(&QuantMatrix::f32(s.c_out, s.k(), &w).unwrap()).unwrap();
+    let w = b
+        .pack(&QuantMatrix::f32(s.c_out, s.k(), &w).unwrap())
+        .unwrap();
     let x = buffer(b, &numbers(s.images * s.height * s.width * s.c_in, 2));
     let bias = buffer(b, &numbers(s.c_out, 3));
     let [rows, cols] = s.output();
@@ -50,29 +58,58 @@ fn convolution<B: Backend>(b: &B, s: ConvShape) -> Vec<u32> {
 fn attended<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> {
     let q = buffer(b, &numbers(s.sequences * s.queries * s.q_stride, 1));
     let kv = buffer(b, &numbers(s.kv_rows * s.kv_stride, 2));
-    let mut out = b.zeros(s.sequences * s.queries * s.n_heads * s.head_dim).unwrap();
-    b.attention(s, &q, &kv, &kv, &buffer(b, spans), &mut out).unwrap();
+    let mut out = b
+        .zeros(s.sequences * s.queries * s.n_heads * s.head_dim)
+        .unwrap();
+    b.attention(s, &q, &kv, &kv, &buffer(b, spans), &mut out)
+        .unwrap();
     bits(b, &out)
 }
 
 fn rows<B: Backend>(b: &B, width: usize) -> Vec<u32> {
-    let s = NormShape { rows: 3, width, eps: 1e-5 };
+    let s = NormShape {
+        rows: 3,
+        width,
+        eps: 1e-5,
+    };
     let (weight, bias) = (buffer(b, &numbers(width, 1)), buffer(b, &numbers(width, 2)));
-    let (mut x, mut y) = (buffer(b, &numbers(3 * width, 3)), b.zeros(3 * width).unwrap());
+    let (mut x, mut y) = (
+        buffer(b, &numbers(3 * width, 3)),
+        b.zeros(3 * width).unwrap(),
+    );
     b.layer_norm(s, &x, &weight, &bias, &mut y).unwrap();
     let mut all = bits(b, &y);
     b.rms_norm(s, &x, &weight, &mut y).unwrap();
     all.extend(bits(b, &y));
-    for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::Relu] {
+    for activation in [
+        Activation::GeluTanh,
+        Activation::GeluErf,
+        Activation::Silu,
+        Activation::Relu,
+    ] {
         b.activate(activation, 3 * width, &mut x).unwrap();
         all.extend(bits(b, &x));
     }
-    let g = GroupNormShape { images: 1, pixels: 3, channels: width, groups: 1, eps: 1e-5, swish: true };
+    let g = GroupNormShape {
+        images: 1,
+        pixels: 3,
+        channels: width,
+        groups: 1,
+        eps: 1e-5,
+        swish: true,
+    };
     b.group_norm(g, &x, &weight, &bias, &mut y).unwrap();
     all.extend(bits(b, &y));
     let (mut codes, mut p) = (b.zeros(3).unwrap(), b.zeros(3).unwrap());
     let keys = buffer(b, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-    b.draw(DrawShape { rows: 3, width }, &mut y, &Draw::Keyed(&keys), &mut codes, &mut p).unwrap();
+    b.draw(
+        DrawShape { rows: 3, width },
+        &mut y,
+        &Draw::Keyed(&keys),
+        &mut codes,
+        &mut p,
+    )
+    .unwrap();
     let mut drawn = [0; 3];
     b.read(&codes, 0, &mut drawn).unwrap();
     all.extend(drawn);
@@ -86,15 +123,28 @@ fn every_instruction_set_gives_the_reference_product() {
         let cpu = Cpu::with_isa(isa).unwrap();
         for n in [1, 3, 15, 16, 17, 31, 33, 48, 63, 64, 65, 130] {
             for m in [1, 2, 3, 5, 6, 7, 11, 12, 13, 49] {
-                let s = GemmShape { m, n, k: 64, accumulate: m % 2 == 0 };
+                let s = GemmShape {
+                    m,
+                    n,
+                    k: 64,
+                    accumulate: m % 2 == 0,
+                };
                 let data = numbers(n * s.k, 4);
                 let w = QuantMatrix::f32(n, s.k, &data).unwrap();
-                assert_eq!(product(&cpu, s, &w), product(&Reference, s, &w), "{isa:?} {s:?}");
+                assert_eq!(
+                    product(&cpu, s, &w),
+                    product(&Reference, s, &w),
+                    "{isa:?} {s:?}"
+                );
                 if m % 6 < 2 {
                     let mut blocks = alloc::vec![0; n * s.k / 32 * 34];
                     quantise_q8_0(&data, &mut blocks);
                     let w = QuantMatrix::q8_0(n, s.k, &blocks).unwrap();
-                    assert_eq!(product(&cpu, s, &w), product(&Reference, s, &w), "{isa:?} q8_0 {s:?}");
+                    assert_eq!(
+                        product(&cpu, s, &w),
+                        product(&Reference, s, &w),
+                        "{isa:?} q8_0 {s:?}"
+                    );
                 }
             }
         }
@@ -107,8 +157,24 @@ fn every_instruction_set_gives_the_reference_convolution() {
         let cpu = Cpu::with_isa(isa).unwrap();
         for c_out in [1, 3, 16, 80] {
             let s = ConvShape::same(2, [5, 7], 33, c_out, 3);
-            for s in [s, ConvShape { upsample: true, ..s }, ConvShape { stride: 2, pad_before: 0, accumulate: true, ..s }] {
-                assert_eq!(convolution(&cpu, s), convolution(&Reference, s), "{isa:?} {s:?}");
+            for s in [
+                s,
+                ConvShape {
+                    upsample: true,
+                    ..s
+                },
+                ConvShape {
+                    stride: 2,
+                    pad_before: 0,
+                    accumulate: true,
+                    ..s
+                },
+            ] {
+                assert_eq!(
+                    convolution(&cpu, s),
+                    convolution(&Reference, s),
+                    "{isa:?} {s:?}"
+                );
             }
         }
     }
@@ -118,7 +184,12 @@ fn every_instruction_set_gives_the_reference_convolution() {
 fn every_instruction_set_gives_the_reference_attention() {
     for isa in Isa::all() {
         let cpu = Cpu::with_isa(isa).unwrap();
-        for (queries, head_dim, causal) in [(1, 24, true), (50, 32, true), (13, 72, false), (2, 128, true)] {
+        for (queries, head_dim, causal) in [
+            (1, 24, true),
+            (50, 32, true),
+            (13, 72, false),
+            (2, 128, true),
+        ] {
             let s = AttentionShape {
                 sequences: 2,
                 queries,
@@ -134,7 +205,11 @@ fn every_instruction_set_gives_the_reference_attention() {
                 causal,
             };
             let spans = [0, 20, 20, 70, 5, 0, 90, 66];
-            assert_eq!(attended(&cpu, s, &spans), attended(&Reference, s, &spans), "{isa:?} {s:?}");
+            assert_eq!(
+                attended(&cpu, s, &spans),
+                attended(&Reference, s, &spans),
+                "{isa:?} {s:?}"
+            );
         }
     }
 }
@@ -144,7 +219,11 @@ fn every_instruction_set_gives_the_reference_rows() {
     for isa in Isa::all() {
         let cpu = Cpu::with_isa(isa).unwrap();
         for width in [1, 2, 15, 16, 17, 64, 65, 257] {
-            assert_eq!(rows(&cpu, width), rows(&Reference, width), "{isa:?} {width}");
+            assert_eq!(
+                rows(&cpu, width),
+                rows(&Reference, width),
+                "{isa:?} {width}"
+            );
         }
     }
 }

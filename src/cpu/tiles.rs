@@ -46,7 +46,16 @@ impl<'a> Tiles<'a> {
     /// Tiles of `columns` columns in rows of `width`.
     pub(super) fn new(y: &'a mut [f32], width: usize, group: usize, columns: usize) -> Self {
         let pieces = core::array::from_fn(|_| <&mut [f32]>::default().chunks_mut(1));
-        Self { rest: y, width, group: group.max(1), columns, pieces, row: 0, column: width, len: 0 }
+        Self {
+            rest: y,
+            width,
+            group: group.max(1),
+            columns,
+            pieces,
+            row: 0,
+            column: width,
+            len: 0,
+        }
     }
 }
 
@@ -75,17 +84,29 @@ impl<'a> Iterator for Tiles<'a> {
         for (row, pieces) in rows.iter_mut().zip(&mut self.pieces).take(self.len) {
             *row = pieces.next().unwrap_or_default();
         }
-        Some(Tile { row: self.row, column, len: self.len, rows })
+        Some(Tile {
+            row: self.row,
+            column,
+            len: self.len,
+            rows,
+        })
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
     use super::*;
 
     #[test]
     fn tiles_cover_every_element_once_and_stay_in_their_group() {
-        for (rows, width, group, columns) in [(5, 7, 5, 3), (200, 64, 50, 64), (96, 130, 96, 64), (0, 4, 1, 2), (3, 1, 1, 9)] {
+        for (rows, width, group, columns) in [
+            (5, 7, 5, 3),
+            (200, 64, 50, 64),
+            (96, 130, 96, 64),
+            (0, 4, 1, 2),
+            (3, 1, 1, 9),
+        ] {
             let mut y = alloc::vec![0.0; rows * width];
             for mut tile in Tiles::new(&mut y, width, group, columns) {
                 assert_eq!(tile.row / group, (tile.row + tile.len - 1) / group);

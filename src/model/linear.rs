@@ -21,7 +21,13 @@ impl<B: Backend> Linear<B> {
     ///
     /// # Errors
     /// As [`Loader::floats`].
-    pub fn load(loader: &Loader<'_, B>, name: &str, n: usize, k: usize, bias: bool) -> Result<Self> {
+    pub fn load(
+        loader: &Loader<'_, B>,
+        name: &str,
+        n: usize,
+        k: usize,
+        bias: bool,
+    ) -> Result<Self> {
         Self::fused(loader, &[(name, n)], k, bias)
     }
 
@@ -29,7 +35,12 @@ impl<B: Backend> Linear<B> {
     ///
     /// # Errors
     /// As [`Loader::floats`].
-    pub fn fused(loader: &Loader<'_, B>, parts: &[(&str, usize)], k: usize, bias: bool) -> Result<Self> {
+    pub fn fused(
+        loader: &Loader<'_, B>,
+        parts: &[(&str, usize)],
+        k: usize,
+        bias: bool,
+    ) -> Result<Self> {
         let mut weight = Vec::new();
         let mut biases = Vec::new();
         for &(name, n) in parts {
@@ -46,7 +57,13 @@ impl<B: Backend> Linear<B> {
     ///
     /// # Errors
     /// Another number of elements, or no memory.
-    pub fn from_floats(loader: &Loader<'_, B>, n: usize, k: usize, weight: &[f32], bias: Option<&Vec<f32>>) -> Result<Self> {
+    pub fn from_floats(
+        loader: &Loader<'_, B>,
+        n: usize,
+        k: usize,
+        weight: &[f32],
+        bias: Option<&Vec<f32>>,
+    ) -> Result<Self> {
         Ok(Self {
             matrix: loader.pack(n, k, weight)?,
             bias: bias.map(|b| loader.upload(b)).transpose()?,
@@ -71,7 +88,13 @@ impl<B: Backend> Linear<B> {
     ///
     /// # Errors
     /// Buffers shorter than their shapes.
-    pub fn apply(&self, backend: &B, m: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
+    pub fn apply(
+        &self,
+        backend: &B,
+        m: usize,
+        x: &B::Buffer<f32>,
+        y: &mut B::Buffer<f32>,
+    ) -> Result<()> {
         backend.gemm(self.shape(m, false), x, &self.matrix, self.bias.as_ref(), y)
     }
 
@@ -79,11 +102,22 @@ impl<B: Backend> Linear<B> {
     ///
     /// # Errors
     /// Buffers shorter than their shapes.
-    pub fn apply_add(&self, backend: &B, m: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
+    pub fn apply_add(
+        &self,
+        backend: &B,
+        m: usize,
+        x: &B::Buffer<f32>,
+        y: &mut B::Buffer<f32>,
+    ) -> Result<()> {
         backend.gemm(self.shape(m, true), x, &self.matrix, self.bias.as_ref(), y)
     }
 
     const fn shape(&self, m: usize, accumulate: bool) -> GemmShape {
-        GemmShape { m, n: self.n, k: self.k, accumulate }
+        GemmShape {
+            m,
+            n: self.n,
+            k: self.k,
+            accumulate,
+        }
     }
 }

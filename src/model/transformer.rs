@@ -108,21 +108,39 @@ impl StackConfig {
             ("intermediate_size", self.mlp_width),
         ] {
             if size == 0 || size > 1 << 20 {
-                return Err(Error::Range { op: "config", arg: key, got: size as u64, min: 1, max: 1 << 20 });
+                return Err(Error::Range {
+                    op: "config",
+                    arg: key,
+                    got: size as u64,
+                    min: 1,
+                    max: 1 << 20,
+                });
             }
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return Err(Error::Config { key: "num_key_value_heads", problem: "does not divide num_attention_heads" });
+            return Err(Error::Config {
+                key: "num_key_value_heads",
+                problem: "does not divide num_attention_heads",
+            });
         }
         if !(self.eps > 0.0 && self.eps < 1.0) {
-            return Err(Error::Config { key: "norm eps", problem: "is not between 0 and 1" });
+            return Err(Error::Config {
+                key: "norm eps",
+                problem: "is not between 0 and 1",
+            });
         }
         if let Some(r) = self.rotary {
             if r.dim > self.head_dim || !r.dim.is_multiple_of(2) {
-                return Err(Error::Config { key: "rotary_dim", problem: "must be even and at most head_dim" });
+                return Err(Error::Config {
+                    key: "rotary_dim",
+                    problem: "must be even and at most head_dim",
+                });
             }
             if !(r.theta > 0.0 && r.theta.is_finite()) || r.positions > 1 << 24 {
-                return Err(Error::Config { key: "rope_theta", problem: "or the number of positions is out of range" });
+                return Err(Error::Config {
+                    key: "rope_theta",
+                    problem: "or the number of positions is out of range",
+                });
             }
         }
         Ok(())
@@ -174,7 +192,13 @@ impl<B: Backend> NormWeights<B> {
     ///
     /// # Errors
     /// Buffers shorter than their shapes.
-    pub fn apply(&self, backend: &B, s: NormShape, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
+    pub fn apply(
+        &self,
+        backend: &B,
+        s: NormShape,
+        x: &B::Buffer<f32>,
+        y: &mut B::Buffer<f32>,
+    ) -> Result<()> {
         match &self.bias {
             Some(bias) => backend.layer_norm(s, x, &self.weight, bias, y),
             None => backend.rms_norm(s, x, &self.weight, y),
@@ -270,22 +294,38 @@ impl<B: Backend> Stack<B> {
     ///
     /// # Errors
     /// As [`Loader::floats`], or a configuration that contradicts itself.
-    pub fn load(loader: &Loader<'_, B>, config: StackConfig, names: &dyn Fn(usize) -> BlockNames) -> Result<Self> {
+    pub fn load(
+        loader: &Loader<'_, B>,
+        config: StackConfig,
+        names: &dyn Fn(usize) -> BlockNames,
+    ) -> Result<Self> {
         config.check()?;
         let c = &config;
         let mut blocks = Vec::new();
         for layer in 0..c.layers {
             let n = names(layer);
             let [q, k, v] = &n.qkv;
-            let qkv = [(q.as_str(), c.q_width()), (k, c.kv_width()), (v, c.kv_width())];
+            let qkv = [
+                (q.as_str(), c.q_width()),
+                (k, c.kv_width()),
+                (v, c.kv_width()),
+            ];
             let head_norm = |name: &String| {
-                c.qk_norm.then(|| NormWeights::load(loader, Norm::Layer, name, c.head_dim)).transpose()
+                c.qk_norm
+                    .then(|| NormWeights::load(loader, Norm::Layer, name, c.head_dim))
+                    .transpose()
             };
             let plain = matches!(c.mlp, Mlp::Plain(_));
-            let mlp_in: Vec<(&str, usize)> = n.mlp_in.iter().map(|name| (name.as_str(), c.mlp_width)).collect();
+            let mlp_in: Vec<(&str, usize)> = n
+                .mlp_in
+                .iter()
+                .map(|name| (name.as_str(), c.mlp_width))
+                .collect();
             blocks.push(Block {
                 norm1: NormWeights::load(loader, c.norm, &n.norm1, c.width)?,
-                norm2: (!c.parallel).then(|| NormWeights::load(loader, c.norm, &n.norm2, c.width)).transpose()?,
+                norm2: (!c.parallel)
+                    .then(|| NormWeights::load(loader, c.norm, &n.norm2, c.width))
+                    .transpose()?,
                 qkv: Linear::fused(loader, &qkv, c.width, c.qkv_bias)?,
                 q_norm: head_norm(&n.qk_norm[0])?,
                 k_norm: head_norm(&n.qk_norm[1])?,
@@ -302,7 +342,11 @@ impl<B: Backend> Stack<B> {
             }
             None => None,
         };
-        Ok(Self { config, blocks, table })
+        Ok(Self {
+            config,
+            blocks,
+            table,
+        })
     }
 
     /// The shape.
@@ -317,7 +361,9 @@ impl<B: Backend> Stack<B> {
     /// No memory.
     pub fn cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
         let len = crate::error::product("cache", &[rows, self.config.kv_width()])?;
-        let layers = (0..self.config.layers).map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?])).collect::<Result<_>>()?;
+        let layers = (0..self.config.layers)
+            .map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?]))
+            .collect::<Result<_>>()?;
         Ok(Cache { layers, rows })
     }
 
@@ -368,7 +414,14 @@ impl<B: Backend> Stack<B> {
         look: Look<'_, B>,
     ) -> Result<()> {
         for (layer, (block, kv)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
-            self.attend(backend, (layer, block), pass, x, (kv, cache.rows, scratch), look)?;
+            self.attend(
+                backend,
+                (layer, block),
+                pass,
+                x,
+                (kv, cache.rows, scratch),
+                look,
+            )?;
             let s = self.norm_shape(pass.sequences * pass.queries);
             if let Some(norm) = &block.norm2 {
                 block.out.apply_add(backend, s.rows, &scratch.context, x)?;
@@ -385,7 +438,11 @@ impl<B: Backend> Stack<B> {
     }
 
     const fn norm_shape(&self, rows: usize) -> NormShape {
-        NormShape { rows, width: self.config.width, eps: self.config.eps }
+        NormShape {
+            rows,
+            width: self.config.width,
+            eps: self.config.eps,
+        }
     }
 
     /// First norm, q, k and v, and the attention into `scratch.context`.
@@ -401,13 +458,31 @@ impl<B: Backend> Stack<B> {
         let c = &self.config;
         let rows = pass.sequences * pass.queries;
         let stride = c.qkv_width();
-        block.norm1.apply(backend, self.norm_shape(rows), x, &mut scratch.normed)?;
+        block
+            .norm1
+            .apply(backend, self.norm_shape(rows), x, &mut scratch.normed)?;
         look(layer, Stage::Norm, &scratch.normed)?;
-        block.qkv.apply(backend, rows, &scratch.normed, &mut scratch.qkv)?;
-        let parts = [(&block.q_norm, c.n_heads, 0), (&block.k_norm, c.n_kv_heads, c.q_width())];
+        block
+            .qkv
+            .apply(backend, rows, &scratch.normed, &mut scratch.qkv)?;
+        let parts = [
+            (&block.q_norm, c.n_heads, 0),
+            (&block.k_norm, c.n_kv_heads, c.q_width()),
+        ];
         for (norm, heads, offset) in parts {
-            if let Some(NormWeights { weight, bias: Some(bias) }) = norm {
-                let s = HeadNormShape { rows, heads, head_dim: c.head_dim, stride, offset, eps: c.eps };
+            if let Some(NormWeights {
+                weight,
+                bias: Some(bias),
+            }) = norm
+            {
+                let s = HeadNormShape {
+                    rows,
+                    heads,
+                    head_dim: c.head_dim,
+                    stride,
+                    offset,
+                    eps: c.eps,
+                };
                 backend.head_norm(s, &mut scratch.qkv, weight, bias)?;
             }
         }
@@ -427,7 +502,13 @@ impl<B: Backend> Stack<B> {
         }
         look(layer, Stage::Rotated, &scratch.qkv)?;
         for (cache, offset) in kv.iter_mut().zip([c.q_width(), c.q_width() + c.kv_width()]) {
-            let s = AppendShape { rows, width: c.kv_width(), stride, offset, cache_rows: kv_rows };
+            let s = AppendShape {
+                rows,
+                width: c.kv_width(),
+                stride,
+                offset,
+                cache_rows: kv_rows,
+            };
             backend.append(s, &scratch.qkv, pass.places, cache)?;
         }
         let s = AttentionShape {
@@ -445,14 +526,30 @@ impl<B: Backend> Stack<B> {
             causal: pass.causal,
         };
         let [keys, values] = kv;
-        backend.attention(s, &scratch.qkv, keys, values, pass.spans, &mut scratch.context)?;
+        backend.attention(
+            s,
+            &scratch.qkv,
+            keys,
+            values,
+            pass.spans,
+            &mut scratch.context,
+        )?;
         look(layer, Stage::Context, &scratch.context)
     }
 
     /// x += MLP(scratch.normed).
-    fn mlp(&self, backend: &B, block: &Block<B>, rows: usize, scratch: &mut Scratch<B>, x: &mut B::Buffer<f32>) -> Result<()> {
+    fn mlp(
+        &self,
+        backend: &B,
+        block: &Block<B>,
+        rows: usize,
+        scratch: &mut Scratch<B>,
+        x: &mut B::Buffer<f32>,
+    ) -> Result<()> {
         let width = self.config.mlp_width;
-        block.mlp_in.apply(backend, rows, &scratch.normed, &mut scratch.mlp)?;
+        block
+            .mlp_in
+            .apply(backend, rows, &scratch.normed, &mut scratch.mlp)?;
         match (self.config.mlp, &mut scratch.gated) {
             (Mlp::Plain(activation), _) => {
                 backend.activate(activation, rows * width, &mut scratch.mlp)?;
@@ -462,7 +559,10 @@ impl<B: Backend> Stack<B> {
                 backend.gate(GateShape { rows, width }, &scratch.mlp, gated)?;
                 block.mlp_out.apply_add(backend, rows, gated, x)
             }
-            (Mlp::Gated, None) => Err(Error::Config { key: "mlp", problem: "needs scratch of its own stack" }),
+            (Mlp::Gated, None) => Err(Error::Config {
+                key: "mlp",
+                problem: "needs scratch of its own stack",
+            }),
         }
     }
 }

@@ -57,15 +57,29 @@ pub struct Loader<'a, B: Backend> {
 
 impl<B: Backend> core::fmt::Debug for Loader<'_, B> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Loader").field("format", &self.format).field("used", &self.used).finish_non_exhaustive()
+        f.debug_struct("Loader")
+            .field("format", &self.format)
+            .field("used", &self.used)
+            .finish_non_exhaustive()
     }
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
     /// A loader of `source` whose large matrices are kept as `format`. Names that the model asks for go through
     /// `rename` first, so that one model reads several namings.
-    pub fn new(backend: &'a B, source: &'a dyn WeightSource, format: Format, rename: &'a dyn Fn(&str) -> String) -> Self {
-        Self { backend, source, format, rename, used: RefCell::default() }
+    pub fn new(
+        backend: &'a B,
+        source: &'a dyn WeightSource,
+        format: Format,
+        rename: &'a dyn Fn(&str) -> String,
+    ) -> Self {
+        Self {
+            backend,
+            source,
+            format,
+            rename,
+            used: RefCell::default(),
+        }
     }
 
     /// Whether the checkpoint has this tensor.
@@ -80,7 +94,12 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A missing tensor, another shape, an element type that is not read, or no memory.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let stored = (self.rename)(name);
-        let tensor = self.source.tensor(&stored).ok_or_else(|| Error::MissingTensor { name: Name::owned(&stored) })?;
+        let tensor = self
+            .source
+            .tensor(&stored)
+            .ok_or_else(|| Error::MissingTensor {
+                name: Name::owned(&stored),
+            })?;
         let core = |dims: &[usize]| dims.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
         if core(&tensor.shape) != core(shape) {
             return Err(Error::TensorShape {
@@ -93,24 +112,56 @@ impl<'a, B: Backend> Loader<'a, B> {
         let size = match tensor.dtype {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
-            DType::Other(dtype) => return Err(Error::TensorType { name: Name::owned(&stored), dtype }),
+            DType::Other(dtype) => {
+                return Err(Error::TensorType {
+                    name: Name::owned(&stored),
+                    dtype,
+                });
+            }
         };
         if tensor.bytes.len() != len * size {
-            return Err(Error::Length { op: "weights", arg: "tensor bytes", got: tensor.bytes.len(), want: len * size });
+            return Err(Error::Length {
+                op: "weights",
+                arg: "tensor bytes",
+                got: tensor.bytes.len(),
+                want: len * size,
+            });
         }
         let mut out = Vec::new();
-        out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { what: "weights", bytes: len.saturating_mul(4) })?;
+        out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
+            what: "weights",
+            bytes: len.saturating_mul(4),
+        })?;
         match tensor.dtype {
             DType::F32 => {
-                out.extend(tensor.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                out.extend(
+                    tensor
+                        .bytes
+                        .chunks_exact(4)
+                        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+                );
             }
             DType::BF16 => {
-                out.extend(tensor.bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()));
+                out.extend(
+                    tensor
+                        .bytes
+                        .chunks_exact(2)
+                        .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+                );
             }
-            _ => out.extend(tensor.bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())),
+            _ => out.extend(
+                tensor
+                    .bytes
+                    .chunks_exact(2)
+                    .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            ),
         }
         if let Some(row) = out.iter().position(|v| !v.is_finite()) {
-            return Err(Error::NotFinite { op: "weights", arg: "tensor", row });
+            return Err(Error::NotFinite {
+                op: "weights",
+                arg: "tensor",
+                row,
+            });
         }
         self.used.borrow_mut().insert(stored);
         Ok(out)
@@ -143,7 +194,12 @@ impl<'a, B: Backend> Loader<'a, B> {
             Format::Q8_0 if k.is_multiple_of(Q8_BLOCK) => {
                 let bytes = product("weights", &[n, k / Q8_BLOCK, Q8_BLOCK_BYTES])?;
                 let mut blocks = Vec::new();
-                blocks.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory { what: "weights", bytes })?;
+                blocks
+                    .try_reserve_exact(bytes)
+                    .map_err(|_| Error::OutOfMemory {
+                        what: "weights",
+                        bytes,
+                    })?;
                 blocks.resize(bytes, 0);
                 quantise_q8_0(data, &mut blocks);
                 self.backend.pack(&QuantMatrix::q8_0(n, k, &blocks)?)

@@ -33,14 +33,23 @@ impl Words {
         let mut ids = BTreeMap::new();
         for (id, word) in (0..).zip(lines.lines()) {
             if word.trim() != word || word.is_empty() {
-                return Err(Error::Config { key: "vocabulary", problem: "has an empty line or a space around a word" });
+                return Err(Error::Config {
+                    key: "vocabulary",
+                    problem: "has an empty line or a space around a word",
+                });
             }
             if ids.insert(word.into(), id).is_some() {
-                return Err(Error::Config { key: "vocabulary", problem: "has a word twice" });
+                return Err(Error::Config {
+                    key: "vocabulary",
+                    problem: "has a word twice",
+                });
             }
         }
         if ids.is_empty() {
-            return Err(Error::Config { key: "vocabulary", problem: "is empty" });
+            return Err(Error::Config {
+                key: "vocabulary",
+                problem: "is empty",
+            });
         }
         Ok(Self { ids })
     }
@@ -63,9 +72,15 @@ impl Tokenize for Words {
         for word in text.split_whitespace() {
             let at = word.as_ptr().addr() - text.as_ptr().addr();
             if word.starts_with("<|") {
-                return Err(Error::SpecialToken { token: Name::owned(word), at });
+                return Err(Error::SpecialToken {
+                    token: Name::owned(word),
+                    at,
+                });
             }
-            let id = self.ids.get(word).ok_or_else(|| Error::UnknownWord { word: Name::owned(word), at })?;
+            let id = self.ids.get(word).ok_or_else(|| Error::UnknownWord {
+                word: Name::owned(word),
+                at,
+            })?;
             out(*id);
         }
         Ok(())
@@ -84,13 +99,19 @@ mod tests {
     fn an_unknown_word_is_named_with_its_place() {
         let words = Words::new("a\nphoto\n<|endoftext|>").unwrap();
         let error = words.encode("a  unicorn", &mut |_| {}).unwrap_err();
-        assert!(matches!(&error, Error::UnknownWord { word, at: 3 } if word.as_str() == "unicorn"), "{error}");
+        assert!(
+            matches!(&error, Error::UnknownWord { word, at: 3 } if word.as_str() == "unicorn"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_special_token_cannot_be_spelled() {
         let words = Words::new("a\n<|endoftext|>").unwrap();
-        assert!(matches!(words.encode("a <|endoftext|>", &mut |_| {}), Err(Error::SpecialToken { at: 2, .. })));
+        assert!(matches!(
+            words.encode("a <|endoftext|>", &mut |_| {}),
+            Err(Error::SpecialToken { at: 2, .. })
+        ));
         assert_eq!(words.token("<|endoftext|>"), Some(1));
     }
 

@@ -32,13 +32,21 @@ impl RotaryShape {
         const OP: &str = "rotary";
         nonzero(OP, "head_dim", self.head_dim)?;
         if self.rotary_dim > self.head_dim || !self.rotary_dim.is_multiple_of(2) {
-            return Err(Error::Config { key: "rotary_dim", problem: "must be even and at most head_dim" });
+            return Err(Error::Config {
+                key: "rotary_dim",
+                problem: "must be even and at most head_dim",
+            });
         }
         let used = product(OP, &[self.heads, self.head_dim])?;
         covers(OP, "stride", self.stride, used.saturating_add(self.offset))?;
         covers(OP, "x", x, product(OP, &[self.rows, self.stride])?)?;
         covers(OP, "positions", positions, self.rows)?;
-        covers(OP, "table", table, product(OP, &[self.positions, self.rotary_dim])?)
+        covers(
+            OP,
+            "table",
+            table,
+            product(OP, &[self.positions, self.rotary_dim])?,
+        )
     }
 }
 
@@ -47,14 +55,26 @@ impl RotaryShape {
 ///
 /// # Errors
 /// A table of another length, or an odd `rotary_dim`.
-pub fn rotary_table(positions: usize, rotary_dim: usize, theta: f32, table: &mut [f32]) -> Result<()> {
+pub fn rotary_table(
+    positions: usize,
+    rotary_dim: usize,
+    theta: f32,
+    table: &mut [f32],
+) -> Result<()> {
     let want = product("rotary_table", &[positions, rotary_dim])?;
     covers("rotary_table", "table", table.len(), want)?;
     if !rotary_dim.is_multiple_of(2) {
-        return Err(Error::Config { key: "rotary_dim", problem: "must be even" });
+        return Err(Error::Config {
+            key: "rotary_dim",
+            problem: "must be even",
+        });
     }
     let half = rotary_dim / 2;
-    for (p, row) in table.chunks_exact_mut(rotary_dim.max(1)).take(positions).enumerate() {
+    for (p, row) in table
+        .chunks_exact_mut(rotary_dim.max(1))
+        .take(positions)
+        .enumerate()
+    {
         for j in 0..half {
             // The reference forms the inverse frequency and the angle in single precision.
             let frequency = 1.0 / libm::powf(theta, (2 * j) as f32 / rotary_dim as f32);
@@ -120,10 +140,20 @@ impl AppendShape {
     pub fn check(&self, x: usize, places: usize, cache: usize) -> Result<()> {
         const OP: &str = "append";
         nonzero(OP, "width", self.width)?;
-        covers(OP, "stride", self.stride, self.width.saturating_add(self.offset))?;
+        covers(
+            OP,
+            "stride",
+            self.stride,
+            self.width.saturating_add(self.offset),
+        )?;
         covers(OP, "x", x, product(OP, &[self.rows, self.stride])?)?;
         covers(OP, "places", places, self.rows)?;
-        covers(OP, "cache", cache, product(OP, &[self.cache_rows, self.width])?)
+        covers(
+            OP,
+            "cache",
+            cache,
+            product(OP, &[self.cache_rows, self.width])?,
+        )
     }
 }
 
@@ -135,7 +165,8 @@ pub fn append(s: AppendShape, x: &[f32], places: &[u32], cache: &mut [f32]) -> R
     s.check(x.len(), places.len(), cache.len())?;
     for (row, &place) in x.chunks_exact(s.stride).zip(places).take(s.rows) {
         if (place as usize) < s.cache_rows {
-            cache[place as usize * s.width..][..s.width].copy_from_slice(&row[s.offset..][..s.width]);
+            cache[place as usize * s.width..][..s.width]
+                .copy_from_slice(&row[s.offset..][..s.width]);
         }
     }
     Ok(())
@@ -178,23 +209,58 @@ impl AttentionShape {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn check(&self, q: usize, keys: usize, values: usize, spans: usize, out: usize) -> Result<()> {
+    pub fn check(
+        &self,
+        q: usize,
+        keys: usize,
+        values: usize,
+        spans: usize,
+        out: usize,
+    ) -> Result<()> {
         const OP: &str = "attention";
         nonzero(OP, "head_dim", self.head_dim)?;
         nonzero(OP, "n_kv_heads", self.n_kv_heads)?;
         if self.n_heads == 0 || !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return Err(Error::Config { key: "num_key_value_heads", problem: "does not divide the heads" });
+            return Err(Error::Config {
+                key: "num_key_value_heads",
+                problem: "does not divide the heads",
+            });
         }
         let width = product(OP, &[self.n_heads, self.head_dim])?;
         let kv_width = product(OP, &[self.n_kv_heads, self.head_dim])?;
-        covers(OP, "q_stride", self.q_stride, width.saturating_add(self.q_offset))?;
-        covers(OP, "kv_stride", self.kv_stride, kv_width.saturating_add(self.k_offset.max(self.v_offset)))?;
-        covers(OP, "q", q, product(OP, &[self.sequences, self.queries, self.q_stride])?)?;
+        covers(
+            OP,
+            "q_stride",
+            self.q_stride,
+            width.saturating_add(self.q_offset),
+        )?;
+        covers(
+            OP,
+            "kv_stride",
+            self.kv_stride,
+            kv_width.saturating_add(self.k_offset.max(self.v_offset)),
+        )?;
+        covers(
+            OP,
+            "q",
+            q,
+            product(OP, &[self.sequences, self.queries, self.q_stride])?,
+        )?;
         let kv = product(OP, &[self.kv_rows, self.kv_stride])?;
         covers(OP, "keys", keys, kv)?;
         covers(OP, "values", values, kv)?;
-        covers(OP, "spans", spans, product(OP, &[self.sequences, SPAN_WORDS])?)?;
-        covers(OP, "out", out, product(OP, &[self.sequences, self.queries, width])?)
+        covers(
+            OP,
+            "spans",
+            spans,
+            product(OP, &[self.sequences, SPAN_WORDS])?,
+        )?;
+        covers(
+            OP,
+            "out",
+            out,
+            product(OP, &[self.sequences, self.queries, width])?,
+        )
     }
 
     /// The cache rows that query `i` of a sequence sees: prefix and own, each cut to the cache.
@@ -205,7 +271,11 @@ impl AttentionShape {
             from..from.saturating_add(len).min(self.kv_rows)
         };
         let own = span[3] as usize;
-        let seen = if self.causal { own.min((own + i + 1).saturating_sub(self.queries)) } else { own };
+        let seen = if self.causal {
+            own.min((own + i + 1).saturating_sub(self.queries))
+        } else {
+            own
+        };
         [cut(span[0], span[1] as usize), cut(span[2], seen)]
     }
 }
@@ -240,7 +310,9 @@ pub fn attention(
                     query.iter().zip(key).fold(0.0, |sum, (q, k)| sum + q * k) * scale
                 };
                 let rows = || s.visible(span, i).into_iter().flatten();
-                let largest = rows().map(score).fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+                let largest = rows()
+                    .map(score)
+                    .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
                 out.fill(0.0);
                 let mut lanes = [0.0_f32; 16];
                 for (n, j) in rows().enumerate() {
@@ -265,6 +337,7 @@ pub fn attention(
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
     use super::*;
 
@@ -290,19 +363,35 @@ mod tests {
         let values = [2.0, 4.0, 99.0, 6.0];
         let mut out = [9.0; 2];
         attention(SHAPE, &[1.0, 1.0], &keys, &values, &[3, 1, 0, 2], &mut out).unwrap();
-        assert!((out[0] - 4.0).abs() < 1e-6 && (out[1] - 4.0).abs() < 1e-6, "{out:?}");
+        assert!(
+            (out[0] - 4.0).abs() < 1e-6 && (out[1] - 4.0).abs() < 1e-6,
+            "{out:?}"
+        );
     }
 
     #[test]
     fn a_query_that_sees_nothing_gives_zeros() {
         let mut out = [9.0; 2];
-        attention(SHAPE, &[1.0; 2], &[1.0; 4], &[1.0; 4], &[0, 0, 7, 9], &mut out).unwrap();
+        attention(
+            SHAPE,
+            &[1.0; 2],
+            &[1.0; 4],
+            &[1.0; 4],
+            &[0, 0, 7, 9],
+            &mut out,
+        )
+        .unwrap();
         assert_eq!(out, [0.0; 2]);
     }
 
     #[test]
     fn equal_values_come_out_as_they_are() {
-        let s = AttentionShape { causal: false, queries: 1, kv_rows: 40, ..SHAPE };
+        let s = AttentionShape {
+            causal: false,
+            queries: 1,
+            kv_rows: 40,
+            ..SHAPE
+        };
         let keys: [f32; 40] = core::array::from_fn(|i| libm::sinf(i as f32));
         let mut out = [0.0];
         attention(s, &[3.0], &keys, &[5.0; 40], &[0, 10, 10, 30], &mut out).unwrap();
@@ -311,7 +400,15 @@ mod tests {
 
     #[test]
     fn a_rotation_worked_by_hand() {
-        let s = RotaryShape { rows: 2, heads: 1, head_dim: 3, rotary_dim: 2, stride: 4, offset: 1, positions: 2 };
+        let s = RotaryShape {
+            rows: 2,
+            heads: 1,
+            head_dim: 3,
+            rotary_dim: 2,
+            stride: 4,
+            offset: 1,
+            positions: 2,
+        };
         let mut x = [9.0, 1.0, 2.0, 5.0, 9.0, 1.0, 2.0, 5.0];
         // Position 0 has angle 0, position 1 a right angle; position 2 is outside and changes nothing.
         let table = [1.0, 0.0, 0.0, 1.0];
@@ -323,7 +420,15 @@ mod tests {
     fn a_rotation_keeps_lengths() {
         let mut table = [0.0; 7 * 4];
         rotary_table(7, 4, 10_000.0, &mut table).unwrap();
-        let s = RotaryShape { rows: 1, heads: 1, head_dim: 4, rotary_dim: 4, stride: 4, offset: 0, positions: 7 };
+        let s = RotaryShape {
+            rows: 1,
+            heads: 1,
+            head_dim: 4,
+            rotary_dim: 4,
+            stride: 4,
+            offset: 0,
+            positions: 7,
+        };
         let mut x = [1.0, 2.0, 3.0, 4.0];
         rotary(s, &mut x, &[6], &table).unwrap();
         assert!((x.iter().map(|v| v * v).sum::<f32>() - 30.0).abs() < 1e-4);
@@ -331,7 +436,13 @@ mod tests {
 
     #[test]
     fn append_skips_places_outside_the_cache() {
-        let s = AppendShape { rows: 2, width: 2, stride: 3, offset: 1, cache_rows: 2 };
+        let s = AppendShape {
+            rows: 2,
+            width: 2,
+            stride: 3,
+            offset: 1,
+            cache_rows: 2,
+        };
         let mut cache = [0.0; 4];
         append(s, &[9.0, 1.0, 2.0, 9.0, 3.0, 4.0], &[1, 2], &mut cache).unwrap();
         assert_eq!(cache, [0.0, 0.0, 1.0, 2.0]);
@@ -341,12 +452,50 @@ mod tests {
     fn wrong_sizes_are_errors() {
         let check = |s: AttentionShape| s.check(2, 4, 4, 4, 2);
         assert!(check(SHAPE).is_ok());
-        assert!(check(AttentionShape { head_dim: 0, ..SHAPE }).is_err());
-        assert!(check(AttentionShape { n_heads: 3, n_kv_heads: 2, ..SHAPE }).is_err());
-        assert!(check(AttentionShape { queries: 3, ..SHAPE }).is_err());
-        assert!(check(AttentionShape { kv_rows: 5, ..SHAPE }).is_err());
-        assert!(check(AttentionShape { v_offset: 1, ..SHAPE }).is_err());
-        assert!(check(AttentionShape { sequences: usize::MAX, queries: 1, ..SHAPE }).is_err());
+        assert!(
+            check(AttentionShape {
+                head_dim: 0,
+                ..SHAPE
+            })
+            .is_err()
+        );
+        assert!(
+            check(AttentionShape {
+                n_heads: 3,
+                n_kv_heads: 2,
+                ..SHAPE
+            })
+            .is_err()
+        );
+        assert!(
+            check(AttentionShape {
+                queries: 3,
+                ..SHAPE
+            })
+            .is_err()
+        );
+        assert!(
+            check(AttentionShape {
+                kv_rows: 5,
+                ..SHAPE
+            })
+            .is_err()
+        );
+        assert!(
+            check(AttentionShape {
+                v_offset: 1,
+                ..SHAPE
+            })
+            .is_err()
+        );
+        assert!(
+            check(AttentionShape {
+                sequences: usize::MAX,
+                queries: 1,
+                ..SHAPE
+            })
+            .is_err()
+        );
         assert!(rotary_table(2, 3, 1.0, &mut [0.0; 6]).is_err());
     }
 }

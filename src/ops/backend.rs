@@ -37,7 +37,12 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     /// Elements of a buffer.
     fn len<T: Element>(&self, buffer: &Self::Buffer<T>) -> usize;
     /// Copies `source` into the buffer from element `at` on.
-    fn write<T: Element>(&self, buffer: &mut Self::Buffer<T>, at: usize, source: &[T]) -> Result<()>;
+    fn write<T: Element>(
+        &self,
+        buffer: &mut Self::Buffer<T>,
+        at: usize,
+        source: &[T],
+    ) -> Result<()>;
     /// Copies elements from `at` on into `out`.
     fn read<T: Element>(&self, buffer: &Self::Buffer<T>, at: usize, out: &mut [T]) -> Result<()>;
     /// Copies `len` elements between two buffers.
@@ -99,7 +104,8 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     /// y += x over the first `len` elements.
     fn add(&self, len: usize, x: &Self::Buffer<f32>, y: &mut Self::Buffer<f32>) -> Result<()>;
     /// An activation in place over the first `len` elements.
-    fn activate(&self, activation: Activation, len: usize, x: &mut Self::Buffer<f32>) -> Result<()>;
+    fn activate(&self, activation: Activation, len: usize, x: &mut Self::Buffer<f32>)
+    -> Result<()>;
     /// SiLU-gated product; see [`gate`](super::norm::gate).
     fn gate(&self, s: GateShape, x: &Self::Buffer<f32>, y: &mut Self::Buffer<f32>) -> Result<()>;
 
@@ -151,9 +157,19 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
     /// Codes to their ±1 latents; see [`lfq_lookup`](super::vq::lfq_lookup).
-    fn lfq_lookup(&self, s: LfqShape, codes: &Self::Buffer<u32>, out: &mut Self::Buffer<f32>) -> Result<()>;
+    fn lfq_lookup(
+        &self,
+        s: LfqShape,
+        codes: &Self::Buffer<u32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
     /// Latents to codes by sign; see [`lfq_codes`](super::vq::lfq_codes).
-    fn lfq_codes(&self, s: LfqShape, latents: &Self::Buffer<f32>, codes: &mut Self::Buffer<u32>) -> Result<()>;
+    fn lfq_codes(
+        &self,
+        s: LfqShape,
+        latents: &Self::Buffer<f32>,
+        codes: &mut Self::Buffer<u32>,
+    ) -> Result<()>;
 
     /// Convolution over NHWC; see [`conv2d`](super::conv::conv2d).
     fn conv2d(
@@ -165,10 +181,21 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         y: &mut Self::Buffer<f32>,
     ) -> Result<()>;
     /// Pixels in [-1, 1] to bytes, truncating; see [`to_bytes`](super::conv::to_bytes).
-    fn to_bytes(&self, len: usize, x: &Self::Buffer<f32>, out: &mut Self::Buffer<u8>) -> Result<()>;
+    fn to_bytes(&self, len: usize, x: &Self::Buffer<f32>, out: &mut Self::Buffer<u8>)
+    -> Result<()>;
     /// Bytes to normalised patch rows; see [`patchify`](super::conv::patchify).
-    fn patchify(&self, s: PatchShape, pixels: &Self::Buffer<u8>, out: &mut Self::Buffer<f32>) -> Result<()>;
+    fn patchify(
+        &self,
+        s: PatchShape,
+        pixels: &Self::Buffer<u8>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
 
     /// P(yes) and P(no) of each row; see [`answer`](super::reward_head::answer).
-    fn answer(&self, s: AnswerShape, logits: &Self::Buffer<f32>, out: &mut Self::Buffer<f32>) -> Result<()>;
+    fn answer(
+        &self,
+        s: AnswerShape,
+        logits: &Self::Buffer<f32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
 }

@@ -41,7 +41,13 @@ pub struct ConvShape {
 impl ConvShape {
     /// A convolution with stride 1 that keeps the size.
     #[must_use]
-    pub const fn same(images: usize, size: [usize; 2], c_in: usize, c_out: usize, kernel: usize) -> Self {
+    pub const fn same(
+        images: usize,
+        size: [usize; 2],
+        c_in: usize,
+        c_out: usize,
+        kernel: usize,
+    ) -> Self {
         Self {
             images,
             height: size[0],
@@ -74,7 +80,11 @@ impl ConvShape {
         let size = if self.upsample { 2 * size } else { size };
         let padded = size + self.pad_before + self.pad_after;
         let reach = self.dilation * (self.kernel - 1) + 1;
-        if padded < reach { 0 } else { (padded - reach) / self.stride + 1 }
+        if padded < reach {
+            0
+        } else {
+            (padded - reach) / self.stride + 1
+        }
     }
 
     /// Checks the lengths of x, bias and y.
@@ -102,14 +112,30 @@ impl ConvShape {
             ("pad", self.pad_before.max(self.pad_after)),
         ] {
             if size > 1 << 20 {
-                return Err(Error::Range { op: OP, arg, got: size as u64, min: 0, max: 1 << 20 });
+                return Err(Error::Range {
+                    op: OP,
+                    arg,
+                    got: size as u64,
+                    min: 0,
+                    max: 1 << 20,
+                });
             }
         }
         product(OP, &[self.kernel, self.kernel, self.c_in])?;
-        covers(OP, "x", x, product(OP, &[self.images, self.height, self.width, self.c_in])?)?;
+        covers(
+            OP,
+            "x",
+            x,
+            product(OP, &[self.images, self.height, self.width, self.c_in])?,
+        )?;
         covers(OP, "bias", bias, self.c_out)?;
         let [rows, cols] = self.output();
-        covers(OP, "y", y, product(OP, &[self.images, rows, cols, self.c_out])?)
+        covers(
+            OP,
+            "y",
+            y,
+            product(OP, &[self.images, rows, cols, self.c_out])?,
+        )
     }
 
     /// The input pixel behind one kernel tap of one output along an axis of `size` pixels, or none where it is padding.
@@ -120,14 +146,23 @@ impl ConvShape {
         if at < self.pad_before {
             return None;
         }
-        let at = if self.upsample { (at - self.pad_before) / 2 } else { at - self.pad_before };
+        let at = if self.upsample {
+            (at - self.pad_before) / 2
+        } else {
+            at - self.pad_before
+        };
         if at < size { Some(at) } else { None }
     }
 
     /// The product that one output pixel is.
     #[must_use]
     pub const fn product(&self, pixels: usize) -> GemmShape {
-        GemmShape { m: pixels, n: self.c_out, k: self.k(), accumulate: self.accumulate }
+        GemmShape {
+            m: pixels,
+            n: self.c_out,
+            k: self.k(),
+            accumulate: self.accumulate,
+        }
     }
 }
 
@@ -136,22 +171,43 @@ impl ConvShape {
 ///
 /// # Errors
 /// See [`ConvShape::check`]; [`Error::Range`] for more than 9216 inputs an output, which is the reference's bound.
-pub fn conv2d(s: ConvShape, x: &[f32], w: &QuantMatrix<'_>, bias: &[f32], y: &mut [f32]) -> Result<()> {
+pub fn conv2d(
+    s: ConvShape,
+    x: &[f32],
+    w: &QuantMatrix<'_>,
+    bias: &[f32],
+    y: &mut [f32],
+) -> Result<()> {
     s.check(x.len(), bias.len(), y.len())?;
     s.product(1).check_matrix(w.n(), w.k())?;
     let mut patch = [0.0; PATCH_MAX];
     if s.k() > PATCH_MAX {
-        return Err(Error::Range { op: "conv2d", arg: "k", got: s.k() as u64, min: 1, max: PATCH_MAX as u64 });
+        return Err(Error::Range {
+            op: "conv2d",
+            arg: "k",
+            got: s.k() as u64,
+            min: 1,
+            max: PATCH_MAX as u64,
+        });
     }
     let [rows, cols] = s.output();
     let mut out = y.chunks_exact_mut(s.c_out);
     for image in 0..s.images {
         for r in 0..rows {
             for c in 0..cols {
-                for (t, part) in patch.chunks_exact_mut(s.c_in).take(s.kernel * s.kernel).enumerate() {
-                    let from = (s.tap(r, t / s.kernel, s.height), s.tap(c, t % s.kernel, s.width));
+                for (t, part) in patch
+                    .chunks_exact_mut(s.c_in)
+                    .take(s.kernel * s.kernel)
+                    .enumerate()
+                {
+                    let from = (
+                        s.tap(r, t / s.kernel, s.height),
+                        s.tap(c, t % s.kernel, s.width),
+                    );
                     if let (Some(h), Some(w)) = from {
-                        part.copy_from_slice(&x[((image * s.height + h) * s.width + w) * s.c_in..][..s.c_in]);
+                        part.copy_from_slice(
+                            &x[((image * s.height + h) * s.width + w) * s.c_in..][..s.c_in],
+                        );
                     } else {
                         part.fill(0.0);
                     }
@@ -168,7 +224,11 @@ pub fn conv2d(s: ConvShape, x: &[f32], w: &QuantMatrix<'_>, bias: &[f32], y: &mu
 /// A pixel in [-1, 1] as a byte: (x + 1) / 2, clamped, times 255, truncated as the reference implementation does.
 #[inline]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=255; NaN becomes 0")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to 0..=255; NaN becomes 0"
+)]
 pub fn byte(x: f32) -> u8 {
     (((x + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8
 }
@@ -182,7 +242,11 @@ pub fn to_bytes(len: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
     covers("to_bytes", "out", out.len(), len)?;
     for (i, (x, out)) in x.iter().zip(out).enumerate().take(len) {
         if x.is_nan() {
-            return Err(Error::NotFinite { op: "to_bytes", arg: "x", row: i });
+            return Err(Error::NotFinite {
+                op: "to_bytes",
+                arg: "x",
+                row: i,
+            });
         }
         *out = byte(*x);
     }
@@ -192,7 +256,10 @@ pub fn to_bytes(len: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
 /// The value of a byte for an image tower: byte / 255 in double precision, rounded, then (v − 0.5) / 0.5.
 #[inline]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "rounding to single precision is the definition")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to single precision is the definition"
+)]
 pub fn pixel_value(byte: u8) -> f32 {
     ((f64::from(byte) * (1.0 / 255.0)) as f32 - 0.5) / 0.5
 }
@@ -224,9 +291,19 @@ impl PatchShape {
     pub fn check(&self, pixels: usize, out: usize) -> Result<()> {
         const OP: &str = "patchify";
         nonzero(OP, "patch", self.patch)?;
-        covers(OP, "pixels", pixels, product(OP, &[self.images, self.height, self.width, 3])?)?;
+        covers(
+            OP,
+            "pixels",
+            pixels,
+            product(OP, &[self.images, self.height, self.width, 3])?,
+        )?;
         let [rows, cols] = self.grid();
-        covers(OP, "out", out, product(OP, &[self.images, rows, cols, 3, self.patch, self.patch])?)
+        covers(
+            OP,
+            "out",
+            out,
+            product(OP, &[self.images, rows, cols, 3, self.patch, self.patch])?,
+        )
     }
 }
 
@@ -253,6 +330,7 @@ pub fn patchify(s: PatchShape, pixels: &[u8], out: &mut [f32]) -> Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
     use super::*;
 
@@ -266,19 +344,38 @@ mod tests {
         let mut y = [0.0; 4];
         conv2d(s, &[1.0, 2.0, 3.0, 4.0], &w, &[0.5], &mut y).unwrap();
         assert_eq!(y, [21.5, 2.5, 43.5, 4.5]);
-        conv2d(ConvShape { accumulate: true, ..s }, &[1.0, 2.0, 3.0, 4.0], &w, &[0.0], &mut y).unwrap();
+        conv2d(
+            ConvShape {
+                accumulate: true,
+                ..s
+            },
+            &[1.0, 2.0, 3.0, 4.0],
+            &w,
+            &[0.0],
+            &mut y,
+        )
+        .unwrap();
         assert_eq!(y, [42.5, 4.5, 86.5, 8.5]);
     }
 
     #[test]
     fn upsampling_and_striding_back_is_the_identity() {
         let w = QuantMatrix::f32(1, 1, &[1.0]).unwrap();
-        let up = ConvShape { upsample: true, ..ConvShape::same(1, [2, 3], 1, 1, 1) };
+        let up = ConvShape {
+            upsample: true,
+            ..ConvShape::same(1, [2, 3], 1, 1, 1)
+        };
         let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let mut large = [0.0; 24];
         conv2d(up, &x, &w, &[0.0], &mut large).unwrap();
-        assert_eq!(&large[..12], &[1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
-        let down = ConvShape { stride: 2, ..ConvShape::same(1, [4, 6], 1, 1, 1) };
+        assert_eq!(
+            &large[..12],
+            &[1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+        );
+        let down = ConvShape {
+            stride: 2,
+            ..ConvShape::same(1, [4, 6], 1, 1, 1)
+        };
         let mut y = [0.0; 6];
         conv2d(down, &large, &w, &[0.0], &mut y).unwrap();
         assert_eq!(y, x);
@@ -286,7 +383,11 @@ mod tests {
 
     #[test]
     fn a_kernel_larger_than_the_image_gives_nothing() {
-        let s = ConvShape { pad_before: 0, pad_after: 0, ..ConvShape::same(1, [2, 2], 1, 1, 3) };
+        let s = ConvShape {
+            pad_before: 0,
+            pad_after: 0,
+            ..ConvShape::same(1, [2, 2], 1, 1, 3)
+        };
         assert_eq!(s.output(), [0, 0]);
     }
 
@@ -295,13 +396,21 @@ mod tests {
         let mut out = [0; 4];
         to_bytes(4, &[-2.0, -1.0, 0.0, 1.0], &mut out).unwrap();
         assert_eq!(out, [0, 0, 127, 255]);
-        assert!(matches!(to_bytes(1, &[f32::NAN], &mut out), Err(Error::NotFinite { row: 0, .. })));
+        assert!(matches!(
+            to_bytes(1, &[f32::NAN], &mut out),
+            Err(Error::NotFinite { row: 0, .. })
+        ));
         assert_eq!((pixel_value(0), pixel_value(255)), (-1.0, 1.0));
     }
 
     #[test]
     fn patches_hold_channel_after_channel() {
-        let s = PatchShape { images: 1, height: 2, width: 3, patch: 2 };
+        let s = PatchShape {
+            images: 1,
+            height: 2,
+            width: 3,
+            patch: 2,
+        };
         let pixels: [u8; 18] = core::array::from_fn(|i| u8::try_from(i).unwrap());
         let mut out = [0.0; 12];
         patchify(s, &pixels, &mut out).unwrap();
@@ -316,7 +425,23 @@ mod tests {
         assert!(s.check(4, 0, 4).is_err());
         assert!(s.check(4, 1, 3).is_err());
         assert!(ConvShape { c_in: 0, ..s }.check(4, 1, 4).is_err());
-        assert!(ConvShape { height: usize::MAX, ..s }.check(4, 1, 4).is_err());
-        assert!(PatchShape { images: 1, height: 2, width: 2, patch: 0 }.check(12, 12).is_err());
+        assert!(
+            ConvShape {
+                height: usize::MAX,
+                ..s
+            }
+            .check(4, 1, 4)
+            .is_err()
+        );
+        assert!(
+            PatchShape {
+                images: 1,
+                height: 2,
+                width: 2,
+                patch: 0
+            }
+            .check(12, 12)
+            .is_err()
+        );
     }
 }

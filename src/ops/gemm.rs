@@ -29,7 +29,13 @@ impl GemmShape {
         const OP: &str = "gemm";
         for (arg, size) in [("n", self.n), ("k", self.k)] {
             if size == 0 {
-                return Err(Error::Range { op: OP, arg, got: 0, min: 1, max: u64::from(u32::MAX) });
+                return Err(Error::Range {
+                    op: OP,
+                    arg,
+                    got: 0,
+                    min: 1,
+                    max: u64::from(u32::MAX),
+                });
             }
         }
         covers(OP, "x", x, product(OP, &[self.m, self.k])?)?;
@@ -53,7 +59,13 @@ impl GemmShape {
 ///
 /// # Errors
 /// See [`GemmShape::check`].
-pub fn gemm(s: GemmShape, x: &[f32], w: &QuantMatrix<'_>, bias: Option<&[f32]>, y: &mut [f32]) -> Result<()> {
+pub fn gemm(
+    s: GemmShape,
+    x: &[f32],
+    w: &QuantMatrix<'_>,
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) -> Result<()> {
     s.check(x.len(), bias.map(<[f32]>::len), y.len())?;
     s.check_matrix(w.n(), w.k())?;
     for i in 0..s.m {
@@ -62,7 +74,12 @@ pub fn gemm(s: GemmShape, x: &[f32], w: &QuantMatrix<'_>, bias: Option<&[f32]>, 
             let mut sum = 0.0;
             for start in (0..s.k).step_by(SUM_BLOCK) {
                 let mut part = 0.0;
-                for (t, x) in row.iter().enumerate().take(s.k.min(start + SUM_BLOCK)).skip(start) {
+                for (t, x) in row
+                    .iter()
+                    .enumerate()
+                    .take(s.k.min(start + SUM_BLOCK))
+                    .skip(start)
+                {
                     part += x * weight(w, j, t);
                 }
                 sum += part;
@@ -88,26 +105,68 @@ fn weight(w: &QuantMatrix<'_>, row: usize, col: usize) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
     use super::*;
 
     #[test]
     fn a_product_worked_by_hand() {
-        let s = GemmShape { m: 2, n: 2, k: 3, accumulate: false };
+        let s = GemmShape {
+            m: 2,
+            n: 2,
+            k: 3,
+            accumulate: false,
+        };
         let w = QuantMatrix::f32(2, 3, &[1.0, 0.0, 2.0, -1.0, 1.0, 0.5]).unwrap();
         let mut y = [0.0; 4];
-        gemm(s, &[1.0, 2.0, 3.0, 0.0, 1.0, 4.0], &w, Some(&[10.0, 20.0]), &mut y).unwrap();
+        gemm(
+            s,
+            &[1.0, 2.0, 3.0, 0.0, 1.0, 4.0],
+            &w,
+            Some(&[10.0, 20.0]),
+            &mut y,
+        )
+        .unwrap();
         assert_eq!(y, [17.0, 22.5, 18.0, 23.0]);
-        gemm(GemmShape { accumulate: true, ..s }, &[1.0, 2.0, 3.0, 0.0, 1.0, 4.0], &w, None, &mut y).unwrap();
+        gemm(
+            GemmShape {
+                accumulate: true,
+                ..s
+            },
+            &[1.0, 2.0, 3.0, 0.0, 1.0, 4.0],
+            &w,
+            None,
+            &mut y,
+        )
+        .unwrap();
         assert_eq!(y, [24.0, 25.0, 26.0, 26.0]);
     }
 
     #[test]
     fn wrong_lengths_are_named() {
-        let s = GemmShape { m: 2, n: 2, k: 3, accumulate: false };
-        assert!(matches!(s.check(5, None, 4), Err(Error::Length { arg: "x", got: 5, want: 6, .. })));
-        assert!(matches!(s.check(6, Some(1), 4), Err(Error::Length { arg: "bias", .. })));
-        assert!(matches!(s.check_matrix(2, 4), Err(Error::Length { arg: "w", .. })));
+        let s = GemmShape {
+            m: 2,
+            n: 2,
+            k: 3,
+            accumulate: false,
+        };
+        assert!(matches!(
+            s.check(5, None, 4),
+            Err(Error::Length {
+                arg: "x",
+                got: 5,
+                want: 6,
+                ..
+            })
+        ));
+        assert!(matches!(
+            s.check(6, Some(1), 4),
+            Err(Error::Length { arg: "bias", .. })
+        ));
+        assert!(matches!(
+            s.check_matrix(2, 4),
+            Err(Error::Length { arg: "w", .. })
+        ));
         assert!(GemmShape { m: usize::MAX, ..s }.check(6, None, 4).is_err());
         assert!(GemmShape { k: 0, ..s }.check(6, None, 4).is_err());
     }

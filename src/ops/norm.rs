@@ -19,7 +19,14 @@ impl NormShape {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn check(&self, op: &'static str, x: usize, weight: usize, bias: usize, y: usize) -> Result<()> {
+    pub fn check(
+        &self,
+        op: &'static str,
+        x: usize,
+        weight: usize,
+        bias: usize,
+        y: usize,
+    ) -> Result<()> {
         nonzero(op, "width", self.width)?;
         let want = product(op, &[self.rows, self.width])?;
         covers(op, "x", x, want)?;
@@ -31,7 +38,13 @@ impl NormShape {
 
 pub(crate) fn nonzero(op: &'static str, arg: &'static str, size: usize) -> Result<()> {
     if size == 0 {
-        return Err(Error::Range { op, arg, got: 0, min: 1, max: u64::from(u32::MAX) });
+        return Err(Error::Range {
+            op,
+            arg,
+            got: 0,
+            min: 1,
+            max: u64::from(u32::MAX),
+        });
     }
     Ok(())
 }
@@ -53,6 +66,22 @@ pub(crate) fn lane_sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum()
 }
 
+/// The largest number of a row that is no NaN, or −∞.
+#[inline(always)]
+pub(crate) fn lane_max(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let chunks = x.chunks_exact(16);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, v);
+        }
+    }
+    let largest = lanes.into_iter().fold(f32::NEG_INFINITY, larger);
+    tail.iter().copied().fold(largest, larger)
+}
+
 /// y = (x − mean) / √(variance + eps) · weight + bias, for one row.
 #[inline(always)]
 pub(crate) fn layer_norm_row(eps: f32, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
@@ -69,9 +98,19 @@ pub(crate) fn layer_norm_row(eps: f32, x: &[f32], weight: &[f32], bias: &[f32], 
 ///
 /// # Errors
 /// See [`NormShape::check`].
-pub fn layer_norm(s: NormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) -> Result<()> {
+pub fn layer_norm(
+    s: NormShape,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    y: &mut [f32],
+) -> Result<()> {
     s.check("layer_norm", x.len(), weight.len(), bias.len(), y.len())?;
-    for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)).take(s.rows) {
+    for (x, y) in x
+        .chunks_exact(s.width)
+        .zip(y.chunks_exact_mut(s.width))
+        .take(s.rows)
+    {
         layer_norm_row(s.eps, x, &weight[..s.width], &bias[..s.width], y);
     }
     Ok(())
@@ -92,7 +131,11 @@ pub(crate) fn rms_norm_row(eps: f32, x: &[f32], weight: &[f32], y: &mut [f32]) {
 /// See [`NormShape::check`].
 pub fn rms_norm(s: NormShape, x: &[f32], weight: &[f32], y: &mut [f32]) -> Result<()> {
     s.check("rms_norm", x.len(), weight.len(), s.width, y.len())?;
-    for (x, y) in x.chunks_exact(s.width).zip(y.chunks_exact_mut(s.width)).take(s.rows) {
+    for (x, y) in x
+        .chunks_exact(s.width)
+        .zip(y.chunks_exact_mut(s.width))
+        .take(s.rows)
+    {
         rms_norm_row(s.eps, x, &weight[..s.width], y);
     }
     Ok(())
@@ -187,7 +230,10 @@ impl GroupNormShape {
         nonzero(OP, "channels", self.channels)?;
         nonzero(OP, "pixels", self.pixels)?;
         if !self.channels.is_multiple_of(self.groups) {
-            return Err(Error::Config { key: "norm_groups", problem: "does not divide the channels" });
+            return Err(Error::Config {
+                key: "norm_groups",
+                problem: "does not divide the channels",
+            });
         }
         let want = product(OP, &[self.images, self.pixels, self.channels])?;
         covers(OP, "x", x, want)?;
@@ -202,7 +248,13 @@ const SLAB: usize = 64;
 
 /// Sums over pixels of the channels `from .. from + len`, at most [`SLAB`] of them: 64 pixels, then the next 64.
 #[inline(always)]
-fn channel_sums(s: &GroupNormShape, x: &[f32], from: usize, len: usize, f: impl Fn(usize, f32) -> f32) -> [f32; SLAB] {
+fn channel_sums(
+    s: &GroupNormShape,
+    x: &[f32],
+    from: usize,
+    len: usize,
+    f: impl Fn(usize, f32) -> f32,
+) -> [f32; SLAB] {
     let mut sums = [0.0; SLAB];
     for block in x.chunks(SLAB * s.channels) {
         let mut part = [0.0; SLAB];
@@ -221,7 +273,13 @@ fn channel_sums(s: &GroupNormShape, x: &[f32], from: usize, len: usize, f: impl 
 /// One image of [`group_norm`]. A sum runs over the pixels of each channel in blocks of 64, then over the group's
 /// channels from first to last.
 #[inline(always)]
-pub(crate) fn group_norm_image(s: &GroupNormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+pub(crate) fn group_norm_image(
+    s: &GroupNormShape,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    y: &mut [f32],
+) {
     let width = s.channels / s.groups;
     let count = (s.pixels * width) as f32;
     // Neighbouring groups that fit a slab go together; a wider group goes alone, slab by slab.
@@ -229,7 +287,11 @@ pub(crate) fn group_norm_image(s: &GroupNormShape, x: &[f32], weight: &[f32], bi
     for first in (0..s.groups).step_by(together) {
         let groups = together.min(s.groups - first);
         let (start, end) = (first * width, (first + groups) * width);
-        let pieces = || (start..end).step_by(SLAB).map(|from| (from, SLAB.min(end - from)));
+        let pieces = || {
+            (start..end)
+                .step_by(SLAB)
+                .map(|from| (from, SLAB.min(end - from)))
+        };
         let group_of = |from: usize, c: usize| (from + c - start) / width;
         let mut mean = [0.0_f32; SLAB];
         for (from, len) in pieces() {
@@ -254,12 +316,21 @@ pub(crate) fn group_norm_image(s: &GroupNormShape, x: &[f32], weight: &[f32], bi
         }
         for (from, len) in pieces() {
             let means: [f32; SLAB] = core::array::from_fn(|c| mean[group_of(from, c.min(len - 1))]);
-            let scales: [f32; SLAB] = core::array::from_fn(|c| scale[group_of(from, c.min(len - 1))]);
+            let scales: [f32; SLAB] =
+                core::array::from_fn(|c| scale[group_of(from, c.min(len - 1))]);
             let (weight, bias) = (&weight[from..from + len], &bias[from..from + len]);
-            for (pixel, out) in x.chunks_exact(s.channels).zip(y.chunks_exact_mut(s.channels)) {
+            for (pixel, out) in x
+                .chunks_exact(s.channels)
+                .zip(y.chunks_exact_mut(s.channels))
+            {
                 let (pixel, out) = (&pixel[from..from + len], &mut out[from..from + len]);
-                for (((((y, x), mean), scale), w), b) in
-                    out.iter_mut().zip(pixel).zip(&means).zip(&scales).zip(weight).zip(bias)
+                for (((((y, x), mean), scale), w), b) in out
+                    .iter_mut()
+                    .zip(pixel)
+                    .zip(&means)
+                    .zip(&scales)
+                    .zip(weight)
+                    .zip(bias)
                 {
                     let v = (x - mean) * scale * w + b;
                     *y = if s.swish { math::silu(v) } else { v };
@@ -273,10 +344,20 @@ pub(crate) fn group_norm_image(s: &GroupNormShape, x: &[f32], weight: &[f32], bi
 ///
 /// # Errors
 /// See [`GroupNormShape::check`].
-pub fn group_norm(s: GroupNormShape, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) -> Result<()> {
+pub fn group_norm(
+    s: GroupNormShape,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    y: &mut [f32],
+) -> Result<()> {
     s.check(x.len(), weight.len(), bias.len(), y.len())?;
     let len = s.pixels * s.channels;
-    for (x, y) in x.chunks_exact(len).zip(y.chunks_exact_mut(len)).take(s.images) {
+    for (x, y) in x
+        .chunks_exact(len)
+        .zip(y.chunks_exact_mut(len))
+        .take(s.images)
+    {
         group_norm_image(&s, x, weight, bias, y);
     }
     Ok(())
@@ -330,8 +411,12 @@ pub fn activate(activation: Activation, len: usize, x: &mut [f32]) -> Result<()>
 #[inline(always)]
 pub(crate) fn activate_all(activation: Activation, x: &mut [f32]) {
     match activation {
-        Activation::GeluTanh => x.iter_mut().for_each(|v| *v = Activation::GeluTanh.apply(*v)),
-        Activation::GeluErf => x.iter_mut().for_each(|v| *v = Activation::GeluErf.apply(*v)),
+        Activation::GeluTanh => x
+            .iter_mut()
+            .for_each(|v| *v = Activation::GeluTanh.apply(*v)),
+        Activation::GeluErf => x
+            .iter_mut()
+            .for_each(|v| *v = Activation::GeluErf.apply(*v)),
         Activation::Silu => x.iter_mut().for_each(|v| *v = Activation::Silu.apply(*v)),
         Activation::Relu => x.iter_mut().for_each(|v| *v = Activation::Relu.apply(*v)),
     }
@@ -366,7 +451,12 @@ impl GateShape {
     /// See [`Error`].
     pub fn check(&self, x: usize, y: usize) -> Result<()> {
         nonzero("gate", "width", self.width)?;
-        covers("gate", "x", x, product("gate", &[self.rows, 2, self.width])?)?;
+        covers(
+            "gate",
+            "x",
+            x,
+            product("gate", &[self.rows, 2, self.width])?,
+        )?;
         covers("gate", "y", y, product("gate", &[self.rows, self.width])?)
     }
 }
@@ -386,25 +476,37 @@ pub(crate) fn gate_row(x: &[f32], y: &mut [f32]) {
 /// See [`GateShape::check`].
 pub fn gate(s: GateShape, x: &[f32], y: &mut [f32]) -> Result<()> {
     s.check(x.len(), y.len())?;
-    for (x, y) in x.chunks_exact(2 * s.width).zip(y.chunks_exact_mut(s.width)).take(s.rows) {
+    for (x, y) in x
+        .chunks_exact(2 * s.width)
+        .zip(y.chunks_exact_mut(s.width))
+        .take(s.rows)
+    {
         gate_row(x, y);
     }
     Ok(())
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
     use super::*;
 
     const CLOSE: f32 = 1e-5;
 
     fn close(a: &[f32], b: &[f32]) {
-        assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < CLOSE), "{a:?} {b:?}");
+        assert!(
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < CLOSE),
+            "{a:?} {b:?}"
+        );
     }
 
     #[test]
     fn a_layer_norm_worked_by_hand() {
-        let s = NormShape { rows: 1, width: 2, eps: 0.0 };
+        let s = NormShape {
+            rows: 1,
+            width: 2,
+            eps: 0.0,
+        };
         let mut y = [0.0; 2];
         layer_norm(s, &[1.0, 3.0], &[2.0, 2.0], &[0.5, 0.5], &mut y).unwrap();
         assert_eq!(y, [-1.5, 2.5]);
@@ -416,14 +518,32 @@ mod tests {
     fn a_normed_row_has_mean_zero_and_variance_one() {
         let x: [f32; 37] = core::array::from_fn(|i| libm::sinf(i as f32) * 3.0 + 7.0);
         let mut y = [0.0; 37];
-        layer_norm(NormShape { rows: 1, width: 37, eps: 0.0 }, &x, &[1.0; 37], &[0.0; 37], &mut y).unwrap();
+        layer_norm(
+            NormShape {
+                rows: 1,
+                width: 37,
+                eps: 0.0,
+            },
+            &x,
+            &[1.0; 37],
+            &[0.0; 37],
+            &mut y,
+        )
+        .unwrap();
         assert!(y.iter().sum::<f32>().abs() < 1e-4);
         assert!((y.iter().map(|v| v * v).sum::<f32>() / 37.0 - 1.0).abs() < 1e-4);
     }
 
     #[test]
     fn head_norm_leaves_the_rest_of_a_row_alone() {
-        let s = HeadNormShape { rows: 1, heads: 2, head_dim: 2, stride: 6, offset: 1, eps: 0.0 };
+        let s = HeadNormShape {
+            rows: 1,
+            heads: 2,
+            head_dim: 2,
+            stride: 6,
+            offset: 1,
+            eps: 0.0,
+        };
         let mut x = [9.0, 1.0, 3.0, 4.0, 2.0, 9.0];
         head_norm(s, &mut x, &[1.0, 1.0], &[0.0, 0.0]).unwrap();
         assert_eq!(x, [9.0, -1.0, 1.0, 1.0, -1.0, 9.0]);
@@ -431,7 +551,14 @@ mod tests {
 
     #[test]
     fn a_group_norm_worked_by_hand() {
-        let s = GroupNormShape { images: 1, pixels: 2, channels: 4, groups: 2, eps: 0.0, swish: false };
+        let s = GroupNormShape {
+            images: 1,
+            pixels: 2,
+            channels: 4,
+            groups: 2,
+            eps: 0.0,
+            swish: false,
+        };
         // Group 0 holds 1, 3, 1, 3; group 1 holds 0, 0, 4, 4.
         let mut y = [0.0; 8];
         let x = [1.0, 3.0, 0.0, 0.0, 1.0, 3.0, 4.0, 4.0];
@@ -441,8 +568,17 @@ mod tests {
 
     #[test]
     fn groups_wider_than_a_slab_are_normed_as_a_whole() {
-        let s = GroupNormShape { images: 1, pixels: 70, channels: 200, groups: 2, eps: 0.0, swish: false };
-        let x: alloc::vec::Vec<f32> = (0..70 * 200).map(|i| libm::sinf(i as f32 * 0.7) + (i % 200) as f32).collect();
+        let s = GroupNormShape {
+            images: 1,
+            pixels: 70,
+            channels: 200,
+            groups: 2,
+            eps: 0.0,
+            swish: false,
+        };
+        let x: alloc::vec::Vec<f32> = (0..70 * 200)
+            .map(|i| libm::sinf(i as f32 * 0.7) + (i % 200) as f32)
+            .collect();
         let mut y = alloc::vec![0.0; x.len()];
         group_norm(s, &x, &[1.0; 200], &[0.0; 200], &mut y).unwrap();
         let half = || y.chunks(200).flat_map(|pixel| &pixel[100..]);
@@ -456,7 +592,12 @@ mod tests {
         activate(Activation::Relu, 2, &mut x).unwrap();
         assert_eq!(x, [0.0, 0.0, 1.0]);
         let mut y = [0.0; 2];
-        gate(GateShape { rows: 1, width: 2 }, &[0.0, 1.0, 5.0, 2.0], &mut y).unwrap();
+        gate(
+            GateShape { rows: 1, width: 2 },
+            &[0.0, 1.0, 5.0, 2.0],
+            &mut y,
+        )
+        .unwrap();
         close(&y, &[0.0, 1.462_117_2]);
         add(2, &[1.0, 2.0], &mut y).unwrap();
         close(&y, &[1.0, 3.462_117_2]);
@@ -464,12 +605,31 @@ mod tests {
 
     #[test]
     fn wrong_sizes_are_errors() {
-        let s = NormShape { rows: 1, width: 2, eps: 0.0 };
+        let s = NormShape {
+            rows: 1,
+            width: 2,
+            eps: 0.0,
+        };
         assert!(layer_norm(s, &[0.0; 1], &[0.0; 2], &[0.0; 2], &mut [0.0; 2]).is_err());
         assert!(rms_norm(NormShape { width: 0, ..s }, &[], &[], &mut []).is_err());
-        let g = GroupNormShape { images: 1, pixels: 2, channels: 4, groups: 3, eps: 0.0, swish: false };
+        let g = GroupNormShape {
+            images: 1,
+            pixels: 2,
+            channels: 4,
+            groups: 3,
+            eps: 0.0,
+            swish: false,
+        };
         assert!(g.check(8, 4, 4, 8).is_err());
-        assert!(GroupNormShape { groups: 2, pixels: usize::MAX, ..g }.check(8, 4, 4, 8).is_err());
+        assert!(
+            GroupNormShape {
+                groups: 2,
+                pixels: usize::MAX,
+                ..g
+            }
+            .check(8, 4, 4, 8)
+            .is_err()
+        );
         assert!(activate(Activation::Silu, 2, &mut [0.0]).is_err());
         assert!(add(2, &[0.0; 2], &mut [0.0]).is_err());
         assert!(gate(GateShape { rows: 1, width: 2 }, &[0.0; 3], &mut [0.0; 2]).is_err());

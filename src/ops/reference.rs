@@ -73,7 +73,10 @@ impl HostMatrix {
 pub(crate) fn filled<T: Element>(what: &'static str, len: usize) -> Result<Vec<T>> {
     let mut data = Vec::new();
     data.try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory { what, bytes: len.saturating_mul(size_of::<T>()) })?;
+        .map_err(|_| Error::OutOfMemory {
+            what,
+            bytes: len.saturating_mul(size_of::<T>()),
+        })?;
     data.resize(len, T::default());
     Ok(data)
 }
@@ -85,7 +88,13 @@ fn copied<T: Element>(source: &[T]) -> Result<Vec<T>> {
 }
 
 /// The elements `at .. at + len`, or an error naming what is missing.
-fn range(op: &'static str, arg: &'static str, got: usize, at: usize, len: usize) -> Result<core::ops::Range<usize>> {
+fn range(
+    op: &'static str,
+    arg: &'static str,
+    got: usize,
+    at: usize,
+    len: usize,
+) -> Result<core::ops::Range<usize>> {
     let end = at.checked_add(len).ok_or(Error::Overflow { op })?;
     covers(op, arg, got, end)?;
     Ok(at..end)
@@ -136,7 +145,11 @@ impl Backend for Reference {
             QuantData::F32(data) => HostData::F32(copied(data)?),
             QuantData::Q8_0(blocks) => HostData::Q8_0(copied(blocks)?),
         };
-        Ok(HostMatrix { n: matrix.n(), k: matrix.k(), data })
+        Ok(HostMatrix {
+            n: matrix.n(),
+            k: matrix.k(),
+            data,
+        })
     }
 
     fn gemm(
@@ -147,7 +160,13 @@ impl Backend for Reference {
         bias: Option<&HostBuffer<f32>>,
         y: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        gemm::gemm(s, &x.0, &w.view()?, bias.map(HostBuffer::as_slice), &mut y.0)
+        gemm::gemm(
+            s,
+            &x.0,
+            &w.view()?,
+            bias.map(HostBuffer::as_slice),
+            &mut y.0,
+        )
     }
 
     fn layer_norm(
@@ -265,11 +284,21 @@ impl Backend for Reference {
         vq::gather(s, &index.0, &table.0, &mut out.0)
     }
 
-    fn lfq_lookup(&self, s: LfqShape, codes: &HostBuffer<u32>, out: &mut HostBuffer<f32>) -> Result<()> {
+    fn lfq_lookup(
+        &self,
+        s: LfqShape,
+        codes: &HostBuffer<u32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
         vq::lfq_lookup(s, &codes.0, &mut out.0)
     }
 
-    fn lfq_codes(&self, s: LfqShape, latents: &HostBuffer<f32>, codes: &mut HostBuffer<u32>) -> Result<()> {
+    fn lfq_codes(
+        &self,
+        s: LfqShape,
+        latents: &HostBuffer<f32>,
+        codes: &mut HostBuffer<u32>,
+    ) -> Result<()> {
         vq::lfq_codes(s, &latents.0, &mut codes.0)
     }
 
@@ -288,11 +317,21 @@ impl Backend for Reference {
         conv::to_bytes(len, &x.0, &mut out.0)
     }
 
-    fn patchify(&self, s: PatchShape, pixels: &HostBuffer<u8>, out: &mut HostBuffer<f32>) -> Result<()> {
+    fn patchify(
+        &self,
+        s: PatchShape,
+        pixels: &HostBuffer<u8>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
         conv::patchify(s, &pixels.0, &mut out.0)
     }
 
-    fn answer(&self, s: AnswerShape, logits: &HostBuffer<f32>, out: &mut HostBuffer<f32>) -> Result<()> {
+    fn answer(
+        &self,
+        s: AnswerShape,
+        logits: &HostBuffer<f32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
         reward_head::answer(s, &logits.0, &mut out.0)
     }
 }

@@ -3,7 +3,7 @@
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Result, covers, product};
 use crate::math;
-use crate::ops::norm::nonzero;
+use crate::ops::norm::{lane_max, lane_sum, nonzero};
 use crate::rng::{self, Purpose};
 
 /// Rows of logits in two halves: `rows` conditional ones, then `rows` unconditional ones.
@@ -24,7 +24,12 @@ impl GuideShape {
     /// See [`Error`].
     pub fn check(&self, logits: usize) -> Result<()> {
         nonzero("guide", "width", self.width)?;
-        covers("guide", "logits", logits, product("guide", &[2, self.rows, self.width])?)
+        covers(
+            "guide",
+            "logits",
+            logits,
+            product("guide", &[2, self.rows, self.width])?,
+        )
     }
 }
 
@@ -71,7 +76,13 @@ impl DrawShape {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn check(&self, logits: usize, draw: &Draw<usize, usize>, codes: usize, p: usize) -> Result<()> {
+    pub fn check(
+        &self,
+        logits: usize,
+        draw: &Draw<usize, usize>,
+        codes: usize,
+        p: usize,
+    ) -> Result<()> {
         const OP: &str = "draw";
         nonzero(OP, "width", self.width)?;
         let all = product(OP, &[self.rows, self.width])?;
@@ -89,20 +100,14 @@ impl DrawShape {
 #[inline(always)]
 #[must_use]
 pub fn softmax_row(x: &mut [f32]) -> bool {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in x.chunks(16) {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = if v > *lane { v } else { *lane };
-        }
-    }
-    let largest = lanes.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    let largest = lane_max(x);
     if !largest.is_finite() {
         return false;
     }
     for v in x.iter_mut() {
         *v = math::exp(*v - largest);
     }
-    let total = crate::ops::norm::lane_sum(x, |v| v);
+    let total = lane_sum(x, |v| v);
     let inverse = 1.0 / total;
     for v in x.iter_mut() {
         *v *= inverse;
@@ -114,7 +119,13 @@ pub fn softmax_row(x: &mut [f32]) -> bool {
 /// The noise of entry `entry` in the row with these key words.
 #[inline(always)]
 pub(crate) fn keyed_bits(key: &[u32], block: u32) -> [u32; 4] {
-    rng::block(u64::from(key[0]) | u64::from(key[1]) << 32, Purpose::Draw, key[2], key[3], block)
+    rng::block(
+        u64::from(key[0]) | u64::from(key[1]) << 32,
+        Purpose::Draw,
+        key[2],
+        key[3],
+        block,
+    )
 }
 
 /// Entries whose noise is drawn together.
@@ -129,7 +140,10 @@ pub(crate) fn draw_keyed(key: &[u32], p: &[f32]) -> usize {
         // Words first, logarithms after: both loops vectorise.
         let mut words = [[0_u32; NOISE / 4]; 4];
         for b in 0..NOISE / 4 {
-            #[expect(clippy::cast_possible_truncation, reason = "a codebook has fewer than 2^32 entries")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a codebook has fewer than 2^32 entries"
+            )]
             let four = keyed_bits(key, (g * (NOISE / 4) + b) as u32);
             for (words, word) in words.iter_mut().zip(four) {
                 words[b] = word;
@@ -163,7 +177,10 @@ fn race_group(first: usize, p: &[f32], noise: &[f32], best: &mut f32, at: &mut u
     for ((score, p), e) in scores.iter_mut().zip(p).zip(noise) {
         *score = p / e;
     }
-    if scores.iter().fold(false, |any, &score| any | (score > *best)) {
+    if scores
+        .iter()
+        .fold(false, |any, &score| any | (score > *best))
+    {
         for (i, &score) in scores.iter().enumerate() {
             if score > *best {
                 (*best, *at) = (score, first + i);
@@ -190,13 +207,20 @@ pub fn draw(
     s.check(logits.len(), &lens, codes.len(), p.len())?;
     for (r, row) in logits.chunks_exact_mut(s.width).take(s.rows).enumerate() {
         if !softmax_row(row) {
-            return Err(Error::NotFinite { op: "draw", arg: "logits", row: r });
+            return Err(Error::NotFinite {
+                op: "draw",
+                arg: "logits",
+                row: r,
+            });
         }
         let at = match draw {
             Draw::Keyed(keys) => draw_keyed(&keys[r * DRAW_WORDS..][..DRAW_WORDS], row),
             Draw::Given(noise) => draw_given(&noise[r * s.width..][..s.width], row),
         };
-        #[expect(clippy::cast_possible_truncation, reason = "a codebook has fewer than 2^32 entries")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a codebook has fewer than 2^32 entries"
+        )]
         let code = at as u32;
         (codes[r], p[r]) = (code, row[at]);
     }
@@ -225,7 +249,11 @@ pub struct Filter {
 pub fn filter(f: Filter, logits: &mut [f32], order: &mut [u32]) -> Result<()> {
     covers("filter", "order", order.len(), logits.len())?;
     if logits.iter().any(|v| v.is_nan()) {
-        return Err(Error::NotFinite { op: "filter", arg: "logits", row: 0 });
+        return Err(Error::NotFinite {
+            op: "filter",
+            arg: "logits",
+            row: 0,
+        });
     }
     let temperature = f.temperature.max(1e-5);
     for v in logits.iter_mut() {
@@ -233,11 +261,18 @@ pub fn filter(f: Filter, logits: &mut [f32], order: &mut [u32]) -> Result<()> {
     }
     let order = &mut order[..logits.len()];
     for (i, o) in order.iter_mut().enumerate() {
-        #[expect(clippy::cast_possible_truncation, reason = "a vocabulary has fewer than 2^32 entries")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a vocabulary has fewer than 2^32 entries"
+        )]
         let i = i as u32;
         *o = i;
     }
-    order.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    order.sort_unstable_by(|&a, &b| {
+        logits[b as usize]
+            .total_cmp(&logits[a as usize])
+            .then(a.cmp(&b))
+    });
     if f.top_k > 0 && f.top_k < order.len() {
         let least = logits[order[f.top_k - 1] as usize];
         for v in logits.iter_mut() {
@@ -250,7 +285,10 @@ pub fn filter(f: Filter, logits: &mut [f32], order: &mut [u32]) -> Result<()> {
         && let Some(&first) = order.first()
     {
         let largest = logits[first as usize];
-        let total: f32 = order.iter().map(|&i| math::exp(logits[i as usize] - largest)).sum();
+        let total: f32 = order
+            .iter()
+            .map(|&i| math::exp(logits[i as usize] - largest))
+            .sum();
         let mut mass = 0.0;
         for (rank, &i) in order.iter().enumerate() {
             let p = math::exp(logits[i as usize] - largest) / total;
@@ -283,7 +321,10 @@ impl Schedule {
     /// Share of masked places after step `step` of `steps`, in single precision in the reference's order of operations,
     /// which decides the integer part.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to single precision is the definition")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding to single precision is the definition"
+    )]
     pub fn ratio(self, step: u32, steps: u32) -> f32 {
         let r = (f64::from(step + 1) / f64::from(steps)) as f32;
         match self {
@@ -307,7 +348,11 @@ impl Schedule {
 
     /// Places masked again after a step that began with `unknown` of `n` masked: at least 1, at most unknown − 1.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "lies in 1..unknown")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "lies in 1..unknown"
+    )]
     pub fn masked(self, n: usize, unknown: usize, step: u32, steps: u32) -> usize {
         let want = self.floor(n, step, steps).max(0.0) as usize;
         want.min(unknown.saturating_sub(1)).max(1)
@@ -316,7 +361,10 @@ impl Schedule {
 
 /// The temperature of the mask choice after each step, by cumulative product: T_k = T_{k−1} · (1 − (k + 1) / steps).
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "rounding to single precision is the definition")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to single precision is the definition"
+)]
 pub fn cumulative_temperature(start: f32, step: u32, steps: u32) -> f32 {
     let mut t = f64::from(start);
     for k in 0..=step {
@@ -346,16 +394,30 @@ pub struct Remask<'a> {
 ///
 /// # Source
 /// Chang et al., "MaskGIT", arXiv 2202.04200, in the form of the released Show-o (strict cut: ties mask fewer).
-pub fn remask(r: &Remask<'_>, confidence: &mut [f32], sorted: &mut [f32], codes: &mut [Code]) -> Result<()> {
+pub fn remask(
+    r: &Remask<'_>,
+    confidence: &mut [f32],
+    sorted: &mut [f32],
+    codes: &mut [Code],
+) -> Result<()> {
     let n = r.p.len();
-    for (arg, len) in
-        [("uniform", r.uniform.len()), ("confidence", confidence.len()), ("sorted", sorted.len()), ("codes", codes.len())]
-    {
+    for (arg, len) in [
+        ("uniform", r.uniform.len()),
+        ("confidence", confidence.len()),
+        ("sorted", sorted.len()),
+        ("codes", codes.len()),
+    ] {
         covers("remask", arg, len, n)?;
         covers("remask", "p", n, len)?;
     }
     if r.masked >= n {
-        return Err(Error::Range { op: "remask", arg: "masked", got: r.masked as u64, min: 0, max: n.saturating_sub(1) as u64 });
+        return Err(Error::Range {
+            op: "remask",
+            arg: "masked",
+            got: r.masked as u64,
+            min: 0,
+            max: n.saturating_sub(1) as u64,
+        });
     }
     let log = |x: f32| libm::logf(if x < 1e-20 { 1e-20 } else { x });
     for ((c, &p), &v) in confidence.iter_mut().zip(r.p).zip(r.uniform) {
@@ -375,13 +437,22 @@ pub fn remask(r: &Remask<'_>, confidence: &mut [f32], sorted: &mut [f32], codes:
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
     use super::*;
 
     #[test]
     fn a_guidance_worked_by_hand() {
         let mut logits = [1.0, 2.0, 3.0, -1.0];
-        guide(GuideShape { rows: 1, width: 2, scale: 3.0 }, &mut logits).unwrap();
+        guide(
+            GuideShape {
+                rows: 1,
+                width: 2,
+                scale: 3.0,
+            },
+            &mut logits,
+        )
+        .unwrap();
         assert_eq!(logits, [-3.0, 8.0, 3.0, -1.0]);
     }
 
@@ -391,16 +462,33 @@ mod tests {
         let (ln2, mut codes, mut p) = (core::f32::consts::LN_2, [9; 2], [0.0; 2]);
         // Probabilities 1/3 and 2/3 with noise 1 and 3, then with noise 1 and 1.
         let mut logits = [0.0, ln2, 0.0, ln2];
-        draw(s, &mut logits, &Draw::Given(&[1.0, 3.0, 1.0, 1.0]), &mut codes, &mut p).unwrap();
+        draw(
+            s,
+            &mut logits,
+            &Draw::Given(&[1.0, 3.0, 1.0, 1.0]),
+            &mut codes,
+            &mut p,
+        )
+        .unwrap();
         assert_eq!(codes, [0, 1]);
         assert!((p[0] - 1.0 / 3.0).abs() < 1e-6 && (p[1] - 2.0 / 3.0).abs() < 1e-6);
     }
 
     #[test]
     fn the_first_of_equals_wins() {
-        let s = DrawShape { rows: 1, width: 200 };
+        let s = DrawShape {
+            rows: 1,
+            width: 200,
+        };
         let (mut codes, mut p) = ([9], [0.0]);
-        draw(s, &mut [0.5; 200], &Draw::Given(&[1.0; 200]), &mut codes, &mut p).unwrap();
+        draw(
+            s,
+            &mut [0.5; 200],
+            &Draw::Given(&[1.0; 200]),
+            &mut codes,
+            &mut p,
+        )
+        .unwrap();
         assert_eq!(codes, [0]);
     }
 
@@ -438,16 +526,31 @@ mod tests {
             filter(f, &mut logits, &mut [0; 4]).unwrap();
             logits.map(f32::is_finite)
         };
-        let all = Filter { temperature: 1.0, top_k: 0, top_p: 1.0 };
+        let all = Filter {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+        };
         assert_eq!(keep(all), [true; 4]);
         assert_eq!(keep(Filter { top_k: 2, ..all }), [false, true, false, true]);
-        assert_eq!(keep(Filter { top_p: 0.0, ..all }), [false, true, false, false]);
-        assert_eq!(keep(Filter { top_p: 0.7, ..all }), [false, true, false, true]);
+        assert_eq!(
+            keep(Filter { top_p: 0.0, ..all }),
+            [false, true, false, false]
+        );
+        assert_eq!(
+            keep(Filter { top_p: 0.7, ..all }),
+            [false, true, false, true]
+        );
     }
 
     #[test]
     fn schedules_end_with_one_place_masked() {
-        for schedule in [Schedule::Cosine, Schedule::Linear, Schedule::Power(2.0), Schedule::Sigmoid] {
+        for schedule in [
+            Schedule::Cosine,
+            Schedule::Linear,
+            Schedule::Power(2.0),
+            Schedule::Sigmoid,
+        ] {
             assert_eq!(schedule.masked(64, 5, 7, 8), 1);
             assert!(schedule.ratio(0, 8) > schedule.ratio(4, 8));
         }
@@ -457,10 +560,23 @@ mod tests {
 
     #[test]
     fn remasking_takes_the_least_sure_and_never_a_known_place() {
-        let r = Remask { p: &[0.9, 0.1, -1.0, 0.5], uniform: &[0.5; 4], masked: 2, temperature: 0.0 };
+        let r = Remask {
+            p: &[0.9, 0.1, -1.0, 0.5],
+            uniform: &[0.5; 4],
+            masked: 2,
+            temperature: 0.0,
+        };
         let mut codes = [1, 2, 3, 4];
         remask(&r, &mut [0.0; 4], &mut [0.0; 4], &mut codes).unwrap();
         assert_eq!(codes, [1, UNKNOWN, 3, UNKNOWN]);
-        assert!(remask(&Remask { masked: 4, ..r }, &mut [0.0; 4], &mut [0.0; 4], &mut codes).is_err());
+        assert!(
+            remask(
+                &Remask { masked: 4, ..r },
+                &mut [0.0; 4],
+                &mut [0.0; 4],
+                &mut codes
+            )
+            .is_err()
+        );
     }
 }

@@ -23,7 +23,12 @@ impl GatherShape {
         const OP: &str = "gather";
         nonzero(OP, "width", self.width)?;
         covers(OP, "index", index, self.rows)?;
-        covers(OP, "table", table, product(OP, &[self.table_rows, self.width])?)?;
+        covers(
+            OP,
+            "table",
+            table,
+            product(OP, &[self.table_rows, self.width])?,
+        )?;
         covers(OP, "out", out, product(OP, &[self.rows, self.width])?)
     }
 }
@@ -61,7 +66,13 @@ impl LfqShape {
     pub fn check(&self, codes: usize, latents: usize) -> Result<()> {
         const OP: &str = "lfq";
         if !(1..=31).contains(&self.bits) {
-            return Err(Error::Range { op: OP, arg: "bits", got: self.bits as u64, min: 1, max: 31 });
+            return Err(Error::Range {
+                op: OP,
+                arg: "bits",
+                got: self.bits as u64,
+                min: 1,
+                max: 31,
+            });
         }
         covers(OP, "codes", codes, self.n)?;
         covers(OP, "latents", latents, product(OP, &[self.n, self.bits])?)
@@ -97,12 +108,15 @@ pub fn lfq_lookup(s: LfqShape, codes: &[u32], out: &mut [f32]) -> Result<()> {
 pub fn lfq_codes(s: LfqShape, latents: &[f32], codes: &mut [u32]) -> Result<()> {
     s.check(codes.len(), latents.len())?;
     for (row, code) in latents.chunks_exact(s.bits).zip(codes).take(s.n) {
-        *code = row.iter().fold(0, |code, &v| code << 1 | u32::from(v > 0.0));
+        *code = row
+            .iter()
+            .fold(0, |code, &v| code << 1 | u32::from(v > 0.0));
     }
     Ok(())
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
     use super::*;
 
@@ -128,7 +142,11 @@ mod tests {
 
     #[test]
     fn an_index_outside_the_table_gives_zeros() {
-        let s = GatherShape { rows: 2, width: 2, table_rows: 2 };
+        let s = GatherShape {
+            rows: 2,
+            width: 2,
+            table_rows: 2,
+        };
         let mut out = [9.0; 4];
         gather(s, &[1, 2], &[1.0, 2.0, 3.0, 4.0], &mut out).unwrap();
         assert_eq!(out, [3.0, 4.0, 0.0, 0.0]);

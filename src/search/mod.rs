@@ -164,7 +164,13 @@ impl Decision {
     /// A decision for `winner` at this cost.
     #[must_use]
     pub const fn new(winner: CandidateId, cost: Cost) -> Self {
-        Self { winner, verdict: None, fallback: false, stopped: false, cost }
+        Self {
+            winner,
+            verdict: None,
+            fallback: false,
+            stopped: false,
+            cost,
+        }
     }
 }
 
@@ -188,8 +194,8 @@ pub trait SearchStrategy<G: Generator + ?Sized, R: RewardModel + ?Sized> {
     ) -> Result<Decision>;
 }
 
-impl<G: Generator + ?Sized, R: RewardModel + ?Sized, T: SearchStrategy<G, R> + ?Sized> SearchStrategy<G, R>
-    for &mut T
+impl<G: Generator + ?Sized, R: RewardModel + ?Sized, T: SearchStrategy<G, R> + ?Sized>
+    SearchStrategy<G, R> for &mut T
 {
     fn search(
         &mut self,

@@ -63,7 +63,11 @@ impl Parm {
     /// PARM over `candidates` paths, pruned, asking from the first step.
     #[must_use]
     pub const fn new(candidates: u32) -> Self {
-        Self { candidates, form: ParmForm::Pruned, min_clarity_step: 1 }
+        Self {
+            candidates,
+            form: ParmForm::Pruned,
+            min_clarity_step: 1,
+        }
     }
 
     /// Says what becomes of a path without potential.
@@ -103,9 +107,18 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Pa
     ) -> Result<Decision> {
         const ASKS: [Judgement; 3] = [Judgement::Clarity, Judgement::Potential, Judgement::Outcome];
         let n = some_candidates(self.candidates)?;
-        let (got, max) = (u64::from(self.min_clarity_step), u64::from(generator.steps()));
+        let (got, max) = (
+            u64::from(self.min_clarity_step),
+            u64::from(generator.steps()),
+        );
         if got == 0 || got > max {
-            return Err(Error::Range { op: "search", arg: "min_clarity_step", got, min: 1, max });
+            return Err(Error::Range {
+                op: "search",
+                arg: "min_clarity_step",
+                got,
+                min: 1,
+                max,
+            });
         }
         let (mut paths, mut batch) = (reserved(n)?, reserved(n)?);
         let mut run = Run::new(generator, reward, prompt, on_event, n, &ASKS)?;
@@ -123,7 +136,12 @@ impl Parm {
         batch: &mut Vec<CandidateId>,
     ) -> Progress<Pick> {
         run.start(rng, self.candidates as usize)?;
-        let path = |&id: &CandidateId| Path { id, clear: false, potential: false, no_prob: 1.0 };
+        let path = |&id: &CandidateId| Path {
+            id,
+            clear: false,
+            potential: false,
+            no_prob: 1.0,
+        };
         paths.extend(run.latest().iter().map(path));
         for step in 1..=run.steps() {
             select(batch, paths, |path| {
@@ -163,7 +181,10 @@ impl Parm {
         if self.form == ParmForm::Pruned {
             run.revive(best.id)?;
         }
-        Ok(Pick { winner: best.id, fallback: true })
+        Ok(Pick {
+            winner: best.id,
+            fallback: true,
+        })
     }
 }
 
@@ -175,7 +196,11 @@ fn examine<G: Generator + ?Sized, R: RewardModel + ?Sized>(
 ) -> Progress {
     run.open(batch);
     run.ask(Judgement::Clarity)?;
-    for (path, verdict) in paths.iter_mut().filter(|path| !path.clear).zip(run.verdicts()) {
+    for (path, verdict) in paths
+        .iter_mut()
+        .filter(|path| !path.clear)
+        .zip(run.verdicts())
+    {
         path.clear = verdict.answer != Answer::No;
     }
     // `batch` still names those that were unclear before; what is left of it is newly clear.
@@ -186,7 +211,11 @@ fn examine<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     for (&id, verdict) in batch.iter().zip(run.verdicts()) {
         if let Some(path) = paths.iter_mut().find(|path| path.id == id) {
             path.potential = verdict.answer == Answer::Yes;
-            path.no_prob = if verdict.answer == Answer::Other { MALFORMED_NO } else { verdict.p_no };
+            path.no_prob = if verdict.answer == Answer::Other {
+                MALFORMED_NO
+            } else {
+                verdict.p_no
+            };
         }
     }
     for id in batch.iter() {

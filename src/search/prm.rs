@@ -48,7 +48,10 @@ impl Prm {
     /// `candidates` continuations at every step.
     #[must_use]
     pub const fn new(candidates: u32) -> Self {
-        Self { candidates, judged_steps: None }
+        Self {
+            candidates,
+            judged_steps: None,
+        }
     }
 
     /// Judges only after these steps, counted from 1.
@@ -59,7 +62,11 @@ impl Prm {
     }
 
     fn judges(&self, step: u32) -> bool {
-        self.candidates > 1 && self.judged_steps.as_ref().is_none_or(|steps| steps.contains(&step))
+        self.candidates > 1
+            && self
+                .judged_steps
+                .as_ref()
+                .is_none_or(|steps| steps.contains(&step))
     }
 }
 
@@ -74,13 +81,30 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Pr
     ) -> Result<Decision> {
         let n = some_candidates(self.candidates)?;
         let max = generator.steps();
-        let alien = self.judged_steps.iter().flatten().find(|&&step| step == 0 || step > max);
+        let alien = self
+            .judged_steps
+            .iter()
+            .flatten()
+            .find(|&&step| step == 0 || step > max);
         if let Some(&step) = alien {
             let (got, max) = (u64::from(step), u64::from(max));
-            return Err(Error::Range { op: "search", arg: "judged_steps", got, min: 1, max });
+            return Err(Error::Range {
+                op: "search",
+                arg: "judged_steps",
+                got,
+                min: 1,
+                max,
+            });
         }
         let mut paths = reserved(n)?;
-        let mut run = Run::new(generator, reward, prompt, on_event, n, &[Judgement::Process])?;
+        let mut run = Run::new(
+            generator,
+            reward,
+            prompt,
+            on_event,
+            n,
+            &[Judgement::Process],
+        )?;
         let outcome = self.walk(&mut run, rng, &mut paths);
         run.conclude(outcome)
     }

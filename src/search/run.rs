@@ -35,13 +35,20 @@ pub(super) struct Pick {
 
 impl Pick {
     pub(super) const fn of(winner: CandidateId) -> Self {
-        Self { winner, fallback: false }
+        Self {
+            winner,
+            fallback: false,
+        }
     }
 }
 
 /// What counts in a choice: the probability of "yes", nothing for a malformed answer.
 pub(super) fn confidence(verdict: &Verdict) -> f32 {
-    if verdict.answer == Answer::Other { 0.0 } else { verdict.p_yes }
+    if verdict.answer == Answer::Other {
+        0.0
+    } else {
+        verdict.p_yes
+    }
 }
 
 /// Place of the most confident "yes"; the first of equals.
@@ -59,7 +66,13 @@ pub(super) fn most_confident(verdicts: &[Verdict]) -> usize {
 /// Fails for a search without candidates.
 pub(super) fn some_candidates(n: u32) -> Result<usize> {
     if n == 0 {
-        return Err(Error::Range { op: "search", arg: "candidates", got: 0, min: 1, max: u64::from(u32::MAX) });
+        return Err(Error::Range {
+            op: "search",
+            arg: "candidates",
+            got: 0,
+            min: 1,
+            max: u64::from(u32::MAX),
+        });
     }
     Ok(n as usize)
 }
@@ -104,7 +117,9 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         n: usize,
         asks: &[Judgement],
     ) -> Result<Self> {
-        let needs = asks.iter().fold(Needs::NOTHING, |all, &ask| all.or(reward.needs(ask)));
+        let needs = asks
+            .iter()
+            .fold(Needs::NOTHING, |all, &ask| all.or(reward.needs(ask)));
         Ok(Self {
             members: reserved(n)?,
             ids: reserved(n)?,
@@ -136,7 +151,8 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
     /// Starts `n` candidates, one seed each.
     pub(super) fn start(&mut self, rng: &mut dyn Rng, n: usize) -> Progress {
         self.draw(rng, n);
-        self.generator.start(self.prompt, &self.seeds, &mut self.ids)?;
+        self.generator
+            .start(self.prompt, &self.seeds, &mut self.ids)?;
         self.enrol(0, None)
     }
 
@@ -160,9 +176,20 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
 
     fn enrol(&mut self, taken: u32, parent: Option<CandidateId>) -> Progress {
         self.cost.candidates += self.ids.len() as u64;
-        let members = self.ids.iter().map(|&id| Member { id, taken, last: None, rejected: false });
+        let members = self.ids.iter().map(|&id| Member {
+            id,
+            taken,
+            last: None,
+            rejected: false,
+        });
         self.members.extend(members);
-        tell(self.listener, Event::Started { ids: &self.ids, parent })
+        tell(
+            self.listener,
+            Event::Started {
+                ids: &self.ids,
+                parent,
+            },
+        )
     }
 
     fn member(&self, id: CandidateId) -> Option<&Member> {
@@ -177,7 +204,9 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
 
     /// Takes one step with each of these, in one batch.
     pub(super) fn step(&mut self, ids: &[CandidateId]) -> Progress {
-        let Some(&first) = ids.first() else { return Ok(()) };
+        let Some(&first) = ids.first() else {
+            return Ok(());
+        };
         self.generator.step(ids)?;
         self.cost.steps += ids.len() as u64;
         for &id in ids {
@@ -210,7 +239,10 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
     pub(super) fn open(&mut self, ids: &[CandidateId]) {
         let members = &self.members;
         self.gallery.open(ids.iter().filter_map(|&id| {
-            members.iter().find(|member| member.id == id).map(|member| (id, member.taken))
+            members
+                .iter()
+                .find(|member| member.id == id)
+                .map(|member| (id, member.taken))
         }));
     }
 
@@ -221,11 +253,23 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         if n == 0 {
             return Ok(());
         }
-        let missing = self.gallery.observe(self.generator, self.reward.needs(judgement))?;
+        let missing = self
+            .gallery
+            .observe(self.generator, self.reward.needs(judgement))?;
         if missing != Needs::NOTHING {
             self.cost.decodes += if missing.pixels { n as u64 } else { 0 };
-            let pixels = if missing.pixels { self.gallery.pixels()? } else { None };
-            tell(self.listener, Event::Observed { keys: self.gallery.keys(), pixels })?;
+            let pixels = if missing.pixels {
+                self.gallery.pixels()?
+            } else {
+                None
+            };
+            tell(
+                self.listener,
+                Event::Observed {
+                    keys: self.gallery.keys(),
+                    pixels,
+                },
+            )?;
         }
 
         self.verdicts.resize(n, Verdict::malformed());
@@ -240,12 +284,23 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         }
 
         for (key, &verdict) in self.gallery.keys().iter().zip(&self.verdicts) {
-            if let Some(member) = self.members.iter_mut().find(|member| member.id == key.candidate) {
+            if let Some(member) = self
+                .members
+                .iter_mut()
+                .find(|member| member.id == key.candidate)
+            {
                 member.last = Some(verdict);
             }
         }
         for (&key, &verdict) in self.gallery.keys().iter().zip(&self.verdicts) {
-            tell(self.listener, Event::Judged { key, judgement, verdict })?;
+            tell(
+                self.listener,
+                Event::Judged {
+                    key,
+                    judgement,
+                    verdict,
+                },
+            )?;
         }
         Ok(())
     }
@@ -286,7 +341,12 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
 
     fn prune_others(&mut self, kept: CandidateId) -> Result<()> {
         self.ids.clear();
-        self.ids.extend(self.members.iter().map(|member| member.id).filter(|&id| id != kept));
+        self.ids.extend(
+            self.members
+                .iter()
+                .map(|member| member.id)
+                .filter(|&id| id != kept),
+        );
         if !self.ids.is_empty() {
             self.generator.prune(&self.ids)?;
         }
@@ -325,7 +385,10 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
             };
             let id = wanted.unwrap_or_default();
             if self.member(id).is_none() {
-                return Err(Error::UnknownCandidate { op: "search", id: id.0 });
+                return Err(Error::UnknownCandidate {
+                    op: "search",
+                    id: id.0,
+                });
             }
             if matches!(halt, Halt::Stop) {
                 break id;
@@ -343,7 +406,11 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
     fn best_so_far(&self) -> Option<CandidateId> {
         let anyone = self.members.iter().any(|member| !member.rejected);
         let mut best: Option<&Member> = None;
-        for member in self.members.iter().filter(|member| !(anyone && member.rejected)) {
+        for member in self
+            .members
+            .iter()
+            .filter(|member| !(anyone && member.rejected))
+        {
             let score = |member: &Member| member.last.as_ref().map(confidence);
             if best.is_none_or(|best| score(member) > score(best)) {
                 best = Some(member);

@@ -11,8 +11,10 @@ use crate::reward::ViewKey;
 /// An empty vector with room for `n`.
 pub(super) fn reserved<T>(n: usize) -> Result<Vec<T>> {
     let mut room = Vec::new();
-    room.try_reserve_exact(n)
-        .map_err(|_| Error::OutOfMemory { what: "search", bytes: n.saturating_mul(size_of::<T>()) })?;
+    room.try_reserve_exact(n).map_err(|_| Error::OutOfMemory {
+        what: "search",
+        bytes: n.saturating_mul(size_of::<T>()),
+    })?;
     Ok(room)
 }
 
@@ -31,10 +33,20 @@ pub(super) struct Gallery {
 
 impl Gallery {
     /// Reserves room for `n` views of which at most `needs` is ever asked.
-    pub(super) fn reserve<G: Generator + ?Sized>(generator: &G, n: usize, needs: Needs) -> Result<Self> {
+    pub(super) fn reserve<G: Generator + ?Sized>(
+        generator: &G,
+        n: usize,
+        needs: Needs,
+    ) -> Result<Self> {
         let size = generator.image_size();
         let (places, width) = (generator.grid().len(), generator.hidden_width());
-        let room = |wanted: bool, row: usize| if wanted { product("search", &[n, row]) } else { Ok(0) };
+        let room = |wanted: bool, row: usize| {
+            if wanted {
+                product("search", &[n, row])
+            } else {
+                Ok(0)
+            }
+        };
         let hidden_row = product("search", &[places, width])?;
         Ok(Self {
             size,
@@ -52,7 +64,8 @@ impl Gallery {
     /// Names the views of the next questions; nothing of them has been observed.
     pub(super) fn open(&mut self, views: impl Iterator<Item = (CandidateId, u32)>) {
         self.keys.clear();
-        self.keys.extend(views.map(|(candidate, step)| ViewKey { candidate, step }));
+        self.keys
+            .extend(views.map(|(candidate, step)| ViewKey { candidate, step }));
         self.have = Needs::NOTHING;
     }
 
@@ -61,7 +74,11 @@ impl Gallery {
     }
 
     /// Observes what is needed and not there yet; returns what that was.
-    pub(super) fn observe<G: Generator + ?Sized>(&mut self, generator: &mut G, needs: Needs) -> Result<Needs> {
+    pub(super) fn observe<G: Generator + ?Sized>(
+        &mut self,
+        generator: &mut G,
+        needs: Needs,
+    ) -> Result<Needs> {
         let missing = Needs {
             pixels: needs.pixels && !self.have.pixels,
             codes: needs.codes && !self.have.codes,
@@ -100,7 +117,13 @@ impl Gallery {
                 continue;
             }
             self.keys[to] = self.keys[from];
-            move_row(&mut self.pixels, self.have.pixels, self.size.len_bytes(), from, to);
+            move_row(
+                &mut self.pixels,
+                self.have.pixels,
+                self.size.len_bytes(),
+                from,
+                to,
+            );
             move_row(&mut self.codes, self.have.codes, self.places, from, to);
             move_row(&mut self.hidden, self.have.hidden, hidden_row, from, to);
             to += 1;
@@ -116,11 +139,15 @@ impl Gallery {
     }
 
     pub(super) fn codes(&self) -> Option<&[Code]> {
-        self.have.codes.then(|| &self.codes[..self.keys.len() * self.places])
+        self.have
+            .codes
+            .then(|| &self.codes[..self.keys.len() * self.places])
     }
 
     pub(super) fn hidden(&self) -> Option<&[f32]> {
-        self.have.hidden.then(|| &self.hidden[..self.keys.len() * self.places * self.width])
+        self.have
+            .hidden
+            .then(|| &self.hidden[..self.keys.len() * self.places * self.width])
     }
 }
 

@@ -138,7 +138,9 @@ impl ScriptedGenerator {
     }
 
     fn state(&self, op: &'static str, id: CandidateId) -> Result<&State> {
-        self.states.get(&id).ok_or(Error::UnknownCandidate { op, id: id.0 })
+        self.states
+            .get(&id)
+            .ok_or(Error::UnknownCandidate { op, id: id.0 })
     }
 
     fn check(&self, op: &'static str, ids: &[CandidateId]) -> Result<()> {
@@ -151,15 +153,30 @@ impl ScriptedGenerator {
         Ok(())
     }
 
-    fn admit(&mut self, op: &'static str, model: &State, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
+    fn admit(
+        &mut self,
+        op: &'static str,
+        model: &State,
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()> {
         covers(op, "out", out.len(), seeds.len())?;
         if seeds.len() > self.capacity - self.states.len() {
-            return Err(Error::Full { what: op, limit: self.capacity });
+            return Err(Error::Full {
+                what: op,
+                limit: self.capacity,
+            });
         }
         for (&seed, out) in seeds.iter().zip(out) {
             *out = CandidateId(self.next);
             self.next += 1;
-            self.states.insert(*out, State { seed, ..model.clone() });
+            self.states.insert(
+                *out,
+                State {
+                    seed,
+                    ..model.clone()
+                },
+            );
         }
         self.calls.candidates += seeds.len() as u64;
         Ok(())
@@ -168,11 +185,24 @@ impl ScriptedGenerator {
     fn advance(&self, state: &mut State) {
         let (places, steps) = (self.grid.len(), self.steps.max(1) as usize);
         let step = state.taken;
-        let (from, to) = (places * step as usize / steps, places * (step as usize + 1) / steps);
+        let (from, to) = (
+            places * step as usize / steps,
+            places * (step as usize + 1) / steps,
+        );
         let noise = if state.anneal { 0 } else { 7 };
-        let mut before = if from == 0 { 0 } else { state.settled[from - 1] };
+        let mut before = if from == 0 {
+            0
+        } else {
+            state.settled[from - 1]
+        };
         for place in from..places {
-            let bits = block(state.seed ^ state.prompt, Purpose::Draw, step, slot(place), noise)[0];
+            let bits = block(
+                state.seed ^ state.prompt,
+                Purpose::Draw,
+                step,
+                slot(place),
+                noise,
+            )[0];
             let code = (bits >> 8).wrapping_add(before.wrapping_mul(5)) % self.grid.codebook.max(1);
             state.prediction[place] = code;
             if place < to {
@@ -190,7 +220,9 @@ fn slot(place: usize) -> u32 {
 }
 
 fn digest(prompt: &Prompt<'_>) -> u64 {
-    prompt.text().bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(257).wrapping_add(u64::from(byte)))
+    prompt.text().bytes().fold(0, |sum: u64, byte| {
+        sum.wrapping_mul(257).wrapping_add(u64::from(byte))
+    })
 }
 
 impl Generator for ScriptedGenerator {
@@ -214,7 +246,14 @@ impl Generator for ScriptedGenerator {
         self.count_call()?;
         let codes = vec![UNKNOWN; self.grid.len()];
         let prediction = vec![0; codes.len()];
-        let model = State { seed: 0, prompt: digest(prompt), taken: 0, settled: codes, prediction, anneal: true };
+        let model = State {
+            seed: 0,
+            prompt: digest(prompt),
+            taken: 0,
+            settled: codes,
+            prediction,
+            anneal: true,
+        };
         self.admit("start", &model, seeds, out)
     }
 
@@ -229,12 +268,28 @@ impl Generator for ScriptedGenerator {
         covers("resume", "codes", from.codes.len(), self.grid.len())?;
         if from.step > self.steps {
             let (got, max) = (u64::from(from.step), u64::from(self.steps));
-            return Err(Error::Range { op: "resume", arg: "step", got, min: 0, max });
+            return Err(Error::Range {
+                op: "resume",
+                arg: "step",
+                got,
+                min: 0,
+                max,
+            });
         }
         let settled = from.codes[..self.grid.len()].to_vec();
-        let prediction = settled.iter().map(|&code| if code == UNKNOWN { 0 } else { code }).collect();
+        let prediction = settled
+            .iter()
+            .map(|&code| if code == UNKNOWN { 0 } else { code })
+            .collect();
         let (taken, anneal) = (from.step, from.anneal);
-        let model = State { seed: 0, prompt: digest(prompt), taken, settled, prediction, anneal };
+        let model = State {
+            seed: 0,
+            prompt: digest(prompt),
+            taken,
+            settled,
+            prediction,
+            anneal,
+        };
         self.admit("resume", &model, seeds, out)
     }
 
@@ -257,7 +312,10 @@ impl Generator for ScriptedGenerator {
         self.check("step", ids)?;
         for &id in ids {
             if self.state("step", id)?.taken >= self.steps {
-                return Err(Error::Finished { id: id.0, steps: self.steps });
+                return Err(Error::Finished {
+                    id: id.0,
+                    steps: self.steps,
+                });
             }
         }
         for &id in ids {
@@ -280,7 +338,13 @@ impl Generator for ScriptedGenerator {
         self.check("observe", ids)?;
         for &id in ids {
             if self.state("observe", id)?.taken == 0 {
-                return Err(Error::Range { op: "observe", arg: "step", got: 0, min: 1, max: u64::from(self.steps) });
+                return Err(Error::Range {
+                    op: "observe",
+                    arg: "step",
+                    got: 0,
+                    min: 1,
+                    max: u64::from(self.steps),
+                });
             }
         }
         let (places, bytes) = (self.grid.len(), self.image_size().len_bytes());
@@ -288,9 +352,24 @@ impl Generator for ScriptedGenerator {
         let n = ids.len();
         let held = |held: Option<usize>| held.unwrap_or(0);
         let views = [
-            (needs.pixels, "pixels", held(out.pixels.as_ref().map(|view| view.len())), n * bytes),
-            (needs.codes, "codes", held(out.codes.as_ref().map(|view| view.len())), n * places),
-            (needs.hidden, "hidden", held(out.hidden.as_ref().map(|view| view.len())), n * width),
+            (
+                needs.pixels,
+                "pixels",
+                held(out.pixels.as_ref().map(|view| view.len())),
+                n * bytes,
+            ),
+            (
+                needs.codes,
+                "codes",
+                held(out.codes.as_ref().map(|view| view.len())),
+                n * places,
+            ),
+            (
+                needs.hidden,
+                "hidden",
+                held(out.hidden.as_ref().map(|view| view.len())),
+                n * width,
+            ),
         ];
         for (wanted, arg, got, want) in views {
             if wanted {
@@ -301,7 +380,10 @@ impl Generator for ScriptedGenerator {
         for (i, &id) in ids.iter().enumerate() {
             let codes = &self.state("observe", id)?.prediction;
             if let (true, Some(out)) = (needs.pixels, out.pixels.as_deref_mut()) {
-                for (pixel, &code) in out[i * bytes..(i + 1) * bytes].chunks_exact_mut(3).zip(codes) {
+                for (pixel, &code) in out[i * bytes..(i + 1) * bytes]
+                    .chunks_exact_mut(3)
+                    .zip(codes)
+                {
                     let [low, high, ..] = code.to_le_bytes();
                     pixel.copy_from_slice(&[low, high, low ^ 0x55]);
                 }
@@ -310,7 +392,8 @@ impl Generator for ScriptedGenerator {
                 out[i * places..(i + 1) * places].copy_from_slice(codes);
             }
             if let (true, Some(out)) = (needs.hidden, out.hidden.as_deref_mut()) {
-                let rows = out[i * width..(i + 1) * width].chunks_exact_mut(self.hidden_width.max(1));
+                let rows =
+                    out[i * width..(i + 1) * width].chunks_exact_mut(self.hidden_width.max(1));
                 for (row, &code) in rows.zip(codes) {
                     row.fill(open_unit(code.wrapping_mul(0x9E37_79B9)));
                 }

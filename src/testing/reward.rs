@@ -17,26 +17,46 @@ fn same_length(ask: &Ask<'_>, out: &[Verdict]) -> Result<()> {
     if ask.keys.len() == out.len() {
         return Ok(());
     }
-    Err(Error::Length { op: "judge", arg: "out", got: out.len(), want: ask.keys.len() })
+    Err(Error::Length {
+        op: "judge",
+        arg: "out",
+        got: out.len(),
+        want: ask.keys.len(),
+    })
 }
 
 /// Fails unless everything that is needed is shown.
 fn shown(needs: Needs, ask: &Ask<'_>) -> Result<()> {
     let n = ask.keys.len();
     let views = [
-        (needs.pixels, "pixels", ask.pixels.map_or(0, |pixels| pixels.len())),
+        (
+            needs.pixels,
+            "pixels",
+            ask.pixels.map_or(0, |pixels| pixels.len()),
+        ),
         (needs.codes, "codes", ask.codes.map_or(0, <[Code]>::len)),
         (needs.hidden, "hidden", ask.hidden.map_or(0, <[f32]>::len)),
     ];
-    match views.into_iter().find(|&(needed, _, got)| needed && got < n) {
-        Some((_, arg, got)) => Err(Error::Length { op: "judge", arg, got, want: n }),
+    match views
+        .into_iter()
+        .find(|&(needed, _, got)| needed && got < n)
+    {
+        Some((_, arg, got)) => Err(Error::Length {
+            op: "judge",
+            arg,
+            got,
+            want: n,
+        }),
         None => Ok(()),
     }
 }
 
 fn codes_of<'a>(ask: &Ask<'a>, row: usize) -> &'a [Code] {
     let codes = ask.codes.unwrap_or(&[]);
-    codes.chunks_exact((codes.len() / ask.keys.len().max(1)).max(1)).nth(row).unwrap_or(&[])
+    codes
+        .chunks_exact((codes.len() / ask.keys.len().max(1)).max(1))
+        .nth(row)
+        .unwrap_or(&[])
 }
 
 /// A judge that answers what a script says, and counts what it was asked.
@@ -62,7 +82,10 @@ pub struct ScriptedReward {
 
 impl fmt::Debug for ScriptedReward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScriptedReward").field("asked", &self.asked).field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("ScriptedReward")
+            .field("asked", &self.asked)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +109,15 @@ impl ScriptedReward {
         Self::new(move |judgement, key, _| {
             let [low, high] = words(seed);
             let [candidate, _] = words(key.candidate.0);
-            let bits = philox([low, high], [candidate, key.step, place(judgement), Purpose::Answer as u32]);
+            let bits = philox(
+                [low, high],
+                [
+                    candidate,
+                    key.step,
+                    place(judgement),
+                    Purpose::Answer as u32,
+                ],
+            );
             let p_yes = open_unit(bits[0]);
             Verdict::new(p_yes, 1.0 - p_yes)
         })
@@ -197,7 +228,11 @@ impl OracleReward {
     /// The oracle of a seed: clear from the first step, potential from quality 0.5 on.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
-        Self { seed, clear_from: 1, hopeful: 0.5 }
+        Self {
+            seed,
+            clear_from: 1,
+            hopeful: 0.5,
+        }
     }
 
     /// Calls a view clear from this step on.
@@ -227,7 +262,11 @@ impl OracleReward {
 
 impl RewardModel for OracleReward {
     fn needs(&self, ask: Judgement) -> Needs {
-        if ask == Judgement::Clarity { Needs::NOTHING } else { Needs::CODES }
+        if ask == Judgement::Clarity {
+            Needs::NOTHING
+        } else {
+            Needs::CODES
+        }
     }
 
     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
@@ -239,7 +278,11 @@ impl RewardModel for OracleReward {
                 Judgement::Clarity if key.step >= self.clear_from => Verdict::new(1.0, 0.0),
                 Judgement::Clarity => Verdict::new(0.0, 1.0),
                 Judgement::Potential => {
-                    let answer = if quality >= self.hopeful { Answer::Yes } else { Answer::No };
+                    let answer = if quality >= self.hopeful {
+                        Answer::Yes
+                    } else {
+                        Answer::No
+                    };
                     Verdict::new(quality, 1.0 - quality).with_answer(answer)
                 }
                 Judgement::Outcome | Judgement::Process => Verdict::new(quality, 1.0 - quality),

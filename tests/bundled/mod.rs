@@ -14,7 +14,12 @@ use maquette::quant::Format;
 
 /// Bytes of a bundled file.
 pub fn bytes(name: &str) -> Vec<u8> {
-    fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights").join(name)).unwrap()
+    fs::read(
+        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("examples/demo/weights")
+            .join(name),
+    )
+    .unwrap()
 }
 
 /// Text of a bundled file.
@@ -32,19 +37,32 @@ pub struct Drawing<B: Backend> {
 impl<B: Backend> Drawing<B> {
     pub fn load(backend: B, format: Format) -> Self {
         let backend = Arc::new(backend);
-        let config = ShowOConfig::from_json(&JsonConfig::parse(&text("show-o/config.json")).unwrap()).unwrap();
+        let config =
+            ShowOConfig::from_json(&JsonConfig::parse(&text("show-o/config.json")).unwrap())
+                .unwrap();
         let weights = bytes("show-o/pytorch_model.safetensors");
         let source = SafetensorsSource::new(&weights).unwrap();
         let model = ShowO::load(Arc::clone(&backend), config, &source, format).unwrap();
-        let config = MagvitConfig::from_json(&JsonConfig::parse(&text("magvitv2/config.json")).unwrap()).unwrap();
+        let config =
+            MagvitConfig::from_json(&JsonConfig::parse(&text("magvitv2/config.json")).unwrap())
+                .unwrap();
         let weights = bytes("magvitv2/pytorch_model.safetensors");
         let source = SafetensorsSource::new(&weights).unwrap();
         let pixels = Magvit::load(backend, config, &source, format).unwrap();
-        Self { model: Arc::new(model), pixels: Arc::new(pixels) }
+        Self {
+            model: Arc::new(model),
+            pixels: Arc::new(pixels),
+        }
     }
 
     pub fn session(&self, options: ShowOOptions) -> ShowOSession<B, Words> {
         let words = Words::new(&text("show-o/vocab.txt")).unwrap();
-        ShowOSession::new(Arc::clone(&self.model), Arc::clone(&self.pixels), words, options).unwrap()
+        ShowOSession::new(
+            Arc::clone(&self.model),
+            Arc::clone(&self.pixels),
+            words,
+            options,
+        )
+        .unwrap()
     }
 }

@@ -52,7 +52,13 @@ impl Generator for Flawed {
         }
         Ok(())
     }
-    fn resume(&mut self, prompt: &Prompt<'_>, from: &Partial<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
+    fn resume(
+        &mut self,
+        prompt: &Prompt<'_>,
+        from: &Partial<'_>,
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()> {
         if self.flaw == Flaw::Resume {
             let other: Vec<u64> = seeds.iter().map(|seed| seed + 1).collect();
             return self.inner.resume(prompt, from, &other, out);
@@ -75,7 +81,9 @@ impl Generator for Flawed {
                 once.dedup();
                 self.inner.step(&once)
             }
-            Flaw::HalfStep if ids.first() != ids.get(1) => ids.iter().try_for_each(|&id| self.inner.step(&[id])),
+            Flaw::HalfStep if ids.first() != ids.get(1) => {
+                ids.iter().try_for_each(|&id| self.inner.step(&[id]))
+            }
             _ => self.inner.step(ids),
         }
     }
@@ -114,13 +122,19 @@ fn a_flawed_generator_is_found_out() {
         (Batch, "a batch draws what each draws alone"),
         (Fork, "a fork with the same seed has the same future"),
         (Resume, "resuming equals going on"),
-        (Repeat, "stepping a candidate twice in one batch is an error"),
+        (
+            Repeat,
+            "stepping a candidate twice in one batch is an error",
+        ),
         (Ids, "ids of one start differ"),
         (HalfStep, "a failed call moves and frees nobody"),
         (Prune, "a call that the contract allows succeeds"),
         (Short, "observing into a short buffer is an error"),
     ] {
-        let mut flawed = Flawed { inner: ScriptedGenerator::new(4), flaw };
+        let mut flawed = Flawed {
+            inner: ScriptedGenerator::new(4),
+            flaw,
+        };
         let found = conformance::generator(&mut flawed, &Prompt::new("a red car")).unwrap_err();
         assert_eq!(found.law, law, "{flaw:?}");
     }
@@ -138,7 +152,14 @@ impl RewardModel for Careless {
     }
     fn judge(&mut self, _: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
         for (i, out) in out.iter_mut().enumerate() {
-            *out = Verdict::new(if self.by_place { i as f32 / 8.0 } else { self.p }, 0.2);
+            *out = Verdict::new(
+                if self.by_place {
+                    i as f32 / 8.0
+                } else {
+                    self.p
+                },
+                0.2,
+            );
         }
         Ok(())
     }
@@ -149,15 +170,22 @@ fn a_flawed_judge_is_found_out() {
     let prompt = Prompt::new("a red car");
     for (by_place, p, law) in [
         (true, 0.0, "a batch is judged as each view alone"),
-        (false, f32::NAN, "both probabilities of a verdict lie in [0, 1]"),
+        (
+            false,
+            f32::NAN,
+            "both probabilities of a verdict lie in [0, 1]",
+        ),
         (false, 0.5, "an `out` of another length is an error"),
     ] {
         let mut generator = ScriptedGenerator::new(4);
         let mut judge = Careless { by_place, p };
-        let found = conformance::reward(&mut judge, &mut generator, &prompt, Judgement::Process).unwrap_err();
+        let found = conformance::reward(&mut judge, &mut generator, &prompt, Judgement::Process)
+            .unwrap_err();
         assert_eq!(found.law, law);
     }
     let mut generator = ScriptedGenerator::new(4);
     let mut failing = ScriptedReward::seeded(1).failing_at(0);
-    assert!(conformance::reward(&mut failing, &mut generator, &prompt, Judgement::Process).is_err());
+    assert!(
+        conformance::reward(&mut failing, &mut generator, &prompt, Judgement::Process).is_err()
+    );
 }

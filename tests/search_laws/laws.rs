@@ -26,21 +26,34 @@ pub fn search<'a>(
 ) -> maquette::Result<Outcome> {
     let (mut told, mut events) = (Cost::default(), 0);
     let mut rng = Stream::new(seed);
-    let decision = strategy.search(generator, reward, &Prompt::new("a red car"), &mut rng, &mut |event| {
-        match event {
-            Event::Started { ids, .. } => told.candidates += ids.len() as u64,
-            Event::Stepped { ids, .. } => told.steps += ids.len() as u64,
-            Event::Observed { pixels, .. } => told.decodes += pixels.map_or(0, |pixels| pixels.len() as u64),
-            Event::Judged { judgement, .. } => told.ask(judgement, 1),
-            _ => {}
-        }
-        events += 1;
-        listener(events - 1, &event)
-    })?;
+    let decision = strategy.search(
+        generator,
+        reward,
+        &Prompt::new("a red car"),
+        &mut rng,
+        &mut |event| {
+            match event {
+                Event::Started { ids, .. } => told.candidates += ids.len() as u64,
+                Event::Stepped { ids, .. } => told.steps += ids.len() as u64,
+                Event::Observed { pixels, .. } => {
+                    told.decodes += pixels.map_or(0, |pixels| pixels.len() as u64)
+                }
+                Event::Judged { judgement, .. } => told.ask(judgement, 1),
+                _ => {}
+            }
+            events += 1;
+            listener(events - 1, &event)
+        },
+    )?;
     let mut codes = vec![0; generator.grid().len()];
     generator.save(decision.winner, &mut codes)?;
     generator.prune(&[decision.winner])?;
-    Ok(Outcome { codes, decision, told, events })
+    Ok(Outcome {
+        codes,
+        decision,
+        told,
+        events,
+    })
 }
 
 pub fn go_on(_: usize, _: &Event<'_>) -> Flow {
@@ -96,7 +109,9 @@ pub fn can_end_anywhere<'a>(
     reward: &mut (dyn RewardModel + 'a),
     seed: u64,
 ) {
-    let all = search(strategy, generator, reward, seed, &mut go_on).unwrap().events;
+    let all = search(strategy, generator, reward, seed, &mut go_on)
+        .unwrap()
+        .events;
     for at in 0..all - 1 {
         let mut stop = |i, _: &Event<'_>| if i == at { Flow::Stop } else { Flow::Continue };
         let found = search(strategy, generator, reward, seed, &mut stop).unwrap();
@@ -122,7 +137,12 @@ pub fn can_end_anywhere<'a>(
         let found = search(strategy, generator, reward, seed, &mut choose).unwrap();
         if let Some(id) = chosen {
             assert_eq!(found.decision.winner, id);
-            assert!(found.codes.iter().all(|&code| code != maquette::codes::UNKNOWN));
+            assert!(
+                found
+                    .codes
+                    .iter()
+                    .all(|&code| code != maquette::codes::UNKNOWN)
+            );
         }
     }
 }

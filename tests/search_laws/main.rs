@@ -7,7 +7,9 @@ use maquette::generator::Needs;
 use maquette::reward::{Answer, Verdict};
 use maquette::search::{BestOfN, Parm, ParmForm, Plain, Prm};
 use maquette::testing::{OracleReward, ScriptedGenerator, ScriptedReward, conformance};
-use maquette::{CandidateId, Error, Flow, Judgement, Prompt, RewardModel, SearchStrategy, rng::Stream};
+use maquette::{
+    CandidateId, Error, Flow, Judgement, Prompt, RewardModel, SearchStrategy, rng::Stream,
+};
 use proptest::prelude::*;
 
 const STEPS: u32 = 6;
@@ -25,7 +27,9 @@ fn strategies(n: u32) -> Vec<Box<Dyn<'static>>> {
 }
 
 /// A judge whose verdicts are adversarial: ties, malformed answers, nobody clear, nobody with potential.
-fn adversary(table: Vec<u8>) -> impl FnMut(Judgement, maquette::reward::ViewKey, &[u32]) -> Verdict {
+fn adversary(
+    table: Vec<u8>,
+) -> impl FnMut(Judgement, maquette::reward::ViewKey, &[u32]) -> Verdict {
     move |judgement, key, _| {
         let kind = judgement as usize;
         let at = (key.candidate.0 as usize * 31 + key.step as usize * 7 + kind * 13) % table.len();
@@ -51,9 +55,20 @@ fn counted(strategy: &mut Dyn<'static>, mut reward: ScriptedReward, seed: u64) -
     let mut generator = ScriptedGenerator::new(STEPS);
     let found = laws::cost_is_what_was_told(strategy, &mut generator, &mut reward, seed);
     let (cost, calls) = (found.decision.cost, generator.calls());
-    assert_eq!((cost.candidates, cost.steps, cost.decodes), (calls.candidates, calls.steps, calls.decodes));
-    let asked = [Judgement::Outcome, Judgement::Process, Judgement::Clarity, Judgement::Potential];
-    assert_eq!([cost.outcome, cost.process, cost.clarity, cost.potential], asked.map(|ask| reward.asked(ask)));
+    assert_eq!(
+        (cost.candidates, cost.steps, cost.decodes),
+        (calls.candidates, calls.steps, calls.decodes)
+    );
+    let asked = [
+        Judgement::Outcome,
+        Judgement::Process,
+        Judgement::Clarity,
+        Judgement::Potential,
+    ];
+    assert_eq!(
+        [cost.outcome, cost.process, cost.clarity, cost.potential],
+        asked.map(|ask| reward.asked(ask))
+    );
     assert_eq!((generator.alive(), reward.open()), (0, 0));
     found
 }
@@ -65,7 +80,12 @@ struct Expected {
 }
 
 /// PARM as its released code runs, one candidate after the other.
-fn parm_by_hand(mut judge: impl FnMut(Judgement, u64, u32) -> Verdict, n: u64, steps: u32, from: u32) -> Expected {
+fn parm_by_hand(
+    mut judge: impl FnMut(Judgement, u64, u32) -> Verdict,
+    n: u64,
+    steps: u32,
+    from: u32,
+) -> Expected {
     let mut rejected_best = (f32::INFINITY, 0);
     let mut survivors = Vec::new();
     for c in 0..n {
@@ -74,7 +94,11 @@ fn parm_by_hand(mut judge: impl FnMut(Judgement, u64, u32) -> Verdict, n: u64, s
             if !clear && judge(Judgement::Clarity, c, k).answer != Answer::No {
                 let verdict = judge(Judgement::Potential, c, k);
                 potential = verdict.answer == Answer::Yes;
-                no_prob = if verdict.answer == Answer::Other { 50.0 } else { verdict.p_no };
+                no_prob = if verdict.answer == Answer::Other {
+                    50.0
+                } else {
+                    verdict.p_no
+                };
                 clear = true;
             }
         }
@@ -88,14 +112,24 @@ fn parm_by_hand(mut judge: impl FnMut(Judgement, u64, u32) -> Verdict, n: u64, s
     let mut best = (f32::NEG_INFINITY, 0);
     for &c in &survivors {
         let verdict = judge(Judgement::Outcome, c, steps);
-        let score = if verdict.answer == Answer::Other { 0.0 } else { verdict.p_yes };
+        let score = if verdict.answer == Answer::Other {
+            0.0
+        } else {
+            verdict.p_yes
+        };
         if score > best.0 {
             best = (score, c);
         }
     }
     match survivors.is_empty() {
-        true => Expected { winner: rejected_best.1, fallback: true },
-        false => Expected { winner: best.1, fallback: false },
+        true => Expected {
+            winner: rejected_best.1,
+            fallback: true,
+        },
+        false => Expected {
+            winner: best.1,
+            fallback: false,
+        },
     }
 }
 
@@ -157,10 +191,20 @@ proptest! {
 
 #[test]
 fn one_candidate_is_plain_generation() {
-    for mut strategy in [Box::new(BestOfN::new(1)) as Box<Dyn<'_>>, Box::new(Prm::new(1))] {
+    for mut strategy in [
+        Box::new(BestOfN::new(1)) as Box<Dyn<'_>>,
+        Box::new(Prm::new(1)),
+    ] {
         for seed in 0..50 {
-            let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(seed));
-            laws::one_candidate_is_plain(&mut *strategy, &mut Plain, &mut generator, &mut reward, seed);
+            let (mut generator, mut reward) =
+                (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(seed));
+            laws::one_candidate_is_plain(
+                &mut *strategy,
+                &mut Plain,
+                &mut generator,
+                &mut reward,
+                seed,
+            );
             assert_eq!(reward.calls(), 0);
         }
     }
@@ -170,18 +214,37 @@ fn one_candidate_is_plain_generation() {
 fn pruned_parm_draws_what_released_parm_draws_under_an_oracle() {
     for seed in 0..50 {
         let mut generator = ScriptedGenerator::new(STEPS);
-        let mut oracle = OracleReward::new(seed).clear_from(2).hopeful_from(0.4 + seed as f32 / 200.0);
+        let mut oracle = OracleReward::new(seed)
+            .clear_from(2)
+            .hopeful_from(0.4 + seed as f32 / 200.0);
         let (mut pruned, mut released) = (Parm::new(6), Parm::new(6).with_form(ParmForm::Released));
-        laws::same_picture(&mut pruned, &mut released, &mut generator, &mut oracle, seed);
+        laws::same_picture(
+            &mut pruned,
+            &mut released,
+            &mut generator,
+            &mut oracle,
+            seed,
+        );
     }
 }
 
 #[test]
 fn no_candidates_is_an_error() {
     let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(0));
-    for mut strategy in [Box::new(BestOfN::new(0)) as Box<Dyn<'_>>, Box::new(Prm::new(0)), Box::new(Parm::new(0))] {
+    for mut strategy in [
+        Box::new(BestOfN::new(0)) as Box<Dyn<'_>>,
+        Box::new(Prm::new(0)),
+        Box::new(Parm::new(0)),
+    ] {
         let error = search(&mut *strategy, &mut generator, &mut reward, 0, &mut go_on).unwrap_err();
-        assert!(matches!(error, Error::Range { arg: "candidates", got: 0, .. }));
+        assert!(matches!(
+            error,
+            Error::Range {
+                arg: "candidates",
+                got: 0,
+                ..
+            }
+        ));
     }
     assert_eq!(generator.calls().calls, 0);
 }
@@ -195,7 +258,8 @@ fn steps_outside_the_generator_are_an_error() {
             Box::new(Parm::new(2).with_min_clarity_step(step)),
         ];
         for mut strategy in wrong {
-            let error = search(&mut *strategy, &mut generator, &mut reward, 0, &mut go_on).unwrap_err();
+            let error =
+                search(&mut *strategy, &mut generator, &mut reward, 0, &mut go_on).unwrap_err();
             assert!(matches!(error, Error::Range { min: 1, .. }));
         }
     }
@@ -216,7 +280,11 @@ fn a_generator_that_fails_anywhere_leaves_nobody_alive() {
                 break;
             }
             assert!(matches!(found, Err(Error::Foreign(_))));
-            assert_eq!((generator.alive(), reward.open()), (0, 0), "failed at call {calls}");
+            assert_eq!(
+                (generator.alive(), reward.open()),
+                (0, 0),
+                "failed at call {calls}"
+            );
             calls += 1;
         }
         assert!(calls >= u64::from(STEPS));
@@ -239,7 +307,9 @@ fn a_judge_that_fails_or_answers_nan_anywhere_leaves_nobody_alive() {
         }
         for bad in [f32::NAN, f32::INFINITY, -0.5, 1.5] {
             let mut generator = ScriptedGenerator::new(STEPS);
-            let mut reward = ScriptedReward::new(move |_, key, _| Verdict::new(if key.step > 4 { bad } else { 0.1 }, 0.2));
+            let mut reward = ScriptedReward::new(move |_, key, _| {
+                Verdict::new(if key.step > 4 { bad } else { 0.1 }, 0.2)
+            });
             let found = search(&mut *strategy, &mut generator, &mut reward, 3, &mut go_on);
             assert!(matches!(found, Err(Error::NotFinite { op: "judge", .. })));
             assert_eq!((generator.alive(), reward.open()), (0, 0));
@@ -250,10 +320,24 @@ fn a_judge_that_fails_or_answers_nan_anywhere_leaves_nobody_alive() {
 #[test]
 fn choosing_a_stranger_is_an_error() {
     for mut strategy in strategies(3) {
-        let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(1));
+        let (mut generator, mut reward) =
+            (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(1));
         let mut stranger = |_: usize, _: &maquette::Event<'_>| Flow::Choose(CandidateId(999));
-        let error = search(&mut *strategy, &mut generator, &mut reward, 0, &mut stranger).unwrap_err();
-        assert!(matches!(error, Error::UnknownCandidate { op: "search", id: 999 }));
+        let error = search(
+            &mut *strategy,
+            &mut generator,
+            &mut reward,
+            0,
+            &mut stranger,
+        )
+        .unwrap_err();
+        assert!(matches!(
+            error,
+            Error::UnknownCandidate {
+                op: "search",
+                id: 999
+            }
+        ));
         assert_eq!(generator.alive(), 0);
     }
 }
@@ -265,13 +349,21 @@ fn dyn_and_generic_find_the_same() {
         S: SearchStrategy<ScriptedGenerator, ScriptedReward> + Clone + 'static,
         S: for<'a> SearchStrategy<dyn maquette::Generator + 'a, dyn RewardModel + 'a>,
     {
-        let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(5));
+        let (mut generator, mut reward) =
+            (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(5));
         let prompt = Prompt::new("a red car");
         let decision = strategy
-            .search(&mut generator, &mut reward, &prompt, &mut Stream::new(9), &mut |_| Flow::Continue)
+            .search(
+                &mut generator,
+                &mut reward,
+                &prompt,
+                &mut Stream::new(9),
+                &mut |_| Flow::Continue,
+            )
             .unwrap();
         let codes = generator.codes(decision.winner).unwrap().to_vec();
-        let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(5));
+        let (mut generator, mut reward) =
+            (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(5));
         let found = search(&mut strategy, &mut generator, &mut reward, 9, &mut go_on).unwrap();
         assert_eq!((found.decision, found.codes), (decision, codes));
     }
@@ -291,7 +383,16 @@ fn parm_costs_what_the_cost_model_says() {
     };
     let mut generator = ScriptedGenerator::new(18);
     let mut reward = ScriptedReward::new(script).with_needs(Needs::PIXELS);
-    let cost = search(&mut Parm::new(20), &mut generator, &mut reward, 0, &mut go_on).unwrap().decision.cost;
+    let cost = search(
+        &mut Parm::new(20),
+        &mut generator,
+        &mut reward,
+        0,
+        &mut go_on,
+    )
+    .unwrap()
+    .decision
+    .cost;
     assert_eq!((cost.steps, cost.decodes), (290, 230));
     assert_eq!((cost.clarity, cost.potential, cost.outcome), (220, 20, 10));
     assert_eq!(generator.calls().step_batches, 18);
@@ -304,12 +405,22 @@ fn every_search_beats_plain_generation_under_an_oracle() {
     let mean = |strategy: &mut Dyn<'static>| {
         let quality = |seed| {
             let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), oracle);
-            oracle.quality(&search(strategy, &mut generator, &mut reward, seed, &mut go_on).unwrap().codes)
+            oracle.quality(
+                &search(strategy, &mut generator, &mut reward, seed, &mut go_on)
+                    .unwrap()
+                    .codes,
+            )
         };
         (0..100).map(quality).sum::<f32>() / 100.0
     };
-    let all: Vec<f32> = strategies(8).iter_mut().map(|strategy| mean(&mut **strategy)).collect();
-    assert!(all[1..].iter().all(|&quality| quality > all[0] + 0.03), "{all:?}");
+    let all: Vec<f32> = strategies(8)
+        .iter_mut()
+        .map(|strategy| mean(&mut **strategy))
+        .collect();
+    assert!(
+        all[1..].iter().all(|&quality| quality > all[0] + 0.03),
+        "{all:?}"
+    );
 }
 
 #[test]
@@ -320,7 +431,12 @@ fn the_fakes_conform() {
     }
     let mut generator = ScriptedGenerator::new(4);
     let all = Needs::PIXELS.or(Needs::CODES).or(Needs::HIDDEN);
-    for ask in [Judgement::Outcome, Judgement::Process, Judgement::Clarity, Judgement::Potential] {
+    for ask in [
+        Judgement::Outcome,
+        Judgement::Process,
+        Judgement::Clarity,
+        Judgement::Potential,
+    ] {
         conformance::reward(&mut OracleReward::new(1), &mut generator, &prompt, ask).unwrap();
         let mut seeded = ScriptedReward::seeded(2).with_needs(all);
         conformance::reward(&mut seeded, &mut generator, &prompt, ask).unwrap();

@@ -40,7 +40,11 @@ impl WeightSource for SafetensorsSource<'_> {
             Dtype::U8 => DType::Other("U8"),
             _ => DType::Other("another type"),
         };
-        Some(Tensor { dtype, shape: Vec::from(view.shape()), bytes: view.data() })
+        Some(Tensor {
+            dtype,
+            shape: Vec::from(view.shape()),
+            bytes: view.data(),
+        })
     }
 
     fn names(&self, visit: &mut dyn FnMut(&str)) {

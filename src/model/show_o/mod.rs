@@ -17,7 +17,9 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, Result};
 use crate::model::linear::Linear;
-use crate::model::transformer::{BlockNames, Look, Mlp, Norm, NormWeights, Pass, Rotary, Stack, StackConfig};
+use crate::model::transformer::{
+    BlockNames, Look, Mlp, Norm, NormWeights, Pass, Rotary, Stack, StackConfig,
+};
 use crate::model::weights::{Loader, WeightSource};
 use crate::ops::Backend;
 use crate::ops::norm::{Activation, NormShape};
@@ -89,22 +91,29 @@ impl ShowOConfig {
     pub fn from_json(json: &crate::model::files::config::JsonConfig) -> Result<Self> {
         let r = Self::released();
         let llm_vocab_size = json.size_or("llm_vocab_size", r.llm_vocab_size)?;
-        let bos = if llm_vocab_size == r.llm_vocab_size { r.bos_id as usize } else { llm_vocab_size.saturating_sub(1) };
+        let bos = if llm_vocab_size == r.llm_vocab_size {
+            r.bos_id as usize
+        } else {
+            llm_vocab_size.saturating_sub(1)
+        };
         let config = Self {
             hidden_size: json.size_or("hidden_size", r.hidden_size)?,
             num_hidden_layers: json.size_or("num_hidden_layers", r.num_hidden_layers)?,
             num_attention_heads: json.size_or("num_attention_heads", r.num_attention_heads)?,
             intermediate_size: json.size_or("intermediate_size", r.intermediate_size)?,
             layer_norm_eps: json.float_or("layer_norm_eps", r.layer_norm_eps)?,
-            partial_rotary_factor: json.float_or("partial_rotary_factor", r.partial_rotary_factor)?,
+            partial_rotary_factor: json
+                .float_or("partial_rotary_factor", r.partial_rotary_factor)?,
             rope_theta: json.float_or("rope_theta", r.rope_theta)?,
             vocab_size: json.size_or("vocab_size", r.vocab_size)?,
             llm_vocab_size,
             codebook_size: json.size_or("codebook_size", r.codebook_size)?,
             num_vq_tokens: json.size_or("num_vq_tokens", r.num_vq_tokens)?,
             max_text_len: json.size_or("max_text_len", r.max_text_len)?,
-            bos_id: u32::try_from(json.size_or("bos_id", bos)?)
-                .map_err(|_| Error::Config { key: "bos_id", problem: "is too large" })?,
+            bos_id: u32::try_from(json.size_or("bos_id", bos)?).map_err(|_| Error::Config {
+                key: "bos_id",
+                problem: "is too large",
+            })?,
         };
         config.check()?;
         Ok(config)
@@ -115,8 +124,12 @@ impl ShowOConfig {
     /// # Errors
     /// [`Error::Config`] or [`Error::Range`] with the key at fault.
     pub fn check(&self) -> Result<()> {
-        if self.vocab_size > 1 << 24 || self.max_text_len > 1 << 16 || self.num_vq_tokens > 1 << 16 {
-            return Err(Error::Config { key: "vocab_size", problem: "or max_text_len or num_vq_tokens is out of range" });
+        if self.vocab_size > 1 << 24 || self.max_text_len > 1 << 16 || self.num_vq_tokens > 1 << 16
+        {
+            return Err(Error::Config {
+                key: "vocab_size",
+                problem: "or max_text_len or num_vq_tokens is out of range",
+            });
         }
         if self.vocab_size != self.llm_vocab_size + SPECIALS as usize + self.codebook_size + 1 {
             return Err(Error::Config {
@@ -126,19 +139,36 @@ impl ShowOConfig {
         }
         let side = self.side();
         if side * side != self.num_vq_tokens || side == 0 {
-            return Err(Error::Config { key: "num_vq_tokens", problem: "is no square number" });
+            return Err(Error::Config {
+                key: "num_vq_tokens",
+                problem: "is no square number",
+            });
         }
         if self.codebook_size == 0 || self.max_text_len < 2 {
-            return Err(Error::Config { key: "max_text_len", problem: "or codebook_size is too small" });
+            return Err(Error::Config {
+                key: "max_text_len",
+                problem: "or codebook_size is too small",
+            });
         }
         if self.bos_id as usize >= self.llm_vocab_size {
-            return Err(Error::Config { key: "bos_id", problem: "lies outside the text vocabulary" });
+            return Err(Error::Config {
+                key: "bos_id",
+                problem: "lies outside the text vocabulary",
+            });
         }
-        if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return Err(Error::Config { key: "num_attention_heads", problem: "does not divide hidden_size" });
+        if self.num_attention_heads == 0
+            || !self.hidden_size.is_multiple_of(self.num_attention_heads)
+        {
+            return Err(Error::Config {
+                key: "num_attention_heads",
+                problem: "does not divide hidden_size",
+            });
         }
         if !(0.0..=1.0).contains(&self.partial_rotary_factor) {
-            return Err(Error::Config { key: "partial_rotary_factor", problem: "is not between 0 and 1" });
+            return Err(Error::Config {
+                key: "partial_rotary_factor",
+                problem: "is not between 0 and 1",
+            });
         }
         self.stack().check()
     }
@@ -167,7 +197,10 @@ impl ShowOConfig {
         self.num_vq_tokens + 2
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "check bounds the vocabulary by 2^24")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "check bounds the vocabulary by 2^24"
+    )]
     const fn special(&self, i: u32) -> TokenId {
         self.llm_vocab_size as u32 + i
     }
@@ -198,12 +231,19 @@ impl ShowOConfig {
 
     /// Token of a masked place.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "check bounds the vocabulary by 2^24")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "check bounds the vocabulary by 2^24"
+    )]
     pub const fn mask(&self) -> TokenId {
         self.vocab_size as u32 - 1
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a checked head width")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a checked head width"
+    )]
     fn stack(&self) -> StackConfig {
         let head_dim = self.hidden_size / self.num_attention_heads.max(1);
         StackConfig {
@@ -247,7 +287,12 @@ impl<B: Backend> ShowO<B> {
     ///
     /// # Errors
     /// A missing, unknown or misshapen tensor, a configuration that contradicts itself, or no memory.
-    pub fn load(backend: Arc<B>, config: ShowOConfig, source: &dyn WeightSource, format: Format) -> Result<Self> {
+    pub fn load(
+        backend: Arc<B>,
+        config: ShowOConfig,
+        source: &dyn WeightSource,
+        format: Format,
+    ) -> Result<Self> {
         config.check()?;
         let device = Arc::clone(&backend);
         let rename = |name: &str| String::from(name);
@@ -257,7 +302,11 @@ impl<B: Backend> ShowO<B> {
             BlockNames {
                 norm1: at("input_layernorm"),
                 norm2: String::new(),
-                qkv: [at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj")],
+                qkv: [
+                    at("self_attn.q_proj"),
+                    at("self_attn.k_proj"),
+                    at("self_attn.v_proj"),
+                ],
                 out: at("self_attn.dense"),
                 qk_norm: [at("self_attn.q_layernorm"), at("self_attn.k_layernorm")],
                 mlp_in: vec![at("mlp.fc1")],
@@ -265,15 +314,32 @@ impl<B: Backend> ShowO<B> {
             }
         })?;
         let width = config.hidden_size;
-        let embedding = loader.buffer("showo.model.embed_tokens.weight", &[config.vocab_size, width])?;
-        let final_norm = NormWeights::load(&loader, Norm::Layer, "showo.model.final_layernorm", width)?;
+        let embedding = loader.buffer(
+            "showo.model.embed_tokens.weight",
+            &[config.vocab_size, width],
+        )?;
+        let final_norm =
+            NormWeights::load(&loader, Norm::Layer, "showo.model.final_layernorm", width)?;
         let (from, codes) = (config.image_offset(), config.codebook_size);
         let weight = loader.floats("showo.lm_head.weight", &[config.vocab_size, width])?;
-        let bias: Vec<f32> = loader.floats("showo.lm_head.bias", &[config.vocab_size])?[from..from + codes].into();
-        let head =
-            Linear::from_floats(&loader, codes, width, &weight[from * width..][..codes * width], Some(&bias))?;
+        let bias: Vec<f32> =
+            loader.floats("showo.lm_head.bias", &[config.vocab_size])?[from..from + codes].into();
+        let head = Linear::from_floats(
+            &loader,
+            codes,
+            width,
+            &weight[from * width..][..codes * width],
+            Some(&bias),
+        )?;
         loader.finish(&|name| name.starts_with("mm_projector."))?;
-        Ok(Self { backend, config, stack, embedding, final_norm, head })
+        Ok(Self {
+            backend,
+            config,
+            stack,
+            embedding,
+            final_norm,
+            head,
+        })
     }
 
     /// The shape.
@@ -308,12 +374,20 @@ impl<B: Backend> ShowO<B> {
 
     fn embed(&self, rows: usize, ids: &B::Buffer<u32>, x: &mut B::Buffer<f32>) -> Result<()> {
         let c = &self.config;
-        let s = GatherShape { rows, width: c.hidden_size, table_rows: c.vocab_size };
+        let s = GatherShape {
+            rows,
+            width: c.hidden_size,
+            table_rows: c.vocab_size,
+        };
         self.backend.gather(s, ids, &self.embedding, x)
     }
 
     fn normalise(&self, rows: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
-        let s = NormShape { rows, width: self.config.hidden_size, eps: self.config.layer_norm_eps };
+        let s = NormShape {
+            rows,
+            width: self.config.hidden_size,
+            eps: self.config.layer_norm_eps,
+        };
         self.final_norm.apply(&self.backend, s, x, y)
     }
 
@@ -323,8 +397,14 @@ impl<B: Backend> ShowO<B> {
     pub fn visible_rows(&self, tokens: &[TokenId]) -> Vec<[u32; 2]> {
         let c = &self.config;
         let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        let first = (1..=len).zip(tokens).filter(|(_, t)| **t == c.pad()).fold(0, |_, (after, _)| after);
-        let soi = (0..len).zip(tokens).find(|(_, t)| **t == c.soi()).map_or(len, |(i, _)| i);
+        let first = (1..=len)
+            .zip(tokens)
+            .filter(|(_, t)| **t == c.pad())
+            .fold(0, |_, (after, _)| after);
+        let soi = (0..len)
+            .zip(tokens)
+            .find(|(_, t)| **t == c.soi())
+            .map_or(len, |(i, _)| i);
         (0..len)
             .map(|q| match q {
                 q if q < first => [0, q + 1],
@@ -348,12 +428,24 @@ impl<B: Backend> ShowO<B> {
         let order: Vec<u32> = (0..).take(rows).collect();
         let mut places = b.zeros(rows)?;
         b.write(&mut places, 0, &order)?;
-        let words: Vec<u32> = self.visible_rows(tokens).iter().flat_map(|&[from, len]| [from, len, 0, 0]).collect();
+        let words: Vec<u32> = self
+            .visible_rows(tokens)
+            .iter()
+            .flat_map(|&[from, len]| [from, len, 0, 0])
+            .collect();
         let mut spans = b.zeros(words.len())?;
         b.write(&mut spans, 0, &words)?;
-        let pass = Pass { sequences: rows, queries: 1, causal: false, positions: &places, places: &places, spans: &spans };
+        let pass = Pass {
+            sequences: rows,
+            queries: 1,
+            causal: false,
+            positions: &places,
+            places: &places,
+            spans: &spans,
+        };
         let (mut cache, mut scratch) = (self.stack.cache(b, rows)?, self.stack.scratch(b, rows)?);
-        self.stack.forward_watched(b, &pass, &mut x, (&mut cache, &mut scratch), look)?;
+        self.stack
+            .forward_watched(b, &pass, &mut x, (&mut cache, &mut scratch), look)?;
         let mut normed = b.zeros(rows * self.config.hidden_size)?;
         self.normalise(rows, &x, &mut normed)?;
         let mut out = vec![0.0; rows * self.config.hidden_size];

@@ -31,7 +31,13 @@ impl Prompts {
     pub(super) fn new(count: usize, rows: u32, from: u32) -> Self {
         let entries = (0..)
             .take(count)
-            .map(|i| Entry { tokens: Vec::new(), row: from + i * rows, users: 0, first: false, used: 0 })
+            .map(|i| Entry {
+                tokens: Vec::new(),
+                row: from + i * rows,
+                users: 0,
+                first: false,
+                used: 0,
+            })
             .collect();
         Self { entries, clock: 0 }
     }
@@ -58,7 +64,10 @@ impl Prompts {
         let place = (0..limit)
             .filter(|&i| self.entries[i].users == 0)
             .min_by_key(|&i| self.entries[i].used)
-            .ok_or(Error::Full { what: "prompts of a session", limit })?;
+            .ok_or(Error::Full {
+                what: "prompts of a session",
+                limit,
+            })?;
         let entry = &mut self.entries[place];
         entry.tokens.clear();
         entry.first = false;

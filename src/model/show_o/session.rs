@@ -182,9 +182,21 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         words: T,
         options: ShowOOptions,
     ) -> Result<Self> {
-        let range = |arg, got: u64, max| Err(Error::Range { op: "session", arg, got, min: 1, max });
+        let range = |arg, got: u64, max| {
+            Err(Error::Range {
+                op: "session",
+                arg,
+                got,
+                min: 1,
+                max,
+            })
+        };
         let o = &options;
-        for (arg, got) in [("candidates", o.candidates), ("batch", o.batch), ("prompts", o.prompts)] {
+        for (arg, got) in [
+            ("candidates", o.candidates),
+            ("batch", o.batch),
+            ("prompts", o.prompts),
+        ] {
             if got == 0 || got > 1 << 16 {
                 return range(arg, got as u64, 1 << 16);
             }
@@ -193,12 +205,22 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             return range("steps", u64::from(o.steps), 1 << 16);
         }
         if !(o.guidance_scale.is_finite() && o.temperature.is_finite() && o.temperature >= 0.0) {
-            return Err(Error::NotFinite { op: "session", arg: "guidance_scale or temperature", row: 0 });
+            return Err(Error::NotFinite {
+                op: "session",
+                arg: "guidance_scale or temperature",
+                row: 0,
+            });
         }
         let c = model.config();
         let pixels: Option<Arc<Magvit<B>>> = pixels.into();
-        if pixels.as_ref().is_some_and(|p| p.config().codebook_size != c.codebook_size) {
-            return Err(Error::Config { key: "codebook_size", problem: "differs between generator and tokenizer" });
+        if pixels
+            .as_ref()
+            .is_some_and(|p| p.config().codebook_size != c.codebook_size)
+        {
+            return Err(Error::Config {
+                key: "codebook_size",
+                problem: "differs between generator and tokenizer",
+            });
         }
         let (n, width, image) = (c.num_vq_tokens, c.hidden_size, c.image_rows());
         let halves = if guided(o) { 2 } else { 1 };
@@ -215,7 +237,9 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             rows: b.zeros(product("session", &[drawn, width])?)?,
             normed: b.zeros(product("session", &[drawn, width])?)?,
             logits: b.zeros(product("session", &[drawn, c.codebook_size])?)?,
-            first: (0..o.prompts).map(|_| b.zeros(product("session", &[n, c.codebook_size])?)).collect::<Result<_>>()?,
+            first: (0..o.prompts)
+                .map(|_| b.zeros(product("session", &[n, c.codebook_size])?))
+                .collect::<Result<_>>()?,
             ids: b.zeros(rows)?,
             positions: b.zeros(rows)?,
             places: b.zeros(rows)?,
@@ -249,13 +273,28 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         };
         // Grids of the generator's size, which need not be the tokenizer's own.
         let pixels = pixels
-            .map(|p| p.scratch_for(product("session", &[o.batch, n])?).map(|scratch| (p, scratch)))
+            .map(|p| {
+                p.scratch_for(product("session", &[o.batch, n])?)
+                    .map(|scratch| (p, scratch))
+            })
             .transpose()?;
-        #[expect(clippy::cast_possible_truncation, reason = "check bounds max_text_len by 2^16")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "check bounds max_text_len by 2^16"
+        )]
         let text_rows = c.text_rows() as u32;
         let prompts = Prompts::new(o.prompts, text_rows, text_rows);
-        let mut session =
-            Self { model, pixels, words, options, prompts, candidates, next: 0, memory, host };
+        let mut session = Self {
+            model,
+            pixels,
+            words,
+            options,
+            prompts,
+            candidates,
+            next: 0,
+            memory,
+            host,
+        };
         if guided(&session.options) {
             let unconditional = session.model.text_tokens(&[]);
             session.compute_text(&unconditional, 0)?;
@@ -279,7 +318,10 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
     fn compute_text(&mut self, tokens: &[TokenId], row: u32) -> Result<()> {
         let (b, m, h) = (&*self.model.backend, &mut self.memory, &mut self.host);
         let len = tokens.len();
-        #[expect(clippy::cast_possible_truncation, reason = "text rows are bounded by 2^16")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "text rows are bounded by 2^16"
+        )]
         let (first, count) = ((self.model.config.text_rows() - len) as u32, len as u32);
         // Positions count the pads that are left out.
         h.positions.clear();
@@ -299,7 +341,9 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             places: &m.places,
             spans: &m.spans,
         };
-        self.model.stack.forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)
+        self.model
+            .stack
+            .forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)
     }
 
     /// The cache place of a prompt, computed if it is new; and whether it was.
@@ -316,18 +360,26 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
 
     fn read_prompt(&self, prompt: &Prompt<'_>) -> Result<Vec<TokenId>> {
         if prompt.plan().is_some() || prompt.previous().is_some() {
-            return Err(Error::Unsupported { what: "a plan or a correction for Show-o" });
+            return Err(Error::Unsupported {
+                what: "a plan or a correction for Show-o",
+            });
         }
         let mut words = Vec::new();
         self.words.encode(prompt.text(), &mut |id| words.push(id))?;
         let c = self.model.config();
         if words.iter().any(|&w| w as usize >= c.llm_vocab_size) {
-            return Err(Error::Config { key: "llm_vocab_size", problem: "is smaller than a token of the tokenizer" });
+            return Err(Error::Config {
+                key: "llm_vocab_size",
+                problem: "is smaller than a token of the tokenizer",
+            });
         }
         // Task token and frame take three of the text rows.
         let max = c.text_rows() - 3;
         if words.len() > max && self.options.long_prompts == LongPrompt::Reject {
-            return Err(Error::PromptTooLong { got: words.len(), max });
+            return Err(Error::PromptTooLong {
+                got: words.len(),
+                max,
+            });
         }
         Ok(self.model.text_tokens(&words))
     }
@@ -346,16 +398,28 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
     ) -> Result<()> {
         let c = self.model.config();
         if tokens.is_empty() || tokens.len() > c.text_rows() {
-            return Err(Error::PromptTooLong { got: tokens.len(), max: c.text_rows() });
+            return Err(Error::PromptTooLong {
+                got: tokens.len(),
+                max: c.text_rows(),
+            });
         }
         if let Some(&word) = tokens.iter().find(|&&t| t as usize >= c.vocab_size) {
             let max = c.vocab_size as u64 - 1;
-            return Err(Error::Range { op: "start", arg: "token", got: u64::from(word), min: 0, max });
+            return Err(Error::Range {
+                op: "start",
+                arg: "token",
+                got: u64::from(word),
+                min: 0,
+                max,
+            });
         }
         covers("start", "out", out.len(), seeds.len())?;
         let limit = self.candidates.len();
         if self.candidates.iter().filter(|c| c.id.is_none()).count() < seeds.len() {
-            return Err(Error::Full { what: "candidates of a session", limit });
+            return Err(Error::Full {
+                what: "candidates of a session",
+                limit,
+            });
         }
         if let Some(from) = from {
             self.check_partial(from)?;
@@ -372,7 +436,8 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                     (c.step, c.anneal) = (from.step, from.anneal);
                     c.codes.copy_from_slice(from.codes);
                 } else {
-                    (c.step, c.anneal) = (0, policy != TemperaturePolicy::Upstream || (new && i == 0));
+                    (c.step, c.anneal) =
+                        (0, policy != TemperaturePolicy::Upstream || (new && i == 0));
                     c.codes.fill(UNKNOWN);
                 }
                 c.blank = c.step == 0 && c.codes.iter().all(|&code| code == UNKNOWN);
@@ -393,13 +458,27 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         covers("resume", "codes", c.num_vq_tokens, from.codes.len())?;
         let max = u64::from(self.options.steps);
         if from.step > self.options.steps {
-            return Err(Error::Range { op: "resume", arg: "step", got: u64::from(from.step), min: 0, max });
+            return Err(Error::Range {
+                op: "resume",
+                arg: "step",
+                got: u64::from(from.step),
+                min: 0,
+                max,
+            });
         }
         let finished = from.step == self.options.steps;
         for &code in from.codes {
-            if (code == UNKNOWN && finished) || (code != UNKNOWN && code as usize >= c.codebook_size) {
+            if (code == UNKNOWN && finished)
+                || (code != UNKNOWN && code as usize >= c.codebook_size)
+            {
                 let max = c.codebook_size as u64 - 1;
-                return Err(Error::Range { op: "resume", arg: "codes", got: u64::from(code), min: 0, max });
+                return Err(Error::Range {
+                    op: "resume",
+                    arg: "codes",
+                    got: u64::from(code),
+                    min: 0,
+                    max,
+                });
             }
         }
         Ok(())
@@ -417,7 +496,10 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         let mut places = Vec::new();
         places
             .try_reserve_exact(ids.len())
-            .map_err(|_| Error::OutOfMemory { what: "batch", bytes: ids.len() * size_of::<usize>() })?;
+            .map_err(|_| Error::OutOfMemory {
+                what: "batch",
+                bytes: ids.len() * size_of::<usize>(),
+            })?;
         for &id in ids {
             let at = self.at(op, id)?;
             if places.contains(&at) {
@@ -444,21 +526,43 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         let (b, m, h) = (&*self.model.backend, &mut self.memory, &mut self.host);
         let (n, image) = (c.num_vq_tokens, c.image_rows());
         let halves = if guided(&self.options) { 2 } else { 1 };
-        for v in [&mut h.ids, &mut h.positions, &mut h.places, &mut h.spans, &mut h.index] {
+        for v in [
+            &mut h.ids,
+            &mut h.positions,
+            &mut h.places,
+            &mut h.spans,
+            &mut h.index,
+        ] {
             v.clear();
         }
-        #[expect(clippy::cast_possible_truncation, reason = "rows of a cache of bounded length")]
-        let (offset, base, image_u32) =
-            (c.image_offset() as u32, (c.text_rows() * (1 + self.options.prompts)) as u32, image as u32);
-        #[expect(clippy::cast_possible_truncation, reason = "text rows are bounded by 2^16")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "rows of a cache of bounded length"
+        )]
+        let (offset, base, image_u32) = (
+            c.image_offset() as u32,
+            (c.text_rows() * (1 + self.options.prompts)) as u32,
+            image as u32,
+        );
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "text rows are bounded by 2^16"
+        )]
         let position = c.text_rows() as u32;
         for half in 0..halves {
             for &(prompt, codes) in batch {
-                #[expect(clippy::cast_possible_truncation, reason = "as many sequences as fit the cache")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "as many sequences as fit the cache"
+                )]
                 let row = (h.spans.len() / SPAN_WORDS) as u32 * image_u32;
                 h.ids.push(c.soi());
                 for (place, &code) in (0_u32..).zip(codes) {
-                    h.ids.push(if code == UNKNOWN { c.mask() } else { offset + code });
+                    h.ids.push(if code == UNKNOWN {
+                        c.mask()
+                    } else {
+                        offset + code
+                    });
                     if all || code == UNKNOWN {
                         h.index.push(row + 1 + place);
                     }
@@ -473,7 +577,10 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                     // t2i and the doubled frame of the empty prompt.
                     (0, 3)
                 };
-                #[expect(clippy::cast_possible_truncation, reason = "text rows are bounded by 2^16")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "text rows are bounded by 2^16"
+                )]
                 h.spans.extend([start, len as u32, base + row, image_u32]);
             }
         }
@@ -492,15 +599,28 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             places: &m.places,
             spans: &m.spans,
         };
-        self.model.stack.forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
-        let s = GatherShape { rows: wanted, width: c.hidden_size, table_rows: sequences * image };
+        self.model
+            .stack
+            .forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
+        let s = GatherShape {
+            rows: wanted,
+            width: c.hidden_size,
+            table_rows: sequences * image,
+        };
         b.gather(s, &m.index, &m.x, &mut m.rows)?;
         self.model.normalise(wanted, &m.rows, &mut m.normed)?;
         self.model.head.apply(b, wanted, &m.normed, &mut m.logits)?;
         let rows = wanted / halves;
         if halves == 2 {
             let scale = self.options.guidance_scale;
-            b.guide(GuideShape { rows, width: c.codebook_size, scale }, &mut m.logits)?;
+            b.guide(
+                GuideShape {
+                    rows,
+                    width: c.codebook_size,
+                    scale,
+                },
+                &mut m.logits,
+            )?;
         }
         debug_assert!(rows <= n * batch.len());
         Ok(rows)
@@ -516,7 +636,9 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         self.predict(&[(prompt, &blank)], true)?;
         let len = n * self.model.config.codebook_size;
         let m = &mut self.memory;
-        self.model.backend.copy(&m.logits, 0, &mut m.first[prompt], 0, len)?;
+        self.model
+            .backend
+            .copy(&m.logits, 0, &mut m.first[prompt], 0, len)?;
         self.prompts.entry(prompt).first = true;
         Ok(())
     }
@@ -530,18 +652,34 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             let candidate = &self.candidates[at];
             #[expect(clippy::cast_possible_truncation, reason = "the two halves of a seed")]
             let (low, high) = (candidate.seed as u32, (candidate.seed >> 32) as u32);
-            for (slot, _) in (0_u32..).zip(&candidate.codes).filter(|(_, c)| **c == UNKNOWN) {
+            for (slot, _) in (0_u32..)
+                .zip(&candidate.codes)
+                .filter(|(_, c)| **c == UNKNOWN)
+            {
                 h.keys.extend([low, high, candidate.step, slot]);
             }
         }
         b.write(&mut m.keys, 0, &h.keys)?;
-        let s = DrawShape { rows, width: c.codebook_size };
-        b.draw(s, &mut m.logits, &Draw::Keyed(&m.keys), &mut m.codes, &mut m.p)?;
+        let s = DrawShape {
+            rows,
+            width: c.codebook_size,
+        };
+        b.draw(
+            s,
+            &mut m.logits,
+            &Draw::Keyed(&m.keys),
+            &mut m.codes,
+            &mut m.p,
+        )?;
         b.read(&m.codes, 0, &mut h.codes[..rows])?;
         b.read(&m.p, 0, &mut h.p[..rows])?;
         let mut drawn = 0;
         for (i, &at) in batch.iter().enumerate() {
-            let unknown = self.candidates[at].codes.iter().filter(|&&c| c == UNKNOWN).count();
+            let unknown = self.candidates[at]
+                .codes
+                .iter()
+                .filter(|&&c| c == UNKNOWN)
+                .count();
             self.stage(at, staged_from + i, drawn)?;
             drawn += unknown;
         }
@@ -558,7 +696,10 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         // `sorted` holds the probabilities until the cut needs it as scratch.
         let mut p = core::mem::take(&mut h.confidence);
         let mut next = drawn;
-        for ((slot, &code), (p, predicted)) in (0_u32..).zip(&candidate.codes).zip(p.iter_mut().zip(&mut *predicted)) {
+        for ((slot, &code), (p, predicted)) in (0_u32..)
+            .zip(&candidate.codes)
+            .zip(p.iter_mut().zip(&mut *predicted))
+        {
             if code == UNKNOWN {
                 (*predicted, *p) = (h.codes[next], h.p[next]);
                 next += 1;
@@ -570,8 +711,16 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
         state.copy_from_slice(predicted);
         let result = if step + 1 < self.options.steps {
-            let masked = self.options.schedule.masked(n, next - drawn, step, self.options.steps);
-            let r = Remask { p: &p, uniform: &h.uniform, masked, temperature };
+            let masked = self
+                .options
+                .schedule
+                .masked(n, next - drawn, step, self.options.steps);
+            let r = Remask {
+                p: &p,
+                uniform: &h.uniform,
+                masked,
+                temperature,
+            };
             let mut confidence = vec![0.0; n];
             remask(&r, &mut confidence, &mut h.sorted, state)
         } else {
@@ -586,14 +735,25 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
     ///
     /// # Errors
     /// As [`Generator::step`], or noise of another length.
-    pub fn step_given(&mut self, id: CandidateId, exponential: &[f32], uniform: &[f32]) -> Result<GivenStep> {
+    pub fn step_given(
+        &mut self,
+        id: CandidateId,
+        exponential: &[f32],
+        uniform: &[f32],
+    ) -> Result<GivenStep> {
         let at = self.at("step", id)?;
-        let (n, v) = (self.model.config.num_vq_tokens, self.model.config.codebook_size);
+        let (n, v) = (
+            self.model.config.num_vq_tokens,
+            self.model.config.codebook_size,
+        );
         covers("step", "exponential", exponential.len(), n * v)?;
         covers("step", "uniform", uniform.len(), n)?;
         let step = self.candidates[at].step;
         if step >= self.options.steps {
-            return Err(Error::Finished { id: id.0, steps: self.options.steps });
+            return Err(Error::Finished {
+                id: id.0,
+                steps: self.options.steps,
+            });
         }
         let before = self.candidates[at].codes.clone();
         self.predict(&[(self.candidates[at].prompt, &before)], true)?;
@@ -608,12 +768,22 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         b.read(&m.logits, 0, &mut out.logits)?;
         let mut noise = b.zeros(n * v)?;
         b.write(&mut noise, 0, &exponential[..n * v])?;
-        b.draw(DrawShape { rows: n, width: v }, &mut m.logits, &Draw::Given(&noise), &mut m.codes, &mut m.p)?;
+        b.draw(
+            DrawShape { rows: n, width: v },
+            &mut m.logits,
+            &Draw::Given(&noise),
+            &mut m.codes,
+            &mut m.p,
+        )?;
         b.read(&m.codes, 0, &mut out.sampled)?;
         b.read(&m.p, 0, &mut out.p)?;
         let candidate = &mut self.candidates[at];
-        for (((p, &code), drawn), predicted) in
-            out.p.iter_mut().zip(&before).zip(&out.sampled).zip(&mut candidate.predicted)
+        for (((p, &code), drawn), predicted) in out
+            .p
+            .iter_mut()
+            .zip(&before)
+            .zip(&out.sampled)
+            .zip(&mut candidate.predicted)
         {
             *predicted = if code == UNKNOWN { *drawn } else { code };
             if code != UNKNOWN {
@@ -621,12 +791,29 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             }
         }
         let unknown = before.iter().filter(|&&c| c == UNKNOWN).count();
-        out.masked = self.options.schedule.masked(n, unknown, step, self.options.steps);
+        out.masked = self
+            .options
+            .schedule
+            .masked(n, unknown, step, self.options.steps);
         out.state.clone_from(&candidate.predicted);
-        let r = Remask { p: &out.p, uniform: &uniform[..n], masked: out.masked, temperature: out.temperature };
-        remask(&r, &mut self.host.confidence, &mut self.host.sorted, &mut out.state)?;
+        let r = Remask {
+            p: &out.p,
+            uniform: &uniform[..n],
+            masked: out.masked,
+            temperature: out.temperature,
+        };
+        remask(
+            &r,
+            &mut self.host.confidence,
+            &mut self.host.sorted,
+            &mut out.state,
+        )?;
         let last = step + 1 == self.options.steps;
-        candidate.codes.copy_from_slice(if last { &candidate.predicted } else { &out.state });
+        candidate.codes.copy_from_slice(if last {
+            &candidate.predicted
+        } else {
+            &out.state
+        });
         (candidate.step, candidate.blank) = (step + 1, false);
         Ok(out)
     }
@@ -683,11 +870,18 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         let from = self.at("fork", parent)?;
         let limit = self.candidates.len();
         if self.candidates.iter().filter(|c| c.id.is_none()).count() < seeds.len() {
-            return Err(Error::Full { what: "candidates of a session", limit });
+            return Err(Error::Full {
+                what: "candidates of a session",
+                limit,
+            });
         }
         for (&seed, out) in seeds.iter().zip(out) {
-            let Some(to) = self.candidates.iter().position(|c| c.id.is_none()) else { break };
-            let Ok([parent, child]) = self.candidates.get_disjoint_mut([from, to]) else { break };
+            let Some(to) = self.candidates.iter().position(|c| c.id.is_none()) else {
+                break;
+            };
+            let Ok([parent, child]) = self.candidates.get_disjoint_mut([from, to]) else {
+                break;
+            };
             *out = CandidateId(self.next);
             self.next += 1;
             (child.id, child.seed) = (Some(*out), seed);
@@ -703,12 +897,19 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
 
     fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
         let batch = self.batch("step", ids)?;
-        if let Some(&at) = batch.iter().find(|&&at| self.candidates[at].step >= self.options.steps) {
+        if let Some(&at) = batch
+            .iter()
+            .find(|&&at| self.candidates[at].step >= self.options.steps)
+        {
             let id = self.candidates[at].id.map_or(0, |id| id.0);
-            return Err(Error::Finished { id, steps: self.options.steps });
+            return Err(Error::Finished {
+                id,
+                steps: self.options.steps,
+            });
         }
         // Blank candidates first: they share their prompt's step-0 logits.
-        let (blank, rest): (Vec<usize>, Vec<usize>) = batch.into_iter().partition(|&at| self.candidates[at].blank);
+        let (blank, rest): (Vec<usize>, Vec<usize>) =
+            batch.into_iter().partition(|&at| self.candidates[at].blank);
         let n = self.model.config.num_vq_tokens;
         let len = n * self.model.config.codebook_size;
         let mut staged = 0;
@@ -719,14 +920,19 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
             for (i, &at) in chunk.iter().enumerate() {
                 let m = &mut self.memory;
                 let first = &m.first[self.candidates[at].prompt];
-                self.model.backend.copy(first, 0, &mut m.logits, i * len, len)?;
+                self.model
+                    .backend
+                    .copy(first, 0, &mut m.logits, i * len, len)?;
             }
             self.settle(chunk, staged, chunk.len() * n)?;
             staged += chunk.len();
         }
         for chunk in rest.chunks(self.options.batch) {
             let states = core::mem::take(&mut self.candidates);
-            let batch: Vec<(usize, &[Code])> = chunk.iter().map(|&at| (states[at].prompt, &*states[at].codes)).collect();
+            let batch: Vec<(usize, &[Code])> = chunk
+                .iter()
+                .map(|&at| (states[at].prompt, &*states[at].codes))
+                .collect();
             let rows = self.predict(&batch, false);
             self.candidates = states;
             self.settle(chunk, staged, rows?)?;
@@ -749,10 +955,17 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
     fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()> {
         let batch = self.batch("observe", ids)?;
         if needs.hidden {
-            return Err(Error::Unsupported { what: "showing hidden rows of Show-o" });
+            return Err(Error::Unsupported {
+                what: "showing hidden rows of Show-o",
+            });
         }
-        if batch.iter().any(|&at| self.candidates[at].predicted.contains(&UNKNOWN)) {
-            return Err(Error::Unsupported { what: "observing a candidate before its first step" });
+        if batch
+            .iter()
+            .any(|&at| self.candidates[at].predicted.contains(&UNKNOWN))
+        {
+            return Err(Error::Unsupported {
+                what: "observing a candidate before its first step",
+            });
         }
         let (n, side) = (self.model.config.num_vq_tokens, self.model.config.side());
         if needs.codes {
@@ -765,7 +978,9 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         if needs.pixels {
             let bytes = self.image_size().len_bytes();
             let Some((decoder, scratch)) = &mut self.pixels else {
-                return Err(Error::Unsupported { what: "showing pixels without an image tokenizer" });
+                return Err(Error::Unsupported {
+                    what: "showing pixels without an image tokenizer",
+                });
             };
             let pixels = out.pixels.as_deref_mut().unwrap_or_default();
             covers("observe", "pixels", pixels.len(), batch.len() * bytes)?;
