@@ -9,6 +9,7 @@ mod png_file;
 
 use std::error::Error;
 use std::path::Path;
+use std::process::ExitCode;
 
 use clap::Parser;
 use maquette::generator::{Needs, Views};
@@ -100,7 +101,11 @@ struct Cli {
     settings: open::Settings,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    open::ended(run())
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     let models = open::Models::load(&cli.settings)?;
     let (mut generator, mut reward) = (models.generator(16)?, models.judge(16)?);

@@ -17,6 +17,7 @@ mod sheet;
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
@@ -58,7 +59,11 @@ struct Cli {
     settings: Settings,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    open::ended(run())
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     writable_folder(&cli.out)?;
     let models = Models::load(&cli.settings)?;
@@ -195,13 +200,20 @@ fn one_picture<G: Generator, R: RewardModel>(
         &cli.out.join(format!("picture-{image}.png")),
         &picture.png()?,
     )?;
-    let mut label = match &decision.verdict {
-        Some(v) => format!("match {:.0}%", v.p_yes * 100.0),
+    let label = match &decision.verdict {
+        // The last verdict of a path that had been dropped is the one on its potential.
+        Some(v) if decision.fallback => format!("able {:.0}%, none left", v.p_yes * 100.0),
+        Some(v) => format!(
+            "{} {:.0}%",
+            if cli.strategy == Strategy::Prm {
+                "process"
+            } else {
+                "match"
+            },
+            v.p_yes * 100.0
+        ),
         None => "not judged".into(),
     };
-    if decision.fallback {
-        label.push_str(" (nobody survived)");
-    }
     let cost = decision.cost;
     let summary = [
         format!(

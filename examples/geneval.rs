@@ -27,6 +27,7 @@ mod world;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -94,7 +95,11 @@ struct Task<'a> {
     raw: &'a str,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    open::ended(run())
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let mut cli = Cli::parse();
     if let Some([a, b]) = cli.compare.as_deref() {
         return compare(a, b);
@@ -141,7 +146,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "prompts": cli.prompts.file_name().map(|n| n.to_string_lossy()), "limit": cli.limit,
         "models": models.describe(),
     });
-    let mut results = Results::open(&cli.out, header)?;
+    let mut results = Results::open(&cli.out, &header)?;
     let todo: Vec<&Task<'_>> = tasks
         .iter()
         .filter(|t| {

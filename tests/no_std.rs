@@ -1,6 +1,7 @@
 //! The crate without std: a static library with its own panic handler and allocator, called from C, draws the same
 //! codes as the std build.
 
+#[expect(dead_code, reason = "programs need more of it than this test")]
 #[path = "../examples/support/open.rs"]
 mod open;
 

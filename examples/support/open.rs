@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -83,7 +84,8 @@ pub struct Models {
     threads: usize,
 }
 
-type Res<T> = Result<T, Box<dyn Error>>;
+/// What can go wrong in a program.
+pub type Res<T> = Result<T, Box<dyn Error>>;
 
 fn read(path: &Path) -> Res<Vec<u8>> {
     fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
@@ -96,6 +98,21 @@ fn read_text(path: &Path) -> Res<String> {
 /// Says in which folder a model failed.
 fn within<T>(folder: &Path, result: maquette::Result<T>) -> Res<T> {
     result.map_err(|e| format!("{}: {e}", folder.display()).into())
+}
+
+/// The program's end: an error is told in words, with its causes.
+pub fn ended(result: Res<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    eprint!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprint!(": {error}");
+        cause = error.source();
+    }
+    eprintln!();
+    ExitCode::FAILURE
 }
 
 impl Models {

@@ -19,13 +19,21 @@ use crate::score::Prompts;
 pub struct Results {
     path: PathBuf,
     file: File,
-    header: Value,
+    header: String,
     /// Lines by prompt and image.
-    pub lines: BTreeMap<(u64, u64), Value>,
+    pub lines: Lines,
+    /// The same as they stand in the file: reading a number and writing it again may change its last digit.
+    raw: BTreeMap<(u64, u64), String>,
 }
 
-/// A finished file's or an interrupted one's header and lines, and the bytes that hold them.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<Value>, Vec<Value>, usize), Box<dyn Error>> {
+/// Lines by prompt and image.
+pub type Lines = BTreeMap<(u64, u64), Value>;
+
+/// Header, lines, and the number of bytes that hold them.
+type Parsed = (Option<String>, Vec<(Value, String)>, usize);
+
+/// Reads a finished file or an interrupted one.
+fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed, Box<dyn Error>> {
     let whole = bytes
         .iter()
         .rposition(|&b| b == b'\n')
@@ -38,10 +46,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(Option<Value>, Vec<Value>, usize)
     {
         let value = serde_json::from_slice(line)
             .map_err(|e| format!("{} line {}: {e}", path.display(), i + 1))?;
-        lines.push(value);
+        lines.push((value, String::from_utf8_lossy(line).into_owned()));
     }
     let mut lines = lines.into_iter();
-    Ok((lines.next(), lines.collect(), whole))
+    Ok((lines.next().map(|header| header.1), lines.collect(), whole))
 }
 
 fn place(line: &Value) -> Option<(u64, u64)> {
@@ -50,7 +58,8 @@ fn place(line: &Value) -> Option<(u64, u64)> {
 
 impl Results {
     /// Opens a file to go on with it, or starts it.
-    pub fn open(path: &Path, header: Value) -> Result<Self, Box<dyn Error>> {
+    pub fn open(path: &Path, header: &Value) -> Result<Self, Box<dyn Error>> {
+        let header = header.to_string();
         let told =
             |e: std::io::Error| format!("result file {} is not writable: {e}", path.display());
         if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
@@ -72,7 +81,8 @@ impl Results {
             path: path.into(),
             file,
             header: header.clone(),
-            lines: BTreeMap::new(),
+            lines: Lines::new(),
+            raw: BTreeMap::new(),
         };
         match found {
             None => results.append(&header)?,
@@ -85,18 +95,17 @@ impl Results {
                 .into());
             }
         }
-        for line in old {
+        for (line, raw) in old {
             let key = place(&line)
                 .ok_or_else(|| format!("{}: a line without its place", path.display()))?;
             results.lines.insert(key, line);
+            results.raw.insert(key, raw);
         }
         Ok(results)
     }
 
-    fn append(&mut self, line: &Value) -> Result<(), Box<dyn Error>> {
-        let mut bytes = serde_json::to_vec(line)?;
-        bytes.push(b'\n');
-        self.file.write_all(&bytes)?;
+    fn append(&mut self, line: &str) -> Result<(), Box<dyn Error>> {
+        self.file.write_all(format!("{line}\n").as_bytes())?;
         self.file.sync_data()?;
         Ok(())
     }
@@ -104,17 +113,19 @@ impl Results {
     /// Adds one finished picture.
     pub fn add(&mut self, line: Value) -> Result<(), Box<dyn Error>> {
         let key = place(&line).ok_or("a line without its place")?;
-        self.append(&line)?;
+        let raw = line.to_string();
+        self.append(&raw)?;
+        self.raw.insert(key, raw);
         self.lines.insert(key, line);
         Ok(())
     }
 
     /// Puts the lines in order, whoever finished first.
     pub fn finish(&self) -> Result<(), Box<dyn Error>> {
-        let mut text = self.header.to_string();
+        let mut text = self.header.clone();
         text.push('\n');
-        for line in self.lines.values() {
-            text.push_str(&line.to_string());
+        for line in self.raw.values() {
+            text.push_str(line);
             text.push('\n');
         }
         write_whole(&self.path, text.as_bytes())
@@ -122,12 +133,12 @@ impl Results {
 }
 
 /// Lines of a result file that is only read.
-pub fn read(path: &Path) -> Result<BTreeMap<(u64, u64), Value>, Box<dyn Error>> {
+pub fn read(path: &Path) -> Result<Lines, Box<dyn Error>> {
     let bytes = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let (_, lines, _) = parse(path, &bytes)?;
     Ok(lines
         .into_iter()
-        .filter_map(|line| Some((place(&line)?, line)))
+        .filter_map(|(line, _)| Some((place(&line)?, line)))
         .collect())
 }
 
@@ -154,15 +165,12 @@ fn by_prompt<'a>(lines: impl Iterator<Item = (u64, &'a Value, f64)>) -> Prompts 
 }
 
 /// Share of correct pictures of each prompt.
-pub fn shares(lines: &BTreeMap<(u64, u64), Value>) -> Prompts {
+pub fn shares(lines: &Lines) -> Prompts {
     by_prompt(lines.iter().map(|(key, line)| (key.0, line, correct(line))))
 }
 
 /// Difference b − a of each prompt over the pictures that both runs have.
-pub fn differences(
-    a: &BTreeMap<(u64, u64), Value>,
-    b: &BTreeMap<(u64, u64), Value>,
-) -> Result<Prompts, String> {
+pub fn differences(a: &Lines, b: &Lines) -> Result<Prompts, String> {
     let mut both = Vec::new();
     for (key, line) in a {
         let Some(other) = b.get(key) else { continue };

@@ -12,7 +12,10 @@ impl Bytes {
     pub fn new(file: &'static [u8]) -> Option<Self> {
         let (len, rest) = file.split_first_chunk::<8>()?;
         let (header, data) = rest.split_at_checked(u64::from_le_bytes(*len) as usize)?;
-        Some(Self { header: core::str::from_utf8(header).ok()?, data })
+        Some(Self {
+            header: core::str::from_utf8(header).ok()?,
+            data,
+        })
     }
 }
 
