@@ -62,6 +62,10 @@ impl Pool {
     }
 
     /// Puts a pointer from [`Box::into_raw`] or null, and takes what was there.
+    #[expect(
+        clippy::box_collection,
+        reason = "an atomic holds one pointer, not a vector"
+    )]
     #[expect(unsafe_code, reason = "there is no lock without std")]
     fn swap(&self, scratch: *mut Vec<f32>) -> Option<Box<Vec<f32>>> {
         let old = self.scratch.swap(scratch, Ordering::AcqRel);
