@@ -5,17 +5,14 @@
 use std::sync::OnceLock;
 
 use maquette::cpu::Cpu;
-use maquette::ops::attention::{AppendShape, AttentionShape, RotaryShape};
-use maquette::ops::conv::{ConvShape, PatchShape};
+use maquette::ops::attention::AttentionShape;
+use maquette::ops::conv::ConvShape;
 use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use maquette::ops::reward_head::AnswerShape;
 use maquette::ops::sample::{Draw, DrawShape, GuideShape};
-use maquette::ops::vq::{GatherShape, LfqShape};
 use maquette::ops::{Backend, Element, Reference};
 use maquette::quant::{QuantMatrix, quantise_q8_0};
 use maquette::{Error, rng};
-use proptest::prelude::*;
 
 fn cpus() -> &'static [Cpu] {
     static CPUS: OnceLock<Vec<Cpu>> = OnceLock::new();
@@ -39,6 +36,11 @@ macro_rules! agree {
         }
     }};
 }
+
+#[path = "ops/random_shapes.rs"]
+mod random_shapes;
+#[path = "ops/rest.rs"]
+mod rest;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
@@ -379,80 +381,6 @@ fn draws_agree() {
 }
 
 #[test]
-fn the_rest_agrees() {
-    agree!(|b| {
-        let mut x = random(b, 3 * 20, 1);
-        let s = RotaryShape {
-            rows: 3,
-            heads: 2,
-            head_dim: 8,
-            rotary_dim: 4,
-            stride: 20,
-            offset: 2,
-            positions: 5,
-        };
-        b.rotary(s, &mut x, &buffer(b, &[0, 4, 9]), &random(b, 20, 2))
-            .unwrap();
-        let mut all = bits(b, &x);
-        let mut cache = random(b, 5 * 7, 3);
-        let s = AppendShape {
-            rows: 3,
-            width: 7,
-            stride: 20,
-            offset: 1,
-            cache_rows: 5,
-        };
-        b.append(s, &x, &buffer(b, &[4, 7, 0]), &mut cache).unwrap();
-        all.extend(bits(b, &cache));
-        let mut out = b.zeros(9).unwrap();
-        let s = GatherShape {
-            rows: 3,
-            width: 3,
-            table_rows: 4,
-        };
-        b.gather(s, &buffer(b, &[3, 4, 0]), &random(b, 12, 4), &mut out)
-            .unwrap();
-        all.extend(bits(b, &out));
-        let mut codes = buffer(b, &[5_u32, 8, 2]);
-        b.lfq_lookup(LfqShape { n: 3, bits: 3 }, &codes, &mut out)
-            .unwrap();
-        b.lfq_codes(LfqShape { n: 3, bits: 3 }, &out, &mut codes)
-            .unwrap();
-        all.extend(bits(b, &out));
-        all.extend(words(b, &codes));
-        let mut pixels = b.zeros::<u8>(60).unwrap();
-        b.to_bytes(60, &x, &mut pixels).unwrap();
-        all.extend(words(b, &pixels).into_iter().map(u32::from));
-        let mut patches = b.zeros(48).unwrap();
-        b.patchify(
-            PatchShape {
-                images: 1,
-                height: 4,
-                width: 5,
-                patch: 2,
-            },
-            &pixels,
-            &mut patches,
-        )
-        .unwrap();
-        all.extend(bits(b, &patches));
-        b.answer(
-            AnswerShape {
-                rows: 2,
-                width: 9,
-                yes: 3,
-                no: 8,
-            },
-            &x,
-            &mut out,
-        )
-        .unwrap();
-        all.extend(bits(b, &out));
-        all
-    });
-}
-
-#[test]
 fn wrong_lengths_are_errors_and_not_panics() {
     for b in cpus() {
         let s = GemmShape {
@@ -529,36 +457,4 @@ fn several_callers_share_one_device() {
             scope.spawn(|| (0..20).for_each(|_| assert!(product(cpu, s, false, true) == want)));
         }
     });
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn prop_products_agree(m in 0_usize..60, n in 1_usize..140, blocks in 1_usize..10, flags in any::<[bool; 3]>()) {
-        let q8 = flags[1] && m < 8;
-        let s = GemmShape { m, n, k: 32 * blocks, accumulate: flags[0] };
-        agree!(|b| product(b, s, q8, flags[2]));
-    }
-
-    #[test]
-    fn prop_convolutions_agree(
-        size in [1_usize..12, 1..12], channels in [1_usize..20, 1..70], kernel in 1_usize..4, stride in 1_usize..3,
-        pad in [0_usize..3, 0..3], upsample in any::<bool>(),
-    ) {
-        let s = ConvShape::same(1, size, channels[0], channels[1], kernel);
-        let s = ConvShape { stride, pad_before: pad[0], pad_after: pad[1], upsample, ..s };
-        agree!(|b| convolution(b, s));
-    }
-
-    #[test]
-    fn prop_attentions_agree(
-        queries in 1_usize..60, head_dim in 1_usize..80, spans in any::<[u8; 8]>(), causal in any::<bool>(),
-    ) {
-        let s = AttentionShape {
-            sequences: 2, queries, n_heads: 2, n_kv_heads: 1, head_dim, q_stride: 2 * head_dim, q_offset: 0,
-            kv_rows: 100, kv_stride: head_dim, k_offset: 0, v_offset: 0, causal,
-        };
-        agree!(|b| attended(b, s, &spans.map(|word| u32::from(word) % 110)));
-    }
 }

@@ -1,0 +1,159 @@
+use super::*;
+
+const SHAPE: AttentionShape = AttentionShape {
+    sequences: 1,
+    queries: 2,
+    n_heads: 1,
+    n_kv_heads: 1,
+    head_dim: 1,
+    q_stride: 1,
+    q_offset: 0,
+    kv_rows: 4,
+    kv_stride: 1,
+    k_offset: 0,
+    v_offset: 0,
+    causal: true,
+};
+
+#[test]
+fn an_attention_worked_by_hand() {
+    // Prefix: row 3. Own rows: 0 and 1. Query 0 sees 3 and 0, query 1 sees 3, 0 and 1.
+    let keys = [0.0, core::f32::consts::LN_2, 99.0, 0.0];
+    let values = [2.0, 4.0, 99.0, 6.0];
+    let mut out = [9.0; 2];
+    attention(SHAPE, &[1.0, 1.0], &keys, &values, &[3, 1, 0, 2], &mut out).unwrap();
+    assert!(
+        (out[0] - 4.0).abs() < 1e-6 && (out[1] - 4.0).abs() < 1e-6,
+        "{out:?}"
+    );
+}
+
+#[test]
+fn a_query_that_sees_nothing_gives_zeros() {
+    let mut out = [9.0; 2];
+    attention(
+        SHAPE,
+        &[1.0; 2],
+        &[1.0; 4],
+        &[1.0; 4],
+        &[0, 0, 7, 9],
+        &mut out,
+    )
+    .unwrap();
+    assert_eq!(out, [0.0; 2]);
+}
+
+#[test]
+fn equal_values_come_out_as_they_are() {
+    let s = AttentionShape {
+        causal: false,
+        queries: 1,
+        kv_rows: 40,
+        ..SHAPE
+    };
+    let keys: [f32; 40] = core::array::from_fn(|i| libm::sinf(i as f32));
+    let mut out = [0.0];
+    attention(s, &[3.0], &keys, &[5.0; 40], &[0, 10, 10, 30], &mut out).unwrap();
+    assert!((out[0] - 5.0).abs() < 1e-5);
+}
+
+#[test]
+fn a_rotation_worked_by_hand() {
+    let s = RotaryShape {
+        rows: 2,
+        heads: 1,
+        head_dim: 3,
+        rotary_dim: 2,
+        stride: 4,
+        offset: 1,
+        positions: 2,
+    };
+    let mut x = [9.0, 1.0, 2.0, 5.0, 9.0, 1.0, 2.0, 5.0];
+    // Position 0 has angle 0, position 1 a right angle; position 2 is outside and changes nothing.
+    let table = [1.0, 0.0, 0.0, 1.0];
+    rotary(s, &mut x, &[1, 2], &table).unwrap();
+    assert_eq!(x, [9.0, -2.0, 1.0, 5.0, 9.0, 1.0, 2.0, 5.0]);
+}
+
+#[test]
+fn a_rotation_keeps_lengths() {
+    let mut table = [0.0; 7 * 4];
+    rotary_table(7, 4, 10_000.0, &mut table).unwrap();
+    let s = RotaryShape {
+        rows: 1,
+        heads: 1,
+        head_dim: 4,
+        rotary_dim: 4,
+        stride: 4,
+        offset: 0,
+        positions: 7,
+    };
+    let mut x = [1.0, 2.0, 3.0, 4.0];
+    rotary(s, &mut x, &[6], &table).unwrap();
+    assert!((x.iter().map(|v| v * v).sum::<f32>() - 30.0).abs() < 1e-4);
+}
+
+#[test]
+fn append_skips_places_outside_the_cache() {
+    let s = AppendShape {
+        rows: 2,
+        width: 2,
+        stride: 3,
+        offset: 1,
+        cache_rows: 2,
+    };
+    let mut cache = [0.0; 4];
+    append(s, &[9.0, 1.0, 2.0, 9.0, 3.0, 4.0], &[1, 2], &mut cache).unwrap();
+    assert_eq!(cache, [0.0, 0.0, 1.0, 2.0]);
+}
+
+#[test]
+fn wrong_sizes_are_errors() {
+    let check = |s: AttentionShape| s.check(2, 4, 4, 4, 2);
+    assert!(check(SHAPE).is_ok());
+    assert!(
+        check(AttentionShape {
+            head_dim: 0,
+            ..SHAPE
+        })
+        .is_err()
+    );
+    assert!(
+        check(AttentionShape {
+            n_heads: 3,
+            n_kv_heads: 2,
+            ..SHAPE
+        })
+        .is_err()
+    );
+    assert!(
+        check(AttentionShape {
+            queries: 3,
+            ..SHAPE
+        })
+        .is_err()
+    );
+    assert!(
+        check(AttentionShape {
+            kv_rows: 5,
+            ..SHAPE
+        })
+        .is_err()
+    );
+    assert!(
+        check(AttentionShape {
+            v_offset: 1,
+            ..SHAPE
+        })
+        .is_err()
+    );
+    assert!(
+        check(AttentionShape {
+            sequences: usize::MAX,
+            queries: 1,
+            ..SHAPE
+        })
+        .is_err()
+    );
+    assert!(rotary_table(2, 3, 1.0, &mut [0.0; 6]).is_err());
+}

@@ -1,0 +1,41 @@
+//! The same comparison over random shapes.
+
+use maquette::ops::Reference;
+use maquette::ops::attention::AttentionShape;
+use maquette::ops::conv::ConvShape;
+use maquette::ops::gemm::GemmShape;
+use proptest::prelude::*;
+
+use super::{attended, convolution, cpus, product};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn prop_products_agree(m in 0_usize..60, n in 1_usize..140, blocks in 1_usize..10, flags in any::<[bool; 3]>()) {
+        let q8 = flags[1] && m < 8;
+        let s = GemmShape { m, n, k: 32 * blocks, accumulate: flags[0] };
+        agree!(|b| product(b, s, q8, flags[2]));
+    }
+
+    #[test]
+    fn prop_convolutions_agree(
+        size in [1_usize..12, 1..12], channels in [1_usize..20, 1..70], kernel in 1_usize..4, stride in 1_usize..3,
+        pad in [0_usize..3, 0..3], upsample in any::<bool>(),
+    ) {
+        let s = ConvShape::same(1, size, channels[0], channels[1], kernel);
+        let s = ConvShape { stride, pad_before: pad[0], pad_after: pad[1], upsample, ..s };
+        agree!(|b| convolution(b, s));
+    }
+
+    #[test]
+    fn prop_attentions_agree(
+        queries in 1_usize..60, head_dim in 1_usize..80, spans in any::<[u8; 8]>(), causal in any::<bool>(),
+    ) {
+        let s = AttentionShape {
+            sequences: 2, queries, n_heads: 2, n_kv_heads: 1, head_dim, q_stride: 2 * head_dim, q_offset: 0,
+            kv_rows: 100, kv_stride: head_dim, k_offset: 0, v_offset: 0, causal,
+        };
+        agree!(|b| attended(b, s, &spans.map(|word| u32::from(word) % 110)));
+    }
+}

@@ -1,0 +1,83 @@
+//! The operations that only move or look up.
+
+use maquette::ops::attention::{AppendShape, RotaryShape};
+use maquette::ops::conv::PatchShape;
+use maquette::ops::reward_head::AnswerShape;
+use maquette::ops::vq::{GatherShape, LfqShape};
+use maquette::ops::{Backend, Reference};
+
+use super::{bits, buffer, cpus, random, words};
+
+#[test]
+fn the_rest_agrees() {
+    agree!(|b| {
+        let mut x = random(b, 3 * 20, 1);
+        let s = RotaryShape {
+            rows: 3,
+            heads: 2,
+            head_dim: 8,
+            rotary_dim: 4,
+            stride: 20,
+            offset: 2,
+            positions: 5,
+        };
+        b.rotary(s, &mut x, &buffer(b, &[0, 4, 9]), &random(b, 20, 2))
+            .unwrap();
+        let mut all = bits(b, &x);
+        let mut cache = random(b, 5 * 7, 3);
+        let s = AppendShape {
+            rows: 3,
+            width: 7,
+            stride: 20,
+            offset: 1,
+            cache_rows: 5,
+        };
+        b.append(s, &x, &buffer(b, &[4, 7, 0]), &mut cache).unwrap();
+        all.extend(bits(b, &cache));
+        let mut out = b.zeros(9).unwrap();
+        let s = GatherShape {
+            rows: 3,
+            width: 3,
+            table_rows: 4,
+        };
+        b.gather(s, &buffer(b, &[3, 4, 0]), &random(b, 12, 4), &mut out)
+            .unwrap();
+        all.extend(bits(b, &out));
+        let mut codes = buffer(b, &[5_u32, 8, 2]);
+        b.lfq_lookup(LfqShape { n: 3, bits: 3 }, &codes, &mut out)
+            .unwrap();
+        b.lfq_codes(LfqShape { n: 3, bits: 3 }, &out, &mut codes)
+            .unwrap();
+        all.extend(bits(b, &out));
+        all.extend(words(b, &codes));
+        let mut pixels = b.zeros::<u8>(60).unwrap();
+        b.to_bytes(60, &x, &mut pixels).unwrap();
+        all.extend(words(b, &pixels).into_iter().map(u32::from));
+        let mut patches = b.zeros(48).unwrap();
+        b.patchify(
+            PatchShape {
+                images: 1,
+                height: 4,
+                width: 5,
+                patch: 2,
+            },
+            &pixels,
+            &mut patches,
+        )
+        .unwrap();
+        all.extend(bits(b, &patches));
+        b.answer(
+            AnswerShape {
+                rows: 2,
+                width: 9,
+                yes: 3,
+                no: 8,
+            },
+            &x,
+            &mut out,
+        )
+        .unwrap();
+        all.extend(bits(b, &out));
+        all
+    });
+}
