@@ -294,11 +294,7 @@ impl<R: RewardModel> RewardModel for Cached<R> {
 
 /// FNV-1a over everything a prompt says.
 fn fingerprint(prompt: &Prompt<'_>) -> u64 {
-    let text = |text: Option<&str>| {
-        text.map_or(u64::MAX, |text| {
-            text.bytes().fold(FNV, |hash, byte| mix(hash, byte))
-        })
-    };
+    let text = |text: Option<&str>| text.map_or(u64::MAX, |text| text.bytes().fold(FNV, mix));
     let codes = prompt.previous().map_or(u64::MAX, |codes| {
         codes
             .iter()

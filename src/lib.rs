@@ -7,7 +7,11 @@
 #![warn(
     clippy::std_instead_of_core,
     clippy::std_instead_of_alloc,
-    clippy::alloc_instead_of_core
+    clippy::alloc_instead_of_core,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::float_cmp,
+    clippy::cast_possible_truncation
 )]
 
 #[cfg(feature = "alloc")]

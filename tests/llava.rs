@@ -308,7 +308,8 @@ fn what_cannot_be_asked_is_an_error_and_leaves_the_session_usable() {
     let mut out = [Verdict::malformed()];
     let image = ImageBatch::new(1, SIZE, &pixels).unwrap();
     let long = "red ".repeat(40);
-    let cases: [(&str, fn(&Error) -> bool); 4] = [
+    type Expected = fn(&Error) -> bool;
+    let cases: [(&str, Expected); 4] = [
         ("a photo of a unicorn", |e| {
             matches!(e, Error::UnknownWord { at: 13, .. })
         }),

@@ -378,7 +378,7 @@ fn parm_costs_what_the_cost_model_says() {
     // N = 20, 18 steps, all clear at step 11, every second candidate survives.
     let script = |judgement, key: maquette::reward::ViewKey, _: &[u32]| match judgement {
         Judgement::Clarity if key.step < 11 => Verdict::new(0.0, 1.0),
-        Judgement::Potential if key.candidate.0 % 2 == 0 => Verdict::new(0.2, 0.8),
+        Judgement::Potential if key.candidate.0.is_multiple_of(2) => Verdict::new(0.2, 0.8),
         _ => Verdict::new(0.9, 0.1),
     };
     let mut generator = ScriptedGenerator::new(18);

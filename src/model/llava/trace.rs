@@ -37,7 +37,7 @@ impl<B: Backend> LlavaSession<B> {
     /// stage: for comparison with other implementations.
     ///
     /// # Errors
-    /// As [`judge`](RewardModel::judge); not exactly one −200; ids outside the vocabulary; what `look` returns.
+    /// As [`judge`](crate::reward::RewardModel::judge); not exactly one −200; ids outside the vocabulary; what `look` returns.
     pub fn trace(
         &mut self,
         input_ids: &[i64],
