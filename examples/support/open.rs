@@ -217,8 +217,28 @@ impl Models {
 
     /// Everything that decides how fast it is drawn.
     pub fn device(&self) -> Value {
-        json!({ "backend": "cpu", "threads": self.threads, "architecture": std::env::consts::ARCH })
+        json!({ "backend": "cpu", "threads": self.threads, "instructions": instructions() })
     }
+}
+
+/// The widest vectors of this machine that the CPU device uses.
+#[cfg(target_arch = "x86_64")]
+fn instructions() -> &'static str {
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq");
+    match (avx512, is_x86_feature_detected!("avx2")) {
+        (true, true) => "avx512",
+        (false, true) => "avx2",
+        _ => "portable",
+    }
+}
+
+/// The widest vectors of this machine that the CPU device uses.
+#[cfg(not(target_arch = "x86_64"))]
+fn instructions() -> &'static str {
+    "portable"
 }
 
 /// The seed of one picture: its own function of seed, prompt and image, so that order and company do not matter.
