@@ -1,17 +1,16 @@
 //! The bundled judge: shared rows change no bit, whatever is asked in which order.
 #![cfg(feature = "safetensors")]
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::Arc;
+mod bundled {
+    pub mod files;
+    pub mod judging;
+}
+
+use bundled::judging::{Judging, words};
 
 use maquette::cpu::Cpu;
-use maquette::model::files::config::JsonConfig;
-use maquette::model::files::safetensors::SafetensorsSource;
-use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession, Reader};
-use maquette::model::words::Words;
+use maquette::model::llava::{JudgeOptions, Reader};
 use maquette::ops::{Backend, Reference};
-use maquette::prompt::Tokenize;
 use maquette::quant::Format;
 use maquette::reward::{Answer, Ask, Judgement, RewardModel, Verdict, ViewKey};
 use maquette::{CandidateId, Error, ImageBatch, ImageSize, Prompt};
@@ -25,36 +24,8 @@ const ALL: [Judgement; 4] = [
     Judgement::Potential,
 ];
 
-fn bytes(name: &str) -> Vec<u8> {
-    fs::read(
-        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("examples/demo/weights/judge")
-            .join(name),
-    )
-    .unwrap()
-}
-
-fn model<B: Backend>(backend: B) -> Arc<Llava<B>> {
-    let json = JsonConfig::parse(&String::from_utf8(bytes("config.json")).unwrap()).unwrap();
-    let weights = bytes("model.safetensors");
-    let source = SafetensorsSource::new(&weights).unwrap();
-    Arc::new(
-        Llava::load(
-            Arc::new(backend),
-            LlavaConfig::from_json(&json).unwrap(),
-            &source,
-            Format::F32,
-        )
-        .unwrap(),
-    )
-}
-
-fn words() -> Arc<dyn Tokenize> {
-    Arc::new(Words::new(&String::from_utf8(bytes("vocab.txt")).unwrap()).unwrap())
-}
-
-fn session<B: Backend>(model: &Arc<Llava<B>>, options: JudgeOptions) -> LlavaSession<B> {
-    LlavaSession::new(Arc::clone(model), words(), options).unwrap()
+fn model<B: Backend>(backend: B) -> Judging<B> {
+    Judging::load(backend, Format::F32)
 }
 
 fn small() -> JudgeOptions {
@@ -105,7 +76,7 @@ fn bits(verdicts: &[Verdict]) -> Vec<(u32, u32, Answer)> {
 
 #[test]
 fn a_verdict_is_two_probabilities_that_nearly_sum_to_one() {
-    let mut judge = session(&model(Cpu::new()), small());
+    let mut judge = model(Cpu::new()).session(small());
     let red = [200, 20, 20].repeat(4096);
     for judgement in ALL {
         let verdict = ask(&mut judge, judgement, &[key(0, 1)], &red, PROMPT)[0];
@@ -124,7 +95,7 @@ fn shared_rows_give_the_bits_of_a_fresh_session() {
     let keys = [key(0, 5), key(1, 5), key(2, 5)];
     let fresh = |judgement| {
         ask(
-            &mut session(&model, small()),
+            &mut model.session(small()),
             judgement,
             &keys,
             &pixels,
@@ -132,7 +103,7 @@ fn shared_rows_give_the_bits_of_a_fresh_session() {
         )
     };
     let want: Vec<_> = ALL.iter().map(|&j| bits(&fresh(j))).collect();
-    let mut judge = session(&model, small());
+    let mut judge = model.session(small());
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 2, 3], [0, 0, 3, 1]] {
         for i in order {
             let got = ask(&mut judge, ALL[i], &keys, &pixels, PROMPT);
@@ -157,7 +128,7 @@ fn a_batch_gives_the_bits_of_one_view_at_a_time() {
     let keys: Vec<_> = (0..7).map(|i| key(i, 2)).collect();
     for judgement in ALL {
         // Seven views through room for four, with one of them asked before and one key twice.
-        let mut judge = session(&model, small());
+        let mut judge = model.session(small());
         ask(
             &mut judge,
             Judgement::Clarity,
@@ -167,7 +138,7 @@ fn a_batch_gives_the_bits_of_one_view_at_a_time() {
         );
         let together = ask(&mut judge, judgement, &keys, &pixels, PROMPT);
         for (i, want) in together.iter().enumerate() {
-            let mut alone = session(&model, small().with_views(1));
+            let mut alone = model.session(small().with_views(1));
             let got = ask(
                 &mut alone,
                 judgement,
@@ -186,13 +157,13 @@ fn the_same_key_with_another_picture_is_another_view() {
     let pixels = pictures(2);
     let other = &pixels[SIZE.len_bytes()..];
     let want = ask(
-        &mut session(&model, small()),
+        &mut model.session(small()),
         Judgement::Outcome,
         &[key(0, 1)],
         other,
         PROMPT,
     );
-    let mut judge = session(&model, small());
+    let mut judge = model.session(small());
     ask(
         &mut judge,
         Judgement::Outcome,
@@ -227,7 +198,7 @@ fn two_threads_give_the_bits_of_one() {
     let keys: Vec<_> = (0..4).map(|i| key(i, 0)).collect();
     let run = |judgement| {
         bits(&ask(
-            &mut session(&model, small()),
+            &mut model.session(small()),
             judgement,
             &keys,
             &pixels,
@@ -246,14 +217,14 @@ fn two_threads_give_the_bits_of_one() {
 fn the_reference_gives_the_bits_of_the_cpu() {
     let pixels = pictures(1);
     let want = ask(
-        &mut session(&model(Reference), small()),
+        &mut model(Reference).session(small()),
         Judgement::Potential,
         &[key(0, 1)],
         &pixels,
         PROMPT,
     );
     let got = ask(
-        &mut session(&model(Cpu::new()), small()),
+        &mut model(Cpu::new()).session(small()),
         Judgement::Potential,
         &[key(0, 1)],
         &pixels,
@@ -269,7 +240,7 @@ fn readers_agree_on_what_the_answers_share() {
     let keys = [key(0, 1), key(1, 1)];
     let read = |reader| {
         ask(
-            &mut session(&model, small().with_reader(reader)),
+            &mut model.session(small().with_reader(reader)),
             Judgement::Outcome,
             &keys,
             &pixels,
@@ -296,7 +267,7 @@ fn readers_agree_on_what_the_answers_share() {
 
 #[test]
 fn what_cannot_be_asked_is_an_error_and_leaves_the_session_usable() {
-    let mut judge = session(&model(Cpu::new()), small());
+    let mut judge = model(Cpu::new()).session(small());
     let pixels = pictures(1);
     let want = ask(
         &mut judge,
@@ -364,7 +335,7 @@ fn what_cannot_be_asked_is_an_error_and_leaves_the_session_usable() {
 fn the_trace_of_a_question_gives_its_bits() {
     let model = model(Cpu::new());
     let pixels = pictures(1);
-    let mut judge = session(&model, small());
+    let mut judge = model.session(small());
     let want = ask(
         &mut judge,
         Judgement::Potential,
@@ -391,7 +362,7 @@ fn the_trace_of_a_question_gives_its_bits() {
 #[test]
 #[ignore = "prints what a call takes on this machine"]
 fn twenty_views_in_one_call() {
-    let mut judge = session(&model(Cpu::new()), JudgeOptions::default().with_tokens(32));
+    let mut judge = model(Cpu::new()).session(JudgeOptions::default().with_tokens(32));
     let pixels = pictures(20);
     for round in 0..3 {
         let keys: Vec<_> = (0..20).map(|i| key(i, round)).collect();

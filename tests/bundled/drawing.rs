@@ -1,7 +1,5 @@
-//! The bundled models, for tests that need real weights.
+//! The bundled generator.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use maquette::model::files::config::JsonConfig;
@@ -12,20 +10,7 @@ use maquette::model::words::Words;
 use maquette::ops::Backend;
 use maquette::quant::Format;
 
-/// Bytes of a bundled file.
-pub fn bytes(name: &str) -> Vec<u8> {
-    fs::read(
-        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("examples/demo/weights")
-            .join(name),
-    )
-    .unwrap()
-}
-
-/// Text of a bundled file.
-pub fn text(name: &str) -> String {
-    String::from_utf8(bytes(name)).unwrap()
-}
+use super::files::{bytes, text};
 
 /// The generator and its tokenizer on one device.
 #[derive(Debug, Clone)]
