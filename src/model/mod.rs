@@ -9,5 +9,7 @@ pub mod resize;
 pub mod show_o;
 pub mod transformer;
 pub mod vision;
+pub mod vq;
+pub mod vqgan;
 pub mod weights;
 pub mod words;
