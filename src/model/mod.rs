@@ -5,6 +5,7 @@ pub mod files;
 pub mod linear;
 pub mod llava;
 pub mod magvit;
+pub mod raster;
 pub mod resize;
 pub mod show_o;
 pub mod transformer;
