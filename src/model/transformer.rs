@@ -672,7 +672,12 @@ impl<B: Backend> Stack<B> {
                 block.mlp_out.apply_add(backend, rows, &scratch.mlp, x)
             }
             (Mlp::Gated, Some(gated)) => {
-                backend.gate(GateShape { rows, width }, &scratch.mlp, gated)?;
+                let s = GateShape {
+                    rows,
+                    width,
+                    activation: Activation::Silu,
+                };
+                backend.gate(s, &scratch.mlp, gated)?;
                 block.mlp_out.apply_add(backend, rows, gated, x)
             }
             (Mlp::Gated, None) => Err(Error::Config {
