@@ -31,6 +31,8 @@ mod magvit;
 mod samplers;
 #[path = "golden_families/show_o.rs"]
 mod show_o;
+#[path = "golden_families/t5.rs"]
+mod t5;
 
 struct Family {
     name: &'static str,
@@ -56,6 +58,7 @@ fn families() -> Vec<Family> {
         family!("magvit-v2", magvit),
         family!("samplers", samplers),
         family!("showo-", show_o),
+        family!("t5-", t5),
     ]
 }
 
