@@ -175,7 +175,7 @@ impl T5Config {
         // In single precision, which decides at the boundaries.
         let ratio = self.relative_attention_max_distance as f32 / exact as f32;
         let log = libm::logf(m as f32 / exact as f32) / libm::logf(ratio);
-        base + (exact + (log * (half - exact) as f32) as usize).min(half - 1)
+        base + (exact + (log * (half - exact) as f32) as usize).min(half.saturating_sub(1))
     }
 }
 

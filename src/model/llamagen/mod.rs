@@ -164,6 +164,20 @@ impl<B: Backend> LlamaGen<B> {
         self.backend.copy(table, class as usize * dim, x, 0, dim)
     }
 
+    fn embed_codes(
+        &self,
+        rows: usize,
+        codes: &B::Buffer<u32>,
+        x: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let s = GatherShape {
+            rows,
+            width: self.config.dim,
+            table_rows: self.config.vocab_size,
+        };
+        self.backend.gather(s, codes, &self.embedding, x)
+    }
+
     /// What each row of a full sequence attends to: first row and number of rows, always neighbours. Of a prefix of
     /// `limit` rows only the last `visible` are seen; each of the others sees itself alone.
     #[must_use]
@@ -199,7 +213,7 @@ impl<B: Backend> LlamaGen<B> {
         let mut x = b.zeros(product(OP, &[rows, dim])?)?;
         let (mut ids, mut drawn) = (b.zeros(codes.len())?, b.zeros(codes.len() * dim)?);
         b.write(&mut ids, 0, codes)?;
-        self.embed(codes.len(), &ids, &mut drawn)?;
+        self.embed_codes(codes.len(), &ids, &mut drawn)?;
         b.write(&mut x, 0, &prefix[..limit * dim])?;
         b.copy(&drawn, 0, &mut x, limit * dim, codes.len() * dim)?;
         let (mut places, mut positions) = (b.zeros(rows)?, b.zeros(rows)?);
@@ -268,13 +282,14 @@ impl<B: Backend> RasterModel<B> for LlamaGen<B> {
         row(place)
     }
 
-    fn embed(&self, rows: usize, codes: &B::Buffer<u32>, x: &mut B::Buffer<f32>) -> Result<()> {
-        let s = GatherShape {
-            rows,
-            width: self.config.dim,
-            table_rows: self.config.vocab_size,
-        };
-        self.backend.gather(s, codes, &self.embedding, x)
+    fn embed(
+        &self,
+        rows: usize,
+        codes: &B::Buffer<u32>,
+        _: &mut B::Buffer<f32>,
+        x: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        self.embed_codes(rows, codes, x)
     }
 
     fn normalise(&self, rows: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
@@ -337,8 +352,9 @@ fn load_qkv<B: Backend>(
 /// `[places + 1, head_dim]`: cosines of the pairs, then sines.
 ///
 /// # Errors
-/// A product of sizes that overflows.
+/// As [`LlamaGenConfig::check`].
 pub fn rotary_table(c: &LlamaGenConfig) -> Result<Vec<f32>> {
+    c.check()?;
     let (head, pairs, quarter) = (c.head_dim(), c.head_dim() / 2, c.head_dim() / 4);
     let mut table = vec![0.0; product(OP, &[c.places() + 1, head])?];
     let rows = table.chunks_exact_mut(head.max(1)).take(c.places());
