@@ -2,6 +2,7 @@
 
 mod filter;
 
+#[cfg(feature = "alloc")]
 pub(crate) use filter::filter_row;
 pub use filter::{Filter, FilterShape, filter, filter_rows};
 

@@ -282,8 +282,10 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
 
     /// Computes the rows of the codes that a candidate came with, all but the last: that one is fed by the next step.
     pub(super) fn prefill(&mut self, at: usize) -> Result<()> {
-        let (halves, rows) = (self.layout.halves, self.layout.rows);
-        let fed = self.candidates[at].drawn.saturating_sub(1);
+        let (drawn, rows) = (self.candidates[at].drawn, self.layout.rows);
+        let fed = drawn.saturating_sub(1);
+        // Guidance that has ended never begins again.
+        let halves = if self.options.guides(drawn) { 2 } else { 1 };
         for half in 0..halves {
             for from in (0..fed).step_by(rows) {
                 let len = rows.min(fed - from);

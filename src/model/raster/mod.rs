@@ -98,7 +98,8 @@ pub struct PrefixPair {
     pub unconditional: Vec<u32>,
 }
 
-/// Turns prompts into prefixes: a model's tokenizer and whatever encodes its tokens.
+/// Turns prompts into prefixes: a model's tokenizer and whatever encodes its tokens. A trait, since these are the
+/// model's own and change while it reads, which the model itself does not.
 pub trait PrefixReader<B: Backend>: fmt::Debug {
     /// The prefixes of a prompt.
     ///
