@@ -3,11 +3,16 @@
 #[cfg(feature = "safetensors")]
 pub mod files;
 pub mod linear;
+pub mod llamagen;
 pub mod llava;
 pub mod magvit;
+pub mod raster;
 pub mod resize;
 pub mod show_o;
+pub mod t5;
 pub mod transformer;
 pub mod vision;
+pub mod vq;
+pub mod vqgan;
 pub mod weights;
 pub mod words;

@@ -1,5 +1,11 @@
 //! One transformer stack for the text towers, the image towers and the generators.
 
+mod cache;
+mod config;
+
+pub use cache::Cache;
+pub use config::{Mlp, Norm, Rotary, StackConfig};
+
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -10,143 +16,6 @@ use crate::ops::Backend;
 use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape, rotary_table};
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 
-/// Which norm stands before attention and MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Norm {
-    /// Layer norm with weight and bias.
-    Layer,
-    /// Root-mean-square norm with weight.
-    Rms,
-}
-
-/// Which MLP follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Mlp {
-    /// fc2(activation(fc1(x))), both with bias.
-    Plain(Activation),
-    /// down(silu(gate(x)) · up(x)), without bias.
-    Gated,
-}
-
-/// Rotary embedding of queries and keys.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rotary {
-    /// Leading dimensions of each head that are rotated.
-    pub dim: usize,
-    /// Base of the frequencies.
-    pub theta: f32,
-    /// Positions that occur.
-    pub positions: usize,
-}
-
-/// Shape of a stack.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StackConfig {
-    /// Number of blocks.
-    pub layers: usize,
-    /// Width of a row.
-    pub width: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads.
-    pub n_kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Inner width of the MLP.
-    pub mlp_width: usize,
-    /// The norm.
-    pub norm: Norm,
-    /// Added to variances.
-    pub eps: f32,
-    /// Whether attention and MLP both read the first norm and are added together (then there is no second norm).
-    pub parallel: bool,
-    /// Whether each head of q and k goes through a layer norm of its own before the rotation.
-    pub qk_norm: bool,
-    /// Whether q, k and v have biases.
-    pub qkv_bias: bool,
-    /// Whether the attention's output layer has a bias.
-    pub out_bias: bool,
-    /// The MLP.
-    pub mlp: Mlp,
-    /// The rotary embedding, if positions enter there.
-    pub rotary: Option<Rotary>,
-}
-
-impl StackConfig {
-    const fn q_width(&self) -> usize {
-        self.n_heads * self.head_dim
-    }
-
-    const fn kv_width(&self) -> usize {
-        self.n_kv_heads * self.head_dim
-    }
-
-    const fn qkv_width(&self) -> usize {
-        self.q_width() + 2 * self.kv_width()
-    }
-
-    const fn mlp_in(&self) -> usize {
-        match self.mlp {
-            Mlp::Plain(_) => self.mlp_width,
-            Mlp::Gated => 2 * self.mlp_width,
-        }
-    }
-
-    /// Fails if the sizes contradict each other.
-    ///
-    /// # Errors
-    /// [`Error::Config`] or [`Error::Range`] with the key at fault.
-    pub fn check(&self) -> Result<()> {
-        for (key, size) in [
-            ("num_hidden_layers", self.layers),
-            ("hidden_size", self.width),
-            ("num_attention_heads", self.n_heads),
-            ("num_key_value_heads", self.n_kv_heads),
-            ("head_dim", self.head_dim),
-            ("intermediate_size", self.mlp_width),
-        ] {
-            if size == 0 || size > 1 << 20 {
-                return Err(Error::Range {
-                    op: "config",
-                    arg: key,
-                    got: size as u64,
-                    min: 1,
-                    max: 1 << 20,
-                });
-            }
-        }
-        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return Err(Error::Config {
-                key: "num_key_value_heads",
-                problem: "does not divide num_attention_heads",
-            });
-        }
-        if !(self.eps > 0.0 && self.eps < 1.0) {
-            return Err(Error::Config {
-                key: "norm eps",
-                problem: "is not between 0 and 1",
-            });
-        }
-        if let Some(r) = self.rotary {
-            if r.dim > self.head_dim || !r.dim.is_multiple_of(2) {
-                return Err(Error::Config {
-                    key: "rotary_dim",
-                    problem: "must be even and at most head_dim",
-                });
-            }
-            if !(r.theta > 0.0 && r.theta.is_finite()) || r.positions > 1 << 24 {
-                return Err(Error::Config {
-                    key: "rope_theta",
-                    problem: "or the number of positions is out of range",
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Names of one block's tensors, without `.weight` and `.bias`. Names that a configuration does not use stay empty.
 #[derive(Debug, Clone, Default)]
 pub struct BlockNames {
@@ -154,7 +23,7 @@ pub struct BlockNames {
     pub norm1: String,
     /// Norm before the MLP.
     pub norm2: String,
-    /// Query, key and value layers.
+    /// Query, key and value layers; where a checkpoint holds them as one, its name and two empty ones.
     pub qkv: [String; 3],
     /// Output layer of the attention.
     pub out: String,
@@ -224,20 +93,24 @@ pub struct Stack<B: Backend> {
     config: StackConfig,
     blocks: Vec<Block<B>>,
     table: Option<B::Buffer<f32>>,
+    repeated_prefix: bool,
 }
 
-/// Keys and values of every layer, `[rows, n_kv_heads · head_dim]` each.
-#[derive(Debug)]
-pub struct Cache<B: Backend> {
-    layers: Vec<[B::Buffer<f32>; 2]>,
-    rows: usize,
+/// What a model brings to its stack itself, where names alone do not say it.
+pub struct Special<'a, B: Backend> {
+    /// The q, k and v layer of a block, outputs side by side.
+    pub qkv: &'a dyn Fn(usize) -> Result<Linear<B>>,
+    /// Rotary table of the configuration's size; see [`rotary_table`] for its layout.
+    pub table: &'a [f32],
+    /// Whether the prefix of a sequence is one row that counts as often as its length says.
+    pub repeated_prefix: bool,
 }
 
-impl<B: Backend> Cache<B> {
-    /// Rows there are.
-    #[must_use]
-    pub const fn rows(&self) -> usize {
-        self.rows
+impl<B: Backend> core::fmt::Debug for Special<'_, B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Special")
+            .field("repeated_prefix", &self.repeated_prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -299,17 +172,43 @@ impl<B: Backend> Stack<B> {
         config: StackConfig,
         names: &dyn Fn(usize) -> BlockNames,
     ) -> Result<Self> {
+        Self::read(loader, config, names, None)
+    }
+
+    /// As [`load`](Self::load), with a q, k and v layer and a rotary table of the model's own.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or a table of another size.
+    pub fn load_special(
+        loader: &Loader<'_, B>,
+        config: StackConfig,
+        names: &dyn Fn(usize) -> BlockNames,
+        special: &Special<'_, B>,
+    ) -> Result<Self> {
+        Self::read(loader, config, names, Some(special))
+    }
+
+    fn read(
+        loader: &Loader<'_, B>,
+        config: StackConfig,
+        names: &dyn Fn(usize) -> BlockNames,
+        special: Option<&Special<'_, B>>,
+    ) -> Result<Self> {
         config.check()?;
         let c = &config;
         let mut blocks = Vec::new();
         for layer in 0..c.layers {
             let n = names(layer);
             let [q, k, v] = &n.qkv;
-            let qkv = [
-                (q.as_str(), c.q_width()),
-                (k, c.kv_width()),
-                (v, c.kv_width()),
-            ];
+            let qkv = if k.is_empty() && v.is_empty() {
+                Vec::from([(q.as_str(), c.qkv_width())])
+            } else {
+                Vec::from([
+                    (q.as_str(), c.q_width()),
+                    (k, c.kv_width()),
+                    (v, c.kv_width()),
+                ])
+            };
             let head_norm = |name: &String| {
                 c.qk_norm
                     .then(|| NormWeights::load(loader, Norm::Layer, name, c.head_dim))
@@ -326,7 +225,10 @@ impl<B: Backend> Stack<B> {
                 norm2: (!c.parallel)
                     .then(|| NormWeights::load(loader, c.norm, &n.norm2, c.width))
                     .transpose()?,
-                qkv: Linear::fused(loader, &qkv, c.width, c.qkv_bias)?,
+                qkv: match special {
+                    Some(special) => (special.qkv)(layer)?,
+                    None => Linear::fused(loader, &qkv, c.width, c.qkv_bias)?,
+                },
                 q_norm: head_norm(&n.qk_norm[0])?,
                 k_norm: head_norm(&n.qk_norm[1])?,
                 out: Linear::load(loader, &n.out, c.width, c.q_width(), c.out_bias)?,
@@ -336,9 +238,18 @@ impl<B: Backend> Stack<B> {
         }
         let table = match c.rotary {
             Some(r) => {
-                let mut table = alloc::vec![0.0; r.positions * r.dim];
-                rotary_table(r.positions, r.dim, r.theta, &mut table)?;
-                Some(loader.upload(&table)?)
+                let len = crate::error::product("rotary", &[r.positions, r.dim])?;
+                match special {
+                    Some(special) => {
+                        crate::error::covers("rotary", "table", special.table.len(), len)?;
+                        Some(loader.upload(special.table)?)
+                    }
+                    None => {
+                        let mut table = alloc::vec![0.0; len];
+                        rotary_table(r.positions, r.dim, r.theta, &mut table)?;
+                        Some(loader.upload(&table)?)
+                    }
+                }
             }
             None => None,
         };
@@ -346,6 +257,7 @@ impl<B: Backend> Stack<B> {
             config,
             blocks,
             table,
+            repeated_prefix: special.is_some_and(|s| s.repeated_prefix),
         })
     }
 
@@ -353,18 +265,6 @@ impl<B: Backend> Stack<B> {
     #[must_use]
     pub const fn config(&self) -> &StackConfig {
         &self.config
-    }
-
-    /// Reserves a cache of `rows` rows.
-    ///
-    /// # Errors
-    /// No memory.
-    pub fn cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
-        let len = crate::error::product("cache", &[rows, self.config.kv_width()])?;
-        let layers = (0..self.config.layers)
-            .map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?]))
-            .collect::<Result<_>>()?;
-        Ok(Cache { layers, rows })
     }
 
     /// Reserves memory for passes of up to `rows` rows.
@@ -524,6 +424,7 @@ impl<B: Backend> Stack<B> {
             k_offset: 0,
             v_offset: 0,
             causal: pass.causal,
+            repeated_prefix: self.repeated_prefix,
         };
         let [keys, values] = kv;
         backend.attention(
@@ -556,7 +457,12 @@ impl<B: Backend> Stack<B> {
                 block.mlp_out.apply_add(backend, rows, &scratch.mlp, x)
             }
             (Mlp::Gated, Some(gated)) => {
-                backend.gate(GateShape { rows, width }, &scratch.mlp, gated)?;
+                let s = GateShape {
+                    rows,
+                    width,
+                    activation: Activation::Silu,
+                };
+                backend.gate(s, &scratch.mlp, gated)?;
                 block.mlp_out.apply_add(backend, rows, gated, x)
             }
             (Mlp::Gated, None) => Err(Error::Config {

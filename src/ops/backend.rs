@@ -3,13 +3,13 @@
 use core::fmt::Debug;
 
 use super::Element;
-use super::attention::{AppendShape, AttentionShape, RotaryShape};
-use super::conv::{ConvShape, PatchShape};
+use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use super::reward_head::AnswerShape;
-use super::sample::{Draw, DrawShape, GuideShape};
-use super::vq::{GatherShape, LfqShape};
+use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
+use super::vq::{GatherShape, LfqShape, NearestShape};
 use crate::error::Result;
 use crate::quant::QuantMatrix;
 
@@ -106,7 +106,7 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     /// An activation in place over the first `len` elements.
     fn activate(&self, activation: Activation, len: usize, x: &mut Self::Buffer<f32>)
     -> Result<()>;
-    /// SiLU-gated product; see [`gate`](super::norm::gate).
+    /// Gated product; see [`gate`](super::norm::gate).
     fn gate(&self, s: GateShape, x: &Self::Buffer<f32>, y: &mut Self::Buffer<f32>) -> Result<()>;
 
     /// Rotary embedding in place; see [`rotary`](super::attention::rotary).
@@ -135,9 +135,25 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         spans: &Self::Buffer<u32>,
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
+    /// Attention of a sequence to itself with a bias by distance; see
+    /// [`relative_attention`](super::attention::relative_attention).
+    fn relative_attention(
+        &self,
+        s: RelativeShape,
+        qkv: &Self::Buffer<f32>,
+        bias: &Self::Buffer<f32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
 
     /// Classifier-free guidance in place; see [`guide`](super::sample::guide).
     fn guide(&self, s: GuideShape, logits: &mut Self::Buffer<f32>) -> Result<()>;
+    /// Temperature, top-k and top-p of each row; see [`filter_rows`](super::sample::filter_rows).
+    fn filter(
+        &self,
+        s: FilterShape,
+        logits: &mut Self::Buffer<f32>,
+        order: &mut Self::Buffer<u32>,
+    ) -> Result<()>;
     /// Softmax and the categorical draw of each row; see [`draw`](super::sample::draw).
     fn draw(
         &self,
@@ -171,6 +187,15 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         codes: &mut Self::Buffer<u32>,
     ) -> Result<()>;
 
+    /// Latents to their nearest codes; see [`nearest`](super::vq::nearest).
+    fn nearest(
+        &self,
+        s: NearestShape,
+        latents: &Self::Buffer<f32>,
+        codebook: &Self::Buffer<f32>,
+        codes: &mut Self::Buffer<u32>,
+    ) -> Result<()>;
+
     /// Convolution over NHWC; see [`conv2d`](super::conv::conv2d).
     fn conv2d(
         &self,
@@ -180,9 +205,14 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         bias: &Self::Buffer<f32>,
         y: &mut Self::Buffer<f32>,
     ) -> Result<()>;
-    /// Pixels in [-1, 1] to bytes, truncating; see [`to_bytes`](super::conv::to_bytes).
-    fn to_bytes(&self, len: usize, x: &Self::Buffer<f32>, out: &mut Self::Buffer<u8>)
-    -> Result<()>;
+    /// Pixels in [-1, 1] to bytes; see [`to_bytes`](super::conv::to_bytes).
+    fn to_bytes(
+        &self,
+        rounding: Rounding,
+        len: usize,
+        x: &Self::Buffer<f32>,
+        out: &mut Self::Buffer<u8>,
+    ) -> Result<()>;
     /// Bytes to normalised patch rows; see [`patchify`](super::conv::patchify).
     fn patchify(
         &self,

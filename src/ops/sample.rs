@@ -1,5 +1,11 @@
 //! Guidance, filters, the categorical draw, and the re-masking of masked generators.
 
+mod filter;
+
+#[cfg(feature = "alloc")]
+pub(crate) use filter::filter_row;
+pub use filter::{Filter, FilterShape, filter, filter_rows};
+
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Result, covers, product};
 use crate::math;
@@ -223,81 +229,6 @@ pub fn draw(
         )]
         let code = at as u32;
         (codes[r], p[r]) = (code, row[at]);
-    }
-    Ok(())
-}
-
-/// Temperature, top-k and top-p of a raster model's or a judge's draw.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Filter {
-    /// Logits are divided by it, at least 1e-5.
-    pub temperature: f32,
-    /// Entries kept, ties included; 0 keeps all.
-    pub top_k: usize,
-    /// Probability mass kept; 1 or more keeps all.
-    pub top_p: f32,
-}
-
-/// Divides by the temperature and sets every entry outside top-k and top-p to −∞. `order` is scratch of equal length.
-///
-/// # Errors
-/// `order` of another length, or logits that are NaN or +∞ throughout.
-///
-/// # Source
-/// Holtzman et al., "The Curious Case of Neural Text Degeneration", arXiv 1904.09751 (top-p), in the released LlamaGen's
-/// order of steps.
-pub fn filter(f: Filter, logits: &mut [f32], order: &mut [u32]) -> Result<()> {
-    covers("filter", "order", order.len(), logits.len())?;
-    if logits.iter().any(|v| v.is_nan()) {
-        return Err(Error::NotFinite {
-            op: "filter",
-            arg: "logits",
-            row: 0,
-        });
-    }
-    let temperature = f.temperature.max(1e-5);
-    for v in logits.iter_mut() {
-        *v /= temperature;
-    }
-    let order = &mut order[..logits.len()];
-    for (i, o) in order.iter_mut().enumerate() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a vocabulary has fewer than 2^32 entries"
-        )]
-        let i = i as u32;
-        *o = i;
-    }
-    order.sort_unstable_by(|&a, &b| {
-        logits[b as usize]
-            .total_cmp(&logits[a as usize])
-            .then(a.cmp(&b))
-    });
-    if f.top_k > 0 && f.top_k < order.len() {
-        let least = logits[order[f.top_k - 1] as usize];
-        for v in logits.iter_mut() {
-            if *v < least {
-                *v = f32::NEG_INFINITY;
-            }
-        }
-    }
-    if f.top_p < 1.0
-        && let Some(&first) = order.first()
-    {
-        let largest = logits[first as usize];
-        let total: f32 = order
-            .iter()
-            .map(|&i| math::exp(logits[i as usize] - largest))
-            .sum();
-        let mut mass = 0.0;
-        for (rank, &i) in order.iter().enumerate() {
-            let p = math::exp(logits[i as usize] - largest) / total;
-            // An entry goes once the mass before it exceeds top_p; the first always stays.
-            if rank > 0 && mass > f.top_p {
-                logits[i as usize] = f32::NEG_INFINITY;
-            }
-            mass += p;
-        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ const SHAPE: AttentionShape = AttentionShape {
     k_offset: 0,
     v_offset: 0,
     causal: true,
+    repeated_prefix: false,
 };
 
 #[test]
@@ -41,6 +42,34 @@ fn a_query_that_sees_nothing_gives_zeros() {
     )
     .unwrap();
     assert_eq!(out, [0.0; 2]);
+}
+
+#[test]
+fn a_repeated_prefix_row_counts_as_often_as_its_length_says() {
+    let s = AttentionShape {
+        queries: 1,
+        repeated_prefix: true,
+        ..SHAPE
+    };
+    // Row 3 three times with value 6, row 0 once with value 2: (3 · 6 + 2) / 4.
+    let mut out = [0.0];
+    let keys = [0.0; 4];
+    attention(
+        s,
+        &[1.0],
+        &keys,
+        &[2.0, 99.0, 99.0, 6.0],
+        &[3, 3, 0, 1],
+        &mut out,
+    )
+    .unwrap();
+    assert!((out[0] - 5.0).abs() < 1e-6, "{out:?}");
+    // No prefix at all, and one outside the cache: the own row alone.
+    for prefix in [[3, 0], [4, 7]] {
+        let span = [prefix[0], prefix[1], 0, 1];
+        attention(s, &[1.0], &keys, &[2.0, 99.0, 99.0, 6.0], &span, &mut out).unwrap();
+        assert_eq!(out, [2.0]);
+    }
 }
 
 #[test]
@@ -156,4 +185,24 @@ fn wrong_sizes_are_errors() {
         .is_err()
     );
     assert!(rotary_table(2, 3, 1.0, &mut [0.0; 6]).is_err());
+}
+
+#[test]
+fn a_bias_by_distance_worked_by_hand() {
+    let s = RelativeShape {
+        rows: 2,
+        n_heads: 1,
+        head_dim: 1,
+        scale: 1.0,
+    };
+    // q, k, v of both rows; the row after one's own counts three times as much.
+    let qkv = [0.0, 5.0, 1.0, 0.0, 7.0, 9.0];
+    let mut out = [0.0; 2];
+    let bias = [0.0, 0.0, libm::logf(3.0)];
+    relative_attention(s, &qkv, &bias, &mut out).unwrap();
+    assert!(
+        (out[0] - 7.0).abs() < 1e-5 && (out[1] - 5.0).abs() < 1e-5,
+        "{out:?}"
+    );
+    assert!(s.check(6, 2, 2).is_err() && s.check(5, 3, 2).is_err() && s.check(6, 3, 1).is_err());
 }
