@@ -154,7 +154,7 @@ pub struct BlockNames {
     pub norm1: String,
     /// Norm before the MLP.
     pub norm2: String,
-    /// Query, key and value layers.
+    /// Query, key and value layers; where a checkpoint holds them as one, its name and two empty ones.
     pub qkv: [String; 3],
     /// Output layer of the attention.
     pub out: String,
@@ -305,11 +305,15 @@ impl<B: Backend> Stack<B> {
         for layer in 0..c.layers {
             let n = names(layer);
             let [q, k, v] = &n.qkv;
-            let qkv = [
-                (q.as_str(), c.q_width()),
-                (k, c.kv_width()),
-                (v, c.kv_width()),
-            ];
+            let qkv = if k.is_empty() && v.is_empty() {
+                Vec::from([(q.as_str(), c.qkv_width())])
+            } else {
+                Vec::from([
+                    (q.as_str(), c.q_width()),
+                    (k, c.kv_width()),
+                    (v, c.kv_width()),
+                ])
+            };
             let head_norm = |name: &String| {
                 c.qk_norm
                     .then(|| NormWeights::load(loader, Norm::Layer, name, c.head_dim))
