@@ -2,11 +2,13 @@
 
 #[cfg(feature = "safetensors")]
 pub mod files;
+pub mod janus;
 pub mod linear;
 pub mod llava;
 pub mod magvit;
 pub mod resize;
 pub mod show_o;
+mod template;
 pub mod transformer;
 pub mod vision;
 pub mod weights;

@@ -6,8 +6,8 @@ use alloc::string::String;
 use crate::error::{Error, Name, Result};
 use crate::prompt::{TokenId, Tokenize};
 
-/// One token a word, words split at white space. A token that begins with `<|` is special: it can be looked up, but a
-/// text that spells it is refused.
+/// One token a word, words split at white space. A token that begins with `<` is special: it can be looked up, but a
+/// text that spells it, or anything that begins with `<|`, is refused.
 ///
 /// ```
 /// use maquette::model::words::Words;
@@ -71,7 +71,8 @@ impl Tokenize for Words {
     fn encode(&self, text: &str, out: &mut dyn FnMut(TokenId)) -> Result<()> {
         for word in text.split_whitespace() {
             let at = word.as_ptr().addr() - text.as_ptr().addr();
-            if word.starts_with("<|") {
+            let special = word.starts_with('<') && self.ids.contains_key(word);
+            if special || word.starts_with("<|") {
                 return Err(Error::SpecialToken {
                     token: Name::owned(word),
                     at,
@@ -113,6 +114,15 @@ mod tests {
             Err(Error::SpecialToken { at: 2, .. })
         ));
         assert_eq!(words.token("<|endoftext|>"), Some(1));
+        let words = Words::new("a\n<begin_of_image>").unwrap();
+        assert!(matches!(
+            words.encode("a <begin_of_image>", &mut |_| {}),
+            Err(Error::SpecialToken { at: 2, .. })
+        ));
+        assert!(matches!(
+            words.encode("a <b>", &mut |_| {}),
+            Err(Error::UnknownWord { at: 2, .. })
+        ));
     }
 
     #[test]
