@@ -1,0 +1,471 @@
+//! What a Janus checkpoint says about itself.
+
+use alloc::vec::Vec;
+
+use super::layouts::Layouts;
+use crate::error::{Error, Result};
+use crate::model::llava::{Aspect, LlavaConfig, TextConfig};
+use crate::model::vision::VisionConfig;
+use crate::ops::norm::Activation;
+use crate::prompt::{TokenId, Tokenize};
+
+/// Everything about a Janus model but its weights.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct JanusConfig {
+    /// The language model, which draws and judges.
+    pub text: TextConfig,
+    /// The tower that pictures are judged through.
+    pub vision: VisionConfig,
+    /// Smallest side of a picture on its way to the tower.
+    pub min_size: usize,
+    /// Entries of the codebook.
+    pub codebook_size: usize,
+    /// Width of an entry of the table through which codes enter the language model.
+    pub code_dim: usize,
+    /// Inner width of the head that codes leave through.
+    pub head_width: usize,
+    /// Rows and columns of the code grid.
+    pub side: usize,
+    /// Pairs of tokens that read as yes and as no; none in a model that only draws.
+    pub answers: Vec<[TokenId; 2]>,
+    /// The text around prompts.
+    pub layouts: Layouts,
+}
+
+impl JanusConfig {
+    /// The released Janus-1.3B. It has the sizes of Janus-Pro-1B, and no special tokens for speakers.
+    ///
+    /// # Source
+    /// Wu et al., "Janus: Decoupling Visual Encoding for Unified Multimodal Understanding and Generation", arXiv
+    /// 2410.13848.
+    #[must_use]
+    pub fn janus_1_3b() -> Self {
+        Self {
+            layouts: Layouts::plain(),
+            ..Self::janus_pro_1b()
+        }
+    }
+
+    /// The released Janus-Pro-1B.
+    ///
+    /// ```
+    /// use maquette::model::janus::JanusConfig;
+    /// let config = JanusConfig::janus_pro_1b();
+    /// config.check()?;
+    /// assert_eq!((config.side, config.text.layers), (24, 24));
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// Chen et al., "Janus-Pro: Unified Multimodal Understanding and Generation with Data and Model Scaling", arXiv
+    /// 2501.17811.
+    #[must_use]
+    pub fn janus_pro_1b() -> Self {
+        let text = TextConfig {
+            width: 2048,
+            layers: 24,
+            n_heads: 16,
+            n_kv_heads: 16,
+            head_dim: 128,
+            mlp_width: 5632,
+            ..llama()
+        };
+        Self::released(text)
+    }
+
+    /// The released Janus-Pro-7B.
+    #[must_use]
+    pub fn janus_pro_7b() -> Self {
+        Self::released(TextConfig {
+            layers: 30,
+            ..llama()
+        })
+    }
+
+    fn released(text: TextConfig) -> Self {
+        let vision = siglip_large();
+        Self {
+            min_size: 14,
+            codebook_size: 16384,
+            code_dim: 8,
+            head_width: text.width,
+            side: vision.grid(),
+            answers: Vec::new(),
+            layouts: Layouts::pro(),
+            text,
+            vision,
+        }
+    }
+
+    /// The same with what only the tokenizer knows: the tokens that read as yes and no where none are set yet, in
+    /// either case, with and without a space before them (written `Ġ` in byte-level vocabularies); and plain speakers
+    /// where it lacks the special ones.
+    #[must_use]
+    pub fn with_tokenizer(mut self, tokenizer: &dyn Tokenize) -> Self {
+        if self.answers.is_empty() {
+            let pairs = [
+                ["\u{120}yes", "\u{120}no"],
+                ["\u{120}Yes", "\u{120}No"],
+                ["yes", "no"],
+                ["Yes", "No"],
+            ];
+            self.answers = pairs
+                .iter()
+                .filter_map(|[yes, no]| Some([tokenizer.token(yes)?, tokenizer.token(no)?]))
+                .collect();
+        }
+        self.layouts = self.layouts.known_to(tokenizer);
+        self
+    }
+
+    /// Fails if the sizes contradict each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Range`] with the key at fault.
+    pub fn check(&self) -> Result<()> {
+        self.understanding().check()?;
+        for (key, size, max) in [
+            ("image_token_size", self.codebook_size, 1 << 24),
+            ("gen_embed_dim", self.code_dim, 1 << 16),
+            ("gen_head_hidden", self.head_width, 1 << 20),
+            ("grid", self.side, 1 << 8),
+        ] {
+            if size == 0 || size > max {
+                return Err(Error::Range {
+                    op: "config",
+                    arg: key,
+                    got: size as u64,
+                    min: 1,
+                    max: max as u64,
+                });
+            }
+        }
+        if self.side * self.side >= self.text.positions {
+            return Err(Error::Config {
+                key: "max_position_embeddings",
+                problem: "is too small for a picture's codes",
+            });
+        }
+        Ok(())
+    }
+
+    /// The understanding path as a judge. Without answers of its own it has two that nobody reads.
+    pub(super) fn understanding(&self) -> LlavaConfig {
+        let (first, others) = match self.answers.split_first() {
+            Some((first, others)) => (*first, others),
+            None => ([0, 1], &[][..]),
+        };
+        LlavaConfig {
+            vision: self.vision,
+            text: self.text,
+            yes_id: first[0],
+            no_id: first[1],
+            other_answers: others.into(),
+            aspect: Aspect::Fit {
+                min: u32::try_from(self.min_size).unwrap_or(u32::MAX),
+            },
+            templates: self.layouts.questions.clone(),
+        }
+    }
+}
+
+/// What a Llama config leaves out, and the vocabulary of the released models.
+const fn llama() -> TextConfig {
+    TextConfig {
+        width: 4096,
+        layers: 32,
+        n_heads: 32,
+        n_kv_heads: 32,
+        head_dim: 128,
+        mlp_width: 11008,
+        vocab: 102_400,
+        theta: 1e4,
+        eps: 1e-6,
+        positions: 16384,
+        qkv_bias: false,
+    }
+}
+
+/// SigLIP-L at 384 pixels, as the released models use it: all layers, the error-function GELU, the last norm.
+fn siglip_large() -> VisionConfig {
+    VisionConfig {
+        image_size: 384,
+        patch_size: 16,
+        width: 1024,
+        n_heads: 16,
+        mlp_width: 4096,
+        layers: 24,
+        eps: 1e-6,
+        activation: Activation::GeluErf,
+        final_norm: true,
+    }
+}
+
+#[cfg(feature = "safetensors")]
+mod json {
+    use alloc::string::ToString;
+    use alloc::vec::Vec;
+
+    use super::{JanusConfig, llama, siglip_large};
+    use crate::error::{Error, Result};
+    use crate::model::files::config::JsonConfig;
+    use crate::model::llava::TextConfig;
+    use crate::model::vision::VisionConfig;
+    use crate::prompt::TokenId;
+
+    impl JanusConfig {
+        /// Reads a `config.json`: the original form (`language_config` and its neighbours), the transformers form
+        /// (`text_config`, `vision_config`, `vq_config`), or the bundled one (`text`, `vision`, `vq`, and
+        /// `yes_id`, `no_id`, `templates` where it has them). What a form leaves out is that of the released models,
+        /// and of Llama-7B in the language model, as those who write the first two mean it.
+        ///
+        /// # Errors
+        /// A value of another kind, a missing size of the language model, a tower that is not known, or sizes that
+        /// contradict each other.
+        pub fn from_json(json: &JsonConfig) -> Result<Self> {
+            let part = |names: [&'static str; 3]| names.into_iter().find_map(|n| json.child(n));
+            // The original form keeps what it says of a part under `params`.
+            let params = |name| {
+                let part = json.child(name)?;
+                Some(part.child("params").unwrap_or(part))
+            };
+            let text = part(["text", "text_config", "language_config"]).ok_or(Error::Config {
+                key: "language_config",
+                problem: "is missing",
+            })?;
+            let vision = json.child("vision").or_else(|| params("vision_config"));
+            let released = Self::released(text_config(&text)?);
+            let vision = vision.map_or(Ok(released.vision), |v| vision_config(&v))?;
+            let (head, aligner) = (params("gen_head_config"), params("gen_aligner_config"));
+            let vq = part(["vq", "vq_config", "gen_vision_config"]);
+            let vq = vq.map(|v| v.child("params").unwrap_or(v));
+            let from = |part: &Option<JsonConfig>, keys: &[&'static str], default| {
+                let key = |p: &&JsonConfig| keys.iter().copied().find(|key| p.has(key));
+                part.as_ref()
+                    .filter(|p| key(p).is_some())
+                    .map_or(Ok(default), |p| {
+                        p.size_or(key(&p).unwrap_or_default(), default)
+                    })
+            };
+            let entries = ["codebook_size", "num_embeddings", "image_token_size"];
+            let dims = ["codebook_embed_dim", "embed_dim", "n_embed"];
+            let mut config = Self {
+                min_size: json
+                    .child("vision")
+                    .map_or(Ok(released.min_size), |v| v.size_or("min_size", 14))?,
+                codebook_size: json.size_or(
+                    "gen_vocab_size",
+                    from(&vq, &entries, released.codebook_size)?,
+                )?,
+                code_dim: json.size_or(
+                    "gen_embed_dim",
+                    from(
+                        &aligner,
+                        &["input_dim"],
+                        from(&vq, &dims, released.code_dim)?,
+                    )?,
+                )?,
+                head_width: json.size_or(
+                    "gen_head_hidden",
+                    from(&head, &["image_token_embed"], released.head_width)?,
+                )?,
+                side: from(&vq, &["grid"], vision.grid())?,
+                vision,
+                ..released
+            };
+            if json.has("yes_id") {
+                let id = |key| {
+                    TokenId::try_from(json.size(key)?).map_err(|_| Error::Config {
+                        key,
+                        problem: "is too large",
+                    })
+                };
+                config.answers = Vec::from([[id("yes_id")?, id("no_id")?]]);
+            }
+            if let Some(t) = json.child("templates") {
+                let layouts = &mut config.layouts;
+                for (key, text) in [
+                    ("draw", &mut layouts.draw),
+                    ("outcome", &mut layouts.questions.outcome),
+                    ("process", &mut layouts.questions.process),
+                    ("clarity", &mut layouts.questions.clarity),
+                    ("potential", &mut layouts.questions.potential),
+                ] {
+                    *text = t.text(key).map(ToString::to_string).ok_or(Error::Config {
+                        key,
+                        problem: "is no text",
+                    })?;
+                }
+            }
+            config.check()?;
+            Ok(config)
+        }
+    }
+
+    fn text_config(json: &JsonConfig) -> Result<TextConfig> {
+        let d = llama();
+        let width = json.size_or("hidden_size", d.width)?;
+        let n_heads = json.size_or("num_attention_heads", d.n_heads)?;
+        let theta = json
+            .child("rope_parameters")
+            .filter(|t| t.has("rope_theta"))
+            .unwrap_or_else(|| json.clone());
+        Ok(TextConfig {
+            width,
+            layers: json.size("num_hidden_layers")?,
+            n_heads,
+            n_kv_heads: json.size_or("num_key_value_heads", n_heads)?,
+            head_dim: json.size_or("head_dim", width / n_heads.max(1))?,
+            mlp_width: json.size_or("intermediate_size", d.mlp_width)?,
+            vocab: json.size("vocab_size")?,
+            theta: theta.float_or("rope_theta", d.theta)?,
+            eps: json.float_or("rms_norm_eps", d.eps)?,
+            positions: json
+                .size_or("max_position_embeddings", d.positions)?
+                .min(d.positions),
+            qkv_bias: false,
+        })
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a product that is out of range saturates, and check refuses it"
+    )]
+    fn vision_config(json: &JsonConfig) -> Result<VisionConfig> {
+        let d = siglip_large();
+        if json
+            .text("model_name")
+            .is_some_and(|name| name != "siglip_large_patch16_384")
+        {
+            return Err(Error::Config {
+                key: "model_name",
+                problem: "is not siglip_large_patch16_384",
+            });
+        }
+        let width = json.size_or("hidden_size", d.width)?;
+        let times = json.float_or("mlp_ratio", 4.0)?;
+        Ok(VisionConfig {
+            image_size: json.size_or("image_size", d.image_size)?,
+            patch_size: json.size_or("patch_size", d.patch_size)?,
+            width,
+            n_heads: json.size_or("num_attention_heads", d.n_heads)?,
+            mlp_width: json.size_or("intermediate_size", (width as f32 * times) as usize)?,
+            layers: json.size_or("num_hidden_layers", d.layers)?,
+            eps: json.float_or("layer_norm_eps", d.eps)?,
+            ..d
+        })
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn read(text: &str) -> Result<JanusConfig> {
+            JanusConfig::from_json(&JsonConfig::parse(text).unwrap())
+        }
+
+        #[test]
+        fn the_original_form_gives_the_released_shapes() {
+            let parts = r#""vision_config": {"cls": "CLIPVisionTower", "params": {"image_size": 384, "model_name": "siglip_large_patch16_384", "select_feature": "same", "select_layer": -1}},
+                "gen_vision_config": {"cls": "VQ-16", "params": {"image_token_size": 16384, "n_embed": 8}}"#;
+            let small = read(&alloc::format!(
+                r#"{{"model_type": "multi_modality", {parts},
+                "gen_aligner_config": {{"params": {{"depth": 2, "input_dim": 8, "n_embed": 2048}}}},
+                "gen_head_config": {{"params": {{"image_token_embed": 2048, "image_token_size": 16384, "n_embed": 2048}}}},
+                "language_config": {{"hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 16384,
+                "num_attention_heads": 16, "num_hidden_layers": 24, "vocab_size": 102400}}}}"#
+            ));
+            assert_eq!(small.unwrap(), JanusConfig::janus_pro_1b());
+            let large = read(&alloc::format!(
+                r#"{{"model_type": "multi_modality", {parts},
+                "gen_aligner_config": {{"params": {{"depth": 2, "input_dim": 8, "n_embed": 4096}}}},
+                "gen_head_config": {{"params": {{"image_token_embed": 4096, "image_token_size": 16384, "n_embed": 4096}}}},
+                "language_config": {{"max_position_embeddings": 16384, "num_hidden_layers": 30, "vocab_size": 102400}}}}"#
+            ));
+            assert_eq!(large.unwrap(), JanusConfig::janus_pro_7b());
+        }
+
+        #[test]
+        fn the_transformers_form_gives_the_released_shape() {
+            let got = read(
+                r#"{"model_type": "janus", "image_token_id": 100581,
+                "text_config": {"hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 16384, "model_type": "llama",
+                "num_attention_heads": 16, "num_hidden_layers": 24, "num_key_value_heads": 16, "vocab_size": 102400, "rope_parameters": {"rope_theta": 10000.0}},
+                "vision_config": {"hidden_size": 1024, "image_size": 384, "patch_size": 16, "mlp_ratio": 4.0, "num_hidden_layers": 24, "num_attention_heads": 16},
+                "vq_config": {"embed_dim": 8, "num_embeddings": 16384, "num_patches": 24}}"#,
+            );
+            assert_eq!(got.unwrap(), JanusConfig::janus_pro_1b());
+        }
+
+        #[test]
+        fn what_is_missing_or_unknown_is_named() {
+            for (text, key) in [
+                ("{}", "language_config"),
+                (r#"{"text": {"vocab_size": 9}}"#, "num_hidden_layers"),
+                (
+                    r#"{"text": {"vocab_size": 9, "num_hidden_layers": 1}, "vision_config": {"params": {"model_name": "other"}}}"#,
+                    "model_name",
+                ),
+                (
+                    r#"{"text": {"vocab_size": 9, "num_hidden_layers": 1}, "templates": {"draw": 3}}"#,
+                    "draw",
+                ),
+                (
+                    r#"{"text": {"vocab_size": 9, "num_hidden_layers": 1}, "yes_id": 3, "no_id": 3}"#,
+                    "yes_id",
+                ),
+            ] {
+                let error = read(text).unwrap_err();
+                assert!(
+                    matches!(error, Error::Config { key: k, .. } if k == key),
+                    "{text}: {error}"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::words::Words;
+
+    #[test]
+    fn the_released_shapes_are_legal_and_nonsense_is_not() {
+        for good in [
+            JanusConfig::janus_1_3b(),
+            JanusConfig::janus_pro_1b(),
+            JanusConfig::janus_pro_7b(),
+        ] {
+            good.check().unwrap();
+            let spoil: [fn(&mut JanusConfig); 8] = [
+                |c| c.side = 0,
+                |c| c.side = 200,
+                |c| c.codebook_size = usize::MAX,
+                |c| c.code_dim = 0,
+                |c| c.head_width = 0,
+                |c| c.min_size = 385,
+                |c| c.answers = Vec::from([[1, 2], [2, 3]]),
+                |c| c.text.n_heads = 0,
+            ];
+            for (i, spoil) in spoil.iter().enumerate() {
+                let mut bad = good.clone();
+                spoil(&mut bad);
+                assert!(bad.check().is_err(), "{i}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_tokenizer_says_what_is_yes_and_who_speaks() {
+        let words = Words::new("yes\n\u{120}yes\nno\n\u{120}no\nYes").unwrap();
+        let config = JanusConfig::janus_pro_1b().with_tokenizer(&words);
+        assert_eq!(config.answers, [[1, 3], [0, 2]]);
+        assert_eq!(config.layouts, Layouts::plain());
+        let words = Words::new("<|User|>").unwrap();
+        let config = JanusConfig::janus_pro_1b().with_tokenizer(&words);
+        assert_eq!((config.answers.len(), config.layouts), (0, Layouts::pro()));
+    }
+}

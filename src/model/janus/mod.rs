@@ -1,0 +1,277 @@
+//! Janus and Janus-Pro: one language model that draws code by code, and judges pictures through a tower of its own.
+//!
+//! # Source
+//! Wu et al., arXiv 2410.13848; Chen et al., arXiv 2501.17811. In F32 from the logits on, where the released code
+//! rounds them, their softmax and the noise of its draws to BF16.
+
+mod config;
+mod layouts;
+mod names;
+
+pub use config::JanusConfig;
+pub use layouts::Layouts;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use self::names::{Naming, unused};
+use crate::codes::Code;
+use crate::error::{Error, Result, product};
+use crate::model::linear::Linear;
+use crate::model::llava::{JudgeOptions, Llava, LlavaSession};
+use crate::model::transformer::Pass;
+use crate::model::weights::{Loader, WeightSource};
+use crate::ops::Backend;
+use crate::ops::norm::{Activation, NormShape};
+use crate::ops::vq::GatherShape;
+use crate::prompt::{TokenId, Tokenize};
+use crate::quant::Format;
+
+/// Two layers with the error-function GELU between them.
+#[derive(Debug)]
+struct Pair<B: Backend>([Linear<B>; 2]);
+
+impl<B: Backend> Pair<B> {
+    fn load(loader: &Loader<'_, B>, names: [&str; 2], [n, inner, k]: [usize; 3]) -> Result<Self> {
+        Ok(Self([
+            Linear::load(loader, names[0], inner, k, true)?,
+            Linear::load(loader, names[1], n, inner, true)?,
+        ]))
+    }
+
+    fn apply(
+        &self,
+        backend: &B,
+        rows: usize,
+        x: &B::Buffer<f32>,
+        inner: &mut B::Buffer<f32>,
+        y: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let [first, second] = &self.0;
+        first.apply(backend, rows, x, inner)?;
+        backend.activate(Activation::GeluErf, rows * first.n(), inner)?;
+        second.apply(backend, rows, inner, y)
+    }
+}
+
+/// A Janus model: immutable weights, shared by any number of sessions that draw or judge.
+#[derive(Debug)]
+pub struct Janus<B: Backend> {
+    config: JanusConfig,
+    /// Tower, aligner and language model: built as LLaVA is, and asked in the same way.
+    understanding: Arc<Llava<B>>,
+    code_table: B::Buffer<f32>,
+    code_aligner: Pair<B>,
+    code_head: Pair<B>,
+}
+
+/// Memory for codes on their way into the language model and out of it, for so many rows.
+#[derive(Debug)]
+pub(super) struct CodeScratch<B: Backend> {
+    entries: B::Buffer<f32>,
+    inner: B::Buffer<f32>,
+    normed: B::Buffer<f32>,
+}
+
+impl<B: Backend> Janus<B> {
+    /// Reads a checkpoint in the original naming or that of the transformers library; large matrices are kept as
+    /// `format`.
+    ///
+    /// # Errors
+    /// A configuration that contradicts itself, a tensor that is missing, misshapen, not finite or not part of the
+    /// model, or no memory.
+    pub fn load(
+        backend: Arc<B>,
+        config: JanusConfig,
+        source: &dyn WeightSource,
+        format: Format,
+    ) -> Result<Self> {
+        config.check()?;
+        let naming = Naming::of(source);
+        let rename = |name: &str| naming.stored(name);
+        let device = Arc::clone(&backend);
+        let loader = Loader::new(&*device, source, format, &rename);
+        let (d, v) = (config.text.width, config.codebook_size);
+        let model = Self {
+            understanding: Arc::new(Llava::read(&loader, backend, config.understanding())?),
+            code_table: loader.buffer("gen_embed.weight", &[v, config.code_dim])?,
+            code_aligner: Pair::load(
+                &loader,
+                ["gen_aligner.layers.0", "gen_aligner.layers.2"],
+                [d, d, config.code_dim],
+            )?,
+            code_head: Pair::load(
+                &loader,
+                ["gen_head.output_mlp_projector", "gen_head.vision_head"],
+                [v, config.head_width, d],
+            )?,
+            config,
+        };
+        loader.finish(&|name| unused(name))?;
+        Ok(model)
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &JanusConfig {
+        &self.config
+    }
+
+    /// The device that holds the weights.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<B> {
+        &self.understanding.backend
+    }
+
+    /// A run of the model as a judge, on the weights that draw.
+    ///
+    /// # Errors
+    /// A configuration without [`answers`](JanusConfig::answers), and as [`LlavaSession::new`].
+    pub fn judge(
+        &self,
+        tokenizer: Arc<dyn Tokenize>,
+        options: JudgeOptions,
+    ) -> Result<LlavaSession<B>> {
+        if self.config.answers.is_empty() {
+            return Err(Error::Config {
+                key: "answers",
+                problem: "are none: a judge needs the tokens of yes and no before it is loaded",
+            });
+        }
+        LlavaSession::new(Arc::clone(&self.understanding), tokenizer, options)
+    }
+
+    /// Memory for `rows` codes in and `rows` rows out.
+    fn code_scratch(&self, rows: usize) -> Result<CodeScratch<B>> {
+        let (b, c) = (&**self.backend(), &self.config);
+        let zeros = |width: usize| b.zeros(product("session", &[rows, width])?);
+        Ok(CodeScratch {
+            entries: zeros(c.code_dim)?,
+            inner: zeros(c.text.width.max(c.head_width))?,
+            normed: zeros(c.text.width)?,
+        })
+    }
+
+    /// The rows that stand for codes in the language model.
+    fn code_rows(
+        &self,
+        rows: usize,
+        codes: &B::Buffer<u32>,
+        s: &mut CodeScratch<B>,
+        x: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let b = &**self.backend();
+        let shape = GatherShape {
+            rows,
+            width: self.config.code_dim,
+            table_rows: self.config.codebook_size,
+        };
+        b.gather(shape, codes, &self.code_table, &mut s.entries)?;
+        self.code_aligner
+            .apply(b, rows, &s.entries, &mut s.inner, x)
+    }
+
+    /// Logits of the next code from rows of the language model.
+    fn code_logits(
+        &self,
+        rows: usize,
+        x: &B::Buffer<f32>,
+        s: &mut CodeScratch<B>,
+        logits: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let b = &**self.backend();
+        let shape = NormShape {
+            rows,
+            width: self.config.text.width,
+            eps: self.config.text.eps,
+        };
+        self.understanding.norm.apply(b, shape, x, &mut s.normed)?;
+        self.code_head
+            .apply(b, rows, &s.normed, &mut s.inner, logits)
+    }
+
+    /// The rows that stand for text in the language model.
+    fn token_rows(
+        &self,
+        rows: usize,
+        tokens: &B::Buffer<u32>,
+        x: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let shape = GatherShape {
+            rows,
+            width: self.config.text.width,
+            table_rows: self.config.text.vocab,
+        };
+        self.backend()
+            .gather(shape, tokens, &self.understanding.embed, x)
+    }
+
+    /// A prompt and the first codes of a picture in one pass, without any cache: the rows of the codes `[n, width]`,
+    /// and for the last row of the prompt and each code the final hidden row and the logits of the code that follows.
+    /// The slow, plain form that sessions are tested against.
+    ///
+    /// # Errors
+    /// No token, more rows than the model has positions, or no memory.
+    pub fn forward_full(&self, tokens: &[TokenId], codes: &[Code]) -> Result<FullPass> {
+        let (b, c) = (&**self.backend(), &self.config);
+        let (d, rows) = (c.text.width, tokens.len() + codes.len());
+        if tokens.is_empty() || rows > c.text.positions {
+            return Err(Error::PromptTooLong {
+                got: rows,
+                max: c.text.positions,
+            });
+        }
+        let index = u32::try_from(rows).map_err(|_| Error::Overflow { op: "forward" })?;
+        let mut s = self.code_scratch(rows)?;
+        let mut x = b.zeros(product("forward", &[rows, d])?)?;
+        let mut part = b.zeros(product("forward", &[rows, d])?)?;
+        let mut ids = b.zeros(rows)?;
+        b.write(&mut ids, 0, tokens)?;
+        self.token_rows(tokens.len(), &ids, &mut x)?;
+        b.write(&mut ids, 0, codes)?;
+        self.code_rows(codes.len(), &ids, &mut s, &mut part)?;
+        b.copy(&part, 0, &mut x, tokens.len() * d, codes.len() * d)?;
+        let mut full = FullPass {
+            rows: alloc::vec![0.0; codes.len() * d],
+            ..FullPass::default()
+        };
+        b.read(&part, 0, &mut full.rows)?;
+        let order: Vec<u32> = (0..index).collect();
+        let mut places = b.zeros(rows)?;
+        b.write(&mut places, 0, &order)?;
+        let mut spans = b.zeros(4)?;
+        b.write(&mut spans, 0, &[0, 0, 0, index])?;
+        let stack = &self.understanding.stack;
+        let pass = Pass {
+            sequences: 1,
+            queries: rows,
+            causal: true,
+            positions: &places,
+            places: &places,
+            spans: &spans,
+        };
+        let (mut cache, mut scratch) = (stack.cache(b, rows)?, stack.scratch(b, rows)?);
+        stack.forward(b, &pass, &mut x, &mut cache, &mut scratch)?;
+        let n = codes.len() + 1;
+        b.copy(&x, (rows - n) * d, &mut part, 0, n * d)?;
+        let mut logits = b.zeros(product("forward", &[n, c.codebook_size])?)?;
+        self.code_logits(n, &part, &mut s, &mut logits)?;
+        full.hidden.resize(n * d, 0.0);
+        b.read(&s.normed, 0, &mut full.hidden)?;
+        full.logits.resize(n * c.codebook_size, 0.0);
+        b.read(&logits, 0, &mut full.logits)?;
+        Ok(full)
+    }
+}
+
+/// What [`Janus::forward_full`] gives.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct FullPass {
+    /// Rows of the codes as they enter the language model, `[n, width]`.
+    pub rows: Vec<f32>,
+    /// Final hidden rows, `[n + 1, width]`.
+    pub hidden: Vec<f32>,
+    /// Logits of the next code, `[n + 1, codebook]`.
+    pub logits: Vec<f32>,
+}
