@@ -595,6 +595,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fitted_picture_truncates_its_shorter_side() {
+        // 4 of 7 on a side of 5 are 2.86 pixels: two, where rounding would give three.
+        let fit = |min| {
+            let mut out = [0; 5 * 5 * 3];
+            Resizer::new()
+                .fitted_square(&[7; 4 * 7 * 3], ImageSize::new(4, 7), (5, min), &mut out)
+                .map(|()| out.chunks(15).map(|row| row[0]).collect::<Vec<u8>>())
+        };
+        assert_eq!(fit(1).unwrap(), [GREY, 7, 7, GREY, GREY]);
+        assert_eq!(fit(3).unwrap(), [GREY, 7, 7, 7, GREY]);
+        assert!(matches!(fit(6), Err(Error::Range { arg: "min", .. })));
+    }
+
+    #[test]
     fn the_published_picture_sizes_give_the_published_rows() {
         let candidates: Vec<ImageSize> = (1..=6)
             .flat_map(|w| (1..=6).map(move |h| ImageSize::new(384 * h, 384 * w)))

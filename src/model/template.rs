@@ -206,3 +206,27 @@ fn flush(text: &str, tokenizer: &dyn Tokenize, limit: usize, to: &mut Vec<TokenI
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::words::Words;
+
+    #[test]
+    fn special_tokens_of_every_kind_are_looked_up() {
+        let words = Words::new("a\n<|User|>\n<\u{ff5c}pad\u{ff5c}>\n<begin_of_image>\nb").unwrap();
+        let layout = "<\u{ff5c}pad\u{ff5c}><|User|> a {prompt} <begin_of_image>";
+        let template = Template::new(layout, &words, 0).unwrap();
+        let mut tokens = Tokens::reserve(8).unwrap();
+        template.encode("b", &words, 8, &mut tokens).unwrap();
+        assert_eq!(tokens.before, [2, 1, 0, 4, 3]);
+        assert!(tokens.after.is_empty());
+        let long = template.encode("b", &words, 8, &mut tokens);
+        assert!(matches!(long, Err(Error::PromptTooLong { max: 8, .. })));
+        for lacking in ["<\u{ff5c}eos\u{ff5c}>", "<end_of_image>", "<|b|>"] {
+            assert!(Template::new(lacking, &words, 0).is_err(), "{lacking}");
+        }
+        // Half a bracket is text.
+        assert!(Template::new("<|a", &words, 0).is_ok());
+    }
+}
