@@ -6,12 +6,12 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use maquette::Result;
 use maquette::cpu::Cpu;
 use maquette::ops::attention::{AppendShape, AttentionShape, RotaryShape};
-use maquette::ops::conv::{ConvShape, PatchShape};
+use maquette::ops::conv::{ConvShape, PatchShape, Rounding};
 use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use maquette::ops::reward_head::AnswerShape;
-use maquette::ops::sample::{Draw, DrawShape, GuideShape};
-use maquette::ops::vq::{GatherShape, LfqShape};
+use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
+use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
 use maquette::ops::{Backend, Element};
 use maquette::quant::{QuantMatrix, quantise_q8_0};
 
@@ -104,7 +104,7 @@ fn convolutions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let mut out = cpu.zeros(256 * 256 * 3)?;
     let x = random(cpu, 256 * 256 * 3)?;
     time(c, "to_bytes/f32/256x256", floats(256 * 256 * 3), || {
-        cpu.to_bytes(256 * 256 * 3, &x, &mut out)
+        cpu.to_bytes(Rounding::Truncate, 256 * 256 * 3, &x, &mut out)
     });
     let s = PatchShape {
         images: 1,
@@ -139,6 +139,7 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             k_offset: 0,
             v_offset: 0,
             causal: false,
+            repeated_prefix: false,
         };
         let spans: Vec<u32> = (0..sequences)
             .flat_map(|i| [0, 0, i * keys, keys])
@@ -277,6 +278,26 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             cpu.draw(s, &mut logits, &draw, &mut codes, &mut p)
         });
     }
+    let mut order = cpu.zeros(rows * width)?;
+    let f = FilterShape {
+        rows,
+        width,
+        filter: Filter {
+            temperature: 1.0,
+            top_k: 1000,
+            top_p: 0.9,
+        },
+    };
+    time(
+        c,
+        "filter/k1000_p0.9/r64_v8192",
+        floats(2 * rows * width),
+        || {
+            // Filtered logits would be filtered faster.
+            cpu.write(&mut logits, 0, &start)?;
+            cpu.filter(f, &mut logits, &mut order)
+        },
+    );
     let g = GuideShape {
         rows,
         width,
@@ -312,6 +333,17 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     });
     time(c, "lfq_codes/f32/n256_b13", floats(256 * 14), || {
         cpu.lfq_codes(s, &out, &mut codes)
+    });
+    let s = NearestShape {
+        n: 256,
+        width: 8,
+        entries: 16384,
+        normalise: true,
+    };
+    let codebook = random(cpu, s.entries * s.width)?;
+    let amount = Throughput::Elements((s.n * s.entries * s.width) as u64);
+    time(c, "nearest/f32/n256_v16384_d8", amount, || {
+        cpu.nearest(s, &out, &codebook, &mut codes)
     });
     Ok(())
 }

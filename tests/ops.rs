@@ -9,7 +9,7 @@ use maquette::ops::attention::AttentionShape;
 use maquette::ops::conv::ConvShape;
 use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use maquette::ops::sample::{Draw, DrawShape, GuideShape};
+use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
 use maquette::ops::{Backend, Element, Reference};
 use maquette::quant::{QuantMatrix, quantise_q8_0};
 use maquette::{Error, rng};
@@ -246,6 +246,7 @@ fn attentions_agree() {
                 k_offset: 0,
                 v_offset: heads[1] * head_dim,
                 causal,
+                repeated_prefix: false,
             };
             for spans in [
                 [0, 64, 64, 130, 3, 1, 10, 0],
@@ -377,6 +378,45 @@ fn draws_agree() {
             all.extend(bits(b, &logits));
             all
         });
+    }
+}
+
+#[test]
+fn filters_agree() {
+    for (rows, width) in [(0, 5), (1, 1), (3, 64), (40, 1000)] {
+        for (top_k, top_p) in [(0, 1.0), (7, 1.0), (0, 0.6), (100, 0.9), (1, 0.5)] {
+            agree!(|b| {
+                let filter = Filter {
+                    temperature: 0.7,
+                    top_k,
+                    top_p,
+                };
+                let mut logits = random(b, rows * width, 1);
+                let mut order = b.zeros(rows * width).unwrap();
+                let s = FilterShape {
+                    rows,
+                    width,
+                    filter,
+                };
+                b.filter(s, &mut logits, &mut order).unwrap();
+                bits(b, &logits)
+            });
+        }
+    }
+    for b in cpus() {
+        let mut logits = buffer(b, &[0.0, 1.0, f32::NAN, 1.0]);
+        let filter = Filter {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+        };
+        let s = FilterShape {
+            rows: 2,
+            width: 2,
+            filter,
+        };
+        let result = b.filter(s, &mut logits, &mut b.zeros(4).unwrap());
+        assert!(matches!(result, Err(Error::NotFinite { row: 1, .. })));
     }
 }
 

@@ -105,7 +105,7 @@ impl Job for Queries<'_> {
                 .zip(p.chunks_exact_mut(p_stride.max(1)))
                 .enumerate()
             {
-                *total = exponentials(&mut p[..seen(r)]);
+                *total = exponentials(&mut p[..seen(r)], s.first_weight(span));
             }
             // Every row sees the first `common` keys; a causal row's further ones follow one by one.
             let common = seen(0);
@@ -150,12 +150,15 @@ impl Job for Queries<'_> {
     }
 }
 
-/// Scores to exponentials against the largest; their sum.
+/// Scores to exponentials against the largest, the first one of a weight; their sum.
 #[inline(always)]
-fn exponentials(p: &mut [f32]) -> f32 {
+fn exponentials(p: &mut [f32], first_weight: f32) -> f32 {
     let largest = lane_max(p);
     for v in p.iter_mut() {
         *v = math::exp(*v - largest);
+    }
+    if let Some(first) = p.first_mut() {
+        *first *= first_weight;
     }
     lane_sum(p, |v| v)
 }

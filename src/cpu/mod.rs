@@ -17,6 +17,7 @@ mod sample;
 #[expect(unsafe_code, reason = "vector instructions")]
 mod simd;
 mod tiles;
+mod vq;
 
 use alloc::vec::Vec;
 
@@ -25,12 +26,12 @@ use self::pool::Pool;
 use self::simd::Isa;
 use crate::error::{Error, Result};
 use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape};
-use crate::ops::conv::{ConvShape, PatchShape};
+use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use crate::ops::reward_head::AnswerShape;
-use crate::ops::sample::{Draw, DrawShape, GuideShape};
-use crate::ops::vq::{GatherShape, LfqShape};
+use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
+use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
 use crate::ops::{Backend, Element, Reference, Sealed};
 use crate::quant::QuantMatrix;
 
@@ -293,6 +294,15 @@ impl Backend for Cpu {
         Reference.guide(s, logits)
     }
 
+    fn filter(
+        &self,
+        s: FilterShape,
+        logits: &mut Buffer<f32>,
+        order: &mut Buffer<u32>,
+    ) -> Result<()> {
+        self.filtered(s, logits.as_mut_slice(), order.as_mut_slice())
+    }
+
     fn draw(
         &self,
         s: DrawShape,
@@ -332,6 +342,21 @@ impl Backend for Cpu {
         Reference.lfq_codes(s, latents, codes)
     }
 
+    fn nearest(
+        &self,
+        s: NearestShape,
+        latents: &Buffer<f32>,
+        codebook: &Buffer<f32>,
+        codes: &mut Buffer<u32>,
+    ) -> Result<()> {
+        self.nearest_codes(
+            s,
+            latents.as_slice(),
+            codebook.as_slice(),
+            codes.as_mut_slice(),
+        )
+    }
+
     fn conv2d(
         &self,
         s: ConvShape,
@@ -343,8 +368,14 @@ impl Backend for Cpu {
         self.convolution(s, x.as_slice(), w, bias.as_slice(), y.as_mut_slice())
     }
 
-    fn to_bytes(&self, len: usize, x: &Buffer<f32>, out: &mut Buffer<u8>) -> Result<()> {
-        Reference.to_bytes(len, x, out)
+    fn to_bytes(
+        &self,
+        rounding: Rounding,
+        len: usize,
+        x: &Buffer<f32>,
+        out: &mut Buffer<u8>,
+    ) -> Result<()> {
+        Reference.to_bytes(rounding, len, x, out)
     }
 
     fn patchify(&self, s: PatchShape, pixels: &Buffer<u8>, out: &mut Buffer<f32>) -> Result<()> {

@@ -1,12 +1,43 @@
-//! The categorical draw: one row at a time, its noise and its exponentials vectorised.
+//! Filters and the categorical draw: one row at a time, its noise and its exponentials vectorised.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Cpu;
 use crate::error::{Error, Result};
-use crate::ops::sample::{DRAW_WORDS, Draw, DrawShape, draw_given, draw_keyed, softmax_row};
+use crate::ops::sample::{
+    DRAW_WORDS, Draw, DrawShape, FilterShape, draw_given, draw_keyed, filter_row, softmax_row,
+};
 
 impl Cpu {
+    pub(super) fn filtered(
+        &self,
+        s: FilterShape,
+        logits: &mut [f32],
+        order: &mut [u32],
+    ) -> Result<()> {
+        s.check(logits.len(), order.len())?;
+        let bad = AtomicUsize::new(usize::MAX);
+        let rows = logits.chunks_exact_mut(s.width);
+        let tasks = rows.zip(order.chunks_exact_mut(s.width)).enumerate();
+        self.pool.each(
+            s.rows.saturating_mul(s.width) * 4,
+            tasks.take(s.rows),
+            |(row, (logits, order))| {
+                if !filter_row(s.filter, logits, order) {
+                    bad.fetch_min(row, Ordering::Relaxed);
+                }
+            },
+        );
+        match bad.into_inner() {
+            usize::MAX => Ok(()),
+            row => Err(Error::NotFinite {
+                op: "filter",
+                arg: "logits",
+                row,
+            }),
+        }
+    }
+
     pub(super) fn drawn(
         &self,
         s: DrawShape,

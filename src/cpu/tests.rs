@@ -203,6 +203,7 @@ fn every_instruction_set_gives_the_reference_attention() {
                 k_offset: 0,
                 v_offset: 2 * head_dim,
                 causal,
+                repeated_prefix: false,
             };
             let spans = [0, 20, 20, 70, 5, 0, 90, 66];
             assert_eq!(

@@ -2,25 +2,24 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::fmt;
 
 use crate::codes::Code;
 use crate::error::{Error, Result, covers, product};
+use crate::model::linear::Linear;
+use crate::model::vqgan::blocks::{NormSettings, Planes};
+use crate::model::vqgan::{Half, RGB, Scratch, Stage, Trace, Turns};
 use crate::model::weights::{Loader, WeightSource};
 use crate::ops::Backend;
+use crate::ops::conv::Rounding;
 use crate::ops::vq::LfqShape;
 use crate::quant::Format;
 
-pub mod blocks;
 mod config;
-mod halves;
+mod plan;
 
-use blocks::{NormSettings, Planes, Work};
 pub use config::MagvitConfig;
-use halves::{Decoder, Encoder};
 
 const OP: &str = "magvit";
-const RGB: usize = 3;
 
 /// The tokenizer's weights on a device. It never changes: any number of threads may use it, each with a
 /// [`MagvitScratch`] of its own.
@@ -31,46 +30,13 @@ const RGB: usize = 3;
 pub struct Magvit<B: Backend> {
     backend: Arc<B>,
     config: MagvitConfig,
-    encoder: Option<Encoder<B>>,
-    decoder: Decoder<B>,
+    encoder: Option<(Half<B>, Linear<B>)>,
+    post_quant: Linear<B>,
+    decoder: Half<B>,
 }
 
 /// Memory of one decoding or encoding at a time.
-#[derive(Debug)]
-pub struct MagvitScratch<B: Backend> {
-    work: Work<B>,
-    codes: B::Buffer<u32>,
-    bytes: B::Buffer<u8>,
-    places: usize,
-}
-
-/// A stage of encoder or decoder, for those who compare it with another implementation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stage {
-    /// Its name.
-    pub name: &'static str,
-    /// Its level, where there is one such stage a level.
-    pub level: Option<usize>,
-}
-
-impl Stage {
-    const fn new(name: &'static str) -> Self {
-        Self { name, level: None }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.level {
-            Some(level) => write!(f, "{}.{level}", self.name),
-            None => f.write_str(self.name),
-        }
-    }
-}
-
-/// Shown what each stage leaves: `[images, height, width, channels]` as [`Planes`].
-pub type Trace<'a, B> =
-    &'a mut dyn FnMut(Stage, &<B as Backend>::Buffer<f32>, Planes) -> Result<()>;
+pub type MagvitScratch<B> = Scratch<B>;
 
 impl<B: Backend> Magvit<B> {
     /// Reads a checkpoint under the released names; its large matrices are kept as `format`.
@@ -104,11 +70,20 @@ impl<B: Backend> Magvit<B> {
             groups: config.norm_groups,
             eps: config.norm_eps,
         };
-        let has_encoder = loader.has("encoder.conv_in.weight");
-        let encoder = has_encoder
-            .then(|| Encoder::load(&loader, &config, norm))
+        let bits = config.codebook_bits;
+        let square = |name| Linear::load(&loader, name, bits, bits, true);
+        let encoder = || {
+            Ok((
+                Half::load(&loader, &plan::encoder(&config), norm)?,
+                square("encoder.quant_conv")?,
+            ))
+        };
+        let encoder = loader
+            .has("encoder.conv_in.weight")
+            .then(encoder)
             .transpose()?;
-        let decoder = Decoder::load(&loader, &config, norm)?;
+        let post_quant = square("decoder.post_quant_conv")?;
+        let decoder = Half::load(&loader, &plan::decoder(&config), norm)?;
         // The quantiser's tables follow from the number of bits.
         loader.finish(&|name| name.starts_with("quantize.") || ignore(name))?;
         drop(loader);
@@ -116,6 +91,7 @@ impl<B: Backend> Magvit<B> {
             backend,
             config,
             encoder,
+            post_quant,
             decoder,
         })
     }
@@ -146,25 +122,8 @@ impl<B: Backend> Magvit<B> {
     /// # Errors
     /// No code at all, or no memory.
     pub fn scratch_for(&self, places: usize) -> Result<MagvitScratch<B>> {
-        if places == 0 {
-            return Err(Error::Range {
-                op: OP,
-                arg: "places",
-                got: 0,
-                min: 1,
-                max: u64::from(u32::MAX),
-            });
-        }
-        let len = product(OP, &[places, self.config.numbers_per_code()])?;
-        let scale = self.config.scale();
-        Ok(MagvitScratch {
-            work: Work::new(&*self.backend, len, places)?,
-            codes: self.backend.zeros(places)?,
-            bytes: self
-                .backend
-                .zeros(product(OP, &[places, scale, scale, RGB])?)?,
-            places,
-        })
+        let bits = self.config.codebook_bits;
+        Scratch::new(&*self.backend, places, self.config.channels(), bits)
     }
 
     /// `n` grids of `[rows, cols]` codes to pictures in RGB8, NHWC. A code outside the codebook counts as a latent of
@@ -180,7 +139,11 @@ impl<B: Backend> Magvit<B> {
         codes: &[Code],
         out: &mut [u8],
     ) -> Result<()> {
-        let (turn, places, len) = self.turns(scratch, n, grid)?;
+        let Turns {
+            pictures: turn,
+            places,
+            len,
+        } = scratch.turns(n, grid)?;
         covers(OP, "codes", codes.len(), n * places)?;
         covers(OP, "out", out.len(), n * len)?;
         for (codes, out) in codes[..n * places]
@@ -191,7 +154,7 @@ impl<B: Backend> Magvit<B> {
                 .decode_turn(scratch, grid, codes, &mut |_, _, _| Ok(()))?
                 .elements()?;
             self.backend
-                .to_bytes(s, &scratch.work.x, &mut scratch.bytes)?;
+                .to_bytes(Rounding::Truncate, s, &scratch.work.x, &mut scratch.bytes)?;
             self.backend.read(&scratch.bytes, 0, &mut out[..s])?;
         }
         Ok(())
@@ -209,7 +172,11 @@ impl<B: Backend> Magvit<B> {
         codes: &[Code],
         out: &mut [f32],
     ) -> Result<()> {
-        let (turn, places, len) = self.turns(scratch, n, grid)?;
+        let Turns {
+            pictures: turn,
+            places,
+            len,
+        } = scratch.turns(n, grid)?;
         covers(OP, "codes", codes.len(), n * places)?;
         covers(OP, "out", out.len(), n * len)?;
         for (codes, out) in codes[..n * places]
@@ -235,7 +202,7 @@ impl<B: Backend> Magvit<B> {
         codes: &[Code],
         trace: Trace<'_, B>,
     ) -> Result<()> {
-        self.turns(scratch, 0, grid)?;
+        scratch.turns(0, grid)?;
         self.decode_turn(scratch, grid, codes, trace).map(|_| ())
     }
 
@@ -252,7 +219,11 @@ impl<B: Backend> Magvit<B> {
         pixels: &[f32],
         codes: &mut [Code],
     ) -> Result<()> {
-        let (turn, places, len) = self.turns(scratch, n, self.grid_of(size)?)?;
+        let Turns {
+            pictures: turn,
+            places,
+            len,
+        } = scratch.turns(n, scratch.grid_of(size)?)?;
         covers(OP, "pixels", pixels.len(), n * len)?;
         covers(OP, "codes", codes.len(), n * places)?;
         for (pixels, codes) in pixels[..n * len]
@@ -283,43 +254,8 @@ impl<B: Backend> Magvit<B> {
         pixels: &[f32],
         trace: Trace<'_, B>,
     ) -> Result<()> {
-        self.turns(scratch, 0, self.grid_of(size)?)?;
+        scratch.turns(0, scratch.grid_of(size)?)?;
         self.encode_turn(scratch, size, pixels, trace).map(|_| ())
-    }
-
-    /// Pictures a turn, codes a picture, numbers a picture.
-    fn turns(
-        &self,
-        scratch: &MagvitScratch<B>,
-        n: usize,
-        [rows, cols]: [usize; 2],
-    ) -> Result<(usize, usize, usize)> {
-        let places = product(OP, &[rows, cols])?;
-        if places == 0 || places > scratch.places {
-            let max = scratch.places as u64;
-            return Err(Error::Range {
-                op: OP,
-                arg: "grid",
-                got: places as u64,
-                min: 1,
-                max,
-            });
-        }
-        let len = product(OP, &[places, self.config.scale(), self.config.scale(), RGB])?;
-        product(OP, &[n, places])?;
-        product(OP, &[n, len])?;
-        Ok((scratch.places / places, places, len))
-    }
-
-    fn grid_of(&self, [height, width]: [usize; 2]) -> Result<[usize; 2]> {
-        let scale = self.config.scale();
-        if !height.is_multiple_of(scale) || !width.is_multiple_of(scale) {
-            return Err(Error::Config {
-                key: "image_size",
-                problem: "cannot be halved once a level",
-            });
-        }
-        Ok([height / scale, width / scale])
     }
 
     fn decode_turn(
@@ -343,8 +279,13 @@ impl<B: Backend> Magvit<B> {
             &scratch.codes,
             &mut scratch.work.x,
         )?;
-        self.decoder
-            .run(&self.backend, &mut s, &mut scratch.work, trace)?;
+        let work = &mut scratch.work;
+        trace(Stage::new("latent_of_codes"), &work.x, s)?;
+        self.post_quant
+            .apply(&self.backend, count, &work.x, &mut work.a)?;
+        core::mem::swap(&mut work.x, &mut work.a);
+        trace(Stage::new("dec.post_quant_conv"), &work.x, s)?;
+        self.decoder.run(&self.backend, &mut s, work, trace)?;
         Ok(s)
     }
 
@@ -355,7 +296,7 @@ impl<B: Backend> Magvit<B> {
         pixels: &[f32],
         trace: Trace<'_, B>,
     ) -> Result<Planes> {
-        let encoder = self.encoder.as_ref().ok_or(Error::Unsupported {
+        let (encoder, quant) = self.encoder.as_ref().ok_or(Error::Unsupported {
             what: "encoding without encoder weights",
         })?;
         let mut s = Planes {
@@ -366,7 +307,11 @@ impl<B: Backend> Magvit<B> {
         };
         self.backend
             .write(&mut scratch.work.x, 0, &pixels[..s.elements()?])?;
-        encoder.run(&self.backend, &mut s, &mut scratch.work, trace)?;
+        let work = &mut scratch.work;
+        encoder.run(&self.backend, &mut s, work, trace)?;
+        quant.apply(&self.backend, s.images * s.pixels(), &work.x, &mut work.b)?;
+        core::mem::swap(&mut work.x, &mut work.b);
+        trace(Stage::new("enc.latent"), &work.x, s)?;
         Ok(s)
     }
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::linear::Linear;
 use crate::model::weights::Loader;
 use crate::ops::Backend;
-use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape, rotary_table};
+use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape, SPAN_WORDS, rotary_table};
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 
 /// Which norm stands before attention and MLP.
@@ -224,6 +224,25 @@ pub struct Stack<B: Backend> {
     config: StackConfig,
     blocks: Vec<Block<B>>,
     table: Option<B::Buffer<f32>>,
+    repeated_prefix: bool,
+}
+
+/// What a model brings to its stack itself, where names alone do not say it.
+pub struct Special<'a, B: Backend> {
+    /// The q, k and v layer of a block, outputs side by side.
+    pub qkv: &'a dyn Fn(usize) -> Result<Linear<B>>,
+    /// Rotary table of the configuration's size; see [`rotary_table`] for its layout.
+    pub table: &'a [f32],
+    /// Whether the prefix of a sequence is one row that counts as often as its length says.
+    pub repeated_prefix: bool,
+}
+
+impl<B: Backend> core::fmt::Debug for Special<'_, B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Special")
+            .field("repeated_prefix", &self.repeated_prefix)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Keys and values of every layer, `[rows, n_kv_heads · head_dim]` each.
@@ -299,6 +318,28 @@ impl<B: Backend> Stack<B> {
         config: StackConfig,
         names: &dyn Fn(usize) -> BlockNames,
     ) -> Result<Self> {
+        Self::read(loader, config, names, None)
+    }
+
+    /// As [`load`](Self::load), with a q, k and v layer and a rotary table of the model's own.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or a table of another size.
+    pub fn load_special(
+        loader: &Loader<'_, B>,
+        config: StackConfig,
+        names: &dyn Fn(usize) -> BlockNames,
+        special: &Special<'_, B>,
+    ) -> Result<Self> {
+        Self::read(loader, config, names, Some(special))
+    }
+
+    fn read(
+        loader: &Loader<'_, B>,
+        config: StackConfig,
+        names: &dyn Fn(usize) -> BlockNames,
+        special: Option<&Special<'_, B>>,
+    ) -> Result<Self> {
         config.check()?;
         let c = &config;
         let mut blocks = Vec::new();
@@ -330,7 +371,10 @@ impl<B: Backend> Stack<B> {
                 norm2: (!c.parallel)
                     .then(|| NormWeights::load(loader, c.norm, &n.norm2, c.width))
                     .transpose()?,
-                qkv: Linear::fused(loader, &qkv, c.width, c.qkv_bias)?,
+                qkv: match special {
+                    Some(special) => (special.qkv)(layer)?,
+                    None => Linear::fused(loader, &qkv, c.width, c.qkv_bias)?,
+                },
                 q_norm: head_norm(&n.qk_norm[0])?,
                 k_norm: head_norm(&n.qk_norm[1])?,
                 out: Linear::load(loader, &n.out, c.width, c.q_width(), c.out_bias)?,
@@ -340,9 +384,18 @@ impl<B: Backend> Stack<B> {
         }
         let table = match c.rotary {
             Some(r) => {
-                let mut table = alloc::vec![0.0; r.positions * r.dim];
-                rotary_table(r.positions, r.dim, r.theta, &mut table)?;
-                Some(loader.upload(&table)?)
+                let len = crate::error::product("rotary", &[r.positions, r.dim])?;
+                match special {
+                    Some(special) => {
+                        crate::error::covers("rotary", "table", special.table.len(), len)?;
+                        Some(loader.upload(special.table)?)
+                    }
+                    None => {
+                        let mut table = alloc::vec![0.0; len];
+                        rotary_table(r.positions, r.dim, r.theta, &mut table)?;
+                        Some(loader.upload(&table)?)
+                    }
+                }
             }
             None => None,
         };
@@ -350,6 +403,7 @@ impl<B: Backend> Stack<B> {
             config,
             blocks,
             table,
+            repeated_prefix: special.is_some_and(|s| s.repeated_prefix),
         })
     }
 
@@ -441,6 +495,67 @@ impl<B: Backend> Stack<B> {
         Ok(())
     }
 
+    /// Makes one cache row of a prefix whose keys are all zero: the mean of its values.
+    ///
+    /// # Errors
+    /// Rows outside the cache, or no memory.
+    pub fn collapse(
+        &self,
+        backend: &B,
+        cache: &mut Cache<B>,
+        [from, len]: [u32; 2],
+        to: u32,
+    ) -> Result<()> {
+        let c = &self.config;
+        let width = c.kv_width();
+        let (query, mut mean) = (backend.zeros(width)?, backend.zeros(width)?);
+        let mut spans = backend.zeros(SPAN_WORDS)?;
+        backend.write(&mut spans, 0, &[0, 0, from, len])?;
+        // Attention of a query of zeros: every value counts the same.
+        let s = AttentionShape {
+            sequences: 1,
+            queries: 1,
+            n_heads: c.n_kv_heads,
+            n_kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            q_stride: width,
+            q_offset: 0,
+            kv_rows: cache.rows,
+            kv_stride: width,
+            k_offset: 0,
+            v_offset: 0,
+            causal: false,
+            repeated_prefix: false,
+        };
+        for [keys, values] in &mut cache.layers {
+            backend.attention(s, &query, keys, values, &spans, &mut mean)?;
+            backend.copy(&mean, 0, values, to as usize * width, width)?;
+            backend.copy(&query, 0, keys, to as usize * width, width)?;
+        }
+        Ok(())
+    }
+
+    /// Copies `rows` cache rows from one row on to another, through a buffer that holds them for one layer.
+    ///
+    /// # Errors
+    /// Rows outside the cache, or a shorter buffer.
+    pub fn copy_rows(
+        &self,
+        backend: &B,
+        cache: &mut Cache<B>,
+        [from, to]: [u32; 2],
+        rows: usize,
+        through: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let width = self.config.kv_width();
+        let len = rows * width;
+        for buffer in cache.layers.iter_mut().flatten() {
+            backend.copy(buffer, from as usize * width, through, 0, len)?;
+            backend.copy(through, 0, buffer, to as usize * width, len)?;
+        }
+        Ok(())
+    }
+
     const fn norm_shape(&self, rows: usize) -> NormShape {
         NormShape {
             rows,
@@ -528,6 +643,7 @@ impl<B: Backend> Stack<B> {
             k_offset: 0,
             v_offset: 0,
             causal: pass.causal,
+            repeated_prefix: self.repeated_prefix,
         };
         let [keys, values] = kv;
         backend.attention(

@@ -199,6 +199,8 @@ pub struct AttentionShape {
     pub v_offset: usize,
     /// Whether query `i` sees only own rows up to `own_len − queries + i`; else it sees all of them.
     pub causal: bool,
+    /// Whether a prefix is one row that counts as often as its length says.
+    pub repeated_prefix: bool,
 }
 
 /// Words of one sequence in the `spans` of [`attention`]: first row and length of the prefix, then of the own rows.
@@ -276,14 +278,35 @@ impl AttentionShape {
         } else {
             own
         };
-        [cut(span[0], span[1] as usize), cut(span[2], seen)]
+        [cut(span[0], self.prefix_rows(span)), cut(span[2], seen)]
+    }
+
+    /// Rows of a sequence's prefix.
+    fn prefix_rows(&self, span: &[u32]) -> usize {
+        let len = span[1] as usize;
+        if self.repeated_prefix {
+            len.min(1)
+        } else {
+            len
+        }
+    }
+
+    /// How often the first row counts that a sequence sees.
+    #[inline(always)]
+    pub(crate) fn first_weight(&self, span: &[u32]) -> f32 {
+        if self.repeated_prefix && self.visible(span, 0)[0].len() == 1 {
+            span[1] as f32
+        } else {
+            1.0
+        }
     }
 }
 
 /// out\[s, i, h, :\] = Σ_j softmax_j(q·k_j / √head_dim) · v_j over the rows that query i of sequence s sees.
 ///
 /// Scores are exponentiated against the largest; the sums over j run from the first prefix row to the last own row,
-/// the sum of the exponentials in 16 lanes side by side. A query that sees no row gives zeros.
+/// the sum of the exponentials in 16 lanes side by side. A query that sees no row gives zeros. The exponential of a
+/// repeated prefix row is multiplied by the number of its repetitions.
 ///
 /// # Errors
 /// See [`AttentionShape::check`].
@@ -316,7 +339,8 @@ pub fn attention(
                 out.fill(0.0);
                 let mut lanes = [0.0_f32; 16];
                 for (n, j) in rows().enumerate() {
-                    let p = math::exp(score(j) - largest);
+                    let weight = if n == 0 { s.first_weight(span) } else { 1.0 };
+                    let p = math::exp(score(j) - largest) * weight;
                     lanes[n % 16] += p;
                     let value = &values[j * s.kv_stride + s.v_offset + kv_head..][..s.head_dim];
                     for (out, v) in out.iter_mut().zip(value) {

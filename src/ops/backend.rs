@@ -4,12 +4,12 @@ use core::fmt::Debug;
 
 use super::Element;
 use super::attention::{AppendShape, AttentionShape, RotaryShape};
-use super::conv::{ConvShape, PatchShape};
+use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use super::reward_head::AnswerShape;
-use super::sample::{Draw, DrawShape, GuideShape};
-use super::vq::{GatherShape, LfqShape};
+use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
+use super::vq::{GatherShape, LfqShape, NearestShape};
 use crate::error::Result;
 use crate::quant::QuantMatrix;
 
@@ -138,6 +138,13 @@ pub trait Backend: Sealed + Debug + Send + Sync {
 
     /// Classifier-free guidance in place; see [`guide`](super::sample::guide).
     fn guide(&self, s: GuideShape, logits: &mut Self::Buffer<f32>) -> Result<()>;
+    /// Temperature, top-k and top-p of each row; see [`filter_rows`](super::sample::filter_rows).
+    fn filter(
+        &self,
+        s: FilterShape,
+        logits: &mut Self::Buffer<f32>,
+        order: &mut Self::Buffer<u32>,
+    ) -> Result<()>;
     /// Softmax and the categorical draw of each row; see [`draw`](super::sample::draw).
     fn draw(
         &self,
@@ -171,6 +178,15 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         codes: &mut Self::Buffer<u32>,
     ) -> Result<()>;
 
+    /// Latents to their nearest codes; see [`nearest`](super::vq::nearest).
+    fn nearest(
+        &self,
+        s: NearestShape,
+        latents: &Self::Buffer<f32>,
+        codebook: &Self::Buffer<f32>,
+        codes: &mut Self::Buffer<u32>,
+    ) -> Result<()>;
+
     /// Convolution over NHWC; see [`conv2d`](super::conv::conv2d).
     fn conv2d(
         &self,
@@ -180,9 +196,14 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         bias: &Self::Buffer<f32>,
         y: &mut Self::Buffer<f32>,
     ) -> Result<()>;
-    /// Pixels in [-1, 1] to bytes, truncating; see [`to_bytes`](super::conv::to_bytes).
-    fn to_bytes(&self, len: usize, x: &Self::Buffer<f32>, out: &mut Self::Buffer<u8>)
-    -> Result<()>;
+    /// Pixels in [-1, 1] to bytes; see [`to_bytes`](super::conv::to_bytes).
+    fn to_bytes(
+        &self,
+        rounding: Rounding,
+        len: usize,
+        x: &Self::Buffer<f32>,
+        out: &mut Self::Buffer<u8>,
+    ) -> Result<()>;
     /// Bytes to normalised patch rows; see [`patchify`](super::conv::patchify).
     fn patchify(
         &self,

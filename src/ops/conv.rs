@@ -221,23 +221,42 @@ pub fn conv2d(
     Ok(())
 }
 
-/// A pixel in [-1, 1] as a byte: (x + 1) / 2, clamped, times 255, truncated as the reference implementation does.
-#[inline]
-#[must_use]
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to 0..=255; NaN becomes 0"
-)]
-pub fn byte(x: f32) -> u8 {
-    (((x + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8
+/// How a pixel in [-1, 1] becomes a byte. The released programs differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Rounding {
+    /// (x + 1) / 2 · 255, clamped and truncated: Show-o and Janus.
+    #[default]
+    Truncate,
+    /// (x + 1) / 2 · 255 + 1/2, clamped and truncated: LlamaGen's scripts for single pictures.
+    Nearest,
+    /// 127.5 x + 128, clamped and truncated: LlamaGen's scripts for many processes.
+    Shift,
 }
 
-/// out = byte(x), over `len` elements.
+impl Rounding {
+    /// The byte of a pixel.
+    #[inline]
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=255; NaN becomes 0"
+    )]
+    pub fn byte(self, x: f32) -> u8 {
+        match self {
+            Self::Truncate => (((x + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8,
+            Self::Nearest => ((x.clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0 + 0.5) as u8,
+            Self::Shift => (127.5 * x + 128.0).clamp(0.0, 255.0) as u8,
+        }
+    }
+}
+
+/// out = [`Rounding::byte`] of x, over `len` elements.
 ///
 /// # Errors
 /// Fewer elements than `len`, or a pixel that is not a number.
-pub fn to_bytes(len: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
+pub fn to_bytes(rounding: Rounding, len: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
     covers("to_bytes", "x", x.len(), len)?;
     covers("to_bytes", "out", out.len(), len)?;
     for (i, (x, out)) in x.iter().zip(out).enumerate().take(len) {
@@ -248,7 +267,7 @@ pub fn to_bytes(len: usize, x: &[f32], out: &mut [u8]) -> Result<()> {
                 row: i,
             });
         }
-        *out = byte(*x);
+        *out = rounding.byte(*x);
     }
     Ok(())
 }
@@ -394,10 +413,21 @@ mod tests {
     #[test]
     fn bytes_and_pixels_worked_by_hand() {
         let mut out = [0; 4];
-        to_bytes(4, &[-2.0, -1.0, 0.0, 1.0], &mut out).unwrap();
-        assert_eq!(out, [0, 0, 127, 255]);
+        for (rounding, want) in [
+            (Rounding::Truncate, [0, 0, 127, 255]),
+            (Rounding::Nearest, [0, 0, 128, 255]),
+            (Rounding::Shift, [0, 0, 128, 255]),
+        ] {
+            to_bytes(rounding, 4, &[-2.0, -1.0, 0.0, 1.0], &mut out).unwrap();
+            assert_eq!(out, want);
+        }
+        // 190.9 and 191.4: the three forms part.
+        let parts = |x| [Rounding::Truncate, Rounding::Nearest, Rounding::Shift].map(|r| r.byte(x));
+        assert_eq!(parts(0.497_254_9), [190, 191, 191]);
+        assert_eq!(parts(-0.996_5), [0, 0, 0]);
+        assert_eq!(parts(-0.994_9), [0, 1, 1]);
         assert!(matches!(
-            to_bytes(1, &[f32::NAN], &mut out),
+            to_bytes(Rounding::Truncate, 1, &[f32::NAN], &mut out),
             Err(Error::NotFinite { row: 0, .. })
         ));
         assert_eq!((pixel_value(0), pixel_value(255)), (-1.0, 1.0));

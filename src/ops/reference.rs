@@ -3,12 +3,12 @@
 use alloc::vec::Vec;
 
 use super::attention::{AppendShape, AttentionShape, RotaryShape};
-use super::conv::{ConvShape, PatchShape};
+use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use super::reward_head::AnswerShape;
-use super::sample::{Draw, DrawShape, GuideShape};
-use super::vq::{GatherShape, LfqShape};
+use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
+use super::vq::{GatherShape, LfqShape, NearestShape};
 use super::{Backend, Element, Sealed, attention, conv, gemm, norm, reward_head, sample, vq};
 use crate::error::{Error, Result, covers};
 use crate::quant::{QuantData, QuantMatrix};
@@ -259,6 +259,15 @@ impl Backend for Reference {
         sample::guide(s, &mut logits.0)
     }
 
+    fn filter(
+        &self,
+        s: FilterShape,
+        logits: &mut HostBuffer<f32>,
+        order: &mut HostBuffer<u32>,
+    ) -> Result<()> {
+        sample::filter_rows(s, &mut logits.0, &mut order.0)
+    }
+
     fn draw(
         &self,
         s: DrawShape,
@@ -302,6 +311,16 @@ impl Backend for Reference {
         vq::lfq_codes(s, &latents.0, &mut codes.0)
     }
 
+    fn nearest(
+        &self,
+        s: NearestShape,
+        latents: &HostBuffer<f32>,
+        codebook: &HostBuffer<f32>,
+        codes: &mut HostBuffer<u32>,
+    ) -> Result<()> {
+        vq::nearest(s, &latents.0, &codebook.0, &mut codes.0)
+    }
+
     fn conv2d(
         &self,
         s: ConvShape,
@@ -313,8 +332,14 @@ impl Backend for Reference {
         conv::conv2d(s, &x.0, &w.view()?, &bias.0, &mut y.0)
     }
 
-    fn to_bytes(&self, len: usize, x: &HostBuffer<f32>, out: &mut HostBuffer<u8>) -> Result<()> {
-        conv::to_bytes(len, &x.0, &mut out.0)
+    fn to_bytes(
+        &self,
+        rounding: Rounding,
+        len: usize,
+        x: &HostBuffer<f32>,
+        out: &mut HostBuffer<u8>,
+    ) -> Result<()> {
+        conv::to_bytes(rounding, len, &x.0, &mut out.0)
     }
 
     fn patchify(

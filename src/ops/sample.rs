@@ -238,52 +238,128 @@ pub struct Filter {
     pub top_p: f32,
 }
 
+impl Filter {
+    /// Whether it leaves every logit as it is.
+    #[must_use]
+    #[expect(
+        clippy::float_cmp,
+        reason = "only a temperature of exactly 1 changes nothing"
+    )]
+    pub fn is_idle(&self, width: usize) -> bool {
+        self.temperature == 1.0 && (self.top_k == 0 || self.top_k >= width) && self.top_p >= 1.0
+    }
+}
+
+/// Rows of logits that are filtered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FilterShape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Columns of a row.
+    pub width: usize,
+    /// The filter of every row.
+    pub filter: Filter,
+}
+
+impl FilterShape {
+    /// Checks the lengths of logits and order.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, logits: usize, order: usize) -> Result<()> {
+        nonzero("filter", "width", self.width)?;
+        let want = product("filter", &[self.rows, self.width])?;
+        covers("filter", "logits", logits, want)?;
+        covers("filter", "order", order, want)
+    }
+}
+
+/// [`filter`] of each row; `order` is scratch.
+///
+/// # Errors
+/// See [`FilterShape::check`]; [`Error::NotFinite`] for logits that are NaN.
+pub fn filter_rows(s: FilterShape, logits: &mut [f32], order: &mut [u32]) -> Result<()> {
+    s.check(logits.len(), order.len())?;
+    let rows = logits
+        .chunks_exact_mut(s.width)
+        .zip(order.chunks_exact_mut(s.width));
+    for (row, (logits, order)) in rows.enumerate().take(s.rows) {
+        if !filter_row(s.filter, logits, order) {
+            return Err(Error::NotFinite {
+                op: "filter",
+                arg: "logits",
+                row,
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Divides by the temperature and sets every entry outside top-k and top-p to −∞. `order` is scratch of equal length.
 ///
 /// # Errors
-/// `order` of another length, or logits that are NaN or +∞ throughout.
+/// `order` of another length, or logits that are NaN.
 ///
 /// # Source
 /// Holtzman et al., "The Curious Case of Neural Text Degeneration", arXiv 1904.09751 (top-p), in the released LlamaGen's
 /// order of steps.
 pub fn filter(f: Filter, logits: &mut [f32], order: &mut [u32]) -> Result<()> {
     covers("filter", "order", order.len(), logits.len())?;
-    if logits.iter().any(|v| v.is_nan()) {
-        return Err(Error::NotFinite {
+    let order = &mut order[..logits.len()];
+    if filter_row(f, logits, order) {
+        Ok(())
+    } else {
+        Err(Error::NotFinite {
             op: "filter",
             arg: "logits",
             row: 0,
-        });
+        })
+    }
+}
+
+/// One row of [`filter`], with an `order` of its length; false if a logit is NaN.
+#[must_use]
+pub(crate) fn filter_row(f: Filter, logits: &mut [f32], order: &mut [u32]) -> bool {
+    if logits.iter().any(|v| v.is_nan()) {
+        return false;
+    }
+    if f.is_idle(logits.len()) {
+        return true;
     }
     let temperature = f.temperature.max(1e-5);
     for v in logits.iter_mut() {
         *v /= temperature;
     }
-    let order = &mut order[..logits.len()];
-    for (i, o) in order.iter_mut().enumerate() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a vocabulary has fewer than 2^32 entries"
-        )]
-        let i = i as u32;
+    for (i, o) in (0..).zip(order.iter_mut()) {
         *o = i;
     }
-    order.sort_unstable_by(|&a, &b| {
+    // Largest first, of equals the first one first.
+    let falling = |logits: &[f32], a: u32, b: u32| {
         logits[b as usize]
             .total_cmp(&logits[a as usize])
             .then(a.cmp(&b))
-    });
-    if f.top_k > 0 && f.top_k < order.len() {
-        let least = logits[order[f.top_k - 1] as usize];
-        for v in logits.iter_mut() {
+    };
+    let mut kept = order.len();
+    if f.top_k > 0 && f.top_k < kept {
+        let (_, &mut last, _) =
+            order.select_nth_unstable_by(f.top_k - 1, |&a, &b| falling(logits, a, b));
+        let least = logits[last as usize];
+        kept = 0;
+        for (i, v) in (0..).zip(logits.iter_mut()) {
             if *v < least {
                 *v = f32::NEG_INFINITY;
+            } else {
+                order[kept] = i;
+                kept += 1;
             }
         }
     }
-    if f.top_p < 1.0
-        && let Some(&first) = order.first()
-    {
+    let order = &mut order[..kept];
+    if f.top_p < 1.0 {
+        order.sort_unstable_by(|&a, &b| falling(logits, a, b));
+        let Some(&first) = order.first() else {
+            return true;
+        };
         let largest = logits[first as usize];
         let total: f32 = order
             .iter()
@@ -299,7 +375,7 @@ pub fn filter(f: Filter, logits: &mut [f32], order: &mut [u32]) -> Result<()> {
             mass += p;
         }
     }
-    Ok(())
+    true
 }
 
 /// How the share of masked places falls over the steps of a masked generator.

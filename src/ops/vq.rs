@@ -1,6 +1,7 @@
 //! Codebooks: rows by index, and lookup-free quantisation.
 
 use crate::error::{Error, Result, covers, product};
+use crate::math;
 use crate::ops::norm::nonzero;
 
 /// Rows picked from a table.
@@ -115,6 +116,94 @@ pub fn lfq_codes(s: LfqShape, latents: &[f32], codes: &mut [u32]) -> Result<()> 
     Ok(())
 }
 
+/// Latents and the codebook that they are looked for in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NearestShape {
+    /// Number of latents.
+    pub n: usize,
+    /// Width of a latent, and of an entry.
+    pub width: usize,
+    /// Entries of the codebook.
+    pub entries: usize,
+    /// Whether latents are brought to length 1 first; the codebook is taken as it is.
+    pub normalise: bool,
+}
+
+impl NearestShape {
+    /// Checks the lengths of latents, codebook and codes.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, latents: usize, codebook: usize, codes: usize) -> Result<()> {
+        const OP: &str = "nearest";
+        nonzero(OP, "width", self.width)?;
+        nonzero(OP, "entries", self.entries)?;
+        covers(OP, "latents", latents, product(OP, &[self.n, self.width])?)?;
+        covers(
+            OP,
+            "codebook",
+            codebook,
+            product(OP, &[self.entries, self.width])?,
+        )?;
+        covers(OP, "codes", codes, self.n)
+    }
+}
+
+/// What a vector is multiplied with to have length 1: 1 / max(‖x‖, 1e-12).
+#[inline(always)]
+#[must_use]
+pub fn unit_scale(x: &[f32]) -> f32 {
+    1.0 / math::sqrt(x.iter().fold(0.0, |sum, v| sum + v * v)).max(1e-12)
+}
+
+/// The entry at the least squared distance from `scale` · `latent`, the first of equals; none if a number is NaN.
+#[inline(always)]
+pub(crate) fn nearest_entry(scale: f32, latent: &[f32], codebook: &[f32]) -> Option<u32> {
+    let mut best = (f32::INFINITY, None);
+    for (i, entry) in (0_u32..).zip(codebook.chunks_exact(latent.len().max(1))) {
+        let distance = latent.iter().zip(entry).fold(0.0, |sum, (z, e)| {
+            let off = z * scale - e;
+            sum + off * off
+        });
+        if distance < best.0 {
+            best = (distance, Some(i));
+        }
+    }
+    best.1
+}
+
+/// codes\[i\] = argmin_j ‖latents\[i\] − codebook\[j\]‖², the first of equals.
+///
+/// # Errors
+/// See [`NearestShape::check`]; [`Error::NotFinite`] for a latent that is NaN or infinite.
+///
+/// # Source
+/// van den Oord et al., "Neural Discrete Representation Learning", arXiv 1711.00937; normalised as in Yu et al.,
+/// "Vector-quantized Image Modeling with Improved VQGAN", arXiv 2110.04627.
+pub fn nearest(
+    s: NearestShape,
+    latents: &[f32],
+    codebook: &[f32],
+    codes: &mut [u32],
+) -> Result<()> {
+    s.check(latents.len(), codebook.len(), codes.len())?;
+    let codebook = &codebook[..s.entries * s.width];
+    for (row, (latent, code)) in latents
+        .chunks_exact(s.width)
+        .zip(codes)
+        .enumerate()
+        .take(s.n)
+    {
+        let scale = if s.normalise { unit_scale(latent) } else { 1.0 };
+        *code = nearest_entry(scale, latent, codebook).ok_or(Error::NotFinite {
+            op: "nearest",
+            arg: "latents",
+            row,
+        })?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
@@ -150,5 +239,45 @@ mod tests {
         let mut out = [9.0; 4];
         gather(s, &[1, 2], &[1.0, 2.0, 3.0, 4.0], &mut out).unwrap();
         assert_eq!(out, [3.0, 4.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_nearest_code_is_the_first_of_equals() {
+        let s = NearestShape {
+            n: 2,
+            width: 2,
+            entries: 3,
+            normalise: false,
+        };
+        let codebook = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
+        let mut codes = [9; 2];
+        nearest(s, &[0.5, 0.5, 0.0, 4.0], &codebook, &mut codes).unwrap();
+        assert_eq!(codes, [0, 1]);
+        assert!(matches!(
+            nearest(s, &[0.5, 0.5, f32::NAN, 4.0], &codebook, &mut codes),
+            Err(Error::NotFinite { row: 1, .. })
+        ));
+    }
+
+    #[test]
+    fn normalising_forgets_the_length() {
+        let s = NearestShape {
+            n: 1,
+            width: 1,
+            entries: 2,
+            normalise: true,
+        };
+        let mut codes = [9];
+        nearest(s, &[0.1], &[0.2, 1.0], &mut codes).unwrap();
+        assert_eq!(codes, [1]);
+        let plain = NearestShape {
+            normalise: false,
+            ..s
+        };
+        nearest(plain, &[0.1], &[0.2, 1.0], &mut codes).unwrap();
+        assert_eq!(codes, [0]);
+        // A latent of zeros stays one.
+        nearest(s, &[0.0], &[0.2, 1.0], &mut codes).unwrap();
+        assert_eq!(codes, [0]);
     }
 }

@@ -31,10 +31,11 @@ proptest! {
     #[test]
     fn prop_attentions_agree(
         queries in 1_usize..60, head_dim in 1_usize..80, spans in any::<[u8; 8]>(), causal in any::<bool>(),
+        repeated_prefix in any::<bool>(),
     ) {
         let s = AttentionShape {
             sequences: 2, queries, n_heads: 2, n_kv_heads: 1, head_dim, q_stride: 2 * head_dim, q_offset: 0,
-            kv_rows: 100, kv_stride: head_dim, k_offset: 0, v_offset: 0, causal,
+            kv_rows: 100, kv_stride: head_dim, k_offset: 0, v_offset: 0, causal, repeated_prefix,
         };
         agree!(|b| attended(b, s, &spans.map(|word| u32::from(word) % 110)));
     }

@@ -1,9 +1,9 @@
 //! The operations that only move or look up.
 
 use maquette::ops::attention::{AppendShape, RotaryShape};
-use maquette::ops::conv::PatchShape;
+use maquette::ops::conv::{PatchShape, Rounding};
 use maquette::ops::reward_head::AnswerShape;
-use maquette::ops::vq::{GatherShape, LfqShape};
+use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
 use maquette::ops::{Backend, Reference};
 
 use super::{bits, buffer, cpus, random, words};
@@ -51,7 +51,7 @@ fn the_rest_agrees() {
         all.extend(bits(b, &out));
         all.extend(words(b, &codes));
         let mut pixels = b.zeros::<u8>(60).unwrap();
-        b.to_bytes(60, &x, &mut pixels).unwrap();
+        b.to_bytes(Rounding::Truncate, 60, &x, &mut pixels).unwrap();
         all.extend(words(b, &pixels).into_iter().map(u32::from));
         let mut patches = b.zeros(48).unwrap();
         b.patchify(
@@ -80,4 +80,29 @@ fn the_rest_agrees() {
         all.extend(bits(b, &out));
         all
     });
+}
+
+#[test]
+fn nearest_codes_agree() {
+    for (n, width, entries) in [(0, 3, 5), (1, 1, 1), (17, 8, 300), (130, 5, 1000)] {
+        for normalise in [false, true] {
+            agree!(|b| {
+                let s = NearestShape {
+                    n,
+                    width,
+                    entries,
+                    normalise,
+                };
+                let mut codes = b.zeros(n).unwrap();
+                b.nearest(
+                    s,
+                    &random(b, n * width, 1),
+                    &random(b, entries * width, 2),
+                    &mut codes,
+                )
+                .unwrap();
+                words(b, &codes)
+            });
+        }
+    }
 }

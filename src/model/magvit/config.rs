@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::error::{Error, Result};
 #[cfg(feature = "safetensors")]
 use crate::model::files::config::JsonConfig;
+use crate::model::vqgan::{Channels, within};
 
 /// Dimensions of a MAGVIT-v2 tokenizer. Level 0 has the full resolution, each further level half of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,40 +105,21 @@ impl MagvitConfig {
     /// # Errors
     /// [`Error::Config`] or [`Error::Range`] with the key at fault.
     pub fn check(&self) -> Result<()> {
-        let levels = self.levels();
-        within("levels", levels, 1, 8)?;
-        within("base_channels", self.base_channels, 1, 4096)?;
-        within("norm_groups", self.norm_groups, 1, 4096)?;
+        self.channels().check()?;
         within("codebook_bits", self.codebook_bits, 1, 31)?;
         within("image_size", self.image_size, 1, 8192)?;
-        for (key, list, max) in [
-            ("encoder_ch_mult", &self.encoder_ch_mult, 64),
-            ("decoder_ch_mult", &self.decoder_ch_mult, 64),
-            ("encoder_res_blocks", &self.encoder_res_blocks, 64),
-            ("decoder_res_blocks", &self.decoder_res_blocks, 64),
+        for (key, list) in [
+            ("encoder_res_blocks", &self.encoder_res_blocks),
+            ("decoder_res_blocks", &self.decoder_res_blocks),
         ] {
-            if list.len() != levels {
+            if list.len() != self.levels() {
                 return Err(Error::Config {
                     key,
                     problem: "has another number of levels than decoder_ch_mult",
                 });
             }
             for &n in list {
-                within(key, n, 1, max)?;
-            }
-        }
-        for &mult in self
-            .encoder_ch_mult
-            .iter()
-            .chain(&self.decoder_ch_mult)
-            .chain(&[1])
-        {
-            within("channels", self.base_channels * mult, 1, 1 << 14)?;
-            if !(self.base_channels * mult).is_multiple_of(self.norm_groups) {
-                return Err(Error::Config {
-                    key: "norm_groups",
-                    problem: "does not divide the channels",
-                });
+                within(key, n, 1, 64)?;
             }
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
@@ -170,13 +152,13 @@ impl MagvitConfig {
     /// Levels of resolution.
     #[must_use]
     pub fn levels(&self) -> usize {
-        self.decoder_ch_mult.len()
+        self.channels().levels()
     }
 
     /// Pixels along one side of a code's square.
     #[must_use]
     pub fn scale(&self) -> usize {
-        1 << self.levels().saturating_sub(1).min(16)
+        self.channels().scale()
     }
 
     /// Rows and columns of a square picture's codes.
@@ -185,60 +167,13 @@ impl MagvitConfig {
         self.image_size / self.scale()
     }
 
-    /// Channels that enter and leave an encoder level.
-    pub(super) fn encoder_level(&self, level: usize) -> [usize; 2] {
-        let before = if level == 0 {
-            1
-        } else {
-            self.encoder_ch_mult[level - 1]
-        };
-        [
-            self.base_channels * before,
-            self.base_channels * self.encoder_ch_mult[level],
-        ]
-    }
-
-    /// Channels that enter and leave a decoder level.
-    pub(super) fn decoder_level(&self, level: usize) -> [usize; 2] {
-        let before = self.decoder_ch_mult[(level + 1).min(self.levels() - 1)];
-        [
-            self.base_channels * before,
-            self.base_channels * self.decoder_ch_mult[level],
-        ]
-    }
-
-    /// Most numbers that any stage holds for each code of the grid.
-    pub(super) fn numbers_per_code(&self) -> usize {
-        let last = self.levels() - 1;
-        let mut most = self.z_channels;
-        for level in 0..=last {
-            let pixels = 1 << (2 * (last - level));
-            let channels = self
-                .encoder_level(level)
-                .into_iter()
-                .chain(self.decoder_level(level))
-                .max()
-                .unwrap_or(1);
-            most = most.max(pixels * channels.max(3));
+    pub(super) fn channels(&self) -> Channels<'_> {
+        Channels {
+            base: self.base_channels,
+            groups: self.norm_groups,
+            encoder: &self.encoder_ch_mult,
+            decoder: &self.decoder_ch_mult,
         }
-        // Queries, keys and values side by side in the middle.
-        most.max(3 * self.encoder_level(last)[1])
-            .max(3 * self.decoder_level(last)[1])
-    }
-}
-
-fn within(arg: &'static str, got: usize, min: u64, max: u64) -> Result<()> {
-    let got = got as u64;
-    if (min..=max).contains(&got) {
-        Ok(())
-    } else {
-        Err(Error::Range {
-            op: "magvit",
-            arg,
-            got,
-            min,
-            max,
-        })
     }
 }
 

@@ -13,6 +13,7 @@ const SHAPE: AttentionShape = AttentionShape {
     k_offset: 0,
     v_offset: 0,
     causal: true,
+    repeated_prefix: false,
 };
 
 #[test]
@@ -41,6 +42,34 @@ fn a_query_that_sees_nothing_gives_zeros() {
     )
     .unwrap();
     assert_eq!(out, [0.0; 2]);
+}
+
+#[test]
+fn a_repeated_prefix_row_counts_as_often_as_its_length_says() {
+    let s = AttentionShape {
+        queries: 1,
+        repeated_prefix: true,
+        ..SHAPE
+    };
+    // Row 3 three times with value 6, row 0 once with value 2: (3 · 6 + 2) / 4.
+    let mut out = [0.0];
+    let keys = [0.0; 4];
+    attention(
+        s,
+        &[1.0],
+        &keys,
+        &[2.0, 99.0, 99.0, 6.0],
+        &[3, 3, 0, 1],
+        &mut out,
+    )
+    .unwrap();
+    assert!((out[0] - 5.0).abs() < 1e-6, "{out:?}");
+    // No prefix at all, and one outside the cache: the own row alone.
+    for prefix in [[3, 0], [4, 7]] {
+        let span = [prefix[0], prefix[1], 0, 1];
+        attention(s, &[1.0], &keys, &[2.0, 99.0, 99.0, 6.0], &span, &mut out).unwrap();
+        assert_eq!(out, [2.0]);
+    }
 }
 
 #[test]

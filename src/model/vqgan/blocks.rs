@@ -1,7 +1,8 @@
-//! The blocks that the tokenizer's encoder and decoder are built from. Pictures are NHWC.
+//! The blocks that encoders and decoders are built from. Pictures are NHWC.
 
 use alloc::format;
 
+use super::OP;
 use crate::error::{Error, Result, product};
 use crate::model::linear::Linear;
 use crate::model::weights::Loader;
@@ -35,10 +36,7 @@ impl Planes {
     /// # Errors
     /// [`Error::Overflow`].
     pub fn elements(&self) -> Result<usize> {
-        product(
-            "magvit",
-            &[self.images, self.height, self.width, self.channels],
-        )
+        product(OP, &[self.images, self.height, self.width, self.channels])
     }
 }
 
@@ -47,8 +45,8 @@ impl Planes {
 pub struct Work<B: Backend> {
     /// The picture that a block reads and replaces.
     pub x: B::Buffer<f32>,
-    pub(super) a: B::Buffer<f32>,
-    pub(super) b: B::Buffer<f32>,
+    pub(in crate::model) a: B::Buffer<f32>,
+    pub(in crate::model) b: B::Buffer<f32>,
     spans: B::Buffer<u32>,
     spans_of: (usize, usize),
 }
@@ -63,7 +61,7 @@ impl<B: Backend> Work<B> {
             x: backend.zeros(len)?,
             a: backend.zeros(len)?,
             b: backend.zeros(len)?,
-            spans: backend.zeros(product("magvit", &[images, SPAN_WORDS])?)?,
+            spans: backend.zeros(product(OP, &[images, SPAN_WORDS])?)?,
             spans_of: (0, 0),
         })
     }
@@ -74,7 +72,7 @@ impl<B: Backend> Work<B> {
         if self.spans_of == of {
             return Ok(());
         }
-        let word = |n: usize| u32::try_from(n).map_err(|_| Error::Overflow { op: "magvit" });
+        let word = |n: usize| u32::try_from(n).map_err(|_| Error::Overflow { op: OP });
         let pixels = word(s.pixels())?;
         for image in 0..s.images {
             let first = word(image * s.pixels())?;
@@ -329,6 +327,7 @@ impl<B: Backend> AttentionBlock<B> {
             k_offset: c,
             v_offset: 2 * c,
             causal: false,
+            repeated_prefix: false,
         };
         backend.attention(shape, b, b, b, spans, a)?;
         self.project.apply_add(backend, rows, a, x)

@@ -1,0 +1,219 @@
+//! What a session reserves at its start: nothing is allocated in a step.
+
+use alloc::vec::Vec;
+
+use super::{PrefixRows, RasterModel, RasterOptions};
+use crate::error::{Error, Result, product};
+use crate::model::transformer::{Cache, Scratch};
+use crate::ops::Backend;
+use crate::ops::attention::SPAN_WORDS;
+use crate::ops::sample::DRAW_WORDS;
+
+const OP: &str = "session";
+
+/// Where things lie in the cache: kept prefixes, a prefix at work, then each candidate's rows, conditional ones first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    /// Codes of a grid.
+    pub(super) cells: usize,
+    /// Codes of a step.
+    pub(super) per_step: usize,
+    /// Sequences a candidate.
+    pub(super) halves: usize,
+    /// Places for prefixes.
+    pub(super) prefixes: usize,
+    /// Whether a prefix is kept as one row.
+    pub(super) collapsed: bool,
+    /// Rows that go through the model at once.
+    pub(super) rows: usize,
+    kept: usize,
+    work: usize,
+    own: usize,
+}
+
+impl Layout {
+    pub(super) fn new<B: Backend>(model: &dyn RasterModel<B>, o: &RasterOptions) -> Result<Self> {
+        let [rows, cols] = model.grid();
+        let cells = product(OP, &[rows, cols])?;
+        let limit = model.prefix_limit();
+        if cells == 0 || limit == 0 {
+            return Err(Error::Config {
+                key: "grid",
+                problem: "or the longest prefix is empty",
+            });
+        }
+        let halves = o.halves();
+        let collapsed = model.prefix_rows() == PrefixRows::Collapsed;
+        Ok(Self {
+            cells,
+            per_step: o.tokens_per_step.unwrap_or(cols).min(cells),
+            halves,
+            prefixes: product(OP, &[halves, o.prompts])?,
+            collapsed,
+            rows: product(OP, &[halves, o.batch])?.max(limit),
+            kept: if collapsed { 1 } else { limit },
+            work: if collapsed { limit } else { 0 },
+            // The last code is never fed.
+            own: (cells - 1).max(1),
+        })
+    }
+
+    /// Rows of the cache.
+    fn cache_rows(&self, candidates: usize) -> Result<usize> {
+        let own = product(OP, &[candidates, self.halves, self.own])?;
+        let rows = product(OP, &[self.prefixes, self.kept])?
+            .saturating_add(self.work)
+            .saturating_add(own);
+        if u32::try_from(rows).is_err() {
+            return Err(Error::Overflow { op: OP });
+        }
+        Ok(rows)
+    }
+
+    /// First row of a kept prefix.
+    pub(super) fn kept_row(&self, place: usize) -> u32 {
+        word(place * self.kept)
+    }
+
+    /// First row of the prefix at work.
+    pub(super) fn work_row(&self) -> u32 {
+        word(self.prefixes * self.kept)
+    }
+
+    /// First of a candidate's own rows.
+    pub(super) fn own_row(&self, candidate: usize, half: usize) -> u32 {
+        word(self.prefixes * self.kept + self.work + (candidate * self.halves + half) * self.own)
+    }
+
+    /// Codes drawn after a number of steps.
+    pub(super) fn drawn(&self, step: u32) -> usize {
+        (step as usize)
+            .saturating_mul(self.per_step)
+            .min(self.cells)
+    }
+
+    /// Steps from start to finished.
+    pub(super) fn steps(&self) -> u32 {
+        word(self.cells.div_ceil(self.per_step))
+    }
+}
+
+/// A row number or count of a cache whose rows are fewer than 2^32.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "Layout::cache_rows bounds every row"
+)]
+pub(super) const fn word(n: usize) -> u32 {
+    n as u32
+}
+
+/// Device memory.
+#[derive(Debug)]
+pub(super) struct Memory<B: Backend> {
+    pub(super) cache: Cache<B>,
+    pub(super) scratch: Scratch<B>,
+    /// Rows on their way.
+    pub(super) x: B::Buffer<f32>,
+    pub(super) normed: B::Buffer<f32>,
+    pub(super) head: B::Buffer<f32>,
+    pub(super) logits: B::Buffer<f32>,
+    /// First logits of each prefix, not guided yet.
+    pub(super) first: B::Buffer<f32>,
+    /// Normalised last rows of each prefix.
+    pub(super) last: B::Buffer<f32>,
+    /// Hidden rows of each candidate's places, if they are kept.
+    pub(super) hidden: Option<B::Buffer<f32>>,
+    /// Rows of one layer on their way from one candidate to another.
+    pub(super) copied: B::Buffer<f32>,
+    pub(super) codes: B::Buffer<u32>,
+    pub(super) positions: B::Buffer<u32>,
+    pub(super) places: B::Buffer<u32>,
+    pub(super) spans: B::Buffer<u32>,
+    pub(super) order: B::Buffer<u32>,
+    pub(super) keys: B::Buffer<u32>,
+    pub(super) drawn: B::Buffer<u32>,
+    pub(super) p: B::Buffer<f32>,
+}
+
+impl<B: Backend> Memory<B> {
+    pub(super) fn new(
+        model: &dyn RasterModel<B>,
+        layout: &Layout,
+        o: &RasterOptions,
+    ) -> Result<Self> {
+        let b = &**model.backend();
+        let c = model.stack().config();
+        let zeros = |sizes: &[usize]| b.zeros::<f32>(product(OP, sizes)?);
+        let words = |sizes: &[usize]| b.zeros::<u32>(product(OP, sizes)?);
+        let (v, rows) = (model.codebook(), layout.rows);
+        let sequences = layout.halves * o.batch;
+        let hidden = if o.hidden { layout.cells } else { 0 };
+        let copied = product(OP, &[layout.own, c.n_kv_heads, c.head_dim])?
+            .max(product(OP, &[hidden, c.width])?);
+        Ok(Self {
+            cache: model.stack().cache(b, layout.cache_rows(o.candidates)?)?,
+            scratch: model.stack().scratch(b, rows)?,
+            x: zeros(&[rows, c.width])?,
+            normed: zeros(&[rows, c.width])?,
+            head: zeros(&[sequences, model.head_scratch()])?,
+            logits: zeros(&[sequences, v])?,
+            first: zeros(&[layout.prefixes, v])?,
+            last: zeros(&[layout.prefixes, c.width])?,
+            hidden: o
+                .hidden
+                .then(|| zeros(&[o.candidates, layout.cells, c.width]))
+                .transpose()?,
+            copied: b.zeros(copied)?,
+            codes: words(&[rows])?,
+            positions: words(&[rows])?,
+            places: words(&[rows])?,
+            spans: words(&[sequences, SPAN_WORDS])?,
+            order: words(&[o.batch, v])?,
+            keys: words(&[o.batch, DRAW_WORDS])?,
+            drawn: words(&[o.batch])?,
+            p: zeros(&[o.batch])?,
+        })
+    }
+}
+
+/// Host memory of a step: what the device is told and what it answers.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    /// The candidates of a call, and those of a batch that go together.
+    pub(super) batch: Vec<usize>,
+    pub(super) group: Vec<usize>,
+    pub(super) codes: Vec<u32>,
+    pub(super) positions: Vec<u32>,
+    pub(super) places: Vec<u32>,
+    pub(super) spans: Vec<u32>,
+    pub(super) keys: Vec<u32>,
+    pub(super) drawn: Vec<u32>,
+}
+
+impl Host {
+    pub(super) fn new(layout: &Layout, o: &RasterOptions) -> Self {
+        let words = |n: usize| Vec::with_capacity(n);
+        Self {
+            batch: Vec::with_capacity(o.candidates),
+            group: Vec::with_capacity(o.batch),
+            codes: words(layout.rows),
+            positions: words(layout.rows),
+            places: words(layout.rows),
+            spans: words(layout.halves * o.batch * SPAN_WORDS),
+            keys: words(o.batch * DRAW_WORDS),
+            drawn: words(o.batch),
+        }
+    }
+
+    /// Empties what the device is told.
+    pub(super) fn clear(&mut self) {
+        for list in [
+            &mut self.codes,
+            &mut self.positions,
+            &mut self.places,
+            &mut self.spans,
+        ] {
+            list.clear();
+        }
+    }
+}

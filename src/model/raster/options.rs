@@ -1,0 +1,125 @@
+//! Settings of a raster session.
+
+use crate::error::{Error, Result};
+use crate::ops::conv::Rounding;
+use crate::ops::sample::Filter;
+
+/// What stands where no code is drawn yet when a picture is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Preview {
+    /// Each place takes the last code drawn in its column; in the first row, the last code drawn.
+    #[default]
+    RepeatRow,
+    /// The mean of the codebook.
+    Mean,
+    /// A latent of zeros.
+    Zeros,
+    /// Decoded as [`RepeatRow`](Self::RepeatRow), then painted over in grey.
+    Grey,
+}
+
+/// Settings of a raster session.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct RasterOptions {
+    /// Guidance scale s of uncond + s · (cond − uncond); 1 turns guidance off.
+    pub guidance_scale: f32,
+    /// Guidance ends after code number k + 1, counted from 0: LlamaGen's `cfg_interval` k. None guides every code.
+    pub guidance_interval: Option<u32>,
+    /// Temperature, top-k and top-p of the draw. A top-k of 1 draws greedily.
+    pub filter: Filter,
+    /// Codes drawn in a step; none is a row of the grid. It changes no code.
+    pub tokens_per_step: Option<usize>,
+    /// What is seen where no code is drawn yet.
+    pub preview: Preview,
+    /// How pixels become bytes.
+    pub rounding: Rounding,
+    /// Whether hidden rows are kept for judges that look at them.
+    pub hidden: bool,
+    /// Candidates that can be alive at once. Each has keys and values for the whole grid, twice with guidance.
+    pub candidates: usize,
+    /// Candidates that go through the model in one batch; more are taken in turns with the same result.
+    pub batch: usize,
+    /// Prompts whose prefixes are kept.
+    pub prompts: usize,
+    /// Pictures that are decoded at once; more are taken in turns.
+    pub pictures: usize,
+}
+
+impl Default for RasterOptions {
+    fn default() -> Self {
+        Self {
+            guidance_scale: 1.0,
+            guidance_interval: None,
+            filter: Filter {
+                temperature: 1.0,
+                top_k: 0,
+                top_p: 1.0,
+            },
+            tokens_per_step: None,
+            preview: Preview::RepeatRow,
+            rounding: Rounding::Truncate,
+            hidden: false,
+            candidates: 8,
+            batch: 8,
+            prompts: 4,
+            pictures: 1,
+        }
+    }
+}
+
+impl RasterOptions {
+    /// Fails if a setting is out of range.
+    ///
+    /// # Errors
+    /// [`Error::Range`] or [`Error::NotFinite`] with the setting at fault.
+    pub fn check(&self) -> Result<()> {
+        for (arg, got) in [
+            ("candidates", self.candidates),
+            ("batch", self.batch),
+            ("prompts", self.prompts),
+            ("pictures", self.pictures),
+            ("tokens_per_step", self.tokens_per_step.unwrap_or(1)),
+        ] {
+            if got == 0 || got > 1 << 16 {
+                return Err(Error::Range {
+                    op: "session",
+                    arg,
+                    got: got as u64,
+                    min: 1,
+                    max: 1 << 16,
+                });
+            }
+        }
+        for (arg, v) in [
+            ("guidance_scale", self.guidance_scale),
+            ("temperature", self.filter.temperature),
+            ("top_p", self.filter.top_p),
+        ] {
+            if !v.is_finite() {
+                return Err(Error::NotFinite {
+                    op: "session",
+                    arg,
+                    row: 0,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sequences a candidate: one, or two with guidance.
+    pub(super) fn halves(&self) -> usize {
+        if (self.guidance_scale - 1.0).abs() > f32::EPSILON {
+            2
+        } else {
+            1
+        }
+    }
+
+    /// Whether the code at `place` is guided.
+    pub(super) fn guides(&self, place: usize) -> bool {
+        let within = |k: u32| place <= (k as usize).saturating_add(1);
+        self.halves() == 2 && self.guidance_interval.is_none_or(within)
+    }
+}
