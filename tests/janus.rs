@@ -126,7 +126,7 @@ fn a_model_without_answers_only_draws() {
 #[test]
 fn a_checkpoint_of_other_sizes_is_refused() {
     let spoil: [fn(&mut JanusConfig); 4] = [
-        |c| c.codebook_size += 1,
+        |c| c.vq.codebook_size += 1,
         |c| c.head_width = 32,
         |c| c.code_dim = 4,
         |c| c.vision.layers = 1,

@@ -6,6 +6,7 @@ use super::layouts::Layouts;
 use crate::error::{Error, Result};
 use crate::model::llava::{Aspect, LlavaConfig, TextConfig};
 use crate::model::vision::VisionConfig;
+use crate::model::vq::VqConfig;
 use crate::ops::norm::Activation;
 use crate::prompt::{TokenId, Tokenize};
 
@@ -19,14 +20,16 @@ pub struct JanusConfig {
     pub vision: VisionConfig,
     /// Smallest side of a picture on its way to the tower.
     pub min_size: usize,
-    /// Entries of the codebook.
-    pub codebook_size: usize,
+    /// The image tokenizer; its pictures have the size of the grid.
+    pub vq: VqConfig,
     /// Width of an entry of the table through which codes enter the language model.
     pub code_dim: usize,
     /// Inner width of the head that codes leave through.
     pub head_width: usize,
     /// Rows and columns of the code grid.
     pub side: usize,
+    /// Most tokens of a prompt, those of its layout included.
+    pub max_prompt_len: usize,
     /// Pairs of tokens that read as yes and as no; none in a model that only draws.
     pub answers: Vec<[TokenId; 2]>,
     /// The text around prompts.
@@ -87,10 +90,14 @@ impl JanusConfig {
         let vision = siglip_large();
         Self {
             min_size: 14,
-            codebook_size: 16384,
+            vq: VqConfig {
+                image_size: 384,
+                ..VqConfig::vq_16()
+            },
             code_dim: 8,
             head_width: text.width,
-            side: vision.grid(),
+            side: 24,
+            max_prompt_len: 192,
             answers: Vec::new(),
             layouts: Layouts::pro(),
             text,
@@ -125,11 +132,12 @@ impl JanusConfig {
     /// [`Error::Config`] or [`Error::Range`] with the key at fault.
     pub fn check(&self) -> Result<()> {
         self.understanding().check()?;
+        self.vq.check()?;
         for (key, size, max) in [
-            ("image_token_size", self.codebook_size, 1 << 24),
             ("gen_embed_dim", self.code_dim, 1 << 16),
             ("gen_head_hidden", self.head_width, 1 << 20),
             ("grid", self.side, 1 << 8),
+            ("max_prompt_len", self.max_prompt_len, 1 << 16),
         ] {
             if size == 0 || size > max {
                 return Err(Error::Range {
@@ -141,10 +149,16 @@ impl JanusConfig {
                 });
             }
         }
-        if self.side * self.side >= self.text.positions {
+        if self.max_prompt_len + self.side * self.side > self.text.positions {
             return Err(Error::Config {
                 key: "max_position_embeddings",
-                problem: "is too small for a picture's codes",
+                problem: "is too small for a prompt and a picture's codes",
+            });
+        }
+        if self.vq.grid() != self.side {
+            return Err(Error::Config {
+                key: "grid",
+                problem: "is not that of the image tokenizer",
             });
         }
         Ok(())
@@ -212,6 +226,7 @@ mod json {
     use crate::model::files::config::JsonConfig;
     use crate::model::llava::TextConfig;
     use crate::model::vision::VisionConfig;
+    use crate::model::vq::VqConfig;
     use crate::prompt::TokenId;
 
     impl JanusConfig {
@@ -224,53 +239,47 @@ mod json {
         /// A value of another kind, a missing size of the language model, a tower that is not known, or sizes that
         /// contradict each other.
         pub fn from_json(json: &JsonConfig) -> Result<Self> {
-            let part = |names: [&'static str; 3]| names.into_iter().find_map(|n| json.child(n));
             // The original form keeps what it says of a part under `params`.
             let params = |name| {
                 let part = json.child(name)?;
                 Some(part.child("params").unwrap_or(part))
             };
-            let text = part(["text", "text_config", "language_config"]).ok_or(Error::Config {
-                key: "language_config",
-                problem: "is missing",
-            })?;
+            let text = ["text", "text_config", "language_config"]
+                .into_iter()
+                .find_map(|name| json.child(name))
+                .ok_or(Error::Config {
+                    key: "language_config",
+                    problem: "is missing",
+                })?;
             let vision = json.child("vision").or_else(|| params("vision_config"));
             let released = Self::released(text_config(&text)?);
             let vision = vision.map_or(Ok(released.vision), |v| vision_config(&v))?;
-            let (head, aligner) = (params("gen_head_config"), params("gen_aligner_config"));
-            let vq = part(["vq", "vq_config", "gen_vision_config"]);
-            let vq = vq.map(|v| v.child("params").unwrap_or(v));
-            let from = |part: &Option<JsonConfig>, keys: &[&'static str], default| {
-                let key = |p: &&JsonConfig| keys.iter().copied().find(|key| p.has(key));
-                part.as_ref()
-                    .filter(|p| key(p).is_some())
-                    .map_or(Ok(default), |p| {
-                        p.size_or(key(&p).unwrap_or_default(), default)
-                    })
+            let vq = json.child("vq").or_else(|| json.child("vq_config"));
+            let vq = vq.or_else(|| params("gen_vision_config"));
+            let side = match &vq {
+                Some(vq) => vq.size_or("grid", vision.grid())?,
+                None => vision.grid(),
             };
-            let entries = ["codebook_size", "num_embeddings", "image_token_size"];
-            let dims = ["codebook_embed_dim", "embed_dim", "n_embed"];
+            let vq = vq_config(vq.as_ref(), side, released.vq)?;
+            let inner = |part, key, default| {
+                params(part).map_or(Ok(default), |part| part.size_or(key, default))
+            };
             let mut config = Self {
-                min_size: json
-                    .child("vision")
-                    .map_or(Ok(released.min_size), |v| v.size_or("min_size", 14))?,
-                codebook_size: json.size_or(
-                    "gen_vocab_size",
-                    from(&vq, &entries, released.codebook_size)?,
-                )?,
+                min_size: match json.child("vision") {
+                    Some(vision) => vision.size_or("min_size", released.min_size)?,
+                    None => released.min_size,
+                },
                 code_dim: json.size_or(
                     "gen_embed_dim",
-                    from(
-                        &aligner,
-                        &["input_dim"],
-                        from(&vq, &dims, released.code_dim)?,
-                    )?,
+                    inner("gen_aligner_config", "input_dim", vq.codebook_embed_dim)?,
                 )?,
                 head_width: json.size_or(
                     "gen_head_hidden",
-                    from(&head, &["image_token_embed"], released.head_width)?,
+                    inner("gen_head_config", "image_token_embed", released.head_width)?,
                 )?,
-                side: from(&vq, &["grid"], vision.grid())?,
+                max_prompt_len: json.size_or("max_prompt_len", released.max_prompt_len)?,
+                side,
+                vq,
                 vision,
                 ..released
             };
@@ -358,6 +367,44 @@ mod json {
         })
     }
 
+    /// The image tokenizer: what the three forms say of it under three sets of keys.
+    fn vq_config(json: Option<&JsonConfig>, side: usize, released: VqConfig) -> Result<VqConfig> {
+        let Some(json) = json else {
+            return Ok(released);
+        };
+        let size = |keys: &[&'static str], default| {
+            let key = keys.iter().copied().find(|key| json.has(key));
+            key.map_or(Ok(default), |key| json.size(key))
+        };
+        let levels = ["ch_mult", "channel_multiplier"];
+        let levels = levels.into_iter().find(|key| json.has(key));
+        let levels = levels.map_or(Ok(released.decoder_ch_mult), |key| json.sizes(key))?;
+        let blocks = size(
+            &["encoder_res_blocks", "num_res_blocks"],
+            released.encoder_res_blocks,
+        )?;
+        let mut vq = VqConfig {
+            base_channels: json.size_or("base_channels", released.base_channels)?,
+            norm_groups: json.size_or("norm_groups", released.norm_groups)?,
+            codebook_size: size(
+                &["codebook_size", "num_embeddings", "image_token_size"],
+                released.codebook_size,
+            )?,
+            codebook_embed_dim: size(
+                &["codebook_embed_dim", "embed_dim", "n_embed"],
+                released.codebook_embed_dim,
+            )?,
+            z_channels: size(&["z_channels", "latent_channels"], released.z_channels)?,
+            encoder_res_blocks: blocks,
+            decoder_res_blocks: json.size_or("decoder_res_blocks", blocks.saturating_add(1))?,
+            encoder_ch_mult: levels.clone(),
+            decoder_ch_mult: levels,
+            ..released
+        };
+        vq.image_size = side.saturating_mul(vq.scale());
+        Ok(vq)
+    }
+
     #[cfg(test)]
     mod tests {
         use super::*;
@@ -440,10 +487,12 @@ mod tests {
             JanusConfig::janus_pro_7b(),
         ] {
             good.check().unwrap();
-            let spoil: [fn(&mut JanusConfig); 8] = [
+            let spoil: [fn(&mut JanusConfig); 10] = [
                 |c| c.side = 0,
                 |c| c.side = 200,
-                |c| c.codebook_size = usize::MAX,
+                |c| c.vq.codebook_size = usize::MAX,
+                |c| c.vq.image_size = 256,
+                |c| c.max_prompt_len = 16384,
                 |c| c.code_dim = 0,
                 |c| c.head_width = 0,
                 |c| c.min_size = 385,

@@ -21,6 +21,8 @@ pub struct Layouts {
 
 const BEGIN: &str = "<\u{ff5c}begin\u{2581}of\u{2581}sentence\u{ff5c}>";
 const END: &str = "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>";
+/// Stands for every inner token of the prompt that guidance leads away from.
+pub(super) const PAD: &str = "<\u{ff5c}\u{2581}pad\u{2581}\u{ff5c}>";
 const SYSTEM: &str = "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, and assist the user with a variety of tasks using natural language.\n\n";
 const PICTURE: &str = "<begin_of_image><image><end_of_image>\n";
 

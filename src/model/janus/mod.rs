@@ -5,10 +5,12 @@
 //! rounds them, their softmax and the noise of its draws to BF16.
 
 mod config;
+mod draw;
 mod layouts;
 mod names;
 
 pub use config::JanusConfig;
+pub use draw::{JanusReader, JanusSession};
 pub use layouts::Layouts;
 
 use alloc::sync::Arc;
@@ -20,6 +22,7 @@ use crate::error::{Error, Result, product};
 use crate::model::linear::Linear;
 use crate::model::llava::{JudgeOptions, Llava, LlavaSession};
 use crate::model::transformer::Pass;
+use crate::model::vq::Vq;
 use crate::model::weights::{Loader, WeightSource};
 use crate::ops::Backend;
 use crate::ops::norm::{Activation, NormShape};
@@ -27,50 +30,18 @@ use crate::ops::vq::GatherShape;
 use crate::prompt::{TokenId, Tokenize};
 use crate::quant::Format;
 
-/// Two layers with the error-function GELU between them.
-#[derive(Debug)]
-struct Pair<B: Backend>([Linear<B>; 2]);
-
-impl<B: Backend> Pair<B> {
-    fn load(loader: &Loader<'_, B>, names: [&str; 2], [n, inner, k]: [usize; 3]) -> Result<Self> {
-        Ok(Self([
-            Linear::load(loader, names[0], inner, k, true)?,
-            Linear::load(loader, names[1], n, inner, true)?,
-        ]))
-    }
-
-    fn apply(
-        &self,
-        backend: &B,
-        rows: usize,
-        x: &B::Buffer<f32>,
-        inner: &mut B::Buffer<f32>,
-        y: &mut B::Buffer<f32>,
-    ) -> Result<()> {
-        let [first, second] = &self.0;
-        first.apply(backend, rows, x, inner)?;
-        backend.activate(Activation::GeluErf, rows * first.n(), inner)?;
-        second.apply(backend, rows, inner, y)
-    }
-}
-
 /// A Janus model: immutable weights, shared by any number of sessions that draw or judge.
 #[derive(Debug)]
 pub struct Janus<B: Backend> {
     config: JanusConfig,
     /// Tower, aligner and language model: built as LLaVA is, and asked in the same way.
     understanding: Arc<Llava<B>>,
+    pixels: Arc<Vq<B>>,
     code_table: B::Buffer<f32>,
-    code_aligner: Pair<B>,
-    code_head: Pair<B>,
-}
-
-/// Memory for codes on their way into the language model and out of it, for so many rows.
-#[derive(Debug)]
-pub(super) struct CodeScratch<B: Backend> {
-    entries: B::Buffer<f32>,
-    inner: B::Buffer<f32>,
-    normed: B::Buffer<f32>,
+    /// The two layers, GELU between them, that codes enter the language model through.
+    code_aligner: [Linear<B>; 2],
+    /// The two layers that they leave it through.
+    code_head: [Linear<B>; 2],
 }
 
 impl<B: Backend> Janus<B> {
@@ -91,20 +62,26 @@ impl<B: Backend> Janus<B> {
         let rename = |name: &str| naming.stored(name);
         let device = Arc::clone(&backend);
         let loader = Loader::new(&*device, source, format, &rename);
-        let (d, v) = (config.text.width, config.codebook_size);
+        let (d, v) = (config.text.width, config.vq.codebook_size);
+        let pixels = Vq::read(Arc::clone(&backend), config.vq.clone(), &loader)?;
         let model = Self {
+            pixels: Arc::new(pixels),
             understanding: Arc::new(Llava::read(&loader, backend, config.understanding())?),
             code_table: loader.buffer("gen_embed.weight", &[v, config.code_dim])?,
-            code_aligner: Pair::load(
-                &loader,
-                ["gen_aligner.layers.0", "gen_aligner.layers.2"],
-                [d, d, config.code_dim],
-            )?,
-            code_head: Pair::load(
-                &loader,
-                ["gen_head.output_mlp_projector", "gen_head.vision_head"],
-                [v, config.head_width, d],
-            )?,
+            code_aligner: [
+                Linear::load(&loader, "gen_aligner.layers.0", d, config.code_dim, true)?,
+                Linear::load(&loader, "gen_aligner.layers.2", d, d, true)?,
+            ],
+            code_head: [
+                Linear::load(
+                    &loader,
+                    "gen_head.output_mlp_projector",
+                    config.head_width,
+                    d,
+                    true,
+                )?,
+                Linear::load(&loader, "gen_head.vision_head", v, config.head_width, true)?,
+            ],
             config,
         };
         loader.finish(&|name| unused(name))?;
@@ -121,6 +98,12 @@ impl<B: Backend> Janus<B> {
     #[must_use]
     pub fn backend(&self) -> &Arc<B> {
         &self.understanding.backend
+    }
+
+    /// The image tokenizer.
+    #[must_use]
+    pub const fn pixels(&self) -> &Arc<Vq<B>> {
+        &self.pixels
     }
 
     /// A run of the model as a judge, on the weights that draw.
@@ -141,15 +124,10 @@ impl<B: Backend> Janus<B> {
         LlavaSession::new(Arc::clone(&self.understanding), tokenizer, options)
     }
 
-    /// Memory for `rows` codes in and `rows` rows out.
-    fn code_scratch(&self, rows: usize) -> Result<CodeScratch<B>> {
-        let (b, c) = (&**self.backend(), &self.config);
-        let zeros = |width: usize| b.zeros(product("session", &[rows, width])?);
-        Ok(CodeScratch {
-            entries: zeros(c.code_dim)?,
-            inner: zeros(c.text.width.max(c.head_width))?,
-            normed: zeros(c.text.width)?,
-        })
+    /// Numbers of scratch that a row needs on its way in or out.
+    fn code_scratch(&self) -> usize {
+        let c = &self.config;
+        c.text.width.max(c.head_width).max(c.code_dim)
     }
 
     /// The rows that stand for codes in the language model.
@@ -157,37 +135,46 @@ impl<B: Backend> Janus<B> {
         &self,
         rows: usize,
         codes: &B::Buffer<u32>,
-        s: &mut CodeScratch<B>,
+        scratch: &mut B::Buffer<f32>,
         x: &mut B::Buffer<f32>,
     ) -> Result<()> {
         let b = &**self.backend();
         let shape = GatherShape {
             rows,
             width: self.config.code_dim,
-            table_rows: self.config.codebook_size,
+            table_rows: self.config.vq.codebook_size,
         };
-        b.gather(shape, codes, &self.code_table, &mut s.entries)?;
-        self.code_aligner
-            .apply(b, rows, &s.entries, &mut s.inner, x)
+        b.gather(shape, codes, &self.code_table, scratch)?;
+        let [first, second] = &self.code_aligner;
+        first.apply(b, rows, scratch, x)?;
+        b.activate(Activation::GeluErf, rows * first.n(), x)?;
+        second.apply(b, rows, x, scratch)?;
+        b.copy(scratch, 0, x, 0, rows * second.n())
     }
 
-    /// Logits of the next code from rows of the language model.
-    fn code_logits(
-        &self,
-        rows: usize,
-        x: &B::Buffer<f32>,
-        s: &mut CodeScratch<B>,
-        logits: &mut B::Buffer<f32>,
-    ) -> Result<()> {
-        let b = &**self.backend();
+    /// The language model's last norm.
+    fn norm_rows(&self, rows: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {
         let shape = NormShape {
             rows,
             width: self.config.text.width,
             eps: self.config.text.eps,
         };
-        self.understanding.norm.apply(b, shape, x, &mut s.normed)?;
-        self.code_head
-            .apply(b, rows, &s.normed, &mut s.inner, logits)
+        self.understanding.norm.apply(self.backend(), shape, x, y)
+    }
+
+    /// Logits of the next code from normalised rows.
+    fn code_logits(
+        &self,
+        rows: usize,
+        x: &B::Buffer<f32>,
+        scratch: &mut B::Buffer<f32>,
+        logits: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let b = &**self.backend();
+        let [first, second] = &self.code_head;
+        first.apply(b, rows, x, scratch)?;
+        b.activate(Activation::GeluErf, rows * first.n(), scratch)?;
+        second.apply(b, rows, scratch, logits)
     }
 
     /// The rows that stand for text in the language model.
@@ -222,14 +209,14 @@ impl<B: Backend> Janus<B> {
             });
         }
         let index = u32::try_from(rows).map_err(|_| Error::Overflow { op: "forward" })?;
-        let mut s = self.code_scratch(rows)?;
+        let mut scratch = b.zeros(product("forward", &[rows, self.code_scratch()])?)?;
         let mut x = b.zeros(product("forward", &[rows, d])?)?;
         let mut part = b.zeros(product("forward", &[rows, d])?)?;
         let mut ids = b.zeros(rows)?;
         b.write(&mut ids, 0, tokens)?;
         self.token_rows(tokens.len(), &ids, &mut x)?;
         b.write(&mut ids, 0, codes)?;
-        self.code_rows(codes.len(), &ids, &mut s, &mut part)?;
+        self.code_rows(codes.len(), &ids, &mut scratch, &mut part)?;
         b.copy(&part, 0, &mut x, tokens.len() * d, codes.len() * d)?;
         let mut full = FullPass {
             rows: alloc::vec![0.0; codes.len() * d],
@@ -250,15 +237,16 @@ impl<B: Backend> Janus<B> {
             places: &places,
             spans: &spans,
         };
-        let (mut cache, mut scratch) = (stack.cache(b, rows)?, stack.scratch(b, rows)?);
-        stack.forward(b, &pass, &mut x, &mut cache, &mut scratch)?;
+        let (mut cache, mut work) = (stack.cache(b, rows)?, stack.scratch(b, rows)?);
+        stack.forward(b, &pass, &mut x, &mut cache, &mut work)?;
         let n = codes.len() + 1;
         b.copy(&x, (rows - n) * d, &mut part, 0, n * d)?;
-        let mut logits = b.zeros(product("forward", &[n, c.codebook_size])?)?;
-        self.code_logits(n, &part, &mut s, &mut logits)?;
+        self.norm_rows(n, &part, &mut x)?;
+        let mut logits = b.zeros(product("forward", &[n, c.vq.codebook_size])?)?;
+        self.code_logits(n, &x, &mut scratch, &mut logits)?;
         full.hidden.resize(n * d, 0.0);
-        b.read(&s.normed, 0, &mut full.hidden)?;
-        full.logits.resize(n * c.codebook_size, 0.0);
+        b.read(&x, 0, &mut full.hidden)?;
+        full.logits.resize(n * c.vq.codebook_size, 0.0);
         b.read(&logits, 0, &mut full.logits)?;
         Ok(full)
     }

@@ -15,7 +15,7 @@ pub(super) enum Naming {
 }
 
 /// A part: the name it is asked for by, the original one, and that of the transformers library. The understanding
-/// path is asked for by the names of [`Llava`](crate::model::llava::Llava), everything else by the original ones.
+/// path is asked for by the names of [`Llava`](crate::model::llava::Llava), the way of codes by the original ones.
 const PARTS: [[&str; 3]; 10] = [
     [TOWER, "vision_model.vision_tower.", "model.vision_model."],
     [
@@ -67,6 +67,16 @@ const TOWER_PARTS: [[&str; 2]; 8] = [
     ["post_layernorm.", "norm."],
 ];
 
+/// Within the image tokenizer: the name asked for, and that of the transformers library. There, too, `up.0` runs first.
+const CODE_PARTS: [[&str; 2]; 6] = [
+    ["encoder.conv_blocks.", "encoder.down."],
+    ["decoder.conv_blocks.", "decoder.up."],
+    [".res.", ".block."],
+    [".mid.0.", ".mid.block_1."],
+    [".mid.1.", ".mid.attn_1."],
+    [".mid.2.", ".mid.block_2."],
+];
+
 impl Naming {
     pub(super) fn of(source: &dyn WeightSource) -> Self {
         if source
@@ -84,7 +94,7 @@ impl Naming {
         let Some([asked, original, transformers]) =
             PARTS.iter().find(|[asked, ..]| name.starts_with(asked))
         else {
-            return name.into();
+            return self.of_codes(name);
         };
         let tail = &name[asked.len()..];
         match self {
@@ -104,13 +114,24 @@ impl Naming {
             Self::Transformers => format!("{transformers}{tail}"),
         }
     }
+
+    /// A part of the image tokenizer, which is asked for by the names of [`Vq`](crate::model::vq::Vq).
+    fn of_codes(self, name: &str) -> String {
+        if self == Self::Original {
+            return format!("gen_vision_model.{name}");
+        }
+        let name = CODE_PARTS
+            .iter()
+            .fold(String::from(name), |name, [asked, transformers]| {
+                name.replace(asked, transformers)
+            });
+        format!("model.vqmodel.{name}")
+    }
 }
 
 /// Whether a tensor may lie in a checkpoint without being read: the tower's pooling head, and a counter of training.
 pub(super) fn unused(name: &str) -> bool {
-    name.starts_with("gen_vision_model.")
-        || name.starts_with("model.vqmodel.")
-        || name.starts_with("vision_model.vision_tower.attn_pool.")
+    name.starts_with("vision_model.vision_tower.attn_pool.")
         || name.ends_with("quantize.codebook_used")
 }
 
@@ -145,6 +166,21 @@ mod tests {
                 "gen_embed.weight",
                 "gen_embed.weight",
                 "model.generation_embeddings.weight",
+            ),
+            (
+                "decoder.conv_blocks.0.res.1.conv1.weight",
+                "gen_vision_model.decoder.conv_blocks.0.res.1.conv1.weight",
+                "model.vqmodel.decoder.up.0.block.1.conv1.weight",
+            ),
+            (
+                "encoder.mid.1.proj_out.bias",
+                "gen_vision_model.encoder.mid.1.proj_out.bias",
+                "model.vqmodel.encoder.mid.attn_1.proj_out.bias",
+            ),
+            (
+                "post_quant_conv.weight",
+                "gen_vision_model.post_quant_conv.weight",
+                "model.vqmodel.post_quant_conv.weight",
             ),
         ] {
             assert_eq!(Naming::Original.stored(asked), original);

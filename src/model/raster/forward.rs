@@ -77,7 +77,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         };
         b.gather(s, &m.codes, &m.x, &mut m.normed)?;
         model.normalise(1, &m.normed, &mut m.x)?;
-        model.head(1, &m.x, &mut m.head, &mut m.logits)?;
+        model.head(1, &m.x, &mut m.inner, &mut m.logits)?;
         b.copy(&m.x, 0, &mut m.last, place * width, width)?;
         b.copy(&m.logits, 0, &mut m.first, place * v, v)?;
         self.prefixes.fill(place, words, len);
@@ -160,7 +160,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         b.write(&mut m.positions, 0, &h.positions)?;
         b.write(&mut m.places, 0, &h.places)?;
         b.write(&mut m.spans, 0, &h.spans)?;
-        model.embed(rows, &m.codes, &mut m.x)?;
+        model.embed(rows, &m.codes, &mut m.inner, &mut m.x)?;
         let pass = Pass {
             sequences: rows,
             queries: 1,
@@ -172,7 +172,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         let stack = model.stack();
         stack.forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
         model.normalise(rows, &m.x, &mut m.normed)?;
-        model.head(rows, &m.normed, &mut m.head, &mut m.logits)?;
+        model.head(rows, &m.normed, &mut m.inner, &mut m.logits)?;
         if self.options.hidden {
             let places = group
                 .iter()
@@ -306,7 +306,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
                     word(from + len),
                 ];
                 b.write(&mut m.spans, 0, &span)?;
-                model.embed(len, &m.codes, &mut m.x)?;
+                model.embed(len, &m.codes, &mut m.inner, &mut m.x)?;
                 let pass = Pass {
                     sequences: 1,
                     queries: len,

@@ -115,7 +115,8 @@ pub(super) struct Memory<B: Backend> {
     /// Rows on their way.
     pub(super) x: B::Buffer<f32>,
     pub(super) normed: B::Buffer<f32>,
-    pub(super) head: B::Buffer<f32>,
+    /// Scratch of the model's own layers.
+    pub(super) inner: B::Buffer<f32>,
     pub(super) logits: B::Buffer<f32>,
     /// First logits of each prefix, not guided yet.
     pub(super) first: B::Buffer<f32>,
@@ -155,7 +156,7 @@ impl<B: Backend> Memory<B> {
             scratch: model.stack().scratch(b, rows)?,
             x: zeros(&[rows, c.width])?,
             normed: zeros(&[rows, c.width])?,
-            head: zeros(&[sequences, model.head_scratch()])?,
+            inner: zeros(&[rows, model.scratch()])?,
             logits: zeros(&[sequences, v])?,
             first: zeros(&[layout.prefixes, v])?,
             last: zeros(&[layout.prefixes, c.width])?,

@@ -55,20 +55,26 @@ pub trait RasterModel<B: Backend>: fmt::Debug + Send + Sync {
     fn prefix_position(&self, i: usize) -> u32;
     /// Rotary position of the code at `place` of the grid, after a prefix of `prefix` rows.
     fn position(&self, prefix: usize, place: usize) -> u32;
+    /// Numbers of scratch that a row needs on its way in or out.
+    fn scratch(&self) -> usize {
+        0
+    }
     /// Input rows `[rows, width]` of drawn codes.
     ///
     /// # Errors
     /// Buffers shorter than their shapes.
-    fn embed(&self, rows: usize, codes: &B::Buffer<u32>, x: &mut B::Buffer<f32>) -> Result<()>;
+    fn embed(
+        &self,
+        rows: usize,
+        codes: &B::Buffer<u32>,
+        scratch: &mut B::Buffer<f32>,
+        x: &mut B::Buffer<f32>,
+    ) -> Result<()>;
     /// The final norm of `rows` rows.
     ///
     /// # Errors
     /// Buffers shorter than their shapes.
     fn normalise(&self, rows: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()>;
-    /// Numbers of scratch that the head needs for a row.
-    fn head_scratch(&self) -> usize {
-        0
-    }
     /// Logits `[rows, codebook]` of normalised rows.
     ///
     /// # Errors
