@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use core::fmt;
 
 use crate::error::{Error, Name, Result};
 use crate::prompt::{TokenId, Tokenize};
@@ -90,6 +91,32 @@ impl Tokenize for Words {
     fn token(&self, token: &str) -> Option<TokenId> {
         self.ids.get(token).copied()
     }
+
+    fn decode(&self, tokens: &[TokenId], out: &mut dyn fmt::Write) -> Result<()> {
+        let failed = |_| Error::foreign("the writer of a text failed");
+        let mut first = true;
+        for &token in tokens {
+            let (word, _) = self
+                .ids
+                .iter()
+                .find(|(_, id)| **id == token)
+                .ok_or_else(|| Error::Range {
+                    op: "decode",
+                    arg: "token",
+                    got: u64::from(token),
+                    min: 0,
+                    max: self.ids.len() as u64 - 1,
+                })?;
+            if word.starts_with('<') {
+                continue;
+            }
+            if !core::mem::take(&mut first) {
+                out.write_char(' ').map_err(failed)?;
+            }
+            out.write_str(word).map_err(failed)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +149,18 @@ mod tests {
         assert!(matches!(
             words.encode("a <b>", &mut |_| {}),
             Err(Error::UnknownWord { at: 2, .. })
+        ));
+    }
+
+    #[test]
+    fn tokens_become_words_again_without_special_ones() {
+        let words = Words::new("a\nred\n<|endoftext|>\ncar").unwrap();
+        let mut text = String::new();
+        words.decode(&[2, 0, 1, 2, 3], &mut text).unwrap();
+        assert_eq!(text, "a red car");
+        assert!(matches!(
+            words.decode(&[4], &mut text),
+            Err(Error::Range { got: 4, max: 3, .. })
         ));
     }
 

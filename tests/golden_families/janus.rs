@@ -16,7 +16,7 @@ use maquette::ops::Backend;
 use maquette::ops::conv::{pixel_value, to_bytes};
 use maquette::ops::sample::{GuideShape, softmax_row};
 use maquette::quant::Format;
-use maquette::{CandidateId, ImageBatch, ImageSize, Result};
+use maquette::{CandidateId, ImageBatch, ImageSize, Prompt, Result};
 
 use crate::Case;
 use crate::magvit::{channels_first, channels_last, read};
@@ -24,14 +24,17 @@ use crate::magvit::{channels_first, channels_last, read};
 pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
     let mut config = JanusConfig::from_json(&case.config)?;
     config.layouts.questions = ["<image> a", "<image> a", "<image> a", "a"].into();
-    config.layouts.draw = "a".into();
+    config.layouts.draw = "{prompt}".into();
+    config.layouts.plan = "{prompt}".into();
     let source = case.source();
     let load = |config| Janus::load(Arc::clone(device), config, &source, Format::F32);
     let model = Arc::new(load(config.clone())?);
     if let Some(runs) = case.json["runs"].as_object() {
-        return runs
-            .keys()
-            .try_for_each(|name| pictures(case, &model, name));
+        runs.keys()
+            .try_for_each(|name| pictures(case, &model, name))?;
+        let length = case.shape("out.plan.tokens")[0];
+        config.max_plan_len = length;
+        return plan(case, &Arc::new(load(config)?));
     }
     full_passes(case, device, &model)?;
     steps(case, &model)?;
@@ -49,10 +52,11 @@ fn session<B: Backend>(
     model: &Arc<Janus<B>>,
     options: RasterOptions,
 ) -> Result<JanusSession<B, Words>> {
-    model.draw(
-        Words::new("a\n<\u{ff5c}\u{2581}pad\u{2581}\u{ff5c}>")?,
-        options,
-    )
+    let mut words: Vec<String> = (0..model.config().text.vocab)
+        .map(|id| id.to_string())
+        .collect();
+    words[134] = "<\u{ff5c}\u{2581}pad\u{2581}\u{ff5c}>".into();
+    model.draw(Words::new(&words.join("\n"))?, options)
 }
 
 /// A candidate from the fixture's prompt.
@@ -199,6 +203,18 @@ fn pictures<B: Backend>(case: &Case, model: &Arc<Janus<B>>, name: &str) -> Resul
         session.prune(&[id])?;
     }
     case.exact(&format!("out.{name}.codes"), &codes);
+    Ok(())
+}
+
+/// Text that goes on from a prompt; each token's word is its number.
+fn plan<B: Backend>(case: &Case, model: &Arc<Janus<B>>) -> Result<()> {
+    let ids = case.whole("in.plan.prompt_ids").1;
+    let words: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let mut text = String::new();
+    let mut session = session(model, model.config().options())?;
+    session.plan(&Prompt::new(&words.join(" ")), 0, &mut text)?;
+    let tokens: Vec<i64> = text.split(' ').map(|id| id.parse().unwrap()).collect();
+    case.exact("out.plan.tokens", &tokens);
     Ok(())
 }
 

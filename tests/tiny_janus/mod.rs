@@ -26,6 +26,7 @@ pub fn config() -> JanusConfig {
         format!("{begin}<begin_of_image><image><end_of_image> {question} <|Assistant|> :")
     };
     config.layouts.draw = format!("{begin}{{prompt}} <|Assistant|> :<begin_of_image>");
+    config.layouts.plan = format!("{begin}{{prompt}} step <|Assistant|> :");
     config.layouts.questions = [
         ask("{prompt} ?"),
         ask("step {prompt} ?"),
@@ -69,13 +70,16 @@ pub fn words() -> Words {
     Words::new(&lines.join("\n")).unwrap()
 }
 
-pub fn try_load<B: Backend>(backend: B, config: JanusConfig) -> Result<Arc<Janus<B>>> {
-    let weights = bytes("model.safetensors");
-    let source = SafetensorsSource::new(&weights).unwrap();
-    let model = Janus::load(Arc::new(backend), config, &source, Format::F32)?;
-    Ok(Arc::new(model))
+pub fn load<B: Backend>(backend: B, config: JanusConfig) -> Arc<Janus<B>> {
+    load_as(backend, config, Format::F32).unwrap()
 }
 
-pub fn load<B: Backend>(backend: B, config: JanusConfig) -> Arc<Janus<B>> {
-    try_load(backend, config).unwrap()
+pub fn load_as<B: Backend>(
+    backend: B,
+    config: JanusConfig,
+    format: Format,
+) -> Result<Arc<Janus<B>>> {
+    let weights = bytes("model.safetensors");
+    let source = SafetensorsSource::new(&weights).unwrap();
+    Janus::load(Arc::new(backend), config, &source, format).map(Arc::new)
 }

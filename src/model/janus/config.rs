@@ -8,6 +8,7 @@ use crate::model::llava::{Aspect, LlavaConfig, TextConfig};
 use crate::model::vision::VisionConfig;
 use crate::model::vq::VqConfig;
 use crate::ops::norm::Activation;
+use crate::ops::sample::Filter;
 use crate::prompt::{TokenId, Tokenize};
 
 /// Everything about a Janus model but its weights.
@@ -30,6 +31,10 @@ pub struct JanusConfig {
     pub side: usize,
     /// Most tokens of a prompt, those of its layout included.
     pub max_prompt_len: usize,
+    /// Most tokens of a text plan.
+    pub max_plan_len: usize,
+    /// How a plan's tokens are drawn; greedily unless told otherwise.
+    pub plan_filter: Filter,
     /// Pairs of tokens that read as yes and as no; none in a model that only draws.
     pub answers: Vec<[TokenId; 2]>,
     /// The text around prompts.
@@ -98,6 +103,12 @@ impl JanusConfig {
             head_width: text.width,
             side: 24,
             max_prompt_len: 192,
+            max_plan_len: 64,
+            plan_filter: Filter {
+                temperature: 1.0,
+                top_k: 1,
+                top_p: 1.0,
+            },
             answers: Vec::new(),
             layouts: Layouts::pro(),
             text,
@@ -138,6 +149,7 @@ impl JanusConfig {
             ("gen_head_hidden", self.head_width, 1 << 20),
             ("grid", self.side, 1 << 8),
             ("max_prompt_len", self.max_prompt_len, 1 << 16),
+            ("max_plan_len", self.max_plan_len, 1 << 16),
         ] {
             if size == 0 || size > max {
                 return Err(Error::Range {
@@ -149,10 +161,11 @@ impl JanusConfig {
                 });
             }
         }
-        if self.max_prompt_len + self.side * self.side > self.text.positions {
+        let behind = self.max_plan_len.max(self.side * self.side);
+        if self.max_prompt_len + behind > self.text.positions {
             return Err(Error::Config {
                 key: "max_position_embeddings",
-                problem: "is too small for a prompt and a picture's codes",
+                problem: "is too small for a prompt and a plan or a picture's codes",
             });
         }
         if self.vq.grid() != self.side {
@@ -278,6 +291,7 @@ mod json {
                     inner("gen_head_config", "image_token_embed", released.head_width)?,
                 )?,
                 max_prompt_len: json.size_or("max_prompt_len", released.max_prompt_len)?,
+                max_plan_len: json.size_or("max_plan_len", released.max_plan_len)?,
                 side,
                 vq,
                 vision,
@@ -296,12 +310,14 @@ mod json {
                 let layouts = &mut config.layouts;
                 for (key, text) in [
                     ("draw", &mut layouts.draw),
+                    ("plan", &mut layouts.plan),
                     ("outcome", &mut layouts.questions.outcome),
                     ("process", &mut layouts.questions.process),
                     ("clarity", &mut layouts.questions.clarity),
                     ("potential", &mut layouts.questions.potential),
                 ] {
-                    *text = t.text(key).map(ToString::to_string).ok_or(Error::Config {
+                    let written = t.text(key).or((key == "plan" && !t.has(key)).then_some(""));
+                    *text = written.map(ToString::to_string).ok_or(Error::Config {
                         key,
                         problem: "is no text",
                     })?;
@@ -487,12 +503,13 @@ mod tests {
             JanusConfig::janus_pro_7b(),
         ] {
             good.check().unwrap();
-            let spoil: [fn(&mut JanusConfig); 10] = [
+            let spoil: [fn(&mut JanusConfig); 11] = [
                 |c| c.side = 0,
                 |c| c.side = 200,
                 |c| c.vq.codebook_size = usize::MAX,
                 |c| c.vq.image_size = 256,
                 |c| c.max_prompt_len = 16384,
+                |c| c.max_plan_len = 16384,
                 |c| c.code_dim = 0,
                 |c| c.head_width = 0,
                 |c| c.min_size = 385,

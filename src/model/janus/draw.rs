@@ -1,9 +1,10 @@
 //! Janus as a generator: how prompts and codes enter the language model, and how codes leave it.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 
-use super::layouts::PAD;
+use super::layouts::{END, PAD};
 use super::{Janus, JanusConfig};
 use crate::error::{Error, Result};
 use crate::model::raster::{
@@ -118,16 +119,20 @@ const fn position(i: usize) -> u32 {
 pub struct JanusReader<B: Backend, T> {
     model: Arc<Janus<B>>,
     words: T,
-    layout: Template,
+    draw: Template,
+    plan: Option<Template>,
     tokens: Tokens,
+    text: String,
     pad: TokenId,
+    end: Option<TokenId>,
     ids: B::Buffer<u32>,
 }
 
 impl<B: Backend, T> fmt::Debug for JanusReader<B, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JanusReader")
-            .field("layout", &self.layout)
+            .field("draw", &self.draw)
+            .field("plan", &self.plan)
             .field("pad", &self.pad)
             .finish_non_exhaustive()
     }
@@ -137,7 +142,13 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
     fn new(model: Arc<Janus<B>>, words: T) -> Result<Self> {
         let limit = model.config.max_prompt_len;
         Ok(Self {
-            layout: Template::new(&model.config.layouts.draw, &words, 0)?,
+            draw: Template::new(&model.config.layouts.draw, &words, 0)?,
+            plan: match model.config.layouts.plan.as_str() {
+                "" => None,
+                plan => Some(Template::new(plan, &words, 0)?),
+            },
+            text: String::new(),
+            end: words.token(END),
             tokens: Tokens::reserve(limit)?,
             pad: words.token(PAD).ok_or(Error::Config {
                 key: "vocabulary",
@@ -149,12 +160,52 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
         })
     }
 
-    /// A prompt's tokens, and what guidance leads away from: the same with a pad for every token but the first and
-    /// the last. The pads are attended to like any token.
-    ///
-    /// # Errors
-    /// More tokens than a prompt may have, fewer than two, or one outside the vocabulary.
-    fn pair(&self, tokens: &[TokenId]) -> Result<PrefixPair> {
+    /// Leaves the tokens of a prompt, in the layout of a plan or of a picture, in `tokens.before`.
+    fn encode(&mut self, prompt: &Prompt<'_>, plan: bool) -> Result<()> {
+        let limit = self.model.config.max_prompt_len;
+        let cut = prompt.text().len() - prompt.text().trim_start().len();
+        let layout = match (&self.plan, plan) {
+            (_, false) => &self.draw,
+            (Some(layout), true) => layout,
+            (None, true) => {
+                return Err(Error::Unsupported {
+                    what: "writing a plan",
+                });
+            }
+        };
+        self.text.clear();
+        for (separator, part) in [
+            ("", Some(prompt.text())),
+            ("\n", prompt.plan().filter(|_| !plan)),
+        ] {
+            let part = part.map(str::trim).unwrap_or_default();
+            if !part.is_empty() {
+                let bytes = part.len() + separator.len();
+                self.text
+                    .try_reserve(bytes)
+                    .map_err(|_| Error::OutOfMemory {
+                        what: "prompt",
+                        bytes,
+                    })?;
+                self.text.push_str(separator);
+                self.text.push_str(part);
+            }
+        }
+        self.tokens.clear();
+        layout
+            .encode(&self.text, &self.words, limit, &mut self.tokens)
+            .map_err(|error| behind(error, cut))?;
+        if self.tokens.before.is_empty() {
+            return Err(Error::Config {
+                key: "templates",
+                problem: "leave a prompt without a token",
+            });
+        }
+        self.check(&self.tokens.before)
+    }
+
+    /// Fails on a token that the model does not have.
+    fn check(&self, tokens: &[TokenId]) -> Result<()> {
         let vocab = self.model.config.text.vocab;
         if tokens.iter().any(|&id| id as usize >= vocab) {
             return Err(Error::Config {
@@ -162,30 +213,33 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
                 problem: "is smaller than the tokenizer's vocabulary",
             });
         }
+        Ok(())
+    }
+
+    /// A prompt's tokens, and what guidance leads away from: the same with a pad for every token but the first and
+    /// the last. The pads are attended to like any token.
+    fn pair(&self, tokens: &[TokenId]) -> PrefixPair {
         let mut unconditional = tokens.to_vec();
         let last = tokens.len().saturating_sub(1);
         if let Some(inner) = unconditional.get_mut(1..last) {
             inner.fill(self.pad);
         }
-        Ok(PrefixPair {
+        PrefixPair {
             conditional: tokens.to_vec(),
             unconditional,
-        })
+        }
     }
 }
 
 impl<B: Backend, T: Tokenize> PrefixReader<B> for JanusReader<B, T> {
     fn read(&mut self, prompt: &Prompt<'_>) -> Result<PrefixPair> {
-        if prompt.plan().is_some() || prompt.previous().is_some() {
+        if prompt.previous().is_some() {
             return Err(Error::Unsupported {
-                what: "a plan or a correction for Janus",
+                what: "a correction for Janus",
             });
         }
-        self.tokens.clear();
-        let limit = self.model.config.max_prompt_len;
-        self.layout
-            .encode(prompt.text().trim(), &self.words, limit, &mut self.tokens)?;
-        self.pair(&self.tokens.before)
+        self.encode(prompt, false)?;
+        Ok(self.pair(&self.tokens.before))
     }
 
     fn write(&mut self, words: &[u32], x: &mut B::Buffer<f32>) -> Result<usize> {
@@ -196,8 +250,27 @@ impl<B: Backend, T: Tokenize> PrefixReader<B> for JanusReader<B, T> {
                 max: limit,
             });
         }
+        self.check(words)?;
         self.model.backend().write(&mut self.ids, 0, words)?;
         self.model.token_rows(words.len(), &self.ids, x)?;
         Ok(words.len())
+    }
+
+    fn plan(&mut self, prompt: &Prompt<'_>, seed: u64, out: &mut dyn fmt::Write) -> Result<()> {
+        self.encode(prompt, true)?;
+        let plan = self.model.write(&self.tokens.before, self.end, seed)?;
+        self.words.decode(&plan, out)
+    }
+}
+
+/// An error's place in a text of which so many leading bytes were cut off.
+fn behind(error: Error, cut: usize) -> Error {
+    match error {
+        Error::UnknownWord { word, at } => Error::UnknownWord { word, at: at + cut },
+        Error::SpecialToken { token, at } => Error::SpecialToken {
+            token,
+            at: at + cut,
+        },
+        other => other,
     }
 }

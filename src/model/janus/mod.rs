@@ -8,6 +8,7 @@ mod config;
 mod draw;
 mod layouts;
 mod names;
+mod write;
 
 pub use config::JanusConfig;
 pub use draw::{JanusReader, JanusSession};

@@ -47,7 +47,7 @@ pub struct Llava<B: Backend> {
     newline: Vec<f32>,
     pub(super) stack: Stack<B>,
     pub(super) norm: NormWeights<B>,
-    head: Linear<B>,
+    pub(super) head: Linear<B>,
     /// The rows of the head for "yes" and "no" alone.
     answers: Linear<B>,
 }
