@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use maquette::Result;
 use maquette::cpu::Cpu;
-use maquette::ops::attention::{AppendShape, AttentionShape, RotaryShape};
+use maquette::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
 use maquette::ops::conv::{ConvShape, PatchShape, Rounding};
 use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -157,6 +157,21 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             cpu.attention(s, &q, &kv, &kv, &spans, &mut out)
         });
     }
+    let s = RelativeShape {
+        rows: 120,
+        n_heads: 32,
+        head_dim: 64,
+        scale: 1.0,
+    };
+    let (qkv, bias) = (
+        random(cpu, 120 * 3 * 2048)?,
+        random(cpu, 32 * s.distances())?,
+    );
+    let mut out = cpu.zeros(120 * 2048)?;
+    let amount = Throughput::Elements(2 * 120 * 120 * 2048);
+    time(c, "relative_attention/f32/r120_h32_d64", amount, || {
+        cpu.relative_attention(s, &qkv, &bias, &mut out)
+    });
     let s = RotaryShape {
         rows: 256,
         heads: 8,
@@ -216,7 +231,11 @@ fn norms(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     time(c, "head_norm/f32/r1320_h4_d32", floats(2 * len), || {
         cpu.head_norm(s, &mut heads, &weight, &bias)
     });
-    let s = GateShape { rows, width };
+    let s = GateShape {
+        rows,
+        width,
+        activation: Activation::Silu,
+    };
     time(c, "gate/f32/r1320_w128", floats(3 * len), || {
         cpu.gate(s, &x, &mut y)
     });

@@ -21,6 +21,8 @@ use serde_json::Value;
 
 #[path = "golden_families/janus.rs"]
 mod janus;
+#[path = "golden_families/llamagen.rs"]
+mod llamagen;
 #[path = "golden_families/llamagen_vq.rs"]
 mod llamagen_vq;
 #[path = "golden_families/llava.rs"]
@@ -31,6 +33,8 @@ mod magvit;
 mod samplers;
 #[path = "golden_families/show_o.rs"]
 mod show_o;
+#[path = "golden_families/t5.rs"]
+mod t5;
 
 struct Family {
     name: &'static str,
@@ -51,16 +55,18 @@ macro_rules! family {
 fn families() -> Vec<Family> {
     vec![
         family!("janus-", janus),
+        family!("llamagen-", llamagen),
         family!("llamagen-vq", llamagen_vq),
         family!("llava-", llava),
         family!("magvit-v2", magvit),
         family!("samplers", samplers),
         family!("showo-", show_o),
+        family!("t5-", t5),
     ]
 }
 
 /// Families that the crate does not have yet.
-const NOT_BUILT: [&str; 4] = ["llamagen-t2i", "quant-blocks", "train-dpo", "train-grpo"];
+const NOT_BUILT: [&str; 3] = ["quant-blocks", "train-dpo", "train-grpo"];
 
 /// What one pass over a case has found.
 #[derive(Debug, Default)]

@@ -282,7 +282,14 @@ fn norms_and_activations_agree() {
             let mut all = bits(b, &y);
             b.rms_norm(s, &x, &weight, &mut y).unwrap();
             all.extend(bits(b, &y));
-            b.gate(GateShape { rows, width }, &x, &mut y).unwrap();
+            let s = |activation| GateShape {
+                rows,
+                width,
+                activation,
+            };
+            b.gate(s(Activation::GeluTanh), &x, &mut y).unwrap();
+            all.extend(bits(b, &y));
+            b.gate(s(Activation::Silu), &x, &mut y).unwrap();
             b.add(rows * width, &x, &mut y).unwrap();
             all.extend(bits(b, &y));
             for activation in [

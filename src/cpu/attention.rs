@@ -5,9 +5,9 @@ use super::Cpu;
 use super::gemm::{PANEL, Panel, Rows, Sums, block, panel_width};
 use super::simd::{Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::math;
-use crate::ops::attention::{AttentionShape, SPAN_WORDS};
+use crate::ops::attention::{AttentionShape, RelativeShape, SPAN_WORDS};
 use crate::ops::norm::{lane_max, lane_sum};
 
 /// Some queries of one sequence, some of its heads.
@@ -17,6 +17,9 @@ struct Queries<'a> {
     keys: &'a [f32],
     values: &'a [f32],
     spans: &'a [u32],
+    scale: f32,
+    /// Bias of each head by distance; empty if there is none.
+    bias: &'a [f32],
     scratch: &'a mut [f32],
     tile: Tile<'a>,
 }
@@ -55,7 +58,8 @@ impl Job for Queries<'_> {
         let p = &mut rest[..p_len];
         let p_stride = n.next_multiple_of(PANEL);
         let group = s.n_heads / s.n_kv_heads;
-        let scale = 1.0 / math::sqrt(d as f32);
+        let scale = self.scale;
+        let distances = self.bias.len() / s.n_heads;
         for h in 0..self.tile.columns() / d {
             let head = self.tile.column / d + h;
             if h == 0 || head.is_multiple_of(group) {
@@ -96,6 +100,17 @@ impl Job for Queries<'_> {
                 for (sums, p) in sums.iter().zip(p.chunks_exact_mut(p_stride)) {
                     for (p, sum) in p[from..][..width].iter_mut().zip(sums) {
                         *p = sum * scale;
+                    }
+                }
+                if distances > 0 {
+                    // Only sequences that are all there is, so that key j is row j.
+                    let bias = &self.bias[head * distances..][..distances];
+                    for (r, p) in p.chunks_exact_mut(p_stride).enumerate().take(len) {
+                        let keys = from..n.min(from + width);
+                        let bias = &bias[keys.start + s.queries - 1 - (first + r)..];
+                        for (p, b) in p[keys].iter_mut().zip(bias) {
+                            *p += b;
+                        }
                     }
                 }
             }
@@ -240,6 +255,50 @@ impl Cpu {
         out: &mut [f32],
     ) -> Result<()> {
         s.check(q.len(), keys.len(), values.len(), spans.len(), out.len())?;
+        let scale = 1.0 / math::sqrt(s.head_dim as f32);
+        self.attend_biased(s, q, [keys, values], spans, (scale, &[]), out)
+    }
+
+    pub(super) fn attend_relative(
+        &self,
+        s: RelativeShape,
+        qkv: &[f32],
+        bias: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        s.check(qkv.len(), bias.len(), out.len())?;
+        let width = s.n_heads * s.head_dim;
+        let rows = u32::try_from(s.rows).map_err(|_| Error::Overflow {
+            op: "relative_attention",
+        })?;
+        let shape = AttentionShape {
+            sequences: 1,
+            queries: s.rows,
+            n_heads: s.n_heads,
+            n_kv_heads: s.n_heads,
+            head_dim: s.head_dim,
+            q_stride: 3 * width,
+            q_offset: 0,
+            kv_rows: s.rows,
+            kv_stride: 3 * width,
+            k_offset: width,
+            v_offset: 2 * width,
+            causal: false,
+            repeated_prefix: false,
+        };
+        let bias = &bias[..s.n_heads * s.distances()];
+        self.attend_biased(shape, qkv, [qkv; 2], &[0, 0, 0, rows], (s.scale, bias), out)
+    }
+
+    fn attend_biased(
+        &self,
+        s: AttentionShape,
+        q: &[f32],
+        [keys, values]: [&[f32]; 2],
+        spans: &[u32],
+        (scale, bias): (f32, &[f32]),
+        out: &mut [f32],
+    ) -> Result<()> {
         if s.queries == 0 {
             return Ok(());
         }
@@ -286,6 +345,8 @@ impl Cpu {
                 keys,
                 values,
                 spans,
+                scale,
+                bias,
                 scratch,
                 tile,
             });

@@ -25,7 +25,7 @@ use self::gemm::Packed;
 use self::pool::Pool;
 use self::simd::Isa;
 use crate::error::{Error, Result};
-use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape};
+use crate::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -288,6 +288,16 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let rows = [keys.as_slice(), values.as_slice()];
         self.attend(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
+    }
+
+    fn relative_attention(
+        &self,
+        s: RelativeShape,
+        qkv: &Buffer<f32>,
+        bias: &Buffer<f32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        self.attend_relative(s, qkv.as_slice(), bias.as_slice(), out.as_mut_slice())
     }
 
     fn guide(&self, s: GuideShape, logits: &mut Buffer<f32>) -> Result<()> {

@@ -162,7 +162,7 @@ impl Cpu {
                 #[inline(always)]
                 || {
                     for (x, y) in x.chunks_exact(2 * s.width).zip(y.chunks_exact_mut(s.width)) {
-                        gate_row(x, y);
+                        gate_row(s.activation, x, y);
                     }
                 },
             );

@@ -4,11 +4,13 @@
 pub mod files;
 pub mod janus;
 pub mod linear;
+pub mod llamagen;
 pub mod llava;
 pub mod magvit;
 pub mod raster;
 pub mod resize;
 pub mod show_o;
+pub mod t5;
 mod template;
 pub mod transformer;
 pub mod vision;

@@ -1,5 +1,11 @@
 //! One transformer stack for the text towers, the image towers and the generators.
 
+mod cache;
+mod config;
+
+pub use cache::Cache;
+pub use config::{Mlp, Norm, Rotary, StackConfig};
+
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -7,145 +13,8 @@ use crate::error::{Error, Result};
 use crate::model::linear::Linear;
 use crate::model::weights::Loader;
 use crate::ops::Backend;
-use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape, SPAN_WORDS, rotary_table};
+use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape, rotary_table};
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
-
-/// Which norm stands before attention and MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Norm {
-    /// Layer norm with weight and bias.
-    Layer,
-    /// Root-mean-square norm with weight.
-    Rms,
-}
-
-/// Which MLP follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Mlp {
-    /// fc2(activation(fc1(x))), both with bias.
-    Plain(Activation),
-    /// down(silu(gate(x)) · up(x)), without bias.
-    Gated,
-}
-
-/// Rotary embedding of queries and keys.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rotary {
-    /// Leading dimensions of each head that are rotated.
-    pub dim: usize,
-    /// Base of the frequencies.
-    pub theta: f32,
-    /// Positions that occur.
-    pub positions: usize,
-}
-
-/// Shape of a stack.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StackConfig {
-    /// Number of blocks.
-    pub layers: usize,
-    /// Width of a row.
-    pub width: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads.
-    pub n_kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Inner width of the MLP.
-    pub mlp_width: usize,
-    /// The norm.
-    pub norm: Norm,
-    /// Added to variances.
-    pub eps: f32,
-    /// Whether attention and MLP both read the first norm and are added together (then there is no second norm).
-    pub parallel: bool,
-    /// Whether each head of q and k goes through a layer norm of its own before the rotation.
-    pub qk_norm: bool,
-    /// Whether q, k and v have biases.
-    pub qkv_bias: bool,
-    /// Whether the attention's output layer has a bias.
-    pub out_bias: bool,
-    /// The MLP.
-    pub mlp: Mlp,
-    /// The rotary embedding, if positions enter there.
-    pub rotary: Option<Rotary>,
-}
-
-impl StackConfig {
-    const fn q_width(&self) -> usize {
-        self.n_heads * self.head_dim
-    }
-
-    const fn kv_width(&self) -> usize {
-        self.n_kv_heads * self.head_dim
-    }
-
-    const fn qkv_width(&self) -> usize {
-        self.q_width() + 2 * self.kv_width()
-    }
-
-    const fn mlp_in(&self) -> usize {
-        match self.mlp {
-            Mlp::Plain(_) => self.mlp_width,
-            Mlp::Gated => 2 * self.mlp_width,
-        }
-    }
-
-    /// Fails if the sizes contradict each other.
-    ///
-    /// # Errors
-    /// [`Error::Config`] or [`Error::Range`] with the key at fault.
-    pub fn check(&self) -> Result<()> {
-        for (key, size) in [
-            ("num_hidden_layers", self.layers),
-            ("hidden_size", self.width),
-            ("num_attention_heads", self.n_heads),
-            ("num_key_value_heads", self.n_kv_heads),
-            ("head_dim", self.head_dim),
-            ("intermediate_size", self.mlp_width),
-        ] {
-            if size == 0 || size > 1 << 20 {
-                return Err(Error::Range {
-                    op: "config",
-                    arg: key,
-                    got: size as u64,
-                    min: 1,
-                    max: 1 << 20,
-                });
-            }
-        }
-        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return Err(Error::Config {
-                key: "num_key_value_heads",
-                problem: "does not divide num_attention_heads",
-            });
-        }
-        if !(self.eps > 0.0 && self.eps < 1.0) {
-            return Err(Error::Config {
-                key: "norm eps",
-                problem: "is not between 0 and 1",
-            });
-        }
-        if let Some(r) = self.rotary {
-            if r.dim > self.head_dim || !r.dim.is_multiple_of(2) {
-                return Err(Error::Config {
-                    key: "rotary_dim",
-                    problem: "must be even and at most head_dim",
-                });
-            }
-            if !(r.theta > 0.0 && r.theta.is_finite()) || r.positions > 1 << 24 {
-                return Err(Error::Config {
-                    key: "rope_theta",
-                    problem: "or the number of positions is out of range",
-                });
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Names of one block's tensors, without `.weight` and `.bias`. Names that a configuration does not use stay empty.
 #[derive(Debug, Clone, Default)]
@@ -242,21 +111,6 @@ impl<B: Backend> core::fmt::Debug for Special<'_, B> {
         f.debug_struct("Special")
             .field("repeated_prefix", &self.repeated_prefix)
             .finish_non_exhaustive()
-    }
-}
-
-/// Keys and values of every layer, `[rows, n_kv_heads · head_dim]` each.
-#[derive(Debug)]
-pub struct Cache<B: Backend> {
-    layers: Vec<[B::Buffer<f32>; 2]>,
-    rows: usize,
-}
-
-impl<B: Backend> Cache<B> {
-    /// Rows there are.
-    #[must_use]
-    pub const fn rows(&self) -> usize {
-        self.rows
     }
 }
 
@@ -413,18 +267,6 @@ impl<B: Backend> Stack<B> {
         &self.config
     }
 
-    /// Reserves a cache of `rows` rows.
-    ///
-    /// # Errors
-    /// No memory.
-    pub fn cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
-        let len = crate::error::product("cache", &[rows, self.config.kv_width()])?;
-        let layers = (0..self.config.layers)
-            .map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?]))
-            .collect::<Result<_>>()?;
-        Ok(Cache { layers, rows })
-    }
-
     /// Reserves memory for passes of up to `rows` rows.
     ///
     /// # Errors
@@ -491,67 +333,6 @@ impl<B: Backend> Stack<B> {
                 block.out.apply_add(backend, s.rows, &scratch.context, x)?;
             }
             look(layer, Stage::Output, x)?;
-        }
-        Ok(())
-    }
-
-    /// Makes one cache row of a prefix whose keys are all zero: the mean of its values.
-    ///
-    /// # Errors
-    /// Rows outside the cache, or no memory.
-    pub fn collapse(
-        &self,
-        backend: &B,
-        cache: &mut Cache<B>,
-        [from, len]: [u32; 2],
-        to: u32,
-    ) -> Result<()> {
-        let c = &self.config;
-        let width = c.kv_width();
-        let (query, mut mean) = (backend.zeros(width)?, backend.zeros(width)?);
-        let mut spans = backend.zeros(SPAN_WORDS)?;
-        backend.write(&mut spans, 0, &[0, 0, from, len])?;
-        // Attention of a query of zeros: every value counts the same.
-        let s = AttentionShape {
-            sequences: 1,
-            queries: 1,
-            n_heads: c.n_kv_heads,
-            n_kv_heads: c.n_kv_heads,
-            head_dim: c.head_dim,
-            q_stride: width,
-            q_offset: 0,
-            kv_rows: cache.rows,
-            kv_stride: width,
-            k_offset: 0,
-            v_offset: 0,
-            causal: false,
-            repeated_prefix: false,
-        };
-        for [keys, values] in &mut cache.layers {
-            backend.attention(s, &query, keys, values, &spans, &mut mean)?;
-            backend.copy(&mean, 0, values, to as usize * width, width)?;
-            backend.copy(&query, 0, keys, to as usize * width, width)?;
-        }
-        Ok(())
-    }
-
-    /// Copies `rows` cache rows from one row on to another, through a buffer that holds them for one layer.
-    ///
-    /// # Errors
-    /// Rows outside the cache, or a shorter buffer.
-    pub fn copy_rows(
-        &self,
-        backend: &B,
-        cache: &mut Cache<B>,
-        [from, to]: [u32; 2],
-        rows: usize,
-        through: &mut B::Buffer<f32>,
-    ) -> Result<()> {
-        let width = self.config.kv_width();
-        let len = rows * width;
-        for buffer in cache.layers.iter_mut().flatten() {
-            backend.copy(buffer, from as usize * width, through, 0, len)?;
-            backend.copy(through, 0, buffer, to as usize * width, len)?;
         }
         Ok(())
     }
@@ -676,7 +457,12 @@ impl<B: Backend> Stack<B> {
                 block.mlp_out.apply_add(backend, rows, &scratch.mlp, x)
             }
             (Mlp::Gated, Some(gated)) => {
-                backend.gate(GateShape { rows, width }, &scratch.mlp, gated)?;
+                let s = GateShape {
+                    rows,
+                    width,
+                    activation: Activation::Silu,
+                };
+                backend.gate(s, &scratch.mlp, gated)?;
                 block.mlp_out.apply_add(backend, rows, gated, x)
             }
             (Mlp::Gated, None) => Err(Error::Config {

@@ -3,7 +3,7 @@
 use core::fmt::Debug;
 
 use super::Element;
-use super::attention::{AppendShape, AttentionShape, RotaryShape};
+use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -106,7 +106,7 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     /// An activation in place over the first `len` elements.
     fn activate(&self, activation: Activation, len: usize, x: &mut Self::Buffer<f32>)
     -> Result<()>;
-    /// SiLU-gated product; see [`gate`](super::norm::gate).
+    /// Gated product; see [`gate`](super::norm::gate).
     fn gate(&self, s: GateShape, x: &Self::Buffer<f32>, y: &mut Self::Buffer<f32>) -> Result<()>;
 
     /// Rotary embedding in place; see [`rotary`](super::attention::rotary).
@@ -133,6 +133,15 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         keys: &Self::Buffer<f32>,
         values: &Self::Buffer<f32>,
         spans: &Self::Buffer<u32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Attention of a sequence to itself with a bias by distance; see
+    /// [`relative_attention`](super::attention::relative_attention).
+    fn relative_attention(
+        &self,
+        s: RelativeShape,
+        qkv: &Self::Buffer<f32>,
+        bias: &Self::Buffer<f32>,
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
 

@@ -435,13 +435,15 @@ pub fn add(len: usize, x: &[f32], y: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Rows that hold gate and value side by side.
+/// Rows that hold gate and value side by side, and what the gate goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GateShape {
     /// Number of rows.
     pub rows: usize,
     /// Width of the gate, and of the value.
     pub width: usize,
+    /// What the gate goes through.
+    pub activation: Activation,
 }
 
 impl GateShape {
@@ -463,14 +465,16 @@ impl GateShape {
 
 /// One row of [`gate`].
 #[inline(always)]
-pub(crate) fn gate_row(x: &[f32], y: &mut [f32]) {
+pub(crate) fn gate_row(activation: Activation, x: &[f32], y: &mut [f32]) {
     let (gate, value) = x.split_at(y.len());
-    for ((y, g), v) in y.iter_mut().zip(gate).zip(value) {
-        *y = math::silu(*g) * v;
+    y.copy_from_slice(gate);
+    activate_all(activation, y);
+    for (y, v) in y.iter_mut().zip(value) {
+        *y *= v;
     }
 }
 
-/// y\[r, i\] = silu(x\[r, i\]) · x\[r, width + i\].
+/// y\[r, i\] = activation(x\[r, i\]) · x\[r, width + i\].
 ///
 /// # Errors
 /// See [`GateShape::check`].
@@ -481,7 +485,7 @@ pub fn gate(s: GateShape, x: &[f32], y: &mut [f32]) -> Result<()> {
         .zip(y.chunks_exact_mut(s.width))
         .take(s.rows)
     {
-        gate_row(x, y);
+        gate_row(s.activation, x, y);
     }
     Ok(())
 }

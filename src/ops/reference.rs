@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::attention::{AppendShape, AttentionShape, RotaryShape};
+use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -253,6 +253,16 @@ impl Backend for Reference {
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
         attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
+    }
+
+    fn relative_attention(
+        &self,
+        s: RelativeShape,
+        qkv: &HostBuffer<f32>,
+        bias: &HostBuffer<f32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        attention::relative_attention(s, &qkv.0, &bias.0, &mut out.0)
     }
 
     fn guide(&self, s: GuideShape, logits: &mut HostBuffer<f32>) -> Result<()> {

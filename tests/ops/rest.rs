@@ -1,6 +1,6 @@
 //! The operations that only move or look up.
 
-use maquette::ops::attention::{AppendShape, RotaryShape};
+use maquette::ops::attention::{AppendShape, RelativeShape, RotaryShape};
 use maquette::ops::conv::{PatchShape, Rounding};
 use maquette::ops::reward_head::AnswerShape;
 use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
@@ -104,5 +104,28 @@ fn nearest_codes_agree() {
                 words(b, &codes)
             });
         }
+    }
+}
+
+#[test]
+fn relative_attentions_agree() {
+    for (rows, n_heads, head_dim) in [(0, 1, 3), (1, 2, 8), (47, 3, 16), (49, 2, 5), (130, 1, 64)] {
+        agree!(|b| {
+            let s = RelativeShape {
+                rows,
+                n_heads,
+                head_dim,
+                scale: 0.7,
+            };
+            let mut out = b.zeros(rows * n_heads * head_dim).unwrap();
+            b.relative_attention(
+                s,
+                &random(b, 3 * rows * n_heads * head_dim, 1),
+                &random(b, n_heads * s.distances(), 2),
+                &mut out,
+            )
+            .unwrap();
+            bits(b, &out)
+        });
     }
 }

@@ -186,3 +186,23 @@ fn wrong_sizes_are_errors() {
     );
     assert!(rotary_table(2, 3, 1.0, &mut [0.0; 6]).is_err());
 }
+
+#[test]
+fn a_bias_by_distance_worked_by_hand() {
+    let s = RelativeShape {
+        rows: 2,
+        n_heads: 1,
+        head_dim: 1,
+        scale: 1.0,
+    };
+    // q, k, v of both rows; the row after one's own counts three times as much.
+    let qkv = [0.0, 5.0, 1.0, 0.0, 7.0, 9.0];
+    let mut out = [0.0; 2];
+    let bias = [0.0, 0.0, libm::logf(3.0)];
+    relative_attention(s, &qkv, &bias, &mut out).unwrap();
+    assert!(
+        (out[0] - 7.0).abs() < 1e-5 && (out[1] - 5.0).abs() < 1e-5,
+        "{out:?}"
+    );
+    assert!(s.check(6, 2, 2).is_err() && s.check(5, 3, 2).is_err() && s.check(6, 3, 1).is_err());
+}

@@ -101,12 +101,7 @@ fn activations_gates_and_sums_worked_by_hand() {
     activate(Activation::Relu, 2, &mut x).unwrap();
     assert_eq!(x, [0.0, 0.0, 1.0]);
     let mut y = [0.0; 2];
-    gate(
-        GateShape { rows: 1, width: 2 },
-        &[0.0, 1.0, 5.0, 2.0],
-        &mut y,
-    )
-    .unwrap();
+    gate(GATE, &[0.0, 1.0, 5.0, 2.0], &mut y).unwrap();
     close(&y, &[0.0, 1.462_117_2]);
     add(2, &[1.0, 2.0], &mut y).unwrap();
     close(&y, &[1.0, 3.462_117_2]);
@@ -141,5 +136,22 @@ fn wrong_sizes_are_errors() {
     );
     assert!(activate(Activation::Silu, 2, &mut [0.0]).is_err());
     assert!(add(2, &[0.0; 2], &mut [0.0]).is_err());
-    assert!(gate(GateShape { rows: 1, width: 2 }, &[0.0; 3], &mut [0.0; 2]).is_err());
+    assert!(gate(GATE, &[0.0; 3], &mut [0.0; 2]).is_err());
+}
+
+const GATE: GateShape = GateShape {
+    rows: 1,
+    width: 2,
+    activation: Activation::Silu,
+};
+
+#[test]
+fn a_gate_goes_through_its_activation() {
+    let s = GateShape {
+        activation: Activation::Relu,
+        ..GATE
+    };
+    let mut y = [9.0; 2];
+    gate(s, &[-1.0, 2.0, 5.0, 7.0], &mut y).unwrap();
+    assert_eq!(y, [0.0, 14.0]);
 }
