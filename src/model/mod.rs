@@ -2,6 +2,7 @@
 
 #[cfg(feature = "safetensors")]
 pub mod files;
+pub mod janus;
 pub mod linear;
 pub mod llamagen;
 pub mod llava;
@@ -10,6 +11,7 @@ pub mod raster;
 pub mod resize;
 pub mod show_o;
 pub mod t5;
+mod template;
 pub mod transformer;
 pub mod vision;
 pub mod vq;
