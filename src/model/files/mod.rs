@@ -1,4 +1,17 @@
-//! Readers of checkpoint files.
+//! Readers of checkpoint files: tables of tensors over borrowed bytes.
+//!
+//! A reader checks a file's whole table before it gives out the first tensor: names are unique, every tensor lies
+//! inside the file, and none lies over another. Work and memory stay in proportion to the table, not to the numbers it
+//! states.
 
+#[cfg(any(feature = "torch", feature = "gguf"))]
+mod cursor;
+#[cfg(feature = "torch")]
+mod table;
+#[cfg(feature = "torch")]
+pub mod torch;
+
+#[cfg(feature = "safetensors")]
 pub mod config;
+#[cfg(feature = "safetensors")]
 pub mod safetensors;
