@@ -135,3 +135,85 @@ impl Pickle {
             .end()
     }
 }
+
+/// A GGUF file, field by field.
+pub struct Gguf {
+    pub version: u32,
+    pub alignment: usize,
+    entries: Vec<u8>,
+    n_entries: u64,
+    infos: Vec<u8>,
+    n_infos: u64,
+    data: Vec<u8>,
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+impl Gguf {
+    pub fn new() -> Self {
+        Self {
+            version: 3,
+            alignment: 32,
+            entries: Vec::new(),
+            n_entries: 0,
+            infos: Vec::new(),
+            n_infos: 0,
+            data: Vec::new(),
+        }
+    }
+
+    /// A metadata entry: kind, and the value's bytes.
+    pub fn entry(mut self, key: &str, kind: u32, value: &[u8]) -> Self {
+        self.entries.extend(text(key));
+        self.entries.extend(kind.to_le_bytes());
+        self.entries.extend(value);
+        self.n_entries += 1;
+        self
+    }
+
+    /// A line of the table: sizes as stored, innermost first.
+    pub fn line(mut self, name: &str, sizes: &[u64], kind: u32, at: u64) -> Self {
+        self.infos.extend(text(name));
+        self.infos
+            .extend(u32::try_from(sizes.len()).unwrap().to_le_bytes());
+        self.infos
+            .extend(sizes.iter().flat_map(|n| n.to_le_bytes()));
+        self.infos.extend(kind.to_le_bytes());
+        self.infos.extend(at.to_le_bytes());
+        self.n_infos += 1;
+        self
+    }
+
+    /// A tensor after the last one.
+    pub fn tensor(mut self, name: &str, sizes: &[u64], kind: u32, bytes: &[u8]) -> Self {
+        let at = self.data.len().next_multiple_of(self.alignment);
+        self.data.resize(at, 0);
+        self.data.extend(bytes);
+        self.line(name, sizes, kind, at as u64)
+    }
+
+    /// Bytes after the table.
+    pub fn bytes(mut self, len: usize) -> Self {
+        self.data.resize(len, 0);
+        self
+    }
+
+    pub fn end(self) -> Vec<u8> {
+        let counts = [self.n_infos, self.n_entries];
+        self.end_with(counts)
+    }
+
+    /// The file with other numbers of tensors and entries than it has.
+    pub fn end_with(self, counts: [u64; 2]) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(self.version.to_le_bytes());
+        out.extend(counts.iter().flat_map(|n| n.to_le_bytes()));
+        out.extend(self.entries);
+        out.extend(self.infos);
+        out.resize(out.len().next_multiple_of(self.alignment), 0);
+        out.extend(self.data);
+        out
+    }
+}

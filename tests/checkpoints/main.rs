@@ -1,6 +1,7 @@
 //! Checkpoint files: those that other programs write are read, those that lie are refused with a clear error.
 
 mod build;
+mod gguf;
 mod torch;
 
 use std::path::Path;

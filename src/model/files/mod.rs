@@ -6,7 +6,9 @@
 
 #[cfg(any(feature = "torch", feature = "gguf"))]
 mod cursor;
-#[cfg(feature = "torch")]
+#[cfg(feature = "gguf")]
+pub mod gguf;
+#[cfg(any(feature = "torch", feature = "gguf", feature = "safetensors"))]
 mod table;
 #[cfg(feature = "torch")]
 pub mod torch;

@@ -18,7 +18,7 @@ impl<'a, T> Table<'a, T> {
     /// Sorts the entries.
     ///
     /// # Errors
-    /// A name that stands twice, is empty or too long.
+    /// A name that stands twice or is too long.
     pub(super) fn new(format: &'static str, mut entries: Vec<(Cow<'a, str>, T)>) -> Result<Self> {
         entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let wrong = |name: &str, problem| Error::FormatEntry {
