@@ -180,6 +180,15 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A file cannot be read, or what stands in it is wrong.
+    #[error("\"{file}\" cannot be read")]
+    File {
+        /// Its path.
+        file: Name,
+        /// Why.
+        #[source]
+        source: Foreign,
+    },
     /// An error of somebody else's generator, reward model or weight source.
     #[error("{0}")]
     Foreign(Foreign),

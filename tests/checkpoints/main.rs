@@ -2,6 +2,8 @@
 
 mod build;
 mod gguf;
+mod own;
+mod safetensors;
 mod torch;
 
 use std::path::Path;

@@ -4,16 +4,26 @@
 //! inside the file, and none lies over another. Work and memory stay in proportion to the table, not to the numbers it
 //! states.
 
+#[cfg(feature = "safetensors")]
+pub mod config;
 #[cfg(any(feature = "torch", feature = "gguf"))]
 mod cursor;
+#[cfg(feature = "safetensors")]
+pub mod folder;
 #[cfg(feature = "gguf")]
 pub mod gguf;
+#[cfg(feature = "safetensors")]
+mod json;
+#[cfg(feature = "mmap")]
+#[expect(unsafe_code, reason = "mapped files")]
+pub mod map;
+#[cfg(feature = "safetensors")]
+pub mod maquette;
+#[cfg(feature = "safetensors")]
+pub mod safetensors;
+#[cfg(feature = "safetensors")]
+pub mod shards;
 #[cfg(any(feature = "torch", feature = "gguf", feature = "safetensors"))]
 mod table;
 #[cfg(feature = "torch")]
 pub mod torch;
-
-#[cfg(feature = "safetensors")]
-pub mod config;
-#[cfg(feature = "safetensors")]
-pub mod safetensors;
