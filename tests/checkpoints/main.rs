@@ -2,6 +2,8 @@
 
 mod build;
 mod gguf;
+mod mutated;
+mod naive;
 mod own;
 mod safetensors;
 mod torch;

@@ -411,7 +411,12 @@ fn a_directory_of_absurd_length_is_refused() {
     bytes.extend([0; 4]);
     bytes.extend(at.to_le_bytes());
     bytes.extend([0; 4]);
-    bytes.extend(&good[end..]);
+    let mut near = good[end..].to_vec();
+    refused("two directories", "no zip archive", || {
+        TorchSource::new(&[&bytes[..], &near].concat()).map(drop)
+    });
+    near[8..20].fill(0xff);
+    bytes.extend(near);
     refused("count", "131072 entries", || {
         TorchSource::new(&bytes).map(drop)
     });

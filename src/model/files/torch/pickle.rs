@@ -145,6 +145,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tree<'_>> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Vec::new(),
+        kept: 0,
     };
     for _ in 0..MAX_INSTRUCTIONS {
         if let Some(root) = machine.step()? {
@@ -164,6 +165,8 @@ struct Machine<'a> {
     /// Lengths of the stack at the open marks.
     marks: Vec<usize>,
     memo: Vec<Option<Value<'a>>>,
+    /// Places of the memo that hold a value.
+    kept: usize,
 }
 
 const CUT: &str = "the pickle ends inside an instruction";
@@ -259,7 +262,7 @@ impl<'a> Machine<'a> {
                 let at = u32::from_le_bytes(self.array()?);
                 self.keep(at as usize)?;
             }
-            0x94 => self.keep(self.memo.len())?,
+            0x94 => self.keep(self.kept)?,
             b'h' => {
                 let at = self.byte()?;
                 self.recall(at.into())?;
@@ -416,6 +419,7 @@ impl<'a> Machine<'a> {
             push(FORMAT, &mut self.memo, None)?;
         }
         if let Some(place) = self.memo.get_mut(at) {
+            self.kept += usize::from(place.is_none());
             *place = Some(top);
         }
         Ok(())

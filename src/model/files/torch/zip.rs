@@ -82,27 +82,35 @@ fn directory(bytes: &[u8]) -> Option<Directory> {
         .find(|&at| bytes[at..].starts_with(&END.to_le_bytes()))?;
     let mut c = Cursor::at(bytes, end + 8)?;
     let (_, count) = (c.u16()?, c.u16()?);
-    let (len, at) = (c.u32()?, c.u32()?);
-    let far = count == u16::MAX || len == u32::MAX || at == u32::MAX;
-    match end
-        .checked_sub(LOCATOR64_BYTES)
-        .and_then(|at| far_directory(bytes, at))
-    {
-        Some(directory) => Some(directory),
-        None if far => None,
-        None => Some(Directory {
-            at: usize::try_from(at).ok()?,
-            len: usize::try_from(len).ok()?,
-            count: usize::from(count),
-        }),
-    }
+    let (len, at, comment) = (c.u32()?, c.u32()?, c.u16()?);
+    // A record whose comment does not end the file would be another reader's directory.
+    (c.position() + usize::from(comment) == bytes.len()).then_some(())?;
+    let near = Directory {
+        at: usize::try_from(at).ok()?,
+        len: usize::try_from(len).ok()?,
+        count: usize::from(count),
+    };
+    let locator = end.checked_sub(LOCATOR64_BYTES);
+    let far = locator.filter(|&at| bytes[at..].starts_with(&LOCATOR64.to_le_bytes()));
+    let open = [count == u16::MAX, len == u32::MAX, at == u32::MAX];
+    let Some(locator) = far else {
+        return (!open.contains(&true)).then_some(near);
+    };
+    let far = far_directory(bytes, locator)?;
+    // Both records say the same, but for what only the far one has room for.
+    let same = [
+        near.count == far.count,
+        near.len == far.len,
+        near.at == far.at,
+    ];
+    let agree = open.iter().zip(same).all(|(open, same)| *open || same);
+    agree.then_some(far)
 }
 
 /// The directory's place where it is written with 64 bits, which torch always does.
 fn far_directory(bytes: &[u8], locator: usize) -> Option<Directory> {
     let mut c = Cursor::at(bytes, locator)?;
-    (c.u32()? == LOCATOR64).then_some(())?;
-    c.take(4)?;
+    c.take(8)?;
     let mut c = Cursor::at(bytes, c.size()?)?;
     (c.u32()? == END64).then_some(())?;
     c.take(28)?;
