@@ -17,6 +17,9 @@ use crate::model::weights::{Tensor, WeightSource};
 /// Longest text file that is read: a configuration or an index.
 const MAX_TEXT: u64 = 1 << 24;
 
+/// Bytes that the system may map before and after the ones that were read: Linux maps a whole folio of its page cache.
+const AROUND: usize = 1 << 21;
+
 fn failed(path: &Path, source: impl Into<Box<dyn core::error::Error + Send + Sync>>) -> Error {
     Error::File {
         file: Name::owned(&path.display().to_string()),
@@ -59,7 +62,12 @@ impl MappedFile {
             .checked_add(bytes.len())
             .is_some_and(|end| end <= self.map.len())
         {
-            self.drop_pages(at, bytes.len());
+            // A read maps pages around it as well, on both sides: unless they go too, they stay for good.
+            let from = at.saturating_sub(AROUND);
+            let to = (at + bytes.len())
+                .saturating_add(AROUND)
+                .min(self.map.len());
+            self.drop_pages(from, to - from);
         }
     }
 
