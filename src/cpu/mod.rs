@@ -175,7 +175,7 @@ impl Backend for Cpu {
     }
 
     fn put(&self, matrix: &mut Packed, at: usize, rows: &QuantMatrix<'_>) -> Result<()> {
-        matrix.put(at, rows)
+        matrix.put(&self.pool, at, rows)
     }
 
     fn gemm(

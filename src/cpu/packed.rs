@@ -4,7 +4,10 @@
 //! arrive row by row, so packing is a transposition; it goes a small square at a time to stay in the first cache.
 
 use alloc::vec::Vec;
+use core::iter::Skip;
+use core::slice::ChunksMut;
 
+use super::pool::Pool;
 use super::simd::Lanes;
 use crate::error::{Error, Result, product};
 use crate::ops::gemm::SUM_BLOCK;
@@ -64,8 +67,10 @@ impl<T: Copy + Default> Aligned<T> {
         &self.data[self.start..][..self.len]
     }
 
-    fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.data[self.start..][..self.len]
+    /// Chunks of so many elements, from chunk `first` on.
+    fn panels(&mut self, size: usize, first: usize) -> Skip<ChunksMut<'_, T>> {
+        let all = &mut self.data[self.start..][..self.len];
+        all.chunks_mut(size).skip(first)
     }
 }
 
@@ -99,48 +104,53 @@ impl Packed {
         }
     }
 
-    /// Packs rows from row `at` on.
-    pub(super) fn put(&mut self, at: usize, rows: &QuantMatrix<'_>) -> Result<()> {
+    /// Packs rows from row `at` on, the panels shared among the threads.
+    pub(super) fn put(&mut self, pool: &Pool, at: usize, rows: &QuantMatrix<'_>) -> Result<()> {
         let (n, k) = (self.n, self.k);
         let range = rows.place(at, self.format(), [n, k])?;
-        let mut row = range.start;
-        while row < range.end {
-            let from = row / PANEL * PANEL;
-            let end = range.end.min(from + PANEL);
-            let place = Place {
-                from,
+        let (first, work) = (range.start / PANEL, range.len() * k / 8);
+        // All panels but the last have one size, so panel `p` is chunk `p`.
+        let places = (first..range.end.div_ceil(PANEL)).map(|panel| {
+            let from = panel * PANEL;
+            let (start, end) = (range.start.max(from), range.end.min(from + PANEL));
+            Place {
                 width: panel_width(n, from),
-                column: row - from,
-                columns: end - row,
-                first: row - at,
+                column: start - from,
+                columns: end - start,
+                first: start - range.start,
                 k,
-            };
-            match (&mut self.data, rows.data()) {
-                (Data::F32(out), QuantData::F32(rows)) => {
-                    place.scatter(rows, out.as_mut_slice(), |v| *v);
-                }
-                (Data::Bf16(out), QuantData::Bf16(rows)) => {
-                    let halves = rows.as_chunks::<2>().0;
-                    place.scatter(halves, out.as_mut_slice(), |v| u16::from_le_bytes(*v));
-                }
-                (Data::Q8_0(out, scales), QuantData::Q8_0(rows)) => {
-                    place.blocks::<Q8_BLOCK_BYTES, Q8_BLOCK>(
-                        rows,
-                        out.as_mut_slice(),
-                        scales.as_mut_slice(),
-                    );
-                }
-                (Data::Q4_0(out, scales), QuantData::Q4_0(rows)) => {
-                    place.blocks::<Q4_BLOCK_BYTES, HALF>(
-                        rows,
-                        out.as_mut_slice(),
-                        scales.as_mut_slice(),
-                    );
-                }
-                // `place` compared the formats.
-                _ => {}
             }
-            row = end;
+        });
+        match (&mut self.data, rows.data()) {
+            (Data::F32(out), QuantData::F32(rows)) => {
+                let panels = places.zip(out.panels(PANEL * k, first));
+                pool.each(work, panels, |(place, out)| {
+                    place.scatter(rows, out, |v| *v)
+                });
+            }
+            (Data::Bf16(out), QuantData::Bf16(rows)) => {
+                let rows = rows.as_chunks::<2>().0;
+                let panels = places.zip(out.panels(PANEL * k, first));
+                pool.each(work, panels, |(place, out)| {
+                    place.scatter(rows, out, |v| u16::from_le_bytes(*v));
+                });
+            }
+            (Data::Q8_0(out, scales), QuantData::Q8_0(rows)) => {
+                let scales = scales.panels(PANEL * k / Q8_BLOCK, first);
+                let panels = places.zip(out.panels(PANEL * k, first)).zip(scales);
+                pool.each(work, panels, |((place, out), scales)| {
+                    place.blocks::<Q8_BLOCK_BYTES, Q8_BLOCK>(rows, out, scales);
+                });
+            }
+            (Data::Q4_0(out, scales), QuantData::Q4_0(rows)) => {
+                let scales = scales.panels(PANEL * k / Q4_BLOCK, first);
+                let panels = places.zip(out.panels(PANEL * k / 2, first)).zip(scales);
+                pool.each(work, panels, |((place, out), scales)| {
+                    place.blocks::<Q4_BLOCK_BYTES, HALF>(rows, out, scales);
+                });
+            }
+            // `place` compared the formats.
+            _ => {}
         }
         Ok(())
     }
@@ -149,8 +159,7 @@ impl Packed {
 /// Where some rows go: columns of one panel.
 #[derive(Clone, Copy)]
 struct Place {
-    /// First output of the panel, and its width.
-    from: usize,
+    /// Width of the panel.
     width: usize,
     /// First column, and how many.
     column: usize,
@@ -165,7 +174,6 @@ impl Place {
     fn scatter<S, T>(self, rows: &[S], out: &mut [T], element: impl Fn(&S) -> T) {
         /// Rows of a panel that stay in the cache while its columns are filled.
         const TILE: usize = 32;
-        let out = &mut out[self.from * self.k..][..self.width * self.k];
         for (tile, out) in out.chunks_mut(TILE * self.width).enumerate() {
             for c in 0..self.columns {
                 let row = &rows[(self.first + c) * self.k..][..self.k];
@@ -186,8 +194,6 @@ impl Place {
     ) {
         let per_row = self.k / Q8_BLOCK;
         let rows = rows.as_chunks::<BLOCK>().0;
-        let out = &mut out[self.from * per_row * LEN..][..self.width * per_row * LEN];
-        let scales = &mut scales[self.from * per_row..][..self.width * per_row];
         let block = |c: usize, b: usize| &rows[(self.first + c) * per_row + b];
         let both = out
             .chunks_exact_mut(self.width * LEN)

@@ -16,7 +16,7 @@ use crate::quant::{Block, Format, QuantMatrix};
 /// Rows of a matrix that are converted together; a device may pack by as many.
 const PORTION_ROWS: usize = 64;
 /// Elements that are converted together where rows are very wide or do not matter.
-const PORTION: usize = 1 << 20;
+const PORTION: usize = 1 << 21;
 
 /// Reads a checkpoint into device memory, and remembers what was read so that leftovers can be named.
 ///
@@ -237,13 +237,19 @@ impl<'a, B: Backend> Loader<'a, B> {
         mut to: usize,
     ) -> Result<()> {
         let format = self.format.or_f32(k);
-        let portion_rows = (PORTION / k.max(1)).clamp(1, PORTION_ROWS);
         let stored = matches!(
             (format, tensor.tensor.dtype),
             (Format::Bf16, DType::BF16)
                 | (Format::Q8_0, DType::Block(Block::Q8_0))
                 | (Format::Q4_0, DType::Block(Block::Q4_0))
         );
+        // Rows that need no room of their own come in portions that occupy all threads of a device.
+        let most = if stored {
+            PORTION_ROWS << 6
+        } else {
+            PORTION_ROWS
+        };
+        let portion_rows = (PORTION / k.max(1)).clamp(1, most);
         let scratch = portion_rows.min(rows.len()) * k;
         let mut floats = reserved(if stored { 0 } else { scratch })?;
         let mut packer = Packer::new(format, if stored { 0 } else { scratch })?;
