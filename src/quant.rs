@@ -255,6 +255,7 @@ impl<'a> QuantMatrix<'a> {
     ///
     /// # Errors
     /// Another format or width, or rows past the end.
+    #[cfg(feature = "alloc")]
     pub(crate) fn place(
         &self,
         at: usize,

@@ -13,6 +13,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A cursor that starts at byte `at`.
+    #[cfg(feature = "torch")]
     pub(super) fn at(bytes: &'a [u8], at: usize) -> Option<Self> {
         (at <= bytes.len()).then_some(Self { bytes, at })
     }
@@ -67,6 +68,12 @@ mod tests {
         assert_eq!((c.u16(), c.u32()), (Some(1), Some(2)));
         assert_eq!((c.u64(), c.take(usize::MAX), c.position()), (None, None, 6));
         assert_eq!((c.u8(), c.u8()), (Some(3), None));
+    }
+
+    #[cfg(feature = "torch")]
+    #[test]
+    fn a_cursor_starts_inside_its_bytes() {
         assert!(Cursor::at(&[0], 2).is_none());
+        assert_eq!(Cursor::at(&[0, 7], 1).and_then(|mut c| c.u8()), Some(7));
     }
 }

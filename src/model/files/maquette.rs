@@ -19,7 +19,7 @@ const VERSION: &str = "1";
 /// Elements that are converted together, at least a row.
 const PORTION: usize = 1 << 20;
 
-/// A checkpoint that [`write`] has written.
+/// A checkpoint that [`write()`] has written.
 #[derive(Debug)]
 pub struct MaquetteSource<'a> {
     file: SafetensorsSource<'a>,

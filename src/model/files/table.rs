@@ -51,6 +51,7 @@ impl<'a, T> Table<'a, T> {
 
 /// The second of two ranges that lie over each other, if there are any: `(start, end, whose)`. Equal ranges count
 /// only where `equal` does not allow them; empty ones never do.
+#[cfg(any(feature = "torch", feature = "gguf"))]
 pub(super) fn overlap<W: Copy + Ord>(
     ranges: &mut Vec<(usize, usize, W)>,
     equal: bool,
@@ -95,6 +96,7 @@ mod tests {
         assert!(Table::new("x", entries(&["b", "a", "b"])).is_err());
     }
 
+    #[cfg(any(feature = "torch", feature = "gguf"))]
     #[test]
     fn ranges_that_lie_over_each_other_are_found() {
         let find = |ranges: &[(usize, usize, u8)], equal| overlap(&mut ranges.to_vec(), equal);

@@ -1,16 +1,17 @@
 //! Tensors from the bytes of a `torch.save` file (`.bin`, `.pt`, `.pth`).
 //!
 //! Such a file is a zip archive: a pickle that describes the tensors, and one entry of raw elements for each storage.
-//! Here the pickle is data: see [`pickle`].
+//! Here the pickle is data: a fixed list of instructions and names, and nothing that could be run.
 
 mod pickle;
+mod tree;
 mod zip;
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use self::pickle::{MAX_DIMS, Storage, Strided, Tree, Value};
+use self::tree::{MAX_DIMS, Storage, Strided, Tree, Value};
 use super::table::{Table, overlap, push};
 use crate::error::{Error, Name, Result};
 use crate::model::weights::{DType, Tensor, WeightSource};
