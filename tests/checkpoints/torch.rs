@@ -188,12 +188,12 @@ fn a_pickle_that_builds_anything_else_is_refused() {
 fn a_pickle_without_end_costs_little() {
     // Lists in lists, lists that hold themselves, and more instructions than are allowed.
     let deep = Pickle::new()
-        .code(&b"]".repeat(400_000))
-        .code(&b"a".repeat(399_999));
+        .code(&b"]".repeat(200_000))
+        .code(&b"a".repeat(199_999));
     refused("depth", "no dictionary", || {
         TorchSource::new(&deep.file(&[])).map(drop)
     });
-    let marks = Pickle::new().code(&b"(".repeat(900_000)).code(b"}");
+    let marks = Pickle::new().code(&b"(".repeat(450_000)).code(b"}");
     refused("marks", "no tensor", || {
         TorchSource::new(&marks.file(&[])).map(drop)
     });
@@ -207,7 +207,7 @@ fn a_pickle_without_end_costs_little() {
     });
     for fill in [&b"N"[..], b"]", b"(", b"}q\x000", b"N0"] {
         let long = Pickle::new().code(&fill.repeat((24 << 20) / fill.len()));
-        refused("length", "1048576", || {
+        refused("length", "524288", || {
             TorchSource::new(&long.file(&[])).map(drop)
         });
     }

@@ -12,7 +12,7 @@ use crate::model::weights::{Tensor, WeightSource};
 
 const FORMAT: &str = "index";
 /// Longest index.
-const MAX_INDEX: usize = 1 << 24;
+const MAX_INDEX: usize = 1 << 22;
 const MAP: &str = "weight_map";
 
 fn entry(name: &str, problem: &'static str) -> Error {
@@ -41,7 +41,7 @@ impl<'a> ShardIndex<'a> {
         let mut map = Vec::new();
         let mut scanner = Scanner::new(FORMAT, text);
         if text.len() > MAX_INDEX {
-            return Err(scanner.wrong("has more than 16 MiB"));
+            return Err(scanner.wrong("has more than 4 MiB"));
         }
         scanner.object(&mut |s, key| {
             if key != MAP {

@@ -15,7 +15,7 @@ use crate::model::files::cursor::Cursor;
 use crate::model::files::table::push;
 
 /// Most instructions: about forty are spent on a tensor. They bound time and memory.
-const MAX_INSTRUCTIONS: usize = 1 << 20;
+const MAX_INSTRUCTIONS: usize = 1 << 19;
 /// Reads a pickle.
 pub(super) fn read(bytes: &[u8]) -> Result<Tree<'_>> {
     let mut machine = Machine {
@@ -31,7 +31,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tree<'_>> {
             return Ok(Tree::new(machine.nodes, root));
         }
     }
-    Err(malformed("the pickle has more than 1048576 instructions"))
+    Err(malformed("the pickle has more than 524288 instructions"))
 }
 
 struct Machine<'a> {
@@ -289,7 +289,7 @@ impl<'a> Machine<'a> {
     fn keep(&mut self, at: usize) -> Result<()> {
         let top = self.top()?;
         if at >= MAX_INSTRUCTIONS {
-            return Err(malformed("the pickle remembers more than 1048576 values"));
+            return Err(malformed("the pickle remembers more than 524288 values"));
         }
         while self.memo.len() <= at {
             push(FORMAT, &mut self.memo, None)?;
