@@ -3,9 +3,12 @@
 //! A panel is up to 64 outputs, stored `[k][output]`, so that one vector holds neighbouring outputs of the same k. Rows
 //! arrive row by row, so packing is a transposition; it goes a small square at a time to stay in the first cache.
 
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 use core::iter::Skip;
 use core::slice::ChunksMut;
+
+use bytemuck::Zeroable;
+use bytemuck::allocation::try_zeroed_slice_box;
 
 use super::pool::Pool;
 use super::simd::Lanes;
@@ -44,21 +47,19 @@ enum Data {
 /// Elements that start at a cache line.
 #[derive(Debug)]
 struct Aligned<T> {
-    data: Vec<T>,
+    data: Box<[T]>,
     start: usize,
     len: usize,
 }
 
-impl<T: Copy + Default> Aligned<T> {
+impl<T: Zeroable> Aligned<T> {
+    /// Zeros that the system makes when they are first touched: by the threads that pack.
     fn zeros(len: usize) -> Result<Self> {
         let room = len.saturating_add(64 / size_of::<T>());
-        let mut data = Vec::new();
-        data.try_reserve_exact(room)
-            .map_err(|_| Error::OutOfMemory {
-                what: "matrix",
-                bytes: room.saturating_mul(size_of::<T>()),
-            })?;
-        data.resize(room, T::default());
+        let data: Box<[T]> = try_zeroed_slice_box(room).map_err(|()| Error::OutOfMemory {
+            what: "matrix",
+            bytes: room.saturating_mul(size_of::<T>()),
+        })?;
         let start = data.as_ptr().align_offset(64).min(room - len);
         Ok(Self { data, start, len })
     }
