@@ -29,6 +29,8 @@ mod llamagen_vq;
 mod llava;
 #[path = "golden_families/magvit.rs"]
 mod magvit;
+#[path = "golden_families/quant.rs"]
+mod quant;
 #[path = "golden_families/samplers.rs"]
 mod samplers;
 #[path = "golden_families/show_o.rs"]
@@ -59,6 +61,7 @@ fn families() -> Vec<Family> {
         family!("llamagen-vq", llamagen_vq),
         family!("llava-", llava),
         family!("magvit-v2", magvit),
+        family!("quant-blocks", quant),
         family!("samplers", samplers),
         family!("showo-", show_o),
         family!("t5-", t5),
@@ -66,7 +69,7 @@ fn families() -> Vec<Family> {
 }
 
 /// Families that the crate does not have yet.
-const NOT_BUILT: [&str; 3] = ["quant-blocks", "train-dpo", "train-grpo"];
+const NOT_BUILT: [&str; 2] = ["train-dpo", "train-grpo"];
 
 /// What one pass over a case has found.
 #[derive(Debug, Default)]

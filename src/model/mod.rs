@@ -1,6 +1,5 @@
 //! Models over a [`Backend`](crate::ops::Backend): what a checkpoint must provide, and what is built from it.
 
-#[cfg(feature = "safetensors")]
 pub mod files;
 pub mod janus;
 pub mod linear;

@@ -160,20 +160,21 @@ impl<B: Backend> Llava<B> {
     ) -> Result<Self> {
         config.check()?;
         let text = &config.text;
-        let embed = loader.floats("model.embed_tokens.weight", &[text.vocab, text.width])?;
-        let own_head = loader
-            .has("lm_head.weight")
-            .then(|| loader.floats("lm_head.weight", &[text.vocab, text.width]))
-            .transpose()?;
-        let rows = own_head.as_ref().unwrap_or(&embed);
-        let head = Linear::from_floats(loader, text.vocab, text.width, rows, None)?;
-        let two: Vec<f32> = [config.yes_id, config.no_id]
-            .iter()
-            .flat_map(|&id| &rows[id as usize * text.width..][..text.width])
-            .copied()
-            .collect();
+        let rows = if loader.has("lm_head.weight") {
+            "lm_head.weight"
+        } else {
+            "model.embed_tokens.weight"
+        };
+        let shape = [text.vocab, text.width];
+        let matrix = loader.matrix(&[(rows, text.vocab)], text.width)?;
+        let head = Linear::from_matrix(loader, shape, matrix, None)?;
+        let mut two = Vec::new();
+        for id in [config.yes_id, config.no_id] {
+            let id = id as usize;
+            two.extend(loader.rows(rows, shape, id..id + 1)?);
+        }
         let answers = Linear::from_floats(loader, 2, text.width, &two, None)?;
-        let embed = loader.upload(&embed)?;
+        let embed = loader.buffer("model.embed_tokens.weight", &shape)?;
         let vision = Vision::load(loader, config.vision, text.width)?;
         let newline = match config.aspect {
             Aspect::Fit { .. } => Vec::new(),
