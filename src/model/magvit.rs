@@ -4,10 +4,10 @@ use alloc::string::String;
 use alloc::sync::Arc;
 
 use crate::codes::Code;
-use crate::error::{Error, Result, covers, product};
+use crate::error::{Result, product};
 use crate::model::linear::Linear;
 use crate::model::vqgan::blocks::{NormSettings, Planes};
-use crate::model::vqgan::{Half, RGB, Scratch, Stage, Trace, Turns};
+use crate::model::vqgan::{Codebook, Coder, Half, Pictures, Scratch, Stage, Trace};
 use crate::model::weights::{Loader, WeightSource};
 use crate::ops::Backend;
 use crate::ops::conv::Rounding;
@@ -28,11 +28,8 @@ const OP: &str = "magvit";
 /// Yu et al., "Language Model Beats Diffusion", arXiv 2310.05737, in the form of the released Show-o.
 #[derive(Debug)]
 pub struct Magvit<B: Backend> {
-    backend: Arc<B>,
     config: MagvitConfig,
-    encoder: Option<(Half<B>, Linear<B>)>,
-    post_quant: Linear<B>,
-    decoder: Half<B>,
+    coder: Coder<B, Lfq<B>>,
 }
 
 /// Memory of one decoding or encoding at a time.
@@ -88,11 +85,13 @@ impl<B: Backend> Magvit<B> {
         loader.finish(&|name| name.starts_with("quantize.") || ignore(name))?;
         drop(loader);
         Ok(Self {
-            backend,
             config,
-            encoder,
-            post_quant,
-            decoder,
+            coder: Coder {
+                backend,
+                encoder,
+                codebook: Lfq { bits, post_quant },
+                decoder,
+            },
         })
     }
 
@@ -105,7 +104,7 @@ impl<B: Backend> Magvit<B> {
     /// The device.
     #[must_use]
     pub const fn backend(&self) -> &Arc<B> {
-        &self.backend
+        &self.coder.backend
     }
 
     /// Memory for up to `max_images` square pictures at a time; more are worked off in turns.
@@ -123,7 +122,7 @@ impl<B: Backend> Magvit<B> {
     /// No code at all, or no memory.
     pub fn scratch_for(&self, places: usize) -> Result<MagvitScratch<B>> {
         let bits = self.config.codebook_bits;
-        Scratch::new(&*self.backend, places, self.config.channels(), bits)
+        Scratch::new(self.backend(), places, self.config.channels(), bits)
     }
 
     /// `n` grids of `[rows, cols]` codes to pictures in RGB8, NHWC. A code outside the codebook counts as a latent of
@@ -139,25 +138,8 @@ impl<B: Backend> Magvit<B> {
         codes: &[Code],
         out: &mut [u8],
     ) -> Result<()> {
-        let Turns {
-            pictures: turn,
-            places,
-            len,
-        } = scratch.turns(n, grid)?;
-        covers(OP, "codes", codes.len(), n * places)?;
-        covers(OP, "out", out.len(), n * len)?;
-        for (codes, out) in codes[..n * places]
-            .chunks(turn * places)
-            .zip(out.chunks_mut(turn * len))
-        {
-            let s = self
-                .decode_turn(scratch, grid, codes, &mut |_, _, _| Ok(()))?
-                .elements()?;
-            self.backend
-                .to_bytes(Rounding::Truncate, s, &scratch.work.x, &mut scratch.bytes)?;
-            self.backend.read(&scratch.bytes, 0, &mut out[..s])?;
-        }
-        Ok(())
+        let out = Pictures::Bytes(Rounding::Truncate, out);
+        self.coder.decode(scratch, (n, grid), (codes, ()), out)
     }
 
     /// As [`decode`](Self::decode), but to numbers: nominally in [-1, 1], not clamped.
@@ -172,23 +154,8 @@ impl<B: Backend> Magvit<B> {
         codes: &[Code],
         out: &mut [f32],
     ) -> Result<()> {
-        let Turns {
-            pictures: turn,
-            places,
-            len,
-        } = scratch.turns(n, grid)?;
-        covers(OP, "codes", codes.len(), n * places)?;
-        covers(OP, "out", out.len(), n * len)?;
-        for (codes, out) in codes[..n * places]
-            .chunks(turn * places)
-            .zip(out.chunks_mut(turn * len))
-        {
-            let s = self
-                .decode_turn(scratch, grid, codes, &mut |_, _, _| Ok(()))?
-                .elements()?;
-            self.backend.read(&scratch.work.x, 0, &mut out[..s])?;
-        }
-        Ok(())
+        let out = Pictures::Floats(out);
+        self.coder.decode(scratch, (n, grid), (codes, ()), out)
     }
 
     /// Decodes as many grids as `codes` holds, all at once, and shows what each stage leaves.
@@ -202,8 +169,9 @@ impl<B: Backend> Magvit<B> {
         codes: &[Code],
         trace: Trace<'_, B>,
     ) -> Result<()> {
-        scratch.turns(0, grid)?;
-        self.decode_turn(scratch, grid, codes, trace).map(|_| ())
+        self.coder
+            .decode_turn(scratch, grid, (codes, ()), trace)
+            .map(|_| ())
     }
 
     /// `n` pictures of `[height, width]` pixels, NHWC in [-1, 1], to codes.
@@ -219,28 +187,7 @@ impl<B: Backend> Magvit<B> {
         pixels: &[f32],
         codes: &mut [Code],
     ) -> Result<()> {
-        let Turns {
-            pictures: turn,
-            places,
-            len,
-        } = scratch.turns(n, scratch.grid_of(size)?)?;
-        covers(OP, "pixels", pixels.len(), n * len)?;
-        covers(OP, "codes", codes.len(), n * places)?;
-        for (pixels, codes) in pixels[..n * len]
-            .chunks(turn * len)
-            .zip(codes.chunks_mut(turn * places))
-        {
-            let s = self.encode_turn(scratch, size, pixels, &mut |_, _, _| Ok(()))?;
-            let count = s.images * s.pixels();
-            let shape = LfqShape {
-                n: count,
-                bits: self.config.codebook_bits,
-            };
-            self.backend
-                .lfq_codes(shape, &scratch.work.x, &mut scratch.codes)?;
-            self.backend.read(&scratch.codes, 0, &mut codes[..count])?;
-        }
-        Ok(())
+        self.coder.encode(scratch, (n, size), pixels, codes)
     }
 
     /// Encodes as many pictures as `pixels` holds, all at once, and shows what each stage leaves.
@@ -254,64 +201,48 @@ impl<B: Backend> Magvit<B> {
         pixels: &[f32],
         trace: Trace<'_, B>,
     ) -> Result<()> {
-        scratch.turns(0, scratch.grid_of(size)?)?;
-        self.encode_turn(scratch, size, pixels, trace).map(|_| ())
+        self.coder
+            .encode_turn(scratch, size, pixels, trace)
+            .map(|_| ())
+    }
+}
+
+/// The quantiser: each channel's sign is a bit.
+#[derive(Debug)]
+struct Lfq<B: Backend> {
+    bits: usize,
+    post_quant: Linear<B>,
+}
+
+impl<B: Backend> Codebook<B> for Lfq<B> {
+    const OP: &'static str = OP;
+
+    type Blank = ();
+
+    fn channels(&self) -> usize {
+        self.bits
     }
 
-    fn decode_turn(
+    fn read(
         &self,
-        scratch: &mut MagvitScratch<B>,
-        [height, width]: [usize; 2],
-        codes: &[Code],
+        backend: &B,
+        scratch: &mut Scratch<B>,
+        (codes, ()): (&[Code], ()),
+        s: Planes,
         trace: Trace<'_, B>,
-    ) -> Result<Planes> {
-        let bits = self.config.codebook_bits;
-        let mut s = Planes {
-            images: codes.len() / (height * width),
-            height,
-            width,
-            channels: bits,
-        };
-        let count = s.images * s.pixels();
-        self.backend.write(&mut scratch.codes, 0, &codes[..count])?;
-        self.backend.lfq_lookup(
-            LfqShape { n: count, bits },
-            &scratch.codes,
-            &mut scratch.work.x,
-        )?;
+    ) -> Result<()> {
+        let (n, bits) = (codes.len(), self.bits);
+        backend.write(&mut scratch.codes, 0, codes)?;
         let work = &mut scratch.work;
+        backend.lfq_lookup(LfqShape { n, bits }, &scratch.codes, &mut work.x)?;
         trace(Stage::new("latent_of_codes"), &work.x, s)?;
-        self.post_quant
-            .apply(&self.backend, count, &work.x, &mut work.a)?;
+        self.post_quant.apply(backend, n, &work.x, &mut work.a)?;
         core::mem::swap(&mut work.x, &mut work.a);
-        trace(Stage::new("dec.post_quant_conv"), &work.x, s)?;
-        self.decoder.run(&self.backend, &mut s, work, trace)?;
-        Ok(s)
+        Ok(())
     }
 
-    fn encode_turn(
-        &self,
-        scratch: &mut MagvitScratch<B>,
-        [height, width]: [usize; 2],
-        pixels: &[f32],
-        trace: Trace<'_, B>,
-    ) -> Result<Planes> {
-        let (encoder, quant) = self.encoder.as_ref().ok_or(Error::Unsupported {
-            what: "encoding without encoder weights",
-        })?;
-        let mut s = Planes {
-            images: pixels.len() / (height * width * RGB),
-            height,
-            width,
-            channels: RGB,
-        };
-        self.backend
-            .write(&mut scratch.work.x, 0, &pixels[..s.elements()?])?;
-        let work = &mut scratch.work;
-        encoder.run(&self.backend, &mut s, work, trace)?;
-        quant.apply(&self.backend, s.images * s.pixels(), &work.x, &mut work.b)?;
-        core::mem::swap(&mut work.x, &mut work.b);
-        trace(Stage::new("enc.latent"), &work.x, s)?;
-        Ok(s)
+    fn name(&self, backend: &B, scratch: &mut Scratch<B>, n: usize) -> Result<()> {
+        let bits = self.bits;
+        backend.lfq_codes(LfqShape { n, bits }, &scratch.work.x, &mut scratch.codes)
     }
 }

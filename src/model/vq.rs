@@ -5,10 +5,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::codes::Code;
-use crate::error::{Error, Result, covers, product};
+use crate::error::{Result, covers, product};
 use crate::model::linear::Linear;
 use crate::model::vqgan::blocks::{NormSettings, Planes};
-use crate::model::vqgan::{Half, RGB, Scratch, Stage, Trace, Turns};
+use crate::model::vqgan::{Codebook, Coder, Half, Pictures, Scratch, Trace};
 use crate::model::weights::{Loader, WeightSource};
 use crate::ops::Backend;
 use crate::ops::conv::Rounding;
@@ -44,14 +44,8 @@ pub enum Blank {
 /// Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation", arXiv 2406.06525.
 #[derive(Debug)]
 pub struct Vq<B: Backend> {
-    backend: Arc<B>,
     config: VqConfig,
-    encoder: Option<(Half<B>, Linear<B>)>,
-    decoder: Half<B>,
-    /// Entries as they are compared with latents, `[codebook, embed]`.
-    codebook: B::Buffer<f32>,
-    /// Entries after the decoder's projection, `[codebook + 2, z]`; then those of a zero latent and of the mean.
-    table: B::Buffer<f32>,
+    coder: Coder<B, Table<B>>,
 }
 
 impl<B: Backend> Vq<B> {
@@ -131,13 +125,22 @@ impl<B: Backend> Vq<B> {
             Some(&bias),
             &mut table,
         )?;
+        let codebook = Table {
+            size: v,
+            embed: e,
+            z,
+            normalise: config.codebook_l2_norm,
+            entries: loader.upload(&codebook)?,
+            latents: table,
+        };
         Ok(Self {
-            codebook: loader.upload(&codebook)?,
-            backend,
             config,
-            encoder,
-            decoder,
-            table,
+            coder: Coder {
+                backend,
+                encoder,
+                codebook,
+                decoder,
+            },
         })
     }
 
@@ -150,7 +153,7 @@ impl<B: Backend> Vq<B> {
     /// The device.
     #[must_use]
     pub const fn backend(&self) -> &Arc<B> {
-        &self.backend
+        &self.coder.backend
     }
 
     /// Memory for up to `max_images` square pictures at a time; more are worked off in turns.
@@ -168,7 +171,7 @@ impl<B: Backend> Vq<B> {
     /// No code at all, or no memory.
     pub fn scratch_for(&self, places: usize) -> Result<VqScratch<B>> {
         let latent = self.config.z_channels.max(self.config.codebook_embed_dim);
-        Scratch::new(&*self.backend, places, self.config.channels(), latent)
+        Scratch::new(self.backend(), places, self.config.channels(), latent)
     }
 
     /// `n` grids of `[rows, cols]` codes to pictures in RGB8, NHWC.
@@ -184,21 +187,8 @@ impl<B: Backend> Vq<B> {
         rounding: Rounding,
         out: &mut [u8],
     ) -> Result<()> {
-        let turns = scratch.turns(n, grid)?;
-        covers(OP, "codes", codes.len(), n * turns.places)?;
-        covers(OP, "out", out.len(), n * turns.len)?;
-        for (codes, out) in codes[..n * turns.places]
-            .chunks(turns.pictures * turns.places)
-            .zip(out.chunks_mut(turns.pictures * turns.len))
-        {
-            let len = self
-                .decode_turn(scratch, grid, codes, blank, &mut |_, _, _| Ok(()))?
-                .elements()?;
-            self.backend
-                .to_bytes(rounding, len, &scratch.work.x, &mut scratch.bytes)?;
-            self.backend.read(&scratch.bytes, 0, &mut out[..len])?;
-        }
-        Ok(())
+        let out = Pictures::Bytes(rounding, out);
+        self.coder.decode(scratch, (n, grid), (codes, blank), out)
     }
 
     /// As [`decode`](Self::decode), but to numbers: nominally in [-1, 1], not clamped.
@@ -213,19 +203,8 @@ impl<B: Backend> Vq<B> {
         blank: Blank,
         out: &mut [f32],
     ) -> Result<()> {
-        let turns = scratch.turns(n, grid)?;
-        covers(OP, "codes", codes.len(), n * turns.places)?;
-        covers(OP, "out", out.len(), n * turns.len)?;
-        for (codes, out) in codes[..n * turns.places]
-            .chunks(turns.pictures * turns.places)
-            .zip(out.chunks_mut(turns.pictures * turns.len))
-        {
-            let len = self
-                .decode_turn(scratch, grid, codes, blank, &mut |_, _, _| Ok(()))?
-                .elements()?;
-            self.backend.read(&scratch.work.x, 0, &mut out[..len])?;
-        }
-        Ok(())
+        let out = Pictures::Floats(out);
+        self.coder.decode(scratch, (n, grid), (codes, blank), out)
     }
 
     /// Decodes as many grids as `codes` holds, all at once, and shows what each stage leaves.
@@ -239,8 +218,8 @@ impl<B: Backend> Vq<B> {
         codes: &[Code],
         trace: Trace<'_, B>,
     ) -> Result<()> {
-        scratch.turns(0, grid)?;
-        self.decode_turn(scratch, grid, codes, Blank::Zeros, trace)
+        self.coder
+            .decode_turn(scratch, grid, (codes, Blank::Zeros), trace)
             .map(|_| ())
     }
 
@@ -252,7 +231,7 @@ impl<B: Backend> Vq<B> {
         let width = self.config.codebook_embed_dim;
         let len = product(OP, &[codes.len(), width])?;
         covers(OP, "out", out.len(), len)?;
-        let b = &*self.backend;
+        let b = &**self.backend();
         let (mut index, mut rows) = (b.zeros(codes.len())?, b.zeros(len)?);
         b.write(&mut index, 0, codes)?;
         let s = GatherShape {
@@ -260,7 +239,7 @@ impl<B: Backend> Vq<B> {
             width,
             table_rows: self.config.codebook_size,
         };
-        b.gather(s, &index, &self.codebook, &mut rows)?;
+        b.gather(s, &index, &self.coder.codebook.entries, &mut rows)?;
         b.read(&rows, 0, &mut out[..len])
     }
 
@@ -277,30 +256,7 @@ impl<B: Backend> Vq<B> {
         pixels: &[f32],
         codes: &mut [Code],
     ) -> Result<()> {
-        let Turns {
-            pictures,
-            places,
-            len,
-        } = scratch.turns(n, scratch.grid_of(size)?)?;
-        covers(OP, "pixels", pixels.len(), n * len)?;
-        covers(OP, "codes", codes.len(), n * places)?;
-        for (pixels, codes) in pixels[..n * len]
-            .chunks(pictures * len)
-            .zip(codes.chunks_mut(pictures * places))
-        {
-            let s = self.encode_turn(scratch, size, pixels, &mut |_, _, _| Ok(()))?;
-            let count = s.images * s.pixels();
-            let shape = NearestShape {
-                n: count,
-                width: self.config.codebook_embed_dim,
-                entries: self.config.codebook_size,
-                normalise: self.config.codebook_l2_norm,
-            };
-            self.backend
-                .nearest(shape, &scratch.work.x, &self.codebook, &mut scratch.codes)?;
-            self.backend.read(&scratch.codes, 0, &mut codes[..count])?;
-        }
-        Ok(())
+        self.coder.encode(scratch, (n, size), pixels, codes)
     }
 
     /// Encodes as many pictures as `pixels` holds, all at once, and shows what each stage leaves.
@@ -314,74 +270,72 @@ impl<B: Backend> Vq<B> {
         pixels: &[f32],
         trace: Trace<'_, B>,
     ) -> Result<()> {
-        scratch.turns(0, scratch.grid_of(size)?)?;
-        self.encode_turn(scratch, size, pixels, trace).map(|_| ())
+        self.coder
+            .encode_turn(scratch, size, pixels, trace)
+            .map(|_| ())
+    }
+}
+
+/// The quantiser: a learned latent for each code.
+#[derive(Debug)]
+struct Table<B: Backend> {
+    size: usize,
+    embed: usize,
+    z: usize,
+    normalise: bool,
+    /// Entries as they are compared with latents, `[size, embed]`.
+    entries: B::Buffer<f32>,
+    /// Entries after the decoder's projection, `[size + 2, z]`; the last two are those of a zero latent and of the mean.
+    latents: B::Buffer<f32>,
+}
+
+impl<B: Backend> Codebook<B> for Table<B> {
+    const OP: &'static str = OP;
+
+    type Blank = Blank;
+
+    fn channels(&self) -> usize {
+        self.z
     }
 
-    fn decode_turn(
+    fn read(
         &self,
-        scratch: &mut VqScratch<B>,
-        [height, width]: [usize; 2],
-        codes: &[Code],
-        blank: Blank,
-        trace: Trace<'_, B>,
-    ) -> Result<Planes> {
-        let (v, z) = (self.config.codebook_size, self.config.z_channels);
-        let mut s = Planes {
-            images: codes.len() / (height * width),
-            height,
-            width,
-            channels: z,
-        };
-        let count = s.images * s.pixels();
+        backend: &B,
+        scratch: &mut Scratch<B>,
+        (codes, blank): (&[Code], Blank),
+        _: Planes,
+        _: Trace<'_, B>,
+    ) -> Result<()> {
         #[expect(
             clippy::cast_possible_truncation,
             reason = "check bounds the codebook by 2^24"
         )]
+        let size = self.size as u32;
         let other = match blank {
-            Blank::Zeros => v as u32,
-            Blank::Mean => v as u32 + 1,
+            Blank::Zeros => size,
+            Blank::Mean => size + 1,
         };
-        let index: Vec<u32> = codes[..count]
+        let index: Vec<u32> = codes
             .iter()
-            .map(|&code| if (code as usize) < v { code } else { other })
+            .map(|&code| if code < size { code } else { other })
             .collect();
-        let b = &*self.backend;
-        b.write(&mut scratch.codes, 0, &index)?;
+        backend.write(&mut scratch.codes, 0, &index)?;
         let shape = GatherShape {
-            rows: count,
-            width: z,
-            table_rows: v + 2,
+            rows: index.len(),
+            width: self.z,
+            table_rows: self.size + 2,
         };
-        b.gather(shape, &scratch.codes, &self.table, &mut scratch.work.x)?;
-        trace(Stage::new("dec.post_quant_conv"), &scratch.work.x, s)?;
-        self.decoder.run(b, &mut s, &mut scratch.work, trace)?;
-        Ok(s)
+        backend.gather(shape, &scratch.codes, &self.latents, &mut scratch.work.x)
     }
 
-    fn encode_turn(
-        &self,
-        scratch: &mut VqScratch<B>,
-        [height, width]: [usize; 2],
-        pixels: &[f32],
-        trace: Trace<'_, B>,
-    ) -> Result<Planes> {
-        let (encoder, quant) = self.encoder.as_ref().ok_or(Error::Unsupported {
-            what: "encoding without encoder weights",
-        })?;
-        let mut s = Planes {
-            images: pixels.len() / (height * width * RGB),
-            height,
-            width,
-            channels: RGB,
+    fn name(&self, backend: &B, scratch: &mut Scratch<B>, n: usize) -> Result<()> {
+        let shape = NearestShape {
+            n,
+            width: self.embed,
+            entries: self.size,
+            normalise: self.normalise,
         };
-        let (b, work) = (&*self.backend, &mut scratch.work);
-        b.write(&mut work.x, 0, &pixels[..s.elements()?])?;
-        encoder.run(b, &mut s, work, trace)?;
-        quant.apply(b, s.images * s.pixels(), &work.x, &mut work.b)?;
-        core::mem::swap(&mut work.x, &mut work.b);
-        s.channels = self.config.codebook_embed_dim;
-        trace(Stage::new("enc.latent"), &work.x, s)?;
-        Ok(s)
+        let Scratch { work, codes, .. } = scratch;
+        backend.nearest(shape, &work.x, &self.entries, codes)
     }
 }

@@ -9,13 +9,15 @@ use crate::error::{Error, Result};
 use crate::ops::Backend;
 
 pub mod blocks;
+mod coder;
 mod halves;
 mod scratch;
 
 use blocks::Planes;
+pub(super) use coder::{Codebook, Coder, Pictures};
 pub(super) use halves::{Half, HalfPlan, LevelPlan};
 pub use scratch::Scratch;
-pub(super) use scratch::Turns;
+use scratch::Turns;
 
 const OP: &str = "image tokenizer";
 
