@@ -13,7 +13,7 @@ use maquette::ops::reward_head::AnswerShape;
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
 use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
 use maquette::ops::{Backend, Element};
-use maquette::quant::{QuantMatrix, quantise_q8_0};
+use maquette::quant::{Format, QuantMatrix};
 
 type Buffer<T> = <Cpu as Backend>::Buffer<T>;
 
@@ -57,8 +57,16 @@ fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
         (64, 4096, 1024),
     ] {
         let data = numbers(n * k);
-        let mut blocks = vec![0; n * k / 32 * 34];
-        quantise_q8_0(&data, &mut blocks);
+        let mut stored = Vec::new();
+        for (name, format) in [
+            ("bf16", Format::Bf16),
+            ("q8_0", Format::Q8_0),
+            ("q4_0", Format::Q4_0),
+        ] {
+            let mut bytes = vec![0; format.bytes(n, k)?];
+            format.quantise(&data, &mut bytes);
+            stored.push((name, format, bytes));
+        }
         let s = GemmShape {
             m,
             n,
@@ -66,10 +74,11 @@ fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             accumulate: false,
         };
         let (x, mut y) = (random(cpu, m * k)?, cpu.zeros(m * n)?);
-        for (format, w) in [
-            ("f32", QuantMatrix::f32(n, k, &data)?),
-            ("q8_0", QuantMatrix::q8_0(n, k, &blocks)?),
-        ] {
+        let mut forms = vec![("f32", QuantMatrix::f32(n, k, &data)?)];
+        for (name, format, bytes) in &stored {
+            forms.push((name, QuantMatrix::from_bytes(*format, n, k, bytes)?));
+        }
+        for (format, w) in forms {
             let w = cpu.pack(&w)?;
             // One element is one multiply and one add.
             let amount = Throughput::Elements((m * n * k) as u64);

@@ -170,6 +170,25 @@ pub enum Error {
         #[source]
         source: Option<Foreign>,
     },
+    /// An entry of a file is not what the file's format promises.
+    #[error("{format}: \"{entry}\" {problem}")]
+    FormatEntry {
+        /// File format.
+        format: &'static str,
+        /// The entry: a tensor, a key, a file of an archive.
+        entry: Name,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A file cannot be read, or what stands in it is wrong.
+    #[error("\"{file}\" cannot be read")]
+    File {
+        /// Its path.
+        file: Name,
+        /// Why.
+        #[source]
+        source: Foreign,
+    },
     /// An error of somebody else's generator, reward model or weight source.
     #[error("{0}")]
     Foreign(Foreign),

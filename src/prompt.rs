@@ -1,7 +1,9 @@
 //! What is asked for: the prompt and its tokens.
 
+use core::fmt;
+
 use crate::codes::Code;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Index of a text token in a model's vocabulary.
 pub type TokenId = u32;
@@ -85,6 +87,17 @@ pub trait Tokenize: Send + Sync {
 
     /// The token whose text is exactly `token`.
     fn token(&self, token: &str) -> Option<TokenId>;
+
+    /// Writes the text of tokens, special ones left out.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless overridden; a token outside the vocabulary; a writer that fails.
+    fn decode(&self, tokens: &[TokenId], out: &mut dyn fmt::Write) -> Result<()> {
+        let _ = (tokens, out);
+        Err(Error::Unsupported {
+            what: "turning tokens into text",
+        })
+    }
 }
 
 impl<T: Tokenize + ?Sized> Tokenize for &T {
@@ -94,5 +107,9 @@ impl<T: Tokenize + ?Sized> Tokenize for &T {
 
     fn token(&self, token: &str) -> Option<TokenId> {
         (**self).token(token)
+    }
+
+    fn decode(&self, tokens: &[TokenId], out: &mut dyn fmt::Write) -> Result<()> {
+        (**self).decode(tokens, out)
     }
 }

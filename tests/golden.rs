@@ -19,6 +19,8 @@ use maquette::ops::Reference;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+#[path = "golden_families/janus.rs"]
+mod janus;
 #[path = "golden_families/llamagen.rs"]
 mod llamagen;
 #[path = "golden_families/llamagen_vq.rs"]
@@ -27,6 +29,8 @@ mod llamagen_vq;
 mod llava;
 #[path = "golden_families/magvit.rs"]
 mod magvit;
+#[path = "golden_families/quant.rs"]
+mod quant;
 #[path = "golden_families/samplers.rs"]
 mod samplers;
 #[path = "golden_families/show_o.rs"]
@@ -52,10 +56,12 @@ macro_rules! family {
 
 fn families() -> Vec<Family> {
     vec![
+        family!("janus-", janus),
         family!("llamagen-", llamagen),
         family!("llamagen-vq", llamagen_vq),
         family!("llava-", llava),
         family!("magvit-v2", magvit),
+        family!("quant-blocks", quant),
         family!("samplers", samplers),
         family!("showo-", show_o),
         family!("t5-", t5),
@@ -63,7 +69,7 @@ fn families() -> Vec<Family> {
 }
 
 /// Families that the crate does not have yet.
-const NOT_BUILT: [&str; 4] = ["janus-pro", "quant-blocks", "train-dpo", "train-grpo"];
+const NOT_BUILT: [&str; 2] = ["train-dpo", "train-grpo"];
 
 /// What one pass over a case has found.
 #[derive(Debug, Default)]
@@ -73,6 +79,10 @@ struct Report {
     largest: (f64, String),
     problems: Vec<String>,
 }
+
+/// From the name a tensor has in the model file to the names it is known by in a pass: of equal parts along its first
+/// axis where there are several; of none where it is dropped.
+type Names = BTreeMap<String, Vec<String>>;
 
 /// One pass over a case: under the original names, or under those of another library.
 #[derive(Debug)]
@@ -86,8 +96,7 @@ pub struct Case {
     /// Whether names are those of the transformers library.
     pub transformers: bool,
     model: Vec<u8>,
-    /// From the name a tensor has in `model` to the name it is known by in this pass.
-    names: BTreeMap<String, String>,
+    names: Names,
     inputs: Vec<u8>,
     outputs: Vec<u8>,
     report: RefCell<Report>,
@@ -95,8 +104,18 @@ pub struct Case {
 
 impl Case {
     fn open(folder: &Path, transformers: bool) -> Option<Self> {
-        let read = |name: &str| std::fs::read(folder.join(name)).ok();
-        let text = String::from_utf8(read("config.json")?).unwrap();
+        let text = String::from_utf8(std::fs::read(folder.join("config.json")).ok()?).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        // Weights of its own, or those of the case beside it that it names.
+        let shared = json["fixture"]["model"].as_str();
+        let shared = shared.map(|name| folder.with_file_name(name));
+        let read = |name: &str| {
+            let folder = match &shared {
+                Some(shared) if name == "model.safetensors" || name == "key_map.json" => shared,
+                _ => folder,
+            };
+            std::fs::read(folder.join(name)).ok()
+        };
         let inputs = read("golden.safetensors")?;
         let (outputs, model, names) = if transformers {
             let outputs = read("golden.transformers.safetensors")?;
@@ -105,7 +124,7 @@ impl Case {
                 None => (
                     outputs,
                     read("model.safetensors")?,
-                    serde_json::from_slice(&read("key_map.json")?).unwrap(),
+                    names(&read("key_map.json")?),
                 ),
             }
         } else {
@@ -118,7 +137,7 @@ impl Case {
         Some(Self {
             name: folder.file_name().unwrap().to_string_lossy().into_owned(),
             config: JsonConfig::parse(&text).unwrap(),
-            json: serde_json::from_str(&text).unwrap(),
+            json,
             transformers,
             model,
             names,
@@ -333,13 +352,26 @@ enum Numbers {
 #[derive(Debug)]
 pub struct Source<'a> {
     file: SafetensorsSource<'a>,
-    names: &'a BTreeMap<String, String>,
+    names: &'a Names,
 }
 
 impl WeightSource for Source<'_> {
     fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        match self.names.iter().find(|(_, known)| *known == name) {
-            Some((stored, _)) => self.file.tensor(stored),
+        let part = |known: &Vec<String>| known.iter().position(|known| known == name);
+        let found = self
+            .names
+            .iter()
+            .find_map(|(stored, known)| Some((stored, part(known)?, known.len())));
+        match found {
+            Some((stored, part, parts)) => {
+                let mut tensor = self.file.tensor(stored)?;
+                if parts > 1 {
+                    tensor.shape[0] /= parts;
+                    let len = tensor.bytes.len() / parts;
+                    tensor.bytes = &tensor.bytes[part * len..][..len];
+                }
+                Some(tensor)
+            }
             // Its name in the file is not known in this pass.
             None if self.names.contains_key(name) => None,
             None => self.file.tensor(name),
@@ -347,9 +379,24 @@ impl WeightSource for Source<'_> {
     }
 
     fn names(&self, visit: &mut dyn FnMut(&str)) {
-        self.file
-            .names(&mut |name| visit(self.names.get(name).map_or(name, String::as_str)));
+        self.file.names(&mut |stored| match self.names.get(stored) {
+            Some(known) => known.iter().for_each(|name| visit(name)),
+            None => visit(stored),
+        });
     }
+}
+
+/// The names in a key map: one text, a list of them, or null.
+fn names(map: &[u8]) -> Names {
+    let map: BTreeMap<String, Value> = serde_json::from_slice(map).unwrap();
+    let text = |name: &Value| name.as_str().unwrap().to_owned();
+    map.into_iter()
+        .map(|(stored, known)| match known {
+            Value::Null => (stored, Vec::new()),
+            Value::Array(parts) => (stored, parts.iter().map(text).collect()),
+            one => (stored, vec![text(&one)]),
+        })
+        .collect()
 }
 
 fn cases(folder: &Path) -> Vec<PathBuf> {

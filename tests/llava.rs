@@ -358,18 +358,3 @@ fn the_trace_of_a_question_gives_its_bits() {
         .unwrap();
     assert_eq!(bits(&[got]), bits(&want));
 }
-
-#[test]
-#[ignore = "prints what a call takes on this machine"]
-fn twenty_views_in_one_call() {
-    let mut judge = model(Cpu::new()).session(JudgeOptions::default().with_tokens(32));
-    let pixels = pictures(20);
-    for round in 0..3 {
-        let keys: Vec<_> = (0..20).map(|i| key(i, round)).collect();
-        for judgement in [Judgement::Clarity, Judgement::Potential] {
-            let start = std::time::Instant::now();
-            ask(&mut judge, judgement, &keys, &pixels, PROMPT);
-            println!("{judgement:?}: {:?}", start.elapsed());
-        }
-    }
-}

@@ -11,7 +11,7 @@ use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
 use maquette::ops::{Backend, Element, Reference};
-use maquette::quant::{QuantMatrix, quantise_q8_0};
+use maquette::quant::{Format, QuantMatrix, quantise_q8_0};
 use maquette::{Error, rng};
 
 fn cpus() -> &'static [Cpu] {
@@ -157,12 +157,16 @@ fn products_agree_around_the_tile_sizes() {
 fn a_row_has_the_same_bits_at_any_number_of_rows() {
     let (n, k) = (70, 288);
     let data = numbers(n * k, 1);
-    let mut blocks = vec![0; n * k / 32 * 34];
-    quantise_q8_0(&data, &mut blocks);
-    for w in [
-        QuantMatrix::f32(n, k, &data).unwrap(),
-        QuantMatrix::q8_0(n, k, &blocks).unwrap(),
-    ] {
+    let stored = [Format::Bf16, Format::Q8_0, Format::Q4_0].map(|format| {
+        let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+        format.quantise(&data, &mut bytes);
+        (format, bytes)
+    });
+    let forms = stored
+        .iter()
+        .map(|(f, bytes)| QuantMatrix::from_bytes(*f, n, k, bytes));
+    for w in forms.chain([QuantMatrix::f32(n, k, &data)]) {
+        let w = w.unwrap();
         for cpu in cpus() {
             let (w, x) = (cpu.pack(&w).unwrap(), random(cpu, 1000 * k, 2));
             let of = |m: usize| {

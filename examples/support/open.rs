@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use maquette::cpu::Cpu;
-use maquette::model::files::config::JsonConfig;
-use maquette::model::files::safetensors::SafetensorsSource;
+use maquette::model::files::folder::ModelType;
+use maquette::model::files::map::ModelFolder;
 use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
 use maquette::model::magvit::{Magvit, MagvitConfig};
 use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession, TemperaturePolicy};
+use maquette::model::weights::WeightSource;
 use maquette::model::words::Words;
 use maquette::quant::Format;
 use maquette::rng::philox;
@@ -25,9 +26,14 @@ const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weight
 enum Weights {
     /// 32-bit floats.
     F32,
+    /// Their upper halves.
+    Bf16,
     /// 8-bit blocks of 32.
     #[value(name = "q8_0")]
     Q8,
+    /// 4-bit blocks of 32.
+    #[value(name = "q4_0")]
+    Q4,
 }
 
 /// Which candidates choose their masks with noise.
@@ -53,13 +59,13 @@ pub struct Settings {
     /// Threads of one search. [default: all cores]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Folder of the generator: config.json, vocab.txt, pytorch_model.safetensors.
+    /// Folder of the generator: config.json, vocab.txt and weights (safetensors, torch.save or GGUF; shards too).
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights/show-o"))]
     generator: PathBuf,
-    /// Folder of the image tokenizer: config.json, pytorch_model.safetensors.
+    /// Folder of the image tokenizer: config.json and weights.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights/magvitv2"))]
     tokenizer: PathBuf,
-    /// Folder of the judge: config.json, vocab.txt, model.safetensors.
+    /// Folder of the judge: config.json, vocab.txt and weights.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights/judge"))]
     judge: PathBuf,
     #[arg(long, value_enum, default_value_t = Weights::F32)]
@@ -87,10 +93,6 @@ pub struct Models {
 /// What can go wrong in a program.
 pub type Res<T> = Result<T, Box<dyn Error>>;
 
-fn read(path: &Path) -> Res<Vec<u8>> {
-    fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
-}
-
 fn read_text(path: &Path) -> Res<String> {
     fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
 }
@@ -98,6 +100,15 @@ fn read_text(path: &Path) -> Res<String> {
 /// Says in which folder a model failed.
 fn within<T>(folder: &Path, result: maquette::Result<T>) -> Res<T> {
     result.map_err(|e| format!("{}: {e}", folder.display()).into())
+}
+
+/// Maps a folder that must be of this model.
+fn open(path: &Path, want: ModelType) -> Res<ModelFolder> {
+    let folder = within(path, ModelFolder::open(path))?;
+    if folder.model != want {
+        return Err(format!("{}: a {:?}, not a {want:?}", path.display(), folder.model).into());
+    }
+    Ok(folder)
 }
 
 /// The program's end: an error is told in words, with its causes.
@@ -124,38 +135,29 @@ impl Models {
         });
         let format = match s.format {
             Weights::F32 => Format::F32,
+            Weights::Bf16 => Format::Bf16,
             Weights::Q8 => Format::Q8_0,
-        };
-        let config = |folder: &Path| {
-            within(
-                folder,
-                JsonConfig::parse(&read_text(&folder.join("config.json"))?),
-            )
+            Weights::Q4 => Format::Q4_0,
         };
         let words =
             |folder: &Path| within(folder, Words::new(&read_text(&folder.join("vocab.txt"))?));
         let (generator, tokenizer, judge) = (&s.generator, &s.tokenizer, &s.judge);
 
-        let bytes = read(&generator.join("pytorch_model.safetensors"))?;
-        let source = within(generator, SafetensorsSource::new(&bytes))?;
-        let shape = within(generator, ShowOConfig::from_json(&config(generator)?))?;
-        let show_o = within(
-            generator,
-            ShowO::load(Arc::clone(&cpu), shape, &source, format),
-        )?;
+        let folder = open(generator, ModelType::ShowO)?;
+        let shape = within(generator, ShowOConfig::from_json(&folder.config))?;
+        let load = |source: &dyn WeightSource| ShowO::load(Arc::clone(&cpu), shape, source, format);
+        let show_o = within(generator, folder.weights.read(load))?;
 
-        let bytes = read(&tokenizer.join("pytorch_model.safetensors"))?;
-        let source = within(tokenizer, SafetensorsSource::new(&bytes))?;
-        let shape = within(tokenizer, MagvitConfig::from_json(&config(tokenizer)?))?;
-        let pixels = within(
-            tokenizer,
-            Magvit::load(Arc::clone(&cpu), shape, &source, format),
-        )?;
+        let folder = open(tokenizer, ModelType::Magvit)?;
+        let shape = within(tokenizer, MagvitConfig::from_json(&folder.config))?;
+        let load =
+            |source: &dyn WeightSource| Magvit::load(Arc::clone(&cpu), shape, source, format);
+        let pixels = within(tokenizer, folder.weights.read(load))?;
 
-        let bytes = read(&judge.join("model.safetensors"))?;
-        let source = within(judge, SafetensorsSource::new(&bytes))?;
-        let shape = within(judge, LlavaConfig::from_json(&config(judge)?))?;
-        let llava = within(judge, Llava::load(Arc::clone(&cpu), shape, &source, format))?;
+        let folder = open(judge, ModelType::Llava)?;
+        let shape = within(judge, LlavaConfig::from_json(&folder.config))?;
+        let load = |source: &dyn WeightSource| Llava::load(Arc::clone(&cpu), shape, source, format);
+        let llava = within(judge, folder.weights.read(load))?;
 
         let mut options = ShowOOptions::default();
         options.steps = s.steps;

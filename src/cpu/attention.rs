@@ -2,7 +2,8 @@
 //! into panels, then meet up to 48 queries at once.
 
 use super::Cpu;
-use super::gemm::{PANEL, Panel, Rows, Sums, block, panel_width};
+use super::gemm::{Rows, Sums, block};
+use super::packed::{PANEL, Panel, panel_width};
 use super::simd::{Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::{Error, Result};

@@ -2,7 +2,8 @@
 //! inputs is gathered once and meets the panels of all output channels.
 
 use super::Cpu;
-use super::gemm::{PANEL, Packed, Rows, block, finish, panel, panel_scratch};
+use super::gemm::{Rows, block, finish};
+use super::packed::{PANEL, Packed, panel, panel_scratch};
 use super::simd::{Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::Result;

@@ -1,121 +1,18 @@
-//! Packed weights and the one product kernel; convolution and attention use it too.
+//! The one product kernel; convolution and attention use it too.
 //!
-//! Weights stand in panels of up to 64 outputs, `[panel][k][output]`, so that one vector holds neighbouring outputs of
-//! the same k. A tile of rows × outputs stays in registers while k runs. Bound: for many rows the two multiply and two
+//! Weights stand in panels (see [`packed`](super::packed)). A tile of rows × outputs stays in registers while k runs. Bound: for many rows the two multiply and two
 //! add pipes; for one row the reading of the weights.
 
-use alloc::vec::Vec;
-
 use super::Cpu;
+use super::packed::{PANEL, Packed, Panel, panel, panel_scratch};
 use super::pool::Pool;
 use super::simd::{Isa, Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::gemm::{GemmShape, SUM_BLOCK};
-use crate::quant::{Q8_BLOCK, QuantData, QuantMatrix};
-
-/// Outputs of a panel.
-pub(super) const PANEL: usize = 64;
-/// A panel's width is a multiple of this.
-pub(super) const ALIGN: usize = 16;
 
 /// Sums of a task: one row of a panel each.
 pub(super) type Sums = [[f32; PANEL]; ROWS];
-
-/// A weight matrix `[n, k]` in panels.
-#[derive(Debug)]
-pub struct Packed {
-    pub(super) n: usize,
-    pub(super) k: usize,
-    data: Data,
-}
-
-#[derive(Debug)]
-enum Data {
-    F32(Aligned<f32>),
-    /// Bytes in panels, and in the same panels one scale for every 32 of them.
-    Q8_0(Aligned<i8>, Aligned<f32>),
-}
-
-/// Elements that start at a cache line.
-#[derive(Debug)]
-struct Aligned<T> {
-    data: Vec<T>,
-    start: usize,
-    len: usize,
-}
-
-impl<T: Copy + Default> Aligned<T> {
-    fn zeros(len: usize) -> Result<Self> {
-        let room = len.saturating_add(64 / size_of::<T>());
-        let mut data = Vec::new();
-        data.try_reserve_exact(room)
-            .map_err(|_| Error::OutOfMemory {
-                what: "matrix",
-                bytes: room.saturating_mul(size_of::<T>()),
-            })?;
-        data.resize(room, T::default());
-        let start = data.as_ptr().align_offset(64).min(room - len);
-        Ok(Self { data, start, len })
-    }
-
-    fn as_slice(&self) -> &[T] {
-        &self.data[self.start..][..self.len]
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.data[self.start..][..self.len]
-    }
-}
-
-/// Width of the panel that starts at output `from`.
-pub(super) fn panel_width(n: usize, from: usize) -> usize {
-    (n - from).min(PANEL).next_multiple_of(ALIGN)
-}
-
-impl Packed {
-    pub(super) fn new(w: &QuantMatrix<'_>) -> Result<Self> {
-        let (n, k) = (w.n(), w.k());
-        let all = crate::error::product("matrix", &[n.next_multiple_of(ALIGN), k])?;
-        let data = match w.data() {
-            QuantData::F32(data) => {
-                let mut packed = Aligned::zeros(all)?;
-                pack(n, k, packed.as_mut_slice(), |row, t| data[row * k + t]);
-                Data::F32(packed)
-            }
-            QuantData::Q8_0(blocks) => {
-                let per_row = k / Q8_BLOCK;
-                let block = |row: usize, b: usize| &blocks[(row * per_row + b) * 34..][..34];
-                let mut bytes = Aligned::zeros(all)?;
-                pack(n, k, bytes.as_mut_slice(), |row, t| {
-                    block(row, t / Q8_BLOCK)[2 + t % Q8_BLOCK].cast_signed()
-                });
-                let mut scales = Aligned::zeros(all / Q8_BLOCK)?;
-                pack(n, per_row, scales.as_mut_slice(), |row, b| {
-                    let block = block(row, b);
-                    half::f16::from_le_bytes([block[0], block[1]]).to_f32()
-                });
-                Data::Q8_0(bytes, scales)
-            }
-        };
-        Ok(Self { n, k, data })
-    }
-}
-
-/// Writes `[n, k]` elements as panels.
-pub(super) fn pack<T>(n: usize, k: usize, out: &mut [T], element: impl Fn(usize, usize) -> T) {
-    for from in (0..n).step_by(PANEL) {
-        let width = panel_width(n, from);
-        for (t, out) in out[from * k..][..width * k]
-            .chunks_exact_mut(width)
-            .enumerate()
-        {
-            for (c, out) in out.iter_mut().enumerate().take(n - from) {
-                *out = element(from + c, t);
-            }
-        }
-    }
-}
 
 /// Rows of activations: row `r` starts at `r · stride`.
 #[derive(Clone, Copy)]
@@ -123,14 +20,6 @@ pub(super) struct Rows<'a> {
     pub(super) x: &'a [f32],
     pub(super) stride: usize,
     pub(super) len: usize,
-}
-
-/// A piece of a panel: `k` rows of `width` outputs.
-#[derive(Clone, Copy)]
-pub(super) struct Panel<'a> {
-    pub(super) w: &'a [f32],
-    pub(super) width: usize,
-    pub(super) k: usize,
 }
 
 /// sums\[r, c\] += Σ_k x\[r, k\] · w\[k, c\], each sum from zero upwards.
@@ -218,51 +107,6 @@ pub(super) fn finish(sums: &[f32], bias: Option<&[f32]>, accumulate: bool, y: &m
     for (c, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
         let sum = sum + bias.map_or(0.0, |b| b[c]);
         *y = if accumulate { *y + sum } else { sum };
-    }
-}
-
-/// The floats of k = `from .. from + k` in the panel at output `column`; 8-bit ones are written to `scratch` first.
-#[inline(always)]
-pub(super) fn panel<'a, V: Lanes>(
-    w: &'a Packed,
-    column: usize,
-    from: usize,
-    k: usize,
-    scratch: &'a mut [f32],
-) -> Panel<'a> {
-    let width = panel_width(w.n, column);
-    match &w.data {
-        Data::F32(data) => Panel {
-            w: &data.as_slice()[column * w.k + from * width..][..k * width],
-            width,
-            k,
-        },
-        Data::Q8_0(bytes, scales) => {
-            let bytes = &bytes.as_slice()[column * w.k + from * width..][..k * width];
-            let scales = &scales.as_slice()[column * (w.k / Q8_BLOCK)..][..w.k / Q8_BLOCK * width];
-            let out = &mut scratch[..k * width];
-            for (t, (bytes, out)) in bytes
-                .chunks_exact(width)
-                .zip(out.chunks_exact_mut(width))
-                .enumerate()
-            {
-                let scales = &scales[(from + t) / Q8_BLOCK * width..][..width];
-                for c in (0..width).step_by(V::N) {
-                    V::load(&scales[c..])
-                        .mul(V::load_i8(&bytes[c..]))
-                        .store(&mut out[c..]);
-                }
-            }
-            Panel { w: out, width, k }
-        }
-    }
-}
-
-/// Scratch of [`panel`].
-pub(super) fn panel_scratch(w: &Packed) -> usize {
-    match w.data {
-        Data::F32(_) => 0,
-        Data::Q8_0(..) => SUM_BLOCK.min(w.k) * PANEL,
     }
 }
 

@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod gemm;
 mod norm;
+mod packed;
 #[cfg(feature = "threads")]
 mod pool;
 #[cfg(not(feature = "threads"))]
@@ -21,7 +22,7 @@ mod vq;
 
 use alloc::vec::Vec;
 
-use self::gemm::Packed;
+use self::packed::Packed;
 use self::pool::Pool;
 use self::simd::Isa;
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ use crate::ops::reward_head::AnswerShape;
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
 use crate::ops::{Backend, Element, Reference, Sealed};
-use crate::quant::QuantMatrix;
+use crate::quant::{Format, QuantMatrix};
 
 /// Memory: plain host memory, as the reference device has it.
 type Buffer<T> = <Reference as Backend>::Buffer<T>;
@@ -170,8 +171,12 @@ impl Backend for Cpu {
         Reference.copy(from, from_at, to, to_at, len)
     }
 
-    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<Packed> {
-        Packed::new(matrix)
+    fn matrix(&self, format: Format, n: usize, k: usize) -> Result<Packed> {
+        Packed::zeros(format, n, k)
+    }
+
+    fn put(&self, matrix: &mut Packed, at: usize, rows: &QuantMatrix<'_>) -> Result<()> {
+        matrix.put(&self.pool, at, rows)
     }
 
     fn gemm(

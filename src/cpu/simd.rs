@@ -17,8 +17,12 @@ pub(super) trait Lanes: Copy {
     fn splat(x: f32) -> Self;
     /// The first `N` floats.
     fn load(x: &[f32]) -> Self;
-    /// The first `N` bytes as floats.
-    fn load_i8(x: &[i8]) -> Self;
+    /// The first `N` bytes as signed numbers.
+    fn load_i8(x: &[u8]) -> Self;
+    /// The low and the high halves of the first `N` bytes, less eight.
+    fn load_nibbles(x: &[u8]) -> [Self; 2];
+    /// The first `N` upper halves of floats.
+    fn load_bf16(x: &[u16]) -> Self;
     /// Writes the first `N` floats.
     fn store(self, out: &mut [f32]);
     /// self · x.
@@ -136,13 +140,19 @@ impl Lanes for Four {
     }
 
     #[inline(always)]
-    fn load_i8(x: &[i8]) -> Self {
-        Self([
-            f32::from(x[0]),
-            f32::from(x[1]),
-            f32::from(x[2]),
-            f32::from(x[3]),
-        ])
+    fn load_i8(x: &[u8]) -> Self {
+        Self([0, 1, 2, 3].map(|i: usize| f32::from(x[i].cast_signed())))
+    }
+
+    #[inline(always)]
+    fn load_nibbles(x: &[u8]) -> [Self; 2] {
+        let half = |shift: u8| [0, 1, 2, 3].map(|i: usize| f32::from(x[i] >> shift & 15) - 8.0);
+        [Self(half(0)), Self(half(4))]
+    }
+
+    #[inline(always)]
+    fn load_bf16(x: &[u16]) -> Self {
+        Self([0, 1, 2, 3].map(|i: usize| f32::from_bits(u32::from(x[i]) << 16)))
     }
 
     #[inline(always)]
@@ -166,10 +176,14 @@ impl Lanes for Four {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use core::arch::x86_64::{
-        __m256, __m512, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_ps, _mm256_cvtepi8_epi32,
-        _mm256_cvtepi32_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
-        _mm512_add_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_loadu_ps, _mm512_mul_ps,
-        _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_ps, _mm256_and_si256,
+        _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+        _mm256_cvtepu16_epi32, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps,
+        _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps,
+        _mm256_sub_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps,
+        _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
+        _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32,
+        _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
     };
 
     use super::{Job, Lanes};
@@ -206,7 +220,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn load_i8(x: &[i8]) -> Self {
+        fn load_i8(x: &[u8]) -> Self {
             let x = &x[..8];
             // SAFETY: SSE2 is part of x86-64, and 8 bytes are readable.
             let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
@@ -214,6 +228,42 @@ mod x86 {
             let words = unsafe { _mm256_cvtepi8_epi32(bytes) };
             // SAFETY: the instruction set is there.
             Self(unsafe { _mm256_cvtepi32_ps(words) })
+        }
+
+        #[inline(always)]
+        fn load_nibbles(x: &[u8]) -> [Self; 2] {
+            let x = &x[..8];
+            // SAFETY: SSE2 is part of x86-64, and 8 bytes are readable.
+            let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
+            // SAFETY: the instruction set is there.
+            let words = unsafe { _mm256_cvtepu8_epi32(bytes) };
+            // SAFETY: the instruction set is there.
+            let fifteen = unsafe { _mm256_set1_epi32(15) };
+            // SAFETY: the instruction set is there.
+            let low = unsafe { _mm256_and_si256(words, fifteen) };
+            // SAFETY: the instruction set is there.
+            let high = unsafe { _mm256_srli_epi32::<4>(words) };
+            // SAFETY: the instruction set is there.
+            let eight = unsafe { _mm256_set1_epi32(8) };
+            [low, high].map(|words| {
+                // SAFETY: the instruction set is there.
+                let words = unsafe { _mm256_sub_epi32(words, eight) };
+                // SAFETY: the instruction set is there.
+                Self(unsafe { _mm256_cvtepi32_ps(words) })
+            })
+        }
+
+        #[inline(always)]
+        fn load_bf16(x: &[u16]) -> Self {
+            let x = &x[..8];
+            // SAFETY: the instruction set is there, and 8 halves are readable.
+            let halves = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+            // SAFETY: the instruction set is there.
+            let words = unsafe { _mm256_cvtepu16_epi32(halves) };
+            // SAFETY: the instruction set is there.
+            let words = unsafe { _mm256_slli_epi32::<16>(words) };
+            // SAFETY: the instruction set is there.
+            Self(unsafe { _mm256_castsi256_ps(words) })
         }
 
         #[inline(always)]
@@ -258,7 +308,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn load_i8(x: &[i8]) -> Self {
+        fn load_i8(x: &[u8]) -> Self {
             let x = &x[..16];
             // SAFETY: SSE2 is part of x86-64, and 16 bytes are readable.
             let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
@@ -266,6 +316,42 @@ mod x86 {
             let words = unsafe { _mm512_cvtepi8_epi32(bytes) };
             // SAFETY: the instruction set is there.
             Self(unsafe { _mm512_cvtepi32_ps(words) })
+        }
+
+        #[inline(always)]
+        fn load_nibbles(x: &[u8]) -> [Self; 2] {
+            let x = &x[..16];
+            // SAFETY: SSE2 is part of x86-64, and 16 bytes are readable.
+            let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+            // SAFETY: the instruction set is there.
+            let words = unsafe { _mm512_cvtepu8_epi32(bytes) };
+            // SAFETY: the instruction set is there.
+            let fifteen = unsafe { _mm512_set1_epi32(15) };
+            // SAFETY: the instruction set is there.
+            let low = unsafe { _mm512_and_si512(words, fifteen) };
+            // SAFETY: the instruction set is there.
+            let high = unsafe { _mm512_srli_epi32::<4>(words) };
+            // SAFETY: the instruction set is there.
+            let eight = unsafe { _mm512_set1_epi32(8) };
+            [low, high].map(|words| {
+                // SAFETY: the instruction set is there.
+                let words = unsafe { _mm512_sub_epi32(words, eight) };
+                // SAFETY: the instruction set is there.
+                Self(unsafe { _mm512_cvtepi32_ps(words) })
+            })
+        }
+
+        #[inline(always)]
+        fn load_bf16(x: &[u16]) -> Self {
+            let x = &x[..16];
+            // SAFETY: the instruction set is there, and 16 halves are readable.
+            let halves = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+            // SAFETY: the instruction set is there.
+            let words = unsafe { _mm512_cvtepu16_epi32(halves) };
+            // SAFETY: the instruction set is there.
+            let words = unsafe { _mm512_slli_epi32::<16>(words) };
+            // SAFETY: the instruction set is there.
+            Self(unsafe { _mm512_castsi512_ps(words) })
         }
 
         #[inline(always)]

@@ -10,7 +10,7 @@ use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GroupNormShape, NormShape};
 use crate::ops::sample::{Draw, DrawShape};
 use crate::ops::{Backend, Element, Reference};
-use crate::quant::{QuantMatrix, quantise_q8_0};
+use crate::quant::{Format, QuantMatrix};
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| crate::rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
@@ -136,18 +136,53 @@ fn every_instruction_set_gives_the_reference_product() {
                     product(&Reference, s, &w),
                     "{isa:?} {s:?}"
                 );
-                if m % 6 < 2 {
-                    let mut blocks = alloc::vec![0; n * s.k / 32 * 34];
-                    quantise_q8_0(&data, &mut blocks);
-                    let w = QuantMatrix::q8_0(n, s.k, &blocks).unwrap();
+                for format in Format::ALL.into_iter().skip(1).filter(|_| m % 6 < 2) {
+                    let mut bytes = alloc::vec![0; format.bytes(n, s.k).unwrap()];
+                    format.quantise(&data, &mut bytes);
+                    let w = QuantMatrix::from_bytes(format, n, s.k, &bytes).unwrap();
                     assert_eq!(
                         product(&cpu, s, &w),
                         product(&Reference, s, &w),
-                        "{isa:?} q8_0 {s:?}"
+                        "{isa:?} {format:?} {s:?}"
                     );
                 }
             }
         }
+    }
+}
+
+/// Rows that come in portions, out of order, across panels.
+#[test]
+fn rows_in_portions_give_the_matrix_in_one() {
+    let cpu = Cpu::with_threads(1).unwrap();
+    let (n, k) = (150, 288);
+    let s = GemmShape {
+        m: 2,
+        n,
+        k,
+        accumulate: false,
+    };
+    let data = numbers(n * k, 5);
+    for format in Format::ALL.into_iter().skip(1) {
+        let row = format.bytes(1, k).unwrap();
+        let mut bytes = alloc::vec![0; n * row];
+        format.quantise(&data, &mut bytes);
+        let whole = QuantMatrix::from_bytes(format, n, k, &bytes).unwrap();
+        let mut matrix = cpu.matrix(format, n, k).unwrap();
+        for (from, to) in [(70, 149), (3, 70), (149, 150), (0, 3)] {
+            let rows = &bytes[from * row..to * row];
+            let rows = QuantMatrix::from_bytes(format, to - from, k, rows).unwrap();
+            cpu.put(&mut matrix, from, &rows).unwrap();
+        }
+        let x = buffer(&cpu, &numbers(2 * k, 1));
+        let bias = buffer(&cpu, &numbers(n, 2));
+        let mut y = buffer(&cpu, &numbers(2 * n, 3));
+        cpu.gemm(s, &x, &matrix, Some(&bias), &mut y).unwrap();
+        assert_eq!(bits(&cpu, &y), product(&Reference, s, &whole), "{format:?}");
+        assert!(cpu.put(&mut matrix, 1, &whole).is_err());
+        assert!(cpu.put(&mut matrix, usize::MAX, &whole).is_err());
+        let floats = QuantMatrix::f32(n, k, &data).unwrap();
+        assert!(cpu.put(&mut matrix, 0, &floats).is_err());
     }
 }
 

@@ -41,16 +41,36 @@ impl<B: Backend> Linear<B> {
         k: usize,
         bias: bool,
     ) -> Result<Self> {
-        let mut weight = Vec::new();
+        let mut names = Vec::new();
         let mut biases = Vec::new();
         for &(name, n) in parts {
-            weight.extend(loader.floats(&alloc::format!("{name}.weight"), &[n, k])?);
+            names.push((alloc::format!("{name}.weight"), n));
             if bias {
                 biases.extend(loader.floats(&alloc::format!("{name}.bias"), &[n])?);
             }
         }
+        let names: Vec<_> = names.iter().map(|(name, n)| (&**name, *n)).collect();
+        let matrix = loader.matrix(&names, k)?;
         let n = parts.iter().map(|p| p.1).sum();
-        Self::from_floats(loader, n, k, &weight, bias.then_some(&biases))
+        Self::from_matrix(loader, [n, k], matrix, bias.then_some(&biases))
+    }
+
+    /// A layer from a packed matrix `[n, k]`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn from_matrix(
+        loader: &Loader<'_, B>,
+        [n, k]: [usize; 2],
+        matrix: B::Matrix,
+        bias: Option<&Vec<f32>>,
+    ) -> Result<Self> {
+        Ok(Self {
+            matrix,
+            bias: bias.map(|b| loader.upload(b)).transpose()?,
+            n,
+            k,
+        })
     }
 
     /// A layer from floats.
@@ -64,12 +84,8 @@ impl<B: Backend> Linear<B> {
         weight: &[f32],
         bias: Option<&Vec<f32>>,
     ) -> Result<Self> {
-        Ok(Self {
-            matrix: loader.pack(n, k, weight)?,
-            bias: bias.map(|b| loader.upload(b)).transpose()?,
-            n,
-            k,
-        })
+        let matrix = loader.pack(n, k, weight)?;
+        Self::from_matrix(loader, [n, k], matrix, bias)
     }
 
     /// Outputs.

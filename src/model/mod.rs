@@ -1,7 +1,7 @@
 //! Models over a [`Backend`](crate::ops::Backend): what a checkpoint must provide, and what is built from it.
 
-#[cfg(feature = "safetensors")]
 pub mod files;
+pub mod janus;
 pub mod linear;
 pub mod llamagen;
 pub mod llava;
@@ -10,6 +10,7 @@ pub mod raster;
 pub mod resize;
 pub mod show_o;
 pub mod t5;
+mod template;
 pub mod transformer;
 pub mod vision;
 pub mod vq;

@@ -241,6 +241,56 @@ impl Resizer {
         done
     }
 
+    /// A picture resized so that its longer side is `side`, the other truncated and at least `min`, then filled up to a
+    /// square with [`GREY`].
+    ///
+    /// # Errors
+    /// As [`bicubic`](Self::bicubic), or a `min` beyond `side`.
+    ///
+    /// # Source
+    /// The image processor of Janus (arXiv 2410.13848); its port to transformers rounds instead.
+    pub fn fitted_square(
+        &mut self,
+        src: &[u8],
+        size: ImageSize,
+        (side, min): (u32, u32),
+        out: &mut [u8],
+    ) -> Result<()> {
+        check_side(size)?;
+        let square = ImageSize::new(side, side);
+        check_side(square)?;
+        if min > side {
+            return Err(Error::Range {
+                op: "resize",
+                arg: "min",
+                got: min.into(),
+                min: 0,
+                max: side.into(),
+            });
+        }
+        let longer = f64::from(size.height.max(size.width));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "truncation is the definition; sides are small"
+        )]
+        let scaled = |s: u32| ((f64::from(s) / longer * f64::from(side)) as u32).max(min);
+        let to = ImageSize::new(scaled(size.height), scaled(size.width));
+        if to == square {
+            return self.bicubic(src, size, to, out);
+        }
+        covers("resize", "out", out.len(), square.len_bytes())?;
+        let mut picture = core::mem::take(&mut self.canvas);
+        let done = fill(&mut picture, to.len_bytes(), 0)
+            .and_then(|()| self.bicubic(src, size, to, &mut picture))
+            .and_then(|()| {
+                out[..square.len_bytes()].fill(GREY);
+                centre(&picture, to, out, square)
+            });
+        self.canvas = picture;
+        done
+    }
+
     /// The views of a picture that is cut into tiles: the whole picture squeezed to `side` × `side`, then the tiles of
     /// the picture resized to fit `best` on black, row by row.
     ///
@@ -542,6 +592,20 @@ mod tests {
             .unwrap();
         let rows: Vec<u8> = out.chunks(12).map(|row| row[0]).collect();
         assert_eq!(rows, [GREY, 7, GREY, GREY]);
+    }
+
+    #[test]
+    fn a_fitted_picture_truncates_its_shorter_side() {
+        // 4 of 7 on a side of 5 are 2.86 pixels: two, where rounding would give three.
+        let fit = |min| {
+            let mut out = [0; 5 * 5 * 3];
+            Resizer::new()
+                .fitted_square(&[7; 4 * 7 * 3], ImageSize::new(4, 7), (5, min), &mut out)
+                .map(|()| out.chunks(15).map(|row| row[0]).collect::<Vec<u8>>())
+        };
+        assert_eq!(fit(1).unwrap(), [GREY, 7, 7, GREY, GREY]);
+        assert_eq!(fit(3).unwrap(), [GREY, 7, 7, 7, GREY]);
+        assert!(matches!(fit(6), Err(Error::Range { arg: "min", .. })));
     }
 
     #[test]

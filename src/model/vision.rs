@@ -1,4 +1,4 @@
-//! The judge's image tower and projector: square views of bytes to rows of text.
+//! A judge's image tower and projector: square views of bytes to rows of text.
 
 use alloc::format;
 use alloc::string::String;
@@ -7,13 +7,13 @@ use alloc::vec::Vec;
 use crate::error::{Error, Result, product};
 use crate::model::linear::Linear;
 use crate::model::transformer::{
-    BlockNames, Cache, Mlp, Norm, Pass, Scratch, Stack, StackConfig, Stage,
+    BlockNames, Cache, Mlp, Norm, NormWeights, Pass, Scratch, Stack, StackConfig, Stage,
 };
 use crate::model::weights::Loader;
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
 use crate::ops::conv::PatchShape;
-use crate::ops::norm::Activation;
+use crate::ops::norm::{Activation, NormShape};
 
 /// Shape of a SigLIP tower. The default is the so400m tower at 384 pixels without its last layer.
 ///
@@ -36,6 +36,10 @@ pub struct VisionConfig {
     pub layers: usize,
     /// Added to variances.
     pub eps: f32,
+    /// Between the two layers of the MLP.
+    pub activation: Activation,
+    /// Whether the tower's last norm stands before the projector.
+    pub final_norm: bool,
 }
 
 impl Default for VisionConfig {
@@ -48,6 +52,8 @@ impl Default for VisionConfig {
             mlp_width: 4304,
             layers: 26,
             eps: 1e-6,
+            activation: Activation::GeluTanh,
+            final_norm: false,
         }
     }
 }
@@ -86,7 +92,7 @@ impl VisionConfig {
             qk_norm: false,
             qkv_bias: true,
             out_bias: true,
-            mlp: Mlp::Plain(Activation::GeluTanh),
+            mlp: Mlp::Plain(self.activation),
             rotary: None,
         }
     }
@@ -119,6 +125,7 @@ pub struct Vision<B: Backend> {
     patch: Linear<B>,
     position: Vec<f32>,
     stack: Stack<B>,
+    norm: Option<NormWeights<B>>,
     projector: [Linear<B>; 2],
 }
 
@@ -134,6 +141,7 @@ pub struct VisionScratch<B: Backend> {
     scratch: Scratch<B>,
     places: B::Buffer<u32>,
     spans: B::Buffer<u32>,
+    normed: Option<B::Buffer<f32>>,
     hidden: B::Buffer<f32>,
     out: B::Buffer<f32>,
 }
@@ -160,6 +168,8 @@ pub enum VisionStage {
     Embeddings,
     /// After a layer.
     Layer(usize),
+    /// After the last norm, if there is one.
+    Features,
     /// After the projector.
     Projector,
 }
@@ -170,16 +180,16 @@ pub type VisionLook<'a, B> =
 
 const TOWER: &str = "model.vision_tower.vision_tower.vision_model";
 
-fn block_names(layer: usize) -> BlockNames {
+fn block_names(layer: usize, fused: bool) -> BlockNames {
     let name = |part: &str| format!("{TOWER}.encoder.layers.{layer}.{part}");
     BlockNames {
         norm1: name("layer_norm1"),
         norm2: name("layer_norm2"),
-        qkv: [
-            name("self_attn.q_proj"),
-            name("self_attn.k_proj"),
-            name("self_attn.v_proj"),
-        ],
+        qkv: if fused {
+            [name("self_attn.qkv"), String::new(), String::new()]
+        } else {
+            ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj")))
+        },
         out: name("self_attn.out_proj"),
         qk_norm: [String::new(), String::new()],
         mlp_in: Vec::from([name("mlp.fc1")]),
@@ -201,13 +211,21 @@ impl<B: Backend> Vision<B> {
             &[c.width, 3, c.patch_size, c.patch_size],
         )?;
         let bias = loader.floats(&format!("{patch_name}.bias"), &[c.width])?;
+        let fused = loader.has(&format!("{TOWER}.encoder.layers.0.self_attn.qkv.weight"));
         Ok(Self {
             patch: Linear::from_floats(loader, c.width, c.patch_values(), &weight, Some(&bias))?,
             position: loader.floats(
                 &format!("{TOWER}.embeddings.position_embedding.weight"),
                 &[c.patches(), c.width],
             )?,
-            stack: Stack::load(loader, c.stack(), &block_names)?,
+            stack: Stack::load(loader, c.stack(), &|layer| block_names(layer, fused))?,
+            norm: c
+                .final_norm
+                .then(|| {
+                    let name = format!("{TOWER}.post_layernorm");
+                    NormWeights::load(loader, Norm::Layer, &name, c.width)
+                })
+                .transpose()?,
             projector: [
                 Linear::load(loader, "model.mm_projector.0", width, c.width, true)?,
                 Linear::load(loader, "model.mm_projector.2", width, width, true)?,
@@ -253,6 +271,11 @@ impl<B: Backend> Vision<B> {
             x: backend.zeros(product("judge", &[rows, c.width])?)?,
             cache: self.stack.cache(backend, rows)?,
             scratch: self.stack.scratch(backend, rows)?,
+            normed: self
+                .norm
+                .as_ref()
+                .map(|_| backend.zeros(product("judge", &[rows, c.width])?))
+                .transpose()?,
             hidden: backend.zeros(product("judge", &[rows, width])?)?,
             out: backend.zeros(product("judge", &[rows, width])?)?,
             position,
@@ -313,8 +336,21 @@ impl<B: Backend> Vision<B> {
                 }
             },
         )?;
+        let features = match (&self.norm, &mut s.normed) {
+            (Some(norm), Some(normed)) => {
+                let shape = NormShape {
+                    rows,
+                    width: c.width,
+                    eps: c.eps,
+                };
+                norm.apply(backend, shape, &s.x, normed)?;
+                look(VisionStage::Features, normed)?;
+                normed
+            }
+            _ => &s.x,
+        };
         let [first, second] = &self.projector;
-        first.apply(backend, rows, &s.x, &mut s.hidden)?;
+        first.apply(backend, rows, features, &mut s.hidden)?;
         backend.activate(Activation::GeluErf, rows * first.n(), &mut s.hidden)?;
         second.apply(backend, rows, &s.hidden, &mut s.out)?;
         look(VisionStage::Projector, &s.out)

@@ -2,12 +2,13 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use core::fmt;
 
 use crate::error::{Error, Name, Result};
 use crate::prompt::{TokenId, Tokenize};
 
-/// One token a word, words split at white space. A token that begins with `<|` is special: it can be looked up, but a
-/// text that spells it is refused.
+/// One token a word, words split at white space. A token that begins with `<` is special: it can be looked up, but a
+/// text that spells it, or anything that begins with `<|`, is refused.
 ///
 /// ```
 /// use maquette::model::words::Words;
@@ -71,7 +72,8 @@ impl Tokenize for Words {
     fn encode(&self, text: &str, out: &mut dyn FnMut(TokenId)) -> Result<()> {
         for word in text.split_whitespace() {
             let at = word.as_ptr().addr() - text.as_ptr().addr();
-            if word.starts_with("<|") {
+            let special = word.starts_with('<') && self.ids.contains_key(word);
+            if special || word.starts_with("<|") {
                 return Err(Error::SpecialToken {
                     token: Name::owned(word),
                     at,
@@ -88,6 +90,32 @@ impl Tokenize for Words {
 
     fn token(&self, token: &str) -> Option<TokenId> {
         self.ids.get(token).copied()
+    }
+
+    fn decode(&self, tokens: &[TokenId], out: &mut dyn fmt::Write) -> Result<()> {
+        let failed = |_| Error::foreign("the writer of a text failed");
+        let mut first = true;
+        for &token in tokens {
+            let (word, _) = self
+                .ids
+                .iter()
+                .find(|(_, id)| **id == token)
+                .ok_or_else(|| Error::Range {
+                    op: "decode",
+                    arg: "token",
+                    got: u64::from(token),
+                    min: 0,
+                    max: self.ids.len() as u64 - 1,
+                })?;
+            if word.starts_with('<') {
+                continue;
+            }
+            if !core::mem::take(&mut first) {
+                out.write_char(' ').map_err(failed)?;
+            }
+            out.write_str(word).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 
@@ -113,6 +141,27 @@ mod tests {
             Err(Error::SpecialToken { at: 2, .. })
         ));
         assert_eq!(words.token("<|endoftext|>"), Some(1));
+        let words = Words::new("a\n<begin_of_image>").unwrap();
+        assert!(matches!(
+            words.encode("a <begin_of_image>", &mut |_| {}),
+            Err(Error::SpecialToken { at: 2, .. })
+        ));
+        assert!(matches!(
+            words.encode("a <b>", &mut |_| {}),
+            Err(Error::UnknownWord { at: 2, .. })
+        ));
+    }
+
+    #[test]
+    fn tokens_become_words_again_without_special_ones() {
+        let words = Words::new("a\nred\n<|endoftext|>\ncar").unwrap();
+        let mut text = String::new();
+        words.decode(&[2, 0, 1, 2, 3], &mut text).unwrap();
+        assert_eq!(text, "a red car");
+        assert!(matches!(
+            words.decode(&[4], &mut text),
+            Err(Error::Range { got: 4, max: 3, .. })
+        ));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::reward_head::AnswerShape;
 use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use super::vq::{GatherShape, LfqShape, NearestShape};
 use crate::error::Result;
-use crate::quant::QuantMatrix;
+use crate::quant::{Format, QuantMatrix};
 
 pub(crate) use sealed::Sealed;
 mod sealed {
@@ -54,8 +54,17 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         to_at: usize,
         len: usize,
     ) -> Result<()>;
+    /// Reserves a weight matrix `[n, k]` of zeros, kept as `format`.
+    fn matrix(&self, format: Format, n: usize, k: usize) -> Result<Self::Matrix>;
+    /// Packs `rows` into a matrix of the same format and width, from row `at` on. Rows may come in any order and any
+    /// portions, so that no more than a portion need be in memory twice.
+    fn put(&self, matrix: &mut Self::Matrix, at: usize, rows: &QuantMatrix<'_>) -> Result<()>;
     /// Packs a weight matrix for this device.
-    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<Self::Matrix>;
+    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<Self::Matrix> {
+        let mut packed = self.matrix(matrix.format(), matrix.n(), matrix.k())?;
+        self.put(&mut packed, 0, matrix)?;
+        Ok(packed)
+    }
 
     /// y\[m, n\] = x\[m, k\] · wᵀ + bias, or y += … ; see [`gemm`](super::gemm::gemm).
     fn gemm(

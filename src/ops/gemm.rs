@@ -1,7 +1,7 @@
 //! Products of a weight matrix with activation rows: y\[m, n\] (+)= x\[m, k\] · w\[n, k\]ᵀ + bias\[n\].
 
 use crate::error::{Error, Result, covers, product};
-use crate::quant::{QuantData, QuantMatrix};
+use crate::quant::QuantMatrix;
 
 /// A sum over `k` runs in blocks of so many terms: each from zero upwards, then block after block. It bounds the
 /// error of long sums and lets a device keep a block of weights in its cache; every path sums in this order.
@@ -80,7 +80,7 @@ pub fn gemm(
                     .take(s.k.min(start + SUM_BLOCK))
                     .skip(start)
                 {
-                    part += x * weight(w, j, t);
+                    part += x * w.element(j, t);
                 }
                 sum += part;
             }
@@ -90,18 +90,6 @@ pub fn gemm(
         }
     }
     Ok(())
-}
-
-/// One element of a matrix as a float.
-fn weight(w: &QuantMatrix<'_>, row: usize, col: usize) -> f32 {
-    match w.data() {
-        QuantData::F32(data) => data[row * w.k() + col],
-        QuantData::Q8_0(_) => {
-            let mut block = [0.0; crate::quant::Q8_BLOCK];
-            w.q8_block(row, col / block.len(), &mut block);
-            block[col % block.len()]
-        }
-    }
 }
 
 #[cfg(test)]

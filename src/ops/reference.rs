@@ -10,8 +10,8 @@ use super::reward_head::AnswerShape;
 use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use super::vq::{GatherShape, LfqShape, NearestShape};
 use super::{Backend, Element, Sealed, attention, conv, gemm, norm, reward_head, sample, vq};
-use crate::error::{Error, Result, covers};
-use crate::quant::{QuantData, QuantMatrix};
+use crate::error::{Error, Result, covers, product};
+use crate::quant::{Format, QuantData, QuantMatrix};
 
 /// The device that every other one is compared with: one thread, the loops of [`ops`](crate::ops) as they stand.
 ///
@@ -57,14 +57,17 @@ pub struct HostMatrix {
 #[derive(Debug)]
 enum HostData {
     F32(Vec<f32>),
-    Q8_0(Vec<u8>),
+    /// Canonical bytes of another format.
+    Bytes(Format, Vec<u8>),
 }
 
 impl HostMatrix {
     fn view(&self) -> Result<QuantMatrix<'_>> {
         match &self.data {
             HostData::F32(data) => QuantMatrix::f32(self.n, self.k, data),
-            HostData::Q8_0(blocks) => QuantMatrix::q8_0(self.n, self.k, blocks),
+            HostData::Bytes(format, bytes) => {
+                QuantMatrix::from_bytes(*format, self.n, self.k, bytes)
+            }
         }
     }
 }
@@ -78,12 +81,6 @@ pub(crate) fn filled<T: Element>(what: &'static str, len: usize) -> Result<Vec<T
             bytes: len.saturating_mul(size_of::<T>()),
         })?;
     data.resize(len, T::default());
-    Ok(data)
-}
-
-fn copied<T: Element>(source: &[T]) -> Result<Vec<T>> {
-    let mut data = filled("matrix", source.len())?;
-    data.copy_from_slice(source);
     Ok(data)
 }
 
@@ -140,16 +137,36 @@ impl Backend for Reference {
         Ok(())
     }
 
-    fn pack(&self, matrix: &QuantMatrix<'_>) -> Result<HostMatrix> {
-        let data = match matrix.data() {
-            QuantData::F32(data) => HostData::F32(copied(data)?),
-            QuantData::Q8_0(blocks) => HostData::Q8_0(copied(blocks)?),
+    fn matrix(&self, format: Format, n: usize, k: usize) -> Result<HostMatrix> {
+        let data = match format {
+            Format::F32 => HostData::F32(filled("matrix", product("matrix", &[n, k])?)?),
+            _ => HostData::Bytes(format, filled("matrix", format.bytes(n, k)?)?),
         };
-        Ok(HostMatrix {
-            n: matrix.n(),
-            k: matrix.k(),
-            data,
-        })
+        Ok(HostMatrix { n, k, data })
+    }
+
+    fn put(&self, matrix: &mut HostMatrix, at: usize, rows: &QuantMatrix<'_>) -> Result<()> {
+        let (format, k) = (rows.format(), matrix.k);
+        let stored = match &matrix.data {
+            HostData::F32(_) => Format::F32,
+            HostData::Bytes(format, _) => *format,
+        };
+        let range = rows.place(at, stored, [matrix.n, k])?;
+        let width = match format {
+            Format::F32 => k,
+            _ => format.bytes(1, k)?,
+        };
+        let range = range.start * width..range.end * width;
+        match (&mut matrix.data, rows.data()) {
+            (HostData::F32(data), QuantData::F32(rows)) => data[range].copy_from_slice(rows),
+            (
+                HostData::Bytes(_, data),
+                QuantData::Bf16(rows) | QuantData::Q8_0(rows) | QuantData::Q4_0(rows),
+            ) => data[range].copy_from_slice(rows),
+            // `place` compared the formats.
+            _ => {}
+        }
+        Ok(())
     }
 
     fn gemm(

@@ -4,7 +4,11 @@ use alloc::vec::Vec;
 
 use serde_json::Value;
 
+use super::json::Scanner;
 use crate::error::{Error, Foreign, Result};
+
+/// Longest text. A value takes up to thirty times its text.
+const MAX_TEXT: usize = 1 << 20;
 
 /// One object of a `config.json`. Every number is checked when it is asked for; a `null` counts as missing.
 ///
@@ -26,8 +30,16 @@ impl JsonConfig {
     /// Reads the text of a file.
     ///
     /// # Errors
-    /// [`Error::Format`] for text that is no JSON, nests deeper than 127 levels, or is no object.
+    /// [`Error::Format`] or [`Error::FormatEntry`] for text that is no JSON, nests deeper than 127 levels, has a key
+    /// twice in one object, or is no object.
     pub fn parse(text: &str) -> Result<Self> {
+        // Of two equal keys the other reader takes the last in silence.
+        let mut scanner = Scanner::new("config.json", text);
+        if text.len() > MAX_TEXT {
+            return Err(scanner.wrong("has more than 1 MiB"));
+        }
+        scanner.skip()?;
+        scanner.end()?;
         let object = serde_json::from_str::<Value>(text).map_err(|source| Error::Format {
             format: "config.json",
             problem: "is no valid JSON",

@@ -38,33 +38,41 @@ impl<B: Backend> LlavaSession<B> {
         };
         model.norm.apply(backend, s, &self.last, &mut self.normed)?;
         let two = matches!(self.options.reader, Reader::TwoRows);
+        let width = self.head_width();
         let head = if two { &model.answers } else { &model.head };
         head.apply(backend, sequences, &self.normed, &mut self.logits)?;
-        let (yes, no) = if two {
-            (0, 1)
+        let first = [model.config.yes_id, model.config.no_id];
+        let pairs: (&[_], &[_]) = if two {
+            (&[[0, 1]], &[])
         } else {
-            (model.config.yes_id as usize, model.config.no_id as usize)
+            (&[first], &model.config.other_answers)
         };
-        backend.answer(
-            AnswerShape {
+        self.sums[..sequences * 2].fill(0.0);
+        for [yes, no] in pairs.0.iter().chain(pairs.1) {
+            let s = AnswerShape {
                 rows: sequences,
-                width: self.head_width(),
-                yes,
-                no,
-            },
-            &self.logits,
-            &mut self.p,
-        )
+                width,
+                yes: *yes as usize,
+                no: *no as usize,
+            };
+            backend.answer(s, &self.logits, &mut self.p)?;
+            for (i, sum) in self.sums[..sequences * 2].chunks_exact_mut(2).enumerate() {
+                let mut p = [0.0; 2];
+                backend.read(&self.p, i * 2, &mut p)?;
+                sum[0] += p[0];
+                sum[1] += p[1];
+            }
+        }
+        Ok(())
     }
 
     /// The verdict of row `j` of the last [`head`](Self::head).
     pub(super) fn read(&mut self, j: usize, key: ViewKey, judgement: Judgement) -> Result<Verdict> {
         let backend = &*self.model.backend;
         let Reader::Upstream { seed } = self.options.reader else {
-            let mut p = [0.0; 2];
-            backend.read(&self.p, j * 2, &mut p)?;
+            let [yes, no] = [0, 1].map(|i| self.sums.get(j * 2 + i).copied().unwrap_or(0.0));
             // Rounding may carry a probability past 1 by a unit in the last place.
-            return Ok(Verdict::new(p[0].min(1.0), p[1].min(1.0)));
+            return Ok(Verdict::new(yes.min(1.0), no.min(1.0)));
         };
         backend.read(&self.logits, j * self.row.len(), &mut self.row)?;
         let upstream = Filter {
@@ -81,8 +89,14 @@ impl<B: Backend> LlavaSession<B> {
             });
         }
         let drawn = index(draw(seed, key, judgement, &self.row))?;
-        let [yes, no] = [self.model.config.yes_id, self.model.config.no_id]
-            .map(|id| self.row[id as usize].min(1.0));
+        let config = &self.model.config;
+        let mut sums = [config.yes_id, config.no_id].map(|id| self.row[id as usize]);
+        for pair in &config.other_answers {
+            for (sum, &id) in sums.iter_mut().zip(pair) {
+                *sum += self.row[id as usize];
+            }
+        }
+        let [yes, no] = sums.map(|sum| sum.min(1.0));
         let [says_yes, says_no] = [0, 1].map(|i: usize| self.yes_no[i].contains(&drawn));
         Ok(match judgement {
             _ if says_yes => Verdict::new(yes, no).with_answer(Answer::Yes),

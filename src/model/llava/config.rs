@@ -9,7 +9,7 @@ use crate::model::transformer::{Mlp, Norm, Rotary, StackConfig};
 use crate::model::vision::VisionConfig;
 use crate::prompt::TokenId;
 
-/// Shape of the language model (Qwen2).
+/// Shape of the language model; the default is Qwen2-7B.
 ///
 /// # Source
 /// Yang et al., "Qwen2 Technical Report", arXiv 2407.10671.
@@ -36,10 +36,11 @@ pub struct TextConfig {
     pub eps: f32,
     /// Positions that a session may use.
     pub positions: usize,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
 }
 
 impl Default for TextConfig {
-    /// Qwen2-7B.
     fn default() -> Self {
         Self {
             width: 3584,
@@ -52,12 +53,13 @@ impl Default for TextConfig {
             theta: 1e6,
             eps: 1e-6,
             positions: 32_768,
+            qkv_bias: true,
         }
     }
 }
 
 impl TextConfig {
-    pub(super) const fn stack(&self) -> StackConfig {
+    pub(in crate::model) const fn stack(&self) -> StackConfig {
         StackConfig {
             layers: self.layers,
             width: self.width,
@@ -69,7 +71,7 @@ impl TextConfig {
             eps: self.eps,
             parallel: false,
             qk_norm: false,
-            qkv_bias: true,
+            qkv_bias: self.qkv_bias,
             out_bias: false,
             mlp: Mlp::Gated,
             rotary: Some(Rotary {
@@ -95,6 +97,11 @@ pub enum Aspect {
         /// Tiles' worth of patches that are kept.
         max: usize,
     },
+    /// One view: the picture resized to fit, then filled up to a square. As Janus sees.
+    Fit {
+        /// Smallest side of the resized picture.
+        min: u32,
+    },
 }
 
 /// Everything about a judge but its weights.
@@ -109,6 +116,9 @@ pub struct LlavaConfig {
     pub yes_id: TokenId,
     /// Token of "no".
     pub no_id: TokenId,
+    /// Further tokens that read as yes and as no: their probabilities are added to those of the first two. A reader
+    /// of two rows leaves them out.
+    pub other_answers: Vec<[TokenId; 2]>,
     /// How a picture becomes views.
     pub aspect: Aspect,
     /// The questions.
@@ -123,6 +133,7 @@ impl Default for LlavaConfig {
             text: TextConfig::default(),
             yes_id: 9693,
             no_id: 2152,
+            other_answers: Vec::new(),
             aspect: Aspect::Pad,
             templates: Templates::released(),
         }
@@ -147,13 +158,22 @@ impl LlavaConfig {
                 max: 1 << 24,
             });
         }
-        if self.yes_id as usize >= vocab
-            || self.no_id as usize >= vocab
-            || self.yes_id == self.no_id
+        let answers = [[self.yes_id, self.no_id]];
+        let mut answers = answers.iter().chain(&self.other_answers).flatten();
+        while let Some(&id) = answers.next() {
+            if id as usize >= vocab || answers.clone().any(|&other| other == id) {
+                return Err(Error::Config {
+                    key: "yes_id",
+                    problem: "and no_id are not two tokens of the vocabulary",
+                });
+            }
+        }
+        if let Aspect::Fit { min } = self.aspect
+            && (min == 0 || min as usize > self.vision.image_size)
         {
             return Err(Error::Config {
-                key: "yes_id",
-                problem: "and no_id are not two tokens of the vocabulary",
+                key: "min_size",
+                problem: "is not between 1 and image_size",
             });
         }
         if let Aspect::AnyRes { pinpoints, max } = &self.aspect {
@@ -180,7 +200,7 @@ impl LlavaConfig {
     /// Most views of one picture.
     pub(super) fn views(&self) -> usize {
         match &self.aspect {
-            Aspect::Pad => 1,
+            Aspect::Pad | Aspect::Fit { .. } => 1,
             Aspect::AnyRes { pinpoints, .. } => {
                 let side = self.vision.image_size.max(1);
                 let tiles = |p: &ImageSize| (p.height as usize / side) * (p.width as usize / side);
@@ -194,6 +214,7 @@ impl LlavaConfig {
         let (grid, patches) = (self.vision.grid(), self.vision.patches());
         match &self.aspect {
             Aspect::Pad => patches + 1,
+            Aspect::Fit { .. } => patches,
             Aspect::AnyRes { pinpoints, max } => {
                 let side = self.vision.image_size.max(1);
                 let down = pinpoints
@@ -248,6 +269,7 @@ mod json {
                     .unwrap_or(u32::MAX),
                 no_id: u32::try_from(json.size_or("no_id", released.no_id as usize)?)
                     .unwrap_or(u32::MAX),
+                other_answers: released.other_answers,
                 aspect: Aspect::Pad,
                 templates: released.templates,
             };
@@ -313,6 +335,7 @@ mod json {
             positions: json
                 .size_or("max_position_embeddings", 8192)?
                 .min(d.positions),
+            qkv_bias: true,
         })
     }
 
@@ -329,6 +352,7 @@ mod json {
                 json.size_or("num_hidden_layers", d.layers)?,
             )?,
             eps: json.float_or("layer_norm_eps", d.eps)?,
+            ..d
         })
     }
 }

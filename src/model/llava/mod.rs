@@ -39,14 +39,15 @@ use crate::quant::Format;
 /// The judge's weights. Immutable: sessions share it behind an [`Arc`].
 #[derive(Debug)]
 pub struct Llava<B: Backend> {
-    backend: Arc<B>,
+    pub(super) backend: Arc<B>,
     config: LlavaConfig,
     vision: Vision<B>,
-    embed: B::Buffer<f32>,
+    pub(super) embed: B::Buffer<f32>,
+    /// Ends the rows of a picture; empty for pictures that fit.
     newline: Vec<f32>,
-    stack: Stack<B>,
-    norm: NormWeights<B>,
-    head: Linear<B>,
+    pub(super) stack: Stack<B>,
+    pub(super) norm: NormWeights<B>,
+    pub(super) head: Linear<B>,
     /// The rows of the head for "yes" and "no" alone.
     answers: Linear<B>,
 }
@@ -142,29 +143,45 @@ impl<B: Backend> Llava<B> {
         source: &dyn WeightSource,
         format: Format,
     ) -> Result<Self> {
-        config.check()?;
         let rename = |name: &str| stored_name(source, name);
-        let loader = Loader::new(&*backend, source, format, &rename);
+        let device = Arc::clone(&backend);
+        let loader = Loader::new(&*device, source, format, &rename);
+        let layers = config.vision.layers;
+        let model = Self::read(&loader, backend, config)?;
+        loader.finish(&|name| unused(name, layers))?;
+        Ok(model)
+    }
+
+    /// Reads what the model needs, in the original naming.
+    pub(super) fn read(
+        loader: &Loader<'_, B>,
+        backend: Arc<B>,
+        config: LlavaConfig,
+    ) -> Result<Self> {
+        config.check()?;
         let text = &config.text;
-        let embed = loader.floats("model.embed_tokens.weight", &[text.vocab, text.width])?;
-        let own_head = loader
-            .has("lm_head.weight")
-            .then(|| loader.floats("lm_head.weight", &[text.vocab, text.width]))
-            .transpose()?;
-        let rows = own_head.as_ref().unwrap_or(&embed);
-        let head = Linear::from_floats(&loader, text.vocab, text.width, rows, None)?;
-        let two: Vec<f32> = [config.yes_id, config.no_id]
-            .iter()
-            .flat_map(|&id| &rows[id as usize * text.width..][..text.width])
-            .copied()
-            .collect();
-        let answers = Linear::from_floats(&loader, 2, text.width, &two, None)?;
-        let embed = loader.upload(&embed)?;
-        let vision = Vision::load(&loader, config.vision, text.width)?;
-        let newline = loader.floats("model.image_newline", &[text.width])?;
-        let stack = Stack::load(&loader, text.stack(), &block_names)?;
-        let norm = NormWeights::load(&loader, Norm::Rms, "model.norm", text.width)?;
-        loader.finish(&|name| unused(name, config.vision.layers))?;
+        let rows = if loader.has("lm_head.weight") {
+            "lm_head.weight"
+        } else {
+            "model.embed_tokens.weight"
+        };
+        let shape = [text.vocab, text.width];
+        let matrix = loader.matrix(&[(rows, text.vocab)], text.width)?;
+        let head = Linear::from_matrix(loader, shape, matrix, None)?;
+        let mut two = Vec::new();
+        for id in [config.yes_id, config.no_id] {
+            let id = id as usize;
+            two.extend(loader.rows(rows, shape, id..id + 1)?);
+        }
+        let answers = Linear::from_floats(loader, 2, text.width, &two, None)?;
+        let embed = loader.buffer("model.embed_tokens.weight", &shape)?;
+        let vision = Vision::load(loader, config.vision, text.width)?;
+        let newline = match config.aspect {
+            Aspect::Fit { .. } => Vec::new(),
+            _ => loader.floats("model.image_newline", &[text.width])?,
+        };
+        let stack = Stack::load(loader, text.stack(), &block_names)?;
+        let norm = NormWeights::load(loader, Norm::Rms, "model.norm", text.width)?;
         Ok(Self {
             config,
             vision,

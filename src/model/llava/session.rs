@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 use super::Llava;
 use super::options::{JudgeOptions, Reader};
 use super::slots::{Slots, fingerprint};
-use super::templates::{Questions, Tokens};
+use super::templates::Questions;
 use super::views::Plan;
 use crate::error::{Error, Result, product};
 use crate::generator::Needs;
 use crate::image::ImageBatch;
 use crate::model::resize::Resizer;
+use crate::model::template::Tokens;
 use crate::model::transformer::{Cache, Look, Pass, Scratch};
 use crate::model::vision::VisionScratch;
 use crate::ops::Backend;
@@ -64,6 +65,8 @@ pub struct LlavaSession<B: Backend> {
     pub(super) normed: B::Buffer<f32>,
     pub(super) logits: B::Buffer<f32>,
     pub(super) p: B::Buffer<f32>,
+    /// P(yes) and P(no) of each view, over all tokens that read so.
+    pub(super) sums: Vec<f32>,
     pub(super) row: Vec<f32>,
     pub(super) order: Vec<u32>,
 }
@@ -159,8 +162,9 @@ impl<B: Backend> LlavaSession<B> {
         } else {
             0
         };
-        let read_as = |id, words: [&str; 2]| {
+        let read_as = |id, side: usize, words: [&str; 2]| {
             let mut ids = Vec::from([id]);
+            ids.extend(config.other_answers.iter().map(|pair| pair[side]));
             ids.extend(
                 words
                     .iter()
@@ -173,8 +177,8 @@ impl<B: Backend> LlavaSession<B> {
             questions: Questions::new(&config.templates, &*tokenizer)?,
             tokens: Tokens::reserve(o.max_tokens)?,
             yes_no: [
-                read_as(config.yes_id, ["Yes", "YES"]),
-                read_as(config.no_id, ["No", "NO"]),
+                read_as(config.yes_id, 0, ["Yes", "YES"]),
+                read_as(config.no_id, 1, ["No", "NO"]),
             ],
             resizer: Resizer::new(),
             canvas: zeroed(product("judge", &[vision_views.max(tiles), side, side, 3])?)?,
@@ -206,6 +210,7 @@ impl<B: Backend> LlavaSession<B> {
             normed: backend.zeros(product("judge", &[o.max_views, d])?)?,
             logits: backend.zeros(product("judge", &[o.max_views, head_width])?)?,
             p: backend.zeros(o.max_views * 2)?,
+            sums: zeroed(o.max_views * 2)?,
             row: zeroed(sampled)?,
             order: zeroed(sampled)?,
             tokenizer,

@@ -1,14 +1,14 @@
 //! What a judge is asked, word for word.
 
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 use crate::error::{Error, Name, Result};
-use crate::prompt::{TokenId, Tokenize};
+use crate::model::template::{IMAGE, Template, Tokens};
+use crate::prompt::Tokenize;
 use crate::reward::Judgement;
 
 /// The text of each question. `<image>` stands for the picture and `{prompt}` for what it should show; text in
-/// `<|…|>` is a special token. `potential` goes on where `clarity` ended, with the answer that was given.
+/// `<|…|>`, and `<begin_of_image>` and `<end_of_image>`, are special tokens. `potential` goes on where `clarity` ended, with the answer that was given.
 ///
 /// # Source
 /// The released code of arXiv 2501.13926; its paper words three of the four differently.
@@ -54,101 +54,22 @@ impl Templates {
     }
 }
 
-/// A piece of a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    Text(String),
-    Prompt,
-    Image,
-    Token(TokenId),
-}
-
 /// Templates cut into pieces, their special tokens looked up.
 #[derive(Debug)]
 pub(super) struct Questions {
-    outcome: Vec<Piece>,
-    process: Vec<Piece>,
-    clarity: Vec<Piece>,
-    potential: Vec<Piece>,
-}
-
-/// Tokens before and after the picture.
-#[derive(Debug, Default)]
-pub(super) struct Tokens {
-    pub(super) before: Vec<TokenId>,
-    pub(super) after: Vec<TokenId>,
-    /// Text between special tokens while it is put together.
-    text: String,
-}
-
-impl Tokens {
-    /// Room for `limit` tokens on each side, reserved.
-    pub(super) fn reserve(limit: usize) -> Result<Self> {
-        let no_memory = |_| Error::OutOfMemory {
-            what: "judge",
-            bytes: limit.saturating_mul(4),
-        };
-        let mut tokens = Self::default();
-        tokens.before.try_reserve(limit).map_err(no_memory)?;
-        tokens.after.try_reserve(limit).map_err(no_memory)?;
-        tokens.text.try_reserve(limit).map_err(no_memory)?;
-        Ok(tokens)
-    }
-}
-
-const IMAGE: &str = "<image>";
-
-fn cut(template: &str, tokenizer: &dyn Tokenize, images: usize) -> Result<Vec<Piece>> {
-    let mut pieces = Vec::new();
-    let mut rest = template;
-    let mut text = String::new();
-    while !rest.is_empty() {
-        let special = || {
-            rest.strip_prefix("<|")
-                .and_then(|r| r.find("|>"))
-                .map(|end| &rest[..end + 4])
-        };
-        let (piece, len) = if rest.starts_with(IMAGE) {
-            (Piece::Image, IMAGE.len())
-        } else if rest.starts_with("{prompt}") {
-            (Piece::Prompt, "{prompt}".len())
-        } else if let Some(name) = special() {
-            let id = tokenizer.token(name).ok_or(Error::Config {
-                key: "templates",
-                problem: "name a special token that the tokenizer lacks",
-            })?;
-            (Piece::Token(id), name.len())
-        } else {
-            let len = rest.chars().next().map_or(1, char::len_utf8);
-            text.push_str(&rest[..len]);
-            rest = &rest[len..];
-            continue;
-        };
-        if !text.is_empty() {
-            pieces.push(Piece::Text(core::mem::take(&mut text)));
-        }
-        pieces.push(piece);
-        rest = &rest[len..];
-    }
-    if !text.is_empty() {
-        pieces.push(Piece::Text(text));
-    }
-    if pieces.iter().filter(|p| **p == Piece::Image).count() != images {
-        return Err(Error::Config {
-            key: "templates",
-            problem: "need <image> once, and none in potential",
-        });
-    }
-    Ok(pieces)
+    outcome: Template,
+    process: Template,
+    clarity: Template,
+    potential: Template,
 }
 
 impl Questions {
     pub(super) fn new(templates: &Templates, tokenizer: &dyn Tokenize) -> Result<Self> {
         Ok(Self {
-            outcome: cut(&templates.outcome, tokenizer, 1)?,
-            process: cut(&templates.process, tokenizer, 1)?,
-            clarity: cut(&templates.clarity, tokenizer, 1)?,
-            potential: cut(&templates.potential, tokenizer, 0)?,
+            outcome: Template::new(&templates.outcome, tokenizer, 1)?,
+            process: Template::new(&templates.process, tokenizer, 1)?,
+            clarity: Template::new(&templates.clarity, tokenizer, 1)?,
+            potential: Template::new(&templates.potential, tokenizer, 0)?,
         })
     }
 
@@ -167,97 +88,17 @@ impl Questions {
                 at,
             });
         }
-        let parts: &[&[Piece]] = match judgement {
+        let parts: &[&Template] = match judgement {
             Judgement::Outcome => &[&self.outcome],
             Judgement::Process => &[&self.process],
             Judgement::Clarity => &[&self.clarity],
             Judgement::Potential => &[&self.clarity, &self.potential],
         };
-        out.before.clear();
-        out.after.clear();
-        let mut seen_image = false;
-        for pieces in parts {
-            // Text and prompt between two special tokens are tokenised as one string.
-            out.text.clear();
-            let mut prompt_at = None;
-            for piece in pieces.iter().map(Some).chain([None]) {
-                let add = match piece {
-                    Some(Piece::Text(text)) => text.as_str(),
-                    Some(Piece::Prompt) => {
-                        prompt_at = prompt_at.or(Some(out.text.len()));
-                        prompt
-                    }
-                    _ => {
-                        let to = if seen_image {
-                            &mut out.after
-                        } else {
-                            &mut out.before
-                        };
-                        flush(&out.text, tokenizer, limit, to)
-                            .map_err(|e| in_prompt(e, prompt_at.take()))?;
-                        out.text.clear();
-                        match piece {
-                            Some(Piece::Image) => seen_image = true,
-                            Some(Piece::Token(id)) => push(to, *id, limit)?,
-                            _ => {}
-                        }
-                        continue;
-                    }
-                };
-                let no_memory = |_| Error::OutOfMemory {
-                    what: "judge",
-                    bytes: add.len(),
-                };
-                out.text.try_reserve(add.len()).map_err(no_memory)?;
-                out.text.push_str(add);
-            }
-        }
-        Ok(())
+        out.clear();
+        parts
+            .iter()
+            .try_for_each(|part| part.encode(prompt, tokenizer, limit, out))
     }
-}
-
-/// An error's place in the prompt rather than in the question around it.
-fn in_prompt(error: Error, prompt_at: Option<usize>) -> Error {
-    let start = prompt_at.unwrap_or(0);
-    match error {
-        Error::UnknownWord { word, at } => Error::UnknownWord {
-            word,
-            at: at.saturating_sub(start),
-        },
-        Error::SpecialToken { token, at } => Error::SpecialToken {
-            token,
-            at: at.saturating_sub(start),
-        },
-        other => other,
-    }
-}
-
-fn push(to: &mut Vec<TokenId>, id: TokenId, limit: usize) -> Result<()> {
-    if to.len() >= limit {
-        return Err(Error::PromptTooLong {
-            got: limit + 1,
-            max: limit,
-        });
-    }
-    to.push(id);
-    Ok(())
-}
-
-fn flush(text: &str, tokenizer: &dyn Tokenize, limit: usize, to: &mut Vec<TokenId>) -> Result<()> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    let mut got = to.len();
-    tokenizer.encode(text, &mut |id| {
-        if got < limit {
-            to.push(id);
-        }
-        got += 1;
-    })?;
-    if got > limit {
-        return Err(Error::PromptTooLong { got, max: limit });
-    }
-    Ok(())
 }
 
 impl From<[&str; 4]> for Templates {

@@ -20,6 +20,8 @@ pub enum TraceStage {
     VisionEmbeddings,
     /// The same after a layer.
     VisionLayer(usize),
+    /// The same after the tower's last norm, if there is one.
+    VisionFeatures,
     /// Projected rows of a batch of views.
     Projector,
     /// The spliced sequence.
@@ -107,6 +109,9 @@ impl<B: Backend> LlavaSession<B> {
                     }
                     VisionStage::Layer(layer) => {
                         (TraceStage::VisionLayer(layer), model.config.vision.width)
+                    }
+                    VisionStage::Features => {
+                        (TraceStage::VisionFeatures, model.config.vision.width)
                     }
                     VisionStage::Projector => (TraceStage::Projector, d),
                 };

@@ -15,15 +15,19 @@ type ViewsLook<'a, B> =
 /// How this batch's pictures become rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Plan {
-    Pad,
-    Tiles { best: ImageSize, merge: TileMerge },
+    /// One view, its rows and the row that ends them, if there is one.
+    One,
+    Tiles {
+        best: ImageSize,
+        merge: TileMerge,
+    },
 }
 
 impl<B: Backend> LlavaSession<B> {
     pub(super) fn plan(&self, size: ImageSize) -> Result<Plan> {
         let config = &self.model.config;
         let plan = match &config.aspect {
-            Aspect::Pad => Plan::Pad,
+            Aspect::Pad | Aspect::Fit { .. } => Plan::One,
             Aspect::AnyRes { pinpoints, max } => {
                 let side = index(config.vision.image_size)?;
                 let none = Error::Config {
@@ -52,7 +56,10 @@ impl<B: Backend> LlavaSession<B> {
 
     pub(super) fn rows_of(&self, plan: &Plan) -> usize {
         match plan {
-            Plan::Pad => self.model.config.vision.patches() + 1,
+            Plan::One => {
+                let ended = usize::from(!self.model.newline.is_empty());
+                self.model.config.vision.patches() + ended
+            }
             Plan::Tiles { merge, .. } => merge.len(),
         }
     }
@@ -77,14 +84,20 @@ impl<B: Backend> LlavaSession<B> {
         );
         let view_bytes = ImageSize::new(side, side).len_bytes();
         match plan {
-            Plan::Pad => {
+            Plan::One => {
                 for (jobs, first) in jobs
                     .chunks(self.vision.views())
                     .zip((0..).step_by(self.vision.views()))
                 {
                     for (job, view) in jobs.iter().zip(self.canvas.chunks_exact_mut(view_bytes)) {
-                        self.resizer
-                            .padded_square(picture(job.view)?, size, side, view)?;
+                        let pixels = picture(job.view)?;
+                        match model.config.aspect {
+                            Aspect::Fit { min } => {
+                                self.resizer
+                                    .fitted_square(pixels, size, (side, min), view)?;
+                            }
+                            _ => self.resizer.padded_square(pixels, size, side, view)?,
+                        }
                     }
                     let n = jobs.len();
                     let pixels = &self.canvas[..n * view_bytes];

@@ -321,16 +321,14 @@ impl<B: Backend> ShowO<B> {
         let final_norm =
             NormWeights::load(&loader, Norm::Layer, "showo.model.final_layernorm", width)?;
         let (from, codes) = (config.image_offset(), config.codebook_size);
-        let weight = loader.floats("showo.lm_head.weight", &[config.vocab_size, width])?;
+        let matrix = loader.matrix_of_rows(
+            "showo.lm_head.weight",
+            [config.vocab_size, width],
+            from..from + codes,
+        )?;
         let bias: Vec<f32> =
             loader.floats("showo.lm_head.bias", &[config.vocab_size])?[from..from + codes].into();
-        let head = Linear::from_floats(
-            &loader,
-            codes,
-            width,
-            &weight[from * width..][..codes * width],
-            Some(&bias),
-        )?;
+        let head = Linear::from_matrix(&loader, [codes, width], matrix, Some(&bias))?;
         loader.finish(&|name| name.starts_with("mm_projector."))?;
         Ok(Self {
             backend,

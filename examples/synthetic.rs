@@ -1,0 +1,153 @@
+//! Writes a random checkpoint of a published model, in its published layout and size or straight in blocks.
+//!
+//! `cargo run --release --example synthetic --all-features -- show-o-256 --out out/show-o`
+//!
+//! The same seed gives the same bytes. `--load` reads a folder back into the CPU device and tells time and memory.
+
+#[path = "support/layouts.rs"]
+mod layouts;
+#[path = "support/random_file.rs"]
+mod random_file;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use maquette::cpu::Cpu;
+use maquette::model::files::folder::ModelType;
+use maquette::model::files::map::ModelFolder;
+use maquette::model::llava::{Llava, LlavaConfig};
+use maquette::model::magvit::{Magvit, MagvitConfig};
+use maquette::model::show_o::{ShowO, ShowOConfig};
+use maquette::quant::Format;
+use random_file::Res;
+
+/// How matrices are kept.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Weights {
+    F32,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8,
+    #[value(name = "q4_0")]
+    Q4,
+}
+
+impl Weights {
+    fn format(self) -> Format {
+        match self {
+            Self::F32 => Format::F32,
+            Self::Bf16 => Format::Bf16,
+            Self::Q8 => Format::Q8_0,
+            Self::Q4 => Format::Q4_0,
+        }
+    }
+}
+
+/// Random checkpoints in published layouts.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// The model: any other word lists them.
+    model: String,
+    /// Folder to write, or to read with `--load`.
+    #[arg(long)]
+    out: PathBuf,
+    /// Writes a checkpoint of this crate with its matrices in this format; with `--load`, the format in memory.
+    #[arg(long, value_enum)]
+    format: Option<Weights>,
+    /// Most layers: a smaller model of the same widths.
+    #[arg(long, default_value_t = usize::MAX)]
+    layers: usize,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Reads the folder instead of writing it.
+    #[arg(long)]
+    load: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text += &format!(": {error}");
+                cause = error.source();
+            }
+            eprintln!("error: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Res<()> {
+    if cli.load {
+        return load(cli);
+    }
+    let models = layouts::models();
+    let Some((_, layout)) = models.iter().find(|(name, _)| *name == cli.model) else {
+        let names: Vec<_> = models.iter().map(|(name, _)| *name).collect();
+        return Err(format!("no model \"{}\"; there are {}", cli.model, names.join(", ")).into());
+    };
+    let layout = layout(cli.layers);
+    let parameters: usize = layout
+        .tensors
+        .iter()
+        .map(|t| t.shape.iter().product::<usize>())
+        .sum();
+    let begin = Instant::now();
+    let format = cli.format.map(Weights::format);
+    let bytes = random_file::write(&layout, format, cli.seed, &cli.out)?;
+    println!(
+        "{} tensors, {parameters} elements, {bytes} bytes in {:.1} s, peak memory {}",
+        layout.tensors.len(),
+        begin.elapsed().as_secs_f64(),
+        status("VmHWM")
+    );
+    Ok(())
+}
+
+fn load(cli: &Cli) -> Res<()> {
+    let begin = Instant::now();
+    let folder = ModelFolder::open(&cli.out)?;
+    let cpu = Arc::new(Cpu::new());
+    let format = cli.format.map_or(Format::F32, Weights::format);
+    let (config, weights) = (&folder.config, &folder.weights);
+    let model: Box<dyn std::fmt::Debug> = match folder.model {
+        ModelType::ShowO => {
+            let config = ShowOConfig::from_json(config)?;
+            Box::new(weights.read(|source| ShowO::load(cpu, config, source, format))?)
+        }
+        ModelType::Magvit => {
+            let config = MagvitConfig::from_json(config)?;
+            Box::new(weights.read(|source| Magvit::load(cpu, config, source, format))?)
+        }
+        ModelType::Llava => {
+            let config = LlavaConfig::from_json(config)?;
+            Box::new(weights.read(|source| Llava::load(cpu, config, source, format))?)
+        }
+        other => return Err(format!("{other:?} is not loaded here").into()),
+    };
+    let seconds = begin.elapsed().as_secs_f64();
+    drop(folder);
+    println!(
+        "{format:?} in {seconds:.2} s, memory {} at its peak, {} now",
+        status("VmHWM"),
+        status("VmRSS")
+    );
+    drop(model);
+    Ok(())
+}
+
+/// A line of what the system knows of this process.
+fn status(key: &str) -> String {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.map_or_else(|| "unknown".to_owned(), |value| value.trim().to_owned())
+}

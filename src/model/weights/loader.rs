@@ -1,0 +1,368 @@
+//! From a checkpoint into device memory, a portion at a time.
+
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::ops::Range;
+
+use half::{bf16, f16};
+
+use super::{DType, Tensor, WeightSource};
+use crate::error::{Error, Name, Result, covers, product};
+use crate::ops::Backend;
+use crate::quant::{Block, Format, QuantMatrix};
+
+/// Rows of a matrix that are converted together; a device may pack by as many.
+const PORTION_ROWS: usize = 64;
+/// Elements that are converted together where rows are very wide or do not matter.
+const PORTION: usize = 1 << 21;
+
+/// Reads a checkpoint into device memory, and remembers what was read so that leftovers can be named.
+///
+/// Tensors are converted in portions of some rows, and each portion's bytes are released in the source: beside the
+/// result only a portion is in memory.
+pub struct Loader<'a, B: Backend> {
+    /// Device that the weights go to.
+    pub backend: &'a B,
+    source: &'a dyn WeightSource,
+    format: Format,
+    rename: &'a dyn Fn(&str) -> String,
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl<B: Backend> core::fmt::Debug for Loader<'_, B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Loader")
+            .field("format", &self.format)
+            .field("used", &self.used)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A tensor whose type, shape and length were checked.
+struct Checked<'a> {
+    tensor: Tensor<'a>,
+    /// Elements and bytes of a piece.
+    piece: (usize, usize),
+    /// All elements.
+    len: usize,
+}
+
+impl Checked<'_> {
+    /// The bytes of some elements, which are whole pieces.
+    fn bytes(&self, elements: Range<usize>) -> &[u8] {
+        let (len, size) = self.piece;
+        let range = elements.start / len * size..elements.end / len * size;
+        self.tensor.bytes.get(range).unwrap_or_default()
+    }
+}
+
+fn reserved<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
+        what: "weights",
+        bytes: len.saturating_mul(size_of::<T>()),
+    })?;
+    out.resize(len, T::default());
+    Ok(out)
+}
+
+impl<'a, B: Backend> Loader<'a, B> {
+    /// A loader of `source` whose large matrices are kept as `format`. Names that the model asks for go through
+    /// `rename` first, so that one model reads several namings.
+    pub fn new(
+        backend: &'a B,
+        source: &'a dyn WeightSource,
+        format: Format,
+        rename: &'a dyn Fn(&str) -> String,
+    ) -> Self {
+        Self {
+            backend,
+            source,
+            format,
+            rename,
+            used: RefCell::default(),
+        }
+    }
+
+    /// Whether the checkpoint has this tensor.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.source.tensor(&(self.rename)(name)).is_some()
+    }
+
+    fn checked(&self, name: &str, shape: &[usize]) -> Result<Checked<'_>> {
+        let stored = (self.rename)(name);
+        let tensor = self
+            .source
+            .tensor(&stored)
+            .ok_or_else(|| Error::MissingTensor {
+                name: Name::owned(&stored),
+            })?;
+        let core = |dims: &[usize]| dims.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
+        if core(&tensor.shape) != core(shape) {
+            return Err(Error::TensorShape {
+                name: Name::owned(&stored),
+                got: Name::shape(&tensor.shape),
+                want: Name::shape(shape),
+            });
+        }
+        let len = product("weights", shape)?;
+        let piece = tensor.dtype.piece().ok_or_else(|| Error::TensorType {
+            name: Name::owned(&stored),
+            dtype: tensor.dtype.name(),
+        })?;
+        let width = shape.last().copied().unwrap_or(1);
+        let want = product("weights", &[len / piece.0, piece.1])?;
+        if tensor.bytes.len() != want || !width.is_multiple_of(piece.0) {
+            return Err(Error::Length {
+                op: "weights",
+                arg: "tensor bytes",
+                got: tensor.bytes.len(),
+                want,
+            });
+        }
+        self.used.borrow_mut().insert(stored);
+        Ok(Checked { tensor, piece, len })
+    }
+
+    /// Decodes elements from `at` on, and releases their bytes.
+    fn decode(&self, tensor: &Checked<'_>, at: usize, out: &mut [f32]) -> Result<()> {
+        let bytes = tensor.bytes(at..at + out.len());
+        tensor.tensor.dtype.decode(bytes, out);
+        self.source.release(bytes);
+        match out.iter().position(|v| !v.is_finite()) {
+            Some(row) => Err(not_finite(at + row)),
+            None => Ok(()),
+        }
+    }
+
+    /// A tensor's elements as floats; its shape may differ from `shape` only in sizes of 1.
+    ///
+    /// # Errors
+    /// A missing tensor, another shape, an element type that is not read, elements that are not finite, or no memory.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.checked(name, shape)?;
+        let mut out = reserved(tensor.len)?;
+        for (i, out) in out.chunks_mut(PORTION).enumerate() {
+            self.decode(&tensor, i * PORTION, out)?;
+        }
+        Ok(out)
+    }
+
+    /// Some rows of a tensor `[rows, k]` as floats.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats), or rows past the end.
+    pub fn rows(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Vec<f32>> {
+        let tensor = self.checked(name, &shape)?;
+        covers("weights", "rows", shape[0], rows.end)?;
+        let mut out = reserved(rows.len() * shape[1])?;
+        self.decode(&tensor, rows.start * shape[1], &mut out)?;
+        Ok(out)
+    }
+
+    /// A tensor in a buffer of the device.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats).
+    pub fn buffer(&self, name: &str, shape: &[usize]) -> Result<B::Buffer<f32>> {
+        let tensor = self.checked(name, shape)?;
+        let mut buffer = self.backend.zeros(tensor.len)?;
+        let mut portion = reserved(PORTION.min(tensor.len))?;
+        for at in (0..tensor.len).step_by(PORTION) {
+            let portion = &mut portion[..PORTION.min(tensor.len - at)];
+            self.decode(&tensor, at, portion)?;
+            self.backend.write(&mut buffer, at, portion)?;
+        }
+        Ok(buffer)
+    }
+
+    /// Floats in a buffer of the device.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn upload(&self, data: &[f32]) -> Result<B::Buffer<f32>> {
+        let mut buffer = self.backend.zeros(data.len())?;
+        self.backend.write(&mut buffer, 0, data)?;
+        Ok(buffer)
+    }
+
+    /// A packed matrix of tensors `[n, k]` below each other, in the loader's format where `k` allows it, else in F32.
+    /// Blocks that are stored in that format are taken as they are.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats).
+    pub fn matrix(&self, parts: &[(&str, usize)], k: usize) -> Result<B::Matrix> {
+        let n = parts
+            .iter()
+            .try_fold(0_usize, |n, part| n.checked_add(part.1))
+            .ok_or(Error::Overflow { op: "weights" })?;
+        let mut matrix = self.backend.matrix(self.format.or_f32(k), n, k)?;
+        let mut at = 0;
+        for &(name, n) in parts {
+            let tensor = self.checked(name, &[n, k])?;
+            self.put(&tensor, k, 0..n, &mut matrix, at)?;
+            at += n;
+        }
+        Ok(matrix)
+    }
+
+    /// A packed matrix of some rows of a tensor `[n, k]`.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats), or rows past the end.
+    pub fn matrix_of_rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        rows: Range<usize>,
+    ) -> Result<B::Matrix> {
+        let tensor = self.checked(name, &shape)?;
+        covers("weights", "rows", shape[0], rows.end)?;
+        let format = self.format.or_f32(shape[1]);
+        let mut matrix = self.backend.matrix(format, rows.len(), shape[1])?;
+        self.put(&tensor, shape[1], rows, &mut matrix, 0)?;
+        Ok(matrix)
+    }
+
+    /// Puts rows of a tensor into a matrix from row `to` on.
+    fn put(
+        &self,
+        tensor: &Checked<'_>,
+        k: usize,
+        rows: Range<usize>,
+        matrix: &mut B::Matrix,
+        mut to: usize,
+    ) -> Result<()> {
+        let format = self.format.or_f32(k);
+        let stored = matches!(
+            (format, tensor.tensor.dtype),
+            (Format::Bf16, DType::BF16)
+                | (Format::Q8_0, DType::Block(Block::Q8_0))
+                | (Format::Q4_0, DType::Block(Block::Q4_0))
+        );
+        // Rows that need no room of their own come in portions that occupy all threads of a device.
+        let most = if stored {
+            PORTION_ROWS << 6
+        } else {
+            PORTION_ROWS
+        };
+        let portion_rows = (PORTION / k.max(1)).clamp(1, most);
+        let scratch = portion_rows.min(rows.len()) * k;
+        let mut floats = reserved(if stored { 0 } else { scratch })?;
+        let mut packer = Packer::new(format, if stored { 0 } else { scratch })?;
+        for row in rows.clone().step_by(portion_rows) {
+            let n = portion_rows.min(rows.end - row);
+            if stored {
+                let bytes = tensor.bytes(row * k..(row + n) * k);
+                finite(format, bytes).map_err(|piece| not_finite(row * k + piece))?;
+                let view = QuantMatrix::from_bytes(format, n, k, bytes)?;
+                self.backend.put(matrix, to, &view)?;
+                self.source.release(bytes);
+            } else {
+                let floats = &mut floats[..n * k];
+                self.decode(tensor, row * k, floats)?;
+                self.backend.put(matrix, to, &packer.view(n, k, floats)?)?;
+            }
+            to += n;
+        }
+        Ok(())
+    }
+
+    /// A packed matrix `[n, k]` from floats, in the loader's format where `k` allows it, else in F32.
+    ///
+    /// # Errors
+    /// Another number of elements, or no memory.
+    pub fn pack(&self, n: usize, k: usize, data: &[f32]) -> Result<B::Matrix> {
+        let format = self.format.or_f32(k);
+        if format == Format::F32 {
+            return self.pack_f32(n, k, data);
+        }
+        // Says no to another number of elements.
+        QuantMatrix::f32(n, k, data)?;
+        let mut matrix = self.backend.matrix(format, n, k)?;
+        let mut packer = Packer::new(format, PORTION_ROWS.min(n) * k)?;
+        for (i, data) in data.chunks(PORTION_ROWS * k).enumerate() {
+            let view = packer.view(data.len() / k, k, data)?;
+            self.backend.put(&mut matrix, i * PORTION_ROWS, &view)?;
+        }
+        Ok(matrix)
+    }
+
+    /// A packed matrix `[n, k]` that stays in F32 whatever the format, for small or delicate products.
+    ///
+    /// # Errors
+    /// As [`pack`](Self::pack).
+    pub fn pack_f32(&self, n: usize, k: usize, data: &[f32]) -> Result<B::Matrix> {
+        self.backend.pack(&QuantMatrix::f32(n, k, data)?)
+    }
+
+    /// Fails on the first tensor that nobody read, unless `ignore` says that it may be there.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTensor`].
+    pub fn finish(&self, ignore: &dyn Fn(&str) -> bool) -> Result<()> {
+        let used = self.used.borrow();
+        let mut unknown = None;
+        self.source.names(&mut |name| {
+            if unknown.is_none() && !used.contains(name) && !ignore(name) {
+                unknown = Some(Name::owned(name));
+            }
+        });
+        unknown.map_or(Ok(()), |name| Err(Error::UnknownTensor { name }))
+    }
+}
+
+/// Floats as rows of a format, in memory of its own.
+struct Packer {
+    format: Format,
+    bytes: Vec<u8>,
+}
+
+impl Packer {
+    /// Room for so many elements at a time.
+    fn new(format: Format, elements: usize) -> Result<Self> {
+        let bytes = match format {
+            Format::F32 => 0,
+            _ => format.bytes(1, elements)?,
+        };
+        Ok(Self {
+            format,
+            bytes: reserved(bytes)?,
+        })
+    }
+
+    fn view<'b>(&'b mut self, n: usize, k: usize, data: &'b [f32]) -> Result<QuantMatrix<'b>> {
+        if self.format == Format::F32 {
+            return QuantMatrix::f32(n, k, data);
+        }
+        let bytes = self.format.bytes(n, k)?;
+        covers("weights", "portion", self.bytes.len(), bytes)?;
+        let bytes = &mut self.bytes[..bytes];
+        self.format.quantise(data, bytes);
+        QuantMatrix::from_bytes(self.format, n, k, bytes)
+    }
+}
+
+const fn not_finite(row: usize) -> Error {
+    Error::NotFinite {
+        op: "weights",
+        arg: "tensor",
+        row,
+    }
+}
+
+/// Whether all numbers, or all scales of blocks, are finite; else the first element where they are not.
+fn finite(format: Format, bytes: &[u8]) -> core::result::Result<(), usize> {
+    let bad = |head: &[u8]| match (format, head) {
+        (Format::Bf16, &[a, b, ..]) => !bf16::from_le_bytes([a, b]).is_finite(),
+        (_, &[a, b, ..]) => !f16::from_le_bytes([a, b]).is_finite(),
+        _ => true,
+    };
+    match bytes.chunks(format.block_bytes()).position(bad) {
+        Some(piece) => Err(piece * format.block()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,82 @@
+//! Blocks of 256 elements: two levels of scales. Read only.
+
+use super::blocks::half;
+
+/// Six-bit scale and offset of the eighth `s` of a block: four of each lie whole in twelve bytes, the other four in
+/// halves.
+fn scale_and_offset(packed: &[u8], s: usize) -> (f32, f32) {
+    let (scale, offset) = if s < 4 {
+        (packed[s] & 63, packed[s + 4] & 63)
+    } else {
+        let low = packed[s + 4];
+        (
+            low & 15 | packed[s - 4] >> 6 << 4,
+            low >> 4 | packed[s] >> 6 << 4,
+        )
+    };
+    (f32::from(scale), f32::from(offset))
+}
+
+/// 16 bytes of scale and offset (a nibble each), 64 of elements, scale, offset.
+pub(super) fn q2(block: &[u8], out: &mut [f32]) {
+    let (scale, offset) = (half(block, 80), half(block, 82));
+    for (i, v) in out.iter_mut().enumerate() {
+        let part = block[i / 16];
+        let (scale, offset) = (scale * f32::from(part & 15), offset * f32::from(part >> 4));
+        let q = block[16 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+        *v = scale * f32::from(q) - offset;
+    }
+}
+
+/// 32 bytes of third bits, 64 of the two lower ones, 12 of scales, scale.
+pub(super) fn q3(block: &[u8], out: &mut [f32]) {
+    let scale = half(block, 108);
+    for (i, v) in out.iter_mut().enumerate() {
+        let s = i / 16;
+        let low = block[96 + s % 8] >> (s / 8 * 4) & 15;
+        let high = block[104 + s % 4] >> (s / 4 * 2) & 3;
+        let part = f32::from(low | high << 4) - 32.0;
+        let q = block[32 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+        // A third bit that is set means no offset.
+        let set = block[i % 32] >> (i / 32) & 1;
+        *v = scale * part * (f32::from(q) - if set == 1 { 0.0 } else { 4.0 });
+    }
+}
+
+/// Scale, offset, 12 bytes of scales and offsets, 128 of elements.
+pub(super) fn q4(block: &[u8], out: &mut [f32]) {
+    let (scale, offset) = (half(block, 0), half(block, 2));
+    for (s, out) in out.chunks_exact_mut(32).enumerate() {
+        let (own, least) = scale_and_offset(&block[4..16], s);
+        let (scale, offset) = (scale * own, offset * least);
+        for (v, byte) in out.iter_mut().zip(&block[16 + s / 2 * 32..]) {
+            let q = byte >> (s % 2 * 4) & 15;
+            *v = scale * f32::from(q) - offset;
+        }
+    }
+}
+
+/// Scale, offset, 12 bytes of scales and offsets, 32 of fifth bits, 128 of the four lower ones.
+pub(super) fn q5(block: &[u8], out: &mut [f32]) {
+    let (scale, offset) = (half(block, 0), half(block, 2));
+    for (s, out) in out.chunks_exact_mut(32).enumerate() {
+        let (own, least) = scale_and_offset(&block[4..16], s);
+        let (scale, offset) = (scale * own, offset * least);
+        let bits = &block[16..48];
+        for ((v, byte), bits) in out.iter_mut().zip(&block[48 + s / 2 * 32..]).zip(bits) {
+            let q = byte >> (s % 2 * 4) & 15 | (bits >> s & 1) << 4;
+            *v = scale * f32::from(q) - offset;
+        }
+    }
+}
+
+/// 128 bytes of the four lower bits, 64 of the two upper ones, 16 scales, scale.
+pub(super) fn q6(block: &[u8], out: &mut [f32]) {
+    let scale = half(block, 208);
+    for (i, v) in out.iter_mut().enumerate() {
+        let part = f32::from(block[192 + i / 16].cast_signed());
+        let low = block[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
+        let high = block[128 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+        *v = scale * part * (f32::from(low | high << 4) - 32.0);
+    }
+}

@@ -1,0 +1,112 @@
+//! What quantising may cost: error bounds of every format.
+
+use maquette::quant::{Block, Format};
+use proptest::prelude::*;
+
+/// Half precision keeps eleven bits of a scale, and its smallest step is 2⁻²⁴.
+const HALF: f32 = 1.0 / 2048.0;
+const HALF_STEP: f32 = 1.0 / 16_777_216.0;
+/// Room for the F32 roundings on the way, in units of the largest number.
+const ROUNDING: f32 = 1e-6;
+
+fn back(block: Block, x: &[f32]) -> Vec<f32> {
+    let mut bytes = vec![0; x.len() / block.len() * block.bytes()];
+    block.quantise(x, &mut bytes).unwrap();
+    let mut out = vec![0.0; x.len()];
+    block.dequantise(&bytes, &mut out);
+    out
+}
+
+/// Numbers of one block whose sizes span many orders.
+fn numbers() -> impl Strategy<Value = Vec<f32>> {
+    (prop::collection::vec(-1.0_f32..1.0, 32), -20..14_i32)
+        .prop_map(|(x, e)| x.into_iter().map(|v| v * 2.0_f32.powi(e)).collect())
+}
+
+fn largest(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |m, v| v.abs().max(m))
+}
+
+fn near(x: &[f32], y: &[f32], bound: impl Fn(f32) -> f32) -> Result<(), TestCaseError> {
+    for (&x, &y) in x.iter().zip(y) {
+        prop_assert!(
+            (x - y).abs() <= bound(x),
+            "{x} became {y}, allowed is {}",
+            bound(x)
+        );
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn prop_f32_is_kept_and_bf16_keeps_eight_bits(x in numbers()) {
+        for (format, share) in [(Format::F32, 0.0), (Format::Bf16, 1.0 / 256.0)] {
+            let mut bytes = vec![0; format.bytes(1, x.len()).unwrap()];
+            let mut y = vec![0.0; x.len()];
+            format.quantise(&x, &mut bytes);
+            format.dequantise(&bytes, &mut y);
+            near(&x, &y, |v| v.abs() * share)?;
+        }
+    }
+
+    /// Half a step, and what rounding the scale does to the outermost level.
+    #[test]
+    fn prop_q8_0_errs_by_half_a_step(x in numbers()) {
+        let most = largest(&x);
+        let bound = most / 254.0 + most * (HALF + ROUNDING) + 127.0 * HALF_STEP;
+        near(&x, &back(Block::Q8_0, &x), |_| bound)?;
+    }
+
+    /// The side away from the largest number ends at seven steps of eight.
+    #[test]
+    fn prop_q4_0_errs_by_half_a_step_or_is_clipped(x in numbers()) {
+        let most = largest(&x);
+        let step = most / 8.0;
+        let scale = most * (HALF + ROUNDING) + 8.0 * HALF_STEP;
+        let sign = x.iter().fold(0.0_f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+        near(&x, &back(Block::Q4_0, &x), |v| {
+            let clipped = if v * sign < 0.0 { (v.abs() - 7.0 * step).max(0.0) } else { 0.0 };
+            clipped.max(step / 2.0) + scale
+        })?;
+    }
+
+    #[test]
+    fn prop_q5_0_errs_by_half_a_step_or_is_clipped(x in numbers()) {
+        let most = largest(&x);
+        let step = most / 16.0;
+        let scale = most * (HALF + ROUNDING) + 16.0 * HALF_STEP;
+        let sign = x.iter().fold(0.0_f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+        near(&x, &back(Block::Q5_0, &x), |v| {
+            let clipped = if v * sign < 0.0 { (v.abs() - 15.0 * step).max(0.0) } else { 0.0 };
+            clipped.max(step / 2.0) + scale
+        })?;
+    }
+
+    /// Scale and least value are both rounded.
+    #[test]
+    fn prop_formats_with_a_least_value_err_by_half_a_step(x in numbers()) {
+        let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let least = x.iter().copied().fold(f32::INFINITY, f32::min);
+        for (block, levels) in [(Block::Q4_1, 15.0), (Block::Q5_1, 31.0)] {
+            let span = most - least;
+            let rounded = (span + least.abs()) * (HALF + ROUNDING) + (levels + 1.0) * HALF_STEP;
+            near(&x, &back(block, &x), |_| span / levels / 2.0 + rounded)?;
+        }
+    }
+
+    /// What was read from blocks goes into blocks unchanged.
+    #[test]
+    fn prop_quantising_twice_is_quantising_once(x in numbers()) {
+        for format in Format::ALL {
+            let mut once = vec![0; format.bytes(1, x.len()).unwrap()];
+            let (mut twice, mut y) = (once.clone(), vec![0.0; x.len()]);
+            format.quantise(&x, &mut once);
+            // A scale that half precision holds in few bits loses its largest level.
+            prop_assume!(largest(&x) > 0.01);
+            format.dequantise(&once, &mut y);
+            format.quantise(&y, &mut twice);
+            prop_assert_eq!(&once, &twice, "{}", format.name());
+        }
+    }
+}
