@@ -229,4 +229,27 @@ mod tests {
         // Half a bracket is text.
         assert!(Template::new("<|a", &words, 0).is_ok());
     }
+
+    #[cfg(feature = "tokenizers")]
+    #[test]
+    fn a_prompt_to_draw_has_the_tokens_of_the_released_code() {
+        use crate::model::files::tokenizer::Tokenizer;
+
+        let (file, golden) = Tokenizer::published("janus-pro");
+        let mut tokens = Tokens::reserve(64).unwrap();
+        for case in golden["layouts"].as_array().unwrap() {
+            let text = |key: &str| case[key].as_str().unwrap();
+            tokens.clear();
+            let template = Template::new(text("layout"), &file, 0).unwrap();
+            template
+                .encode(text("prompt"), &file, 64, &mut tokens)
+                .unwrap();
+            assert_eq!(
+                serde_json::json!(tokens.before),
+                case["ids"],
+                "{}",
+                text("prompt")
+            );
+        }
+    }
 }

@@ -183,7 +183,7 @@ fn masked_loop<B: Backend>(case: &Case, model: &Arc<ShowO<B>>, name: &str) -> Re
         options.temperature = setting("temperature") as f32;
     }
     let ids = sequences(case, &format!("in.{name}.input_ids"));
-    let unconditional = model.text_tokens(&[]);
+    let unconditional = model.config().text_tokens(&[]);
     for row in sequences(case, &format!("in.{name}.uncond_input_ids")) {
         let text = row[..c.text_rows()]
             .iter()

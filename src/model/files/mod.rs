@@ -25,5 +25,7 @@ pub mod safetensors;
 pub mod shards;
 #[cfg(any(feature = "torch", feature = "gguf", feature = "safetensors"))]
 mod table;
+#[cfg(feature = "tokenizers")]
+pub mod tokenizer;
 #[cfg(feature = "torch")]
 pub mod torch;

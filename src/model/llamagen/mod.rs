@@ -4,6 +4,7 @@
 //! Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation", arXiv 2406.06525; quirks of
 //! the released code are named where they are kept.
 
+mod clean;
 mod config;
 mod prompts;
 

@@ -1,11 +1,11 @@
 //! Prompts of a LlamaGen model: text, features of a text encoder, or a class.
 
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::clean::clean;
 use super::{Condition, LlamaGen};
 use crate::error::{Error, Name, Result, covers, product};
 use crate::model::raster::{PrefixPair, PrefixReader};
@@ -23,7 +23,8 @@ const CLASS: u32 = 3;
 
 /// Reads the prompts of a LlamaGen session.
 ///
-/// A text-conditional model reads text through a flan-T5 encoder and its tokenizer: lower-cased, white space collapsed.
+/// A text-conditional model reads text through a flan-T5 encoder and its tokenizer, cleaned as the captions were that it
+/// was trained on: lower-cased, without links, markup, numbers of articles and most signs.
 /// A class-conditional model reads a class: its number in decimal digits, or else a label that is a token of the
 /// tokenizer ([`Words`](crate::model::words::Words) of one label a line). The empty text is no class.
 pub struct LlamaGenPrompts<B: Backend, T> {
@@ -248,17 +249,4 @@ fn check_len(got: usize, max: usize) -> Result<()> {
 /// A count of rows or classes, which the configuration bounds.
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-/// Lower case and single spaces: what the released cleaning does to an ordinary prompt. Its rules for links, markup,
-/// numbers and file names are left out.
-fn clean(text: &str) -> String {
-    let mut out = String::new();
-    for word in text.split_whitespace() {
-        if !out.is_empty() {
-            out.push(' ');
-        }
-        out.push_str(&word.to_lowercase());
-    }
-    out
 }

@@ -208,4 +208,32 @@ mod tests {
                 .starts_with("yes<|im_end|>\n<|im_start|>user\nDo you")
         );
     }
+
+    #[cfg(feature = "tokenizers")]
+    #[test]
+    fn released_questions_have_the_tokens_of_the_released_code() {
+        use crate::model::files::tokenizer::Tokenizer;
+
+        let (file, golden) = Tokenizer::published("llava-onevision");
+        let questions = Questions::new(&Templates::released(), &file).unwrap();
+        let mut tokens = Tokens::reserve(1024).unwrap();
+        for layout in golden["layouts"].as_array().unwrap() {
+            let judgement = match layout["question"].as_str() {
+                Some("outcome") => Judgement::Outcome,
+                Some("clarity") => Judgement::Clarity,
+                Some("potential") => Judgement::Potential,
+                other => panic!("{other:?}"),
+            };
+            let prompt = layout["prompt"].as_str().unwrap();
+            questions
+                .encode(judgement, prompt, &file, 1024, &mut tokens)
+                .unwrap();
+            let got = serde_json::json!([tokens.before, tokens.after]);
+            assert_eq!(
+                got,
+                serde_json::json!([layout["before"], layout["after"]]),
+                "{judgement:?}"
+            );
+        }
+    }
 }

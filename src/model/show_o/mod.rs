@@ -30,6 +30,12 @@ use crate::quant::Format;
 /// Special tokens between the text vocabulary and the image codes.
 const SPECIALS: u32 = 10;
 
+/// Their names. A published tokenizer file lacks them, so that it would read a prompt that spells one as plain text.
+const SPECIAL_NAMES: [&str; SPECIALS as usize] = [
+    "[PAD]", "<|soi|>", "<|eoi|>", "<|sov|>", "<|eov|>", "<|t2i|>", "<|mmu|>", "<|t2v|>",
+    "<|v2v|>", "<|lvg|>",
+];
+
 /// Shape of a Show-o model. Missing keys of a `config.json` have the released model's values.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -229,6 +235,23 @@ impl ShowOConfig {
         self.special(5)
     }
 
+    /// Text rows of a prompt of these words: task token, frame, words; longer ones keep the leading tokens and end with
+    /// the frame, as the released code cuts them.
+    #[must_use]
+    pub fn text_tokens(&self, words: &[TokenId]) -> Vec<TokenId> {
+        let mut tokens = vec![self.t2i()];
+        if words.first() != Some(&self.bos_id) {
+            tokens.push(self.bos_id);
+        }
+        tokens.extend_from_slice(words);
+        tokens.push(self.bos_id);
+        if tokens.len() > self.text_rows() {
+            tokens.truncate(self.text_rows() - 1);
+            tokens.push(self.bos_id);
+        }
+        tokens
+    }
+
     /// Token of a masked place.
     #[must_use]
     #[expect(
@@ -350,24 +373,6 @@ impl<B: Backend> ShowO<B> {
     #[must_use]
     pub const fn backend(&self) -> &Arc<B> {
         &self.backend
-    }
-
-    /// Text rows of a prompt of these words: task token, frame, words; longer ones keep the leading tokens and end with
-    /// the frame, as the released code cuts them.
-    #[must_use]
-    pub fn text_tokens(&self, words: &[TokenId]) -> Vec<TokenId> {
-        let c = &self.config;
-        let mut tokens = vec![c.t2i()];
-        if words.first() != Some(&c.bos_id) {
-            tokens.push(c.bos_id);
-        }
-        tokens.extend_from_slice(words);
-        tokens.push(c.bos_id);
-        if tokens.len() > c.text_rows() {
-            tokens.truncate(c.text_rows() - 1);
-            tokens.push(c.bos_id);
-        }
-        tokens
     }
 
     fn embed(&self, rows: usize, ids: &B::Buffer<u32>, x: &mut B::Buffer<f32>) -> Result<()> {

@@ -7,10 +7,10 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::ShowO;
 use super::prompts::Prompts;
+use super::{SPECIAL_NAMES, ShowO};
 use crate::codes::{Code, CodeGrid, UNKNOWN};
-use crate::error::{Error, Result, covers, product};
+use crate::error::{Error, Name, Result, covers, product};
 use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
 use crate::image::ImageSize;
 use crate::model::magvit::{Magvit, MagvitScratch};
@@ -296,7 +296,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             host,
         };
         if guided(&session.options) {
-            let unconditional = session.model.text_tokens(&[]);
+            let unconditional = session.model.config().text_tokens(&[]);
             session.compute_text(&unconditional, 0)?;
         }
         Ok(session)
@@ -364,6 +364,14 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                 what: "a plan or a correction for Show-o",
             });
         }
+        for name in SPECIAL_NAMES {
+            if let Some(at) = prompt.text().find(name) {
+                return Err(Error::SpecialToken {
+                    token: Name::fixed(name),
+                    at,
+                });
+            }
+        }
         let mut words = Vec::new();
         self.words.encode(prompt.text(), &mut |id| words.push(id))?;
         let c = self.model.config();
@@ -381,7 +389,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                 max,
             });
         }
-        Ok(self.model.text_tokens(&words))
+        Ok(c.text_tokens(&words))
     }
 
     /// As [`Generator::start`] and [`Generator::resume`], for text rows that are tokens already (task token first, pads
