@@ -246,8 +246,8 @@ impl<B: Backend> Vq<B> {
     /// `n` pictures of `[height, width]` pixels, NHWC in [-1, 1], to codes.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the checkpoint has no encoder; slices of other lengths; a size that cannot be halved
-    /// once a level; a picture larger than the scratch.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if the checkpoint has no encoder; slices of other lengths;
+    /// a size that cannot be halved once a level; a picture larger than the scratch.
     pub fn encode(
         &self,
         scratch: &mut VqScratch<B>,
