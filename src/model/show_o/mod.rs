@@ -4,10 +4,12 @@
 //! Xie et al., "Show-o: One Single Transformer to Unify Multimodal Understanding and Generation", arXiv 2408.12528;
 //! quirks of the released code are named where they are kept.
 
+mod options;
 mod prompts;
 mod session;
 
-pub use session::{GivenStep, LongPrompt, ShowOOptions, ShowOSession, TemperaturePolicy};
+pub use options::{LongPrompt, ShowOOptions, TemperaturePolicy};
+pub use session::{GivenStep, ShowOSession};
 
 use alloc::format;
 use alloc::string::String;

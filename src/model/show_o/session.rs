@@ -3,91 +3,31 @@
 //! A step is exact, and spends nothing twice: text rows are computed once a prompt, the unconditional text once a
 //! session, step 0 once a prompt for all its candidates, and the head runs for image columns and masked places alone.
 
+mod generator;
+mod given;
+
+pub use given::GivenStep;
+
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::options::{LongPrompt, ShowOOptions, TemperaturePolicy};
 use super::prompts::Prompts;
 use super::{SPECIAL_NAMES, ShowO};
-use crate::codes::{Code, CodeGrid, UNKNOWN};
+use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Name, Result, covers, product};
-use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
-use crate::image::ImageSize;
+use crate::generator::{CandidateId, Partial};
 use crate::model::magvit::{Magvit, MagvitScratch};
 use crate::model::transformer::{Cache, Pass, Scratch};
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
 use crate::ops::sample::{
-    DRAW_WORDS, Draw, DrawShape, GuideShape, Remask, Schedule, cumulative_temperature, remask,
+    DRAW_WORDS, Draw, DrawShape, GuideShape, Remask, cumulative_temperature, remask,
 };
 use crate::ops::vq::GatherShape;
 use crate::prompt::{Prompt, TokenId, Tokenize};
 use crate::rng::{self, Purpose};
-
-/// Which candidates choose their masks with noise, and how it fades.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum TemperaturePolicy {
-    /// The evident intent of the released code: every candidate anneals by the cumulative product.
-    #[default]
-    Reset,
-    /// The released search scripts as they are: only candidate 0 of a prompt's first start anneals, all others choose
-    /// their masks without noise. "First" means that the prompt is not in the session's cache.
-    Upstream,
-    /// Every candidate anneals linearly, as in the MaskGIT paper.
-    Linear,
-}
-
-/// What happens to prompts that have more tokens than the model reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum LongPrompt {
-    /// An error.
-    #[default]
-    Reject,
-    /// The leading tokens are kept, as the released code does.
-    Truncate,
-}
-
-/// Settings of a session.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub struct ShowOOptions {
-    /// Steps from start to finished.
-    pub steps: u32,
-    /// Guidance scale s of uncond + s · (cond − uncond); 1 turns guidance off. Show-o quotes w = s − 1.
-    pub guidance_scale: f32,
-    /// Temperature of the mask choice before the first step.
-    pub temperature: f32,
-    /// Who anneals.
-    pub temperature_policy: TemperaturePolicy,
-    /// Share of masked places over the steps.
-    pub schedule: Schedule,
-    /// What happens to long prompts.
-    pub long_prompts: LongPrompt,
-    /// Candidates that can be alive at once.
-    pub candidates: usize,
-    /// Candidates that go through the model in one batch; more are taken in turns with the same result.
-    pub batch: usize,
-    /// Prompts whose text rows are kept.
-    pub prompts: usize,
-}
-
-impl Default for ShowOOptions {
-    fn default() -> Self {
-        Self {
-            steps: 18,
-            guidance_scale: 2.75,
-            temperature: 1.0,
-            temperature_policy: TemperaturePolicy::Reset,
-            schedule: Schedule::Cosine,
-            long_prompts: LongPrompt::Reject,
-            candidates: 32,
-            batch: 8,
-            prompts: 4,
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Candidate {
@@ -139,25 +79,7 @@ struct Host {
     staged: Vec<(Vec<Code>, Vec<Code>)>,
 }
 
-/// One step with given noise, and everything it decided: for comparison with a reference implementation.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct GivenStep {
-    /// Guided logits `[places, codebook]`.
-    pub logits: Vec<f32>,
-    /// Code drawn for every place, known ones too.
-    pub sampled: Vec<Code>,
-    /// Probability of each drawn code, −1 where the code was known.
-    pub p: Vec<f32>,
-    /// Index of the cut.
-    pub masked: usize,
-    /// Temperature of the mask choice.
-    pub temperature: f32,
-    /// Codes after the step, before the last re-masking is dropped.
-    pub state: Vec<Code>,
-}
-
-/// Candidates over one model: a [`Generator`].
+/// Candidates over one model: a [`Generator`](crate::Generator).
 #[derive(Debug)]
 pub struct ShowOSession<B: Backend, T> {
     model: Arc<ShowO<B>>,
@@ -392,8 +314,8 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         Ok(c.text_tokens(&words))
     }
 
-    /// As [`Generator::start`] and [`Generator::resume`], for text rows that are tokens already (task token first, pads
-    /// left out).
+    /// As [`Generator::start`](crate::Generator::start) and [`Generator::resume`](crate::Generator::resume), for text
+    /// rows that are tokens already (task token first, pads left out).
     ///
     /// # Errors
     /// As those.
@@ -737,277 +659,8 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         h.confidence = p;
         result
     }
-
-    /// One step of one candidate with given noise for every place, as the reference implementation consumes it:
-    /// exponentials `[places, codebook]`, then uniforms `[places]`.
-    ///
-    /// # Errors
-    /// As [`Generator::step`], or noise of another length.
-    pub fn step_given(
-        &mut self,
-        id: CandidateId,
-        exponential: &[f32],
-        uniform: &[f32],
-    ) -> Result<GivenStep> {
-        let at = self.at("step", id)?;
-        let (n, v) = (
-            self.model.config.num_vq_tokens,
-            self.model.config.codebook_size,
-        );
-        covers("step", "exponential", exponential.len(), n * v)?;
-        covers("step", "uniform", uniform.len(), n)?;
-        let step = self.candidates[at].step;
-        if step >= self.options.steps {
-            return Err(Error::Finished {
-                id: id.0,
-                steps: self.options.steps,
-            });
-        }
-        let before = self.candidates[at].codes.clone();
-        self.predict(&[(self.candidates[at].prompt, &before)], true)?;
-        let mut out = GivenStep {
-            logits: vec![0.0; n * v],
-            sampled: vec![0; n],
-            p: vec![0.0; n],
-            temperature: self.temperature(step, self.candidates[at].anneal),
-            ..GivenStep::default()
-        };
-        let (b, m) = (&*self.model.backend, &mut self.memory);
-        b.read(&m.logits, 0, &mut out.logits)?;
-        let mut noise = b.zeros(n * v)?;
-        b.write(&mut noise, 0, &exponential[..n * v])?;
-        b.draw(
-            DrawShape { rows: n, width: v },
-            &mut m.logits,
-            &Draw::Given(&noise),
-            &mut m.codes,
-            &mut m.p,
-        )?;
-        b.read(&m.codes, 0, &mut out.sampled)?;
-        b.read(&m.p, 0, &mut out.p)?;
-        let candidate = &mut self.candidates[at];
-        for (((p, &code), drawn), predicted) in out
-            .p
-            .iter_mut()
-            .zip(&before)
-            .zip(&out.sampled)
-            .zip(&mut candidate.predicted)
-        {
-            *predicted = if code == UNKNOWN { *drawn } else { code };
-            if code != UNKNOWN {
-                *p = -1.0;
-            }
-        }
-        let unknown = before.iter().filter(|&&c| c == UNKNOWN).count();
-        out.masked = self
-            .options
-            .schedule
-            .masked(n, unknown, step, self.options.steps);
-        out.state.clone_from(&candidate.predicted);
-        let r = Remask {
-            p: &out.p,
-            uniform: &uniform[..n],
-            masked: out.masked,
-            temperature: out.temperature,
-        };
-        remask(
-            &r,
-            &mut self.host.confidence,
-            &mut self.host.sorted,
-            &mut out.state,
-        )?;
-        let last = step + 1 == self.options.steps;
-        candidate.codes.copy_from_slice(if last {
-            &candidate.predicted
-        } else {
-            &out.state
-        });
-        (candidate.step, candidate.blank) = (step + 1, false);
-        Ok(out)
-    }
 }
 
 fn guided(options: &ShowOOptions) -> bool {
     (options.guidance_scale - 1.0).abs() > f32::EPSILON
-}
-
-impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
-    fn steps(&self) -> u32 {
-        self.options.steps
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "check bounds the sizes")]
-    fn grid(&self) -> CodeGrid {
-        let c = self.model.config();
-        CodeGrid::new(c.side() as u32, c.side() as u32, c.codebook_size as u32)
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "check bounds the sizes")]
-    fn image_size(&self) -> ImageSize {
-        let scale = self.pixels.as_ref().map_or(0, |(p, _)| p.config().scale());
-        let side = self.model.config().side() * scale;
-        ImageSize::new(side as u32, side as u32)
-    }
-
-    fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
-        let tokens = self.read_prompt(prompt)?;
-        self.start_tokens(&tokens, None, seeds, out)
-    }
-
-    fn resume(
-        &mut self,
-        prompt: &Prompt<'_>,
-        from: &Partial<'_>,
-        seeds: &[u64],
-        out: &mut [CandidateId],
-    ) -> Result<()> {
-        let tokens = self.read_prompt(prompt)?;
-        self.start_tokens(&tokens, Some(from), seeds, out)
-    }
-
-    fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>> {
-        let c = &self.candidates[self.at("save", id)?];
-        covers("save", "codes", codes.len(), c.codes.len())?;
-        let codes = &mut codes[..c.codes.len()];
-        codes.copy_from_slice(&c.codes);
-        Ok(Partial::new(c.step, codes).with_anneal(c.anneal))
-    }
-
-    fn fork(&mut self, parent: CandidateId, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
-        covers("fork", "out", out.len(), seeds.len())?;
-        let from = self.at("fork", parent)?;
-        let limit = self.candidates.len();
-        if self.candidates.iter().filter(|c| c.id.is_none()).count() < seeds.len() {
-            return Err(Error::Full {
-                what: "candidates of a session",
-                limit,
-            });
-        }
-        for (&seed, out) in seeds.iter().zip(out) {
-            let Some(to) = self.candidates.iter().position(|c| c.id.is_none()) else {
-                break;
-            };
-            let Ok([parent, child]) = self.candidates.get_disjoint_mut([from, to]) else {
-                break;
-            };
-            *out = CandidateId(self.next);
-            self.next += 1;
-            (child.id, child.seed) = (Some(*out), seed);
-            (child.prompt, child.step) = (parent.prompt, parent.step);
-            (child.anneal, child.blank) = (parent.anneal, parent.blank);
-            child.codes.copy_from_slice(&parent.codes);
-            child.predicted.copy_from_slice(&parent.predicted);
-            let prompt = child.prompt;
-            self.prompts.entry(prompt).users += 1;
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
-        let batch = self.batch("step", ids)?;
-        if let Some(&at) = batch
-            .iter()
-            .find(|&&at| self.candidates[at].step >= self.options.steps)
-        {
-            let id = self.candidates[at].id.map_or(0, |id| id.0);
-            return Err(Error::Finished {
-                id,
-                steps: self.options.steps,
-            });
-        }
-        // Blank candidates first: they share their prompt's step-0 logits.
-        let (blank, rest): (Vec<usize>, Vec<usize>) =
-            batch.into_iter().partition(|&at| self.candidates[at].blank);
-        let n = self.model.config.num_vq_tokens;
-        let len = n * self.model.config.codebook_size;
-        let mut staged = 0;
-        for chunk in blank.chunks(self.options.batch) {
-            for &at in chunk {
-                self.compute_first(self.candidates[at].prompt)?;
-            }
-            for (i, &at) in chunk.iter().enumerate() {
-                let m = &mut self.memory;
-                let first = &m.first[self.candidates[at].prompt];
-                self.model
-                    .backend
-                    .copy(first, 0, &mut m.logits, i * len, len)?;
-            }
-            self.settle(chunk, staged, chunk.len() * n)?;
-            staged += chunk.len();
-        }
-        for chunk in rest.chunks(self.options.batch) {
-            let states = core::mem::take(&mut self.candidates);
-            let batch: Vec<(usize, &[Code])> = chunk
-                .iter()
-                .map(|&at| (states[at].prompt, &*states[at].codes))
-                .collect();
-            let rows = self.predict(&batch, false);
-            self.candidates = states;
-            self.settle(chunk, staged, rows?)?;
-            staged += chunk.len();
-        }
-        // Nothing has moved until here; nothing can fail from here on.
-        for (&at, (state, predicted)) in blank.iter().chain(&rest).zip(&self.host.staged) {
-            let c = &mut self.candidates[at];
-            c.codes.copy_from_slice(state);
-            c.predicted.copy_from_slice(predicted);
-            (c.step, c.blank) = (c.step + 1, false);
-        }
-        Ok(())
-    }
-
-    fn taken(&self, id: CandidateId) -> Result<u32> {
-        Ok(self.candidates[self.at("taken", id)?].step)
-    }
-
-    fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()> {
-        let batch = self.batch("observe", ids)?;
-        if needs.hidden {
-            return Err(Error::Unsupported {
-                what: "showing hidden rows of Show-o",
-            });
-        }
-        if batch
-            .iter()
-            .any(|&at| self.candidates[at].predicted.contains(&UNKNOWN))
-        {
-            return Err(Error::Unsupported {
-                what: "observing a candidate before its first step",
-            });
-        }
-        let (n, side) = (self.model.config.num_vq_tokens, self.model.config.side());
-        if needs.codes {
-            let codes = out.codes.as_deref_mut().unwrap_or_default();
-            covers("observe", "codes", codes.len(), batch.len() * n)?;
-            for (codes, &at) in codes.chunks_exact_mut(n).zip(&batch) {
-                codes.copy_from_slice(&self.candidates[at].predicted);
-            }
-        }
-        if needs.pixels {
-            let bytes = self.image_size().len_bytes();
-            let Some((decoder, scratch)) = &mut self.pixels else {
-                return Err(Error::Unsupported {
-                    what: "showing pixels without an image tokenizer",
-                });
-            };
-            let pixels = out.pixels.as_deref_mut().unwrap_or_default();
-            covers("observe", "pixels", pixels.len(), batch.len() * bytes)?;
-            let mut codes = Vec::new();
-            for &at in &batch {
-                codes.extend_from_slice(&self.candidates[at].predicted);
-            }
-            let pixels = &mut pixels[..batch.len() * bytes];
-            decoder.decode(scratch, batch.len(), [side, side], &codes, pixels)?;
-        }
-        Ok(())
-    }
-
-    fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
-        for at in self.batch("prune", ids)? {
-            self.candidates[at].id = None;
-            let prompt = self.candidates[at].prompt;
-            self.prompts.entry(prompt).users -= 1;
-        }
-        Ok(())
-    }
 }

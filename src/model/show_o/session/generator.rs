@@ -1,0 +1,192 @@
+//! The session as a [`Generator`].
+
+use alloc::vec::Vec;
+
+use super::ShowOSession;
+use crate::codes::{Code, CodeGrid, UNKNOWN};
+use crate::error::{Error, Result, covers};
+use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
+use crate::image::ImageSize;
+use crate::ops::Backend;
+use crate::prompt::{Prompt, Tokenize};
+
+impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
+    fn steps(&self) -> u32 {
+        self.options.steps
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "check bounds the sizes")]
+    fn grid(&self) -> CodeGrid {
+        let c = self.model.config();
+        CodeGrid::new(c.side() as u32, c.side() as u32, c.codebook_size as u32)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "check bounds the sizes")]
+    fn image_size(&self) -> ImageSize {
+        let scale = self.pixels.as_ref().map_or(0, |(p, _)| p.config().scale());
+        let side = self.model.config().side() * scale;
+        ImageSize::new(side as u32, side as u32)
+    }
+
+    fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
+        let tokens = self.read_prompt(prompt)?;
+        self.start_tokens(&tokens, None, seeds, out)
+    }
+
+    fn resume(
+        &mut self,
+        prompt: &Prompt<'_>,
+        from: &Partial<'_>,
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()> {
+        let tokens = self.read_prompt(prompt)?;
+        self.start_tokens(&tokens, Some(from), seeds, out)
+    }
+
+    fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>> {
+        let c = &self.candidates[self.at("save", id)?];
+        covers("save", "codes", codes.len(), c.codes.len())?;
+        let codes = &mut codes[..c.codes.len()];
+        codes.copy_from_slice(&c.codes);
+        Ok(Partial::new(c.step, codes).with_anneal(c.anneal))
+    }
+
+    fn fork(&mut self, parent: CandidateId, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
+        covers("fork", "out", out.len(), seeds.len())?;
+        let from = self.at("fork", parent)?;
+        let limit = self.candidates.len();
+        if self.candidates.iter().filter(|c| c.id.is_none()).count() < seeds.len() {
+            return Err(Error::Full {
+                what: "candidates of a session",
+                limit,
+            });
+        }
+        for (&seed, out) in seeds.iter().zip(out) {
+            let Some(to) = self.candidates.iter().position(|c| c.id.is_none()) else {
+                break;
+            };
+            let Ok([parent, child]) = self.candidates.get_disjoint_mut([from, to]) else {
+                break;
+            };
+            *out = CandidateId(self.next);
+            self.next += 1;
+            (child.id, child.seed) = (Some(*out), seed);
+            (child.prompt, child.step) = (parent.prompt, parent.step);
+            (child.anneal, child.blank) = (parent.anneal, parent.blank);
+            child.codes.copy_from_slice(&parent.codes);
+            child.predicted.copy_from_slice(&parent.predicted);
+            let prompt = child.prompt;
+            self.prompts.entry(prompt).users += 1;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
+        let batch = self.batch("step", ids)?;
+        if let Some(&at) = batch
+            .iter()
+            .find(|&&at| self.candidates[at].step >= self.options.steps)
+        {
+            let id = self.candidates[at].id.map_or(0, |id| id.0);
+            return Err(Error::Finished {
+                id,
+                steps: self.options.steps,
+            });
+        }
+        // Blank candidates first: they share their prompt's step-0 logits.
+        let (blank, rest): (Vec<usize>, Vec<usize>) =
+            batch.into_iter().partition(|&at| self.candidates[at].blank);
+        let n = self.model.config.num_vq_tokens;
+        let len = n * self.model.config.codebook_size;
+        let mut staged = 0;
+        for chunk in blank.chunks(self.options.batch) {
+            for &at in chunk {
+                self.compute_first(self.candidates[at].prompt)?;
+            }
+            for (i, &at) in chunk.iter().enumerate() {
+                let m = &mut self.memory;
+                let first = &m.first[self.candidates[at].prompt];
+                self.model
+                    .backend
+                    .copy(first, 0, &mut m.logits, i * len, len)?;
+            }
+            self.settle(chunk, staged, chunk.len() * n)?;
+            staged += chunk.len();
+        }
+        for chunk in rest.chunks(self.options.batch) {
+            let states = core::mem::take(&mut self.candidates);
+            let batch: Vec<(usize, &[Code])> = chunk
+                .iter()
+                .map(|&at| (states[at].prompt, &*states[at].codes))
+                .collect();
+            let rows = self.predict(&batch, false);
+            self.candidates = states;
+            self.settle(chunk, staged, rows?)?;
+            staged += chunk.len();
+        }
+        // Nothing has moved until here; nothing can fail from here on.
+        for (&at, (state, predicted)) in blank.iter().chain(&rest).zip(&self.host.staged) {
+            let c = &mut self.candidates[at];
+            c.codes.copy_from_slice(state);
+            c.predicted.copy_from_slice(predicted);
+            (c.step, c.blank) = (c.step + 1, false);
+        }
+        Ok(())
+    }
+
+    fn taken(&self, id: CandidateId) -> Result<u32> {
+        Ok(self.candidates[self.at("taken", id)?].step)
+    }
+
+    fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()> {
+        let batch = self.batch("observe", ids)?;
+        if needs.hidden {
+            return Err(Error::Unsupported {
+                what: "showing hidden rows of Show-o",
+            });
+        }
+        if batch
+            .iter()
+            .any(|&at| self.candidates[at].predicted.contains(&UNKNOWN))
+        {
+            return Err(Error::Unsupported {
+                what: "observing a candidate before its first step",
+            });
+        }
+        let (n, side) = (self.model.config.num_vq_tokens, self.model.config.side());
+        if needs.codes {
+            let codes = out.codes.as_deref_mut().unwrap_or_default();
+            covers("observe", "codes", codes.len(), batch.len() * n)?;
+            for (codes, &at) in codes.chunks_exact_mut(n).zip(&batch) {
+                codes.copy_from_slice(&self.candidates[at].predicted);
+            }
+        }
+        if needs.pixels {
+            let bytes = self.image_size().len_bytes();
+            let Some((decoder, scratch)) = &mut self.pixels else {
+                return Err(Error::Unsupported {
+                    what: "showing pixels without an image tokenizer",
+                });
+            };
+            let pixels = out.pixels.as_deref_mut().unwrap_or_default();
+            covers("observe", "pixels", pixels.len(), batch.len() * bytes)?;
+            let mut codes = Vec::new();
+            for &at in &batch {
+                codes.extend_from_slice(&self.candidates[at].predicted);
+            }
+            let pixels = &mut pixels[..batch.len() * bytes];
+            decoder.decode(scratch, batch.len(), [side, side], &codes, pixels)?;
+        }
+        Ok(())
+    }
+
+    fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
+        for at in self.batch("prune", ids)? {
+            self.candidates[at].id = None;
+            let prompt = self.candidates[at].prompt;
+            self.prompts.entry(prompt).users -= 1;
+        }
+        Ok(())
+    }
+}
