@@ -163,8 +163,8 @@ fn sheet(path: &Path) -> Vec<Vec<u8>> {
 
 #[test]
 fn the_evaluating_detector_agrees_with_a_person() {
-    // Measured 0.825: a third of the plain pictures hold malformed objects, where a label is a matter of taste. An
-    // object counts as right if one names its kind at a glance and no more than a fifth of its outline is wrong.
+    // A floor under the measured 0.825, no goal: 0.92 was wanted and is not reached. Malformed objects are where detector
+    // and person differ. A person counts an object whose kind shows at a glance and whose outline is right but for a fifth.
     const BOUND: f64 = 0.8;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labelled");
     let text = fs::read_to_string(folder.join("labels.jsonl")).unwrap();
