@@ -67,12 +67,7 @@ fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             format.quantise(&data, &mut bytes);
             stored.push((name, format, bytes));
         }
-        let s = GemmShape {
-            m,
-            n,
-            k,
-            accumulate: false,
-        };
+        let s = GemmShape::new(m, n, k);
         let (x, mut y) = (random(cpu, m * k)?, cpu.zeros(m * n)?);
         let mut forms = vec![("f32", QuantMatrix::f32(n, k, &data)?)];
         for (name, format, bytes) in &stored {

@@ -1,10 +1,12 @@
 //! Weight formats: canonical blocks, bit-compatible with GGUF.
 
+mod activations;
 mod blocks;
 mod k;
 
 use half::{bf16, f16};
 
+pub use self::activations::{A8_BLOCK, quantise_a8};
 pub use self::blocks::Block;
 use crate::error::{Error, Result, covers, product};
 
@@ -290,6 +292,22 @@ impl<'a> QuantMatrix<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Scale and integers of block `block` in row `row`; nothing if elements stand alone.
+    pub(crate) fn levels(&self, row: usize, block: usize) -> Option<(f32, [i8; Q8_BLOCK])> {
+        let format = self.format();
+        let (QuantData::Q8_0(bytes) | QuantData::Q4_0(bytes)) = self.data else {
+            return None;
+        };
+        let size = format.block_bytes();
+        let bytes = &bytes[(row * (self.k / format.block()) + block) * size..][..size];
+        let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+        let levels = core::array::from_fn(|i| match format {
+            Format::Q8_0 => bytes[2 + i].cast_signed(),
+            _ => ((bytes[2 + i % 16] >> (i / 16 * 4)) & 15).cast_signed() - 8,
+        });
+        Some((scale, levels))
     }
 
     /// One element as a float.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use maquette::cpu::Cpu;
 use maquette::ops::attention::AttentionShape;
 use maquette::ops::conv::ConvShape;
-use maquette::ops::gemm::GemmShape;
+use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
 use maquette::ops::{Backend, Element, Reference};
@@ -112,27 +112,15 @@ fn attended<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> {
 fn products_agree_around_the_tile_sizes() {
     for n in [1, 15, 16, 17, 63, 64, 65, 129] {
         for m in [0, 1, 5, 6, 7, 47, 48, 49] {
-            agree!(|b| product(
-                b,
-                GemmShape {
-                    m,
-                    n,
-                    k: 64,
-                    accumulate: false
-                },
-                false,
-                true
-            ));
+            agree!(|b| product(b, GemmShape::new(m, n, 64), false, true));
         }
     }
     for k in [1, 31, 255, 256, 257, 513] {
         agree!(|b| product(
             b,
             GemmShape {
-                m: 50,
-                n: 70,
-                k,
-                accumulate: true
+                accumulate: true,
+                ..GemmShape::new(50, 70, k)
             },
             false,
             false
@@ -142,10 +130,8 @@ fn products_agree_around_the_tile_sizes() {
         agree!(|b| product(
             b,
             GemmShape {
-                m: 7,
-                n: 65,
-                k,
-                accumulate: true
+                accumulate: true,
+                ..GemmShape::new(7, 65, k)
             },
             true,
             true
@@ -169,26 +155,20 @@ fn a_row_has_the_same_bits_at_any_number_of_rows() {
         let w = w.unwrap();
         for cpu in cpus() {
             let (w, x) = (cpu.pack(&w).unwrap(), random(cpu, 1000 * k, 2));
-            let of = |m: usize| {
-                let mut y = cpu.zeros(m * n).unwrap();
-                cpu.gemm(
-                    GemmShape {
-                        m,
-                        n,
-                        k,
-                        accumulate: false,
-                    },
-                    &x,
-                    &w,
-                    None,
-                    &mut y,
-                )
-                .unwrap();
-                bits(cpu, &y)
-            };
-            let all = of(1000);
-            for m in [1, 2, 64, 65] {
-                assert!(of(m) == all[..m * n], "{m} rows");
+            for activations in [Activations::F32, Activations::A8] {
+                let of = |m: usize| {
+                    let mut y = cpu.zeros(m * n).unwrap();
+                    let s = GemmShape {
+                        activations,
+                        ..GemmShape::new(m, n, k)
+                    };
+                    cpu.gemm(s, &x, &w, None, &mut y).unwrap();
+                    bits(cpu, &y)
+                };
+                let all = of(1000);
+                for m in [1, 2, 64, 65] {
+                    assert!(of(m) == all[..m * n], "{m} rows, {activations:?}");
+                }
             }
         }
     }
@@ -434,12 +414,7 @@ fn filters_agree() {
 #[test]
 fn wrong_lengths_are_errors_and_not_panics() {
     for b in cpus() {
-        let s = GemmShape {
-            m: 2,
-            n: 3,
-            k: 4,
-            accumulate: false,
-        };
+        let s = GemmShape::new(2, 3, 4);
         let w = b
             .pack(&QuantMatrix::f32(3, 4, &[0.0; 12]).unwrap())
             .unwrap();
@@ -496,12 +471,7 @@ fn wrong_lengths_are_errors_and_not_panics() {
 #[test]
 fn several_callers_share_one_device() {
     let cpu = &cpus()[2];
-    let s = GemmShape {
-        m: 97,
-        n: 130,
-        k: 64,
-        accumulate: false,
-    };
+    let s = GemmShape::new(97, 130, 64);
     let want = product(&Reference, s, false, true);
     std::thread::scope(|scope| {
         for _ in 0..3 {

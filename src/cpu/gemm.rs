@@ -1,7 +1,7 @@
-//! The one product kernel; convolution and attention use it too.
+//! The product of floats; convolution and attention use it too.
 //!
-//! Weights stand in panels (see [`packed`](super::packed)). A tile of rows × outputs stays in registers while k runs. Bound: for many rows the two multiply and two
-//! add pipes; for one row the reading of the weights.
+//! Weights stand in panels (see [`packed`](super::packed)). A tile of rows × outputs stays in registers while k runs.
+//! Bound: for many rows the two multiply and two add pipes; for one row the reading of the weights.
 
 use super::Cpu;
 use super::packed::{PANEL, Packed, Panel, panel, panel_scratch};
@@ -9,7 +9,7 @@ use super::pool::Pool;
 use super::simd::{Isa, Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::Result;
-use crate::ops::gemm::{GemmShape, SUM_BLOCK};
+use crate::ops::gemm::{Activations, GemmShape, SUM_BLOCK};
 
 /// Sums of a task: one row of a panel each.
 pub(super) type Sums = [[f32; PANEL]; ROWS];
@@ -163,6 +163,9 @@ impl Cpu {
     ) -> Result<()> {
         s.check(x.len(), bias.map(<[f32]>::len), y.len())?;
         s.check_matrix(w.n, w.k)?;
+        if let (Activations::A8, Some(strips)) = (s.activations, w.strips()) {
+            return self.integer_product(s, x, strips, bias, y);
+        }
         let work = s.m.saturating_mul(s.n).saturating_mul(s.k) / 8;
         let columns = split(&self.pool, s.m, s.n);
         let tiles = Tiles::new(&mut y[..s.m * s.n], s.n, s.m, columns);

@@ -1,12 +1,13 @@
 //! The CPU device: packed weights, vector instructions, worker threads. Same names as [`ops`](crate::ops).
 //!
 //! Every path (portable, AVX2, AVX-512, any number of threads) gives the bits of the reference loops: products are
-//! rounded before they are added, and every sum runs in the reference's order. Vectors run across outputs, never
-//! along a sum.
+//! rounded before they are added, and every sum of floats runs in the reference's order. Vectors run across outputs,
+//! never along a sum of floats.
 
 mod attention;
 mod conv;
 mod gemm;
+mod integer;
 mod norm;
 mod packed;
 #[cfg(feature = "threads")]
@@ -17,6 +18,7 @@ mod pool;
 mod sample;
 #[expect(unsafe_code, reason = "vector instructions")]
 mod simd;
+mod strips;
 mod tiles;
 mod vq;
 
@@ -56,7 +58,7 @@ const MAX_THREADS: usize = 1024;
 /// let w = cpu.pack(&QuantMatrix::f32(1, 2, &[3.0, 4.0])?)?;
 /// let (mut x, mut y) = (cpu.zeros(2)?, cpu.zeros(1)?);
 /// cpu.write(&mut x, 0, &[1.0, 2.0])?;
-/// cpu.gemm(GemmShape { m: 1, n: 1, k: 2, accumulate: false }, &x, &w, None, &mut y)?;
+/// cpu.gemm(GemmShape::new(1, 1, 2), &x, &w, None, &mut y)?;
 /// let mut out = [0.0];
 /// cpu.read(&y, 0, &mut out)?;
 /// assert_eq!(out, [11.0]);
@@ -98,6 +100,13 @@ impl Cpu {
         })
     }
 
+    /// The instructions that its kernels use: `portable`, `avx2`, `avx512`, or `avx512vnni`. They decide the speed and
+    /// nothing else.
+    #[must_use]
+    pub const fn instructions(&self) -> &'static str {
+        self.isa.name()
+    }
+
     /// Threads that work, the caller's included.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -122,8 +131,8 @@ impl Default for Cpu {
     }
 }
 
-/// Makes `scratch` hold `len` floats for each of `threads`.
-fn grow(scratch: &mut Vec<f32>, len: usize, threads: usize) -> Result<()> {
+/// Makes `scratch` hold `len` words for each of `threads`.
+fn grow<T: Element>(scratch: &mut Vec<T>, len: usize, threads: usize) -> Result<()> {
     let want = crate::error::product("scratch", &[len, threads])?;
     if want > scratch.len() {
         let more = want - scratch.len();
@@ -131,9 +140,9 @@ fn grow(scratch: &mut Vec<f32>, len: usize, threads: usize) -> Result<()> {
             .try_reserve_exact(more)
             .map_err(|_| Error::OutOfMemory {
                 what: "scratch",
-                bytes: want.saturating_mul(size_of::<f32>()),
+                bytes: want.saturating_mul(size_of::<T>()),
             })?;
-        scratch.resize(want, 0.0);
+        scratch.resize(want, T::default());
     }
     Ok(())
 }

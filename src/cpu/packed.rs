@@ -1,7 +1,8 @@
 //! Weight matrices in panels, and how canonical rows get into them.
 //!
-//! A panel is up to 64 outputs, stored `[k][output]`, so that one vector holds neighbouring outputs of the same k. Rows
-//! arrive row by row, so packing is a transposition; it goes a small square at a time to stay in the first cache.
+//! A panel is up to 64 outputs. Floats are stored `[k][output]`, so that one vector holds neighbouring outputs of the
+//! same k. Blocks are stored in strips of 16 outputs (see [`strips`](super::strips)), a strip's blocks one after the
+//! other from the first k to the last.
 
 use alloc::boxed::Box;
 use core::iter::Skip;
@@ -12,19 +13,13 @@ use bytemuck::allocation::try_zeroed_slice_box;
 
 use super::pool::Pool;
 use super::simd::Lanes;
+use super::strips::{Q4_STRIP, Q8_STRIP, QUAD, SCALES, STRIP, StripBlock};
 use crate::error::{Error, Result, product};
 use crate::ops::gemm::SUM_BLOCK;
-use crate::quant::{
-    Format, Q4_BLOCK, Q4_BLOCK_BYTES, Q8_BLOCK, Q8_BLOCK_BYTES, QuantData, QuantMatrix,
-};
+use crate::quant::{Format, Q4_BLOCK_BYTES, Q8_BLOCK, Q8_BLOCK_BYTES, QuantData, QuantMatrix};
 
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 64;
-/// A panel's width is a multiple of this.
-pub(super) const ALIGN: usize = 16;
-/// Nibbles share a byte with those so many k further on.
-const HALF: usize = Q4_BLOCK / 2;
-
 /// A weight matrix `[n, k]` in panels.
 #[derive(Debug)]
 pub struct Packed {
@@ -38,10 +33,19 @@ enum Data {
     F32(Aligned<f32>),
     /// Upper halves of floats.
     Bf16(Aligned<u16>),
-    /// Bytes in panels, and in the same panels one scale for every 32 of them.
-    Q8_0(Aligned<u8>, Aligned<f32>),
-    /// As `Q8_0`; of each 32 rows of a panel the first 16 lie in the low halves, the others in the high halves.
-    Q4_0(Aligned<u8>, Aligned<f32>),
+    /// Strips of [`Q8_STRIP`].
+    Q8_0(Aligned<u8>),
+    /// Strips of [`Q4_STRIP`].
+    Q4_0(Aligned<u8>),
+}
+
+/// A matrix of blocks, in strips.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Strips<'a> {
+    /// Of [`Q8_STRIP`] bytes a block.
+    Q8_0(&'a [u8]),
+    /// Of [`Q4_STRIP`] bytes a block.
+    Q4_0(&'a [u8]),
 }
 
 /// Elements that start at a cache line.
@@ -77,7 +81,7 @@ impl<T: Zeroable> Aligned<T> {
 
 /// Width of the panel that starts at output `from`.
 pub(super) fn panel_width(n: usize, from: usize) -> usize {
-    (n - from).min(PANEL).next_multiple_of(ALIGN)
+    (n - from).min(PANEL).next_multiple_of(STRIP)
 }
 
 impl Packed {
@@ -85,13 +89,14 @@ impl Packed {
     pub(super) fn zeros(format: Format, n: usize, k: usize) -> Result<Self> {
         // Also says no to rows that are no whole blocks.
         format.bytes(n, k)?;
-        let wide = n.checked_next_multiple_of(ALIGN);
-        let all = product("matrix", &[wide.unwrap_or(usize::MAX), k])?;
+        let wide = n.checked_next_multiple_of(STRIP);
+        let wide = wide.unwrap_or(usize::MAX);
+        let all = product("matrix", &[wide, k])?;
         let data = match format {
             Format::F32 => Data::F32(Aligned::zeros(all)?),
             Format::Bf16 => Data::Bf16(Aligned::zeros(all)?),
-            Format::Q8_0 => Data::Q8_0(Aligned::zeros(all)?, Aligned::zeros(all / Q8_BLOCK)?),
-            Format::Q4_0 => Data::Q4_0(Aligned::zeros(all / 2)?, Aligned::zeros(all / Q4_BLOCK)?),
+            Format::Q8_0 => Data::Q8_0(Aligned::zeros(format.bytes(wide, k)?)?),
+            Format::Q4_0 => Data::Q4_0(Aligned::zeros(format.bytes(wide, k)?)?),
         };
         Ok(Self { n, k, data })
     }
@@ -100,8 +105,17 @@ impl Packed {
         match self.data {
             Data::F32(_) => Format::F32,
             Data::Bf16(_) => Format::Bf16,
-            Data::Q8_0(..) => Format::Q8_0,
-            Data::Q4_0(..) => Format::Q4_0,
+            Data::Q8_0(_) => Format::Q8_0,
+            Data::Q4_0(_) => Format::Q4_0,
+        }
+    }
+
+    /// The strips, if elements stand in blocks.
+    pub(super) fn strips(&self) -> Option<Strips<'_>> {
+        match &self.data {
+            Data::Q8_0(data) => Some(Strips::Q8_0(data.as_slice())),
+            Data::Q4_0(data) => Some(Strips::Q4_0(data.as_slice())),
+            Data::F32(_) | Data::Bf16(_) => None,
         }
     }
 
@@ -136,18 +150,17 @@ impl Packed {
                     place.scatter(rows, out, |v| u16::from_le_bytes(*v));
                 });
             }
-            (Data::Q8_0(out, scales), QuantData::Q8_0(rows)) => {
-                let scales = scales.panels(PANEL * k / Q8_BLOCK, first);
-                let panels = places.zip(out.panels(PANEL * k, first)).zip(scales);
-                pool.each(work, panels, |((place, out), scales)| {
-                    place.blocks::<Q8_BLOCK_BYTES, Q8_BLOCK>(rows, out, scales);
+            (Data::Q8_0(out), QuantData::Q8_0(rows)) => {
+                let panels = places.zip(out.panels(PANEL * (k / Q8_BLOCK) * Q8_BLOCK_BYTES, first));
+                pool.each(work, panels, |(place, out)| {
+                    // Adding 128 is turning the highest bit.
+                    place.blocks::<Q8_BLOCK_BYTES, Q8_STRIP>(rows, out, 0x80);
                 });
             }
-            (Data::Q4_0(out, scales), QuantData::Q4_0(rows)) => {
-                let scales = scales.panels(PANEL * k / Q4_BLOCK, first);
-                let panels = places.zip(out.panels(PANEL * k / 2, first)).zip(scales);
-                pool.each(work, panels, |((place, out), scales)| {
-                    place.blocks::<Q4_BLOCK_BYTES, HALF>(rows, out, scales);
+            (Data::Q4_0(out), QuantData::Q4_0(rows)) => {
+                let panels = places.zip(out.panels(PANEL * (k / Q8_BLOCK) * Q4_BLOCK_BYTES, first));
+                pool.each(work, panels, |(place, out)| {
+                    place.blocks::<Q4_BLOCK_BYTES, Q4_STRIP>(rows, out, 0);
                 });
             }
             // `place` compared the formats.
@@ -186,63 +199,34 @@ impl Place {
         }
     }
 
-    /// Blocks of a scale and LEN bytes.
-    fn blocks<const BLOCK: usize, const LEN: usize>(
+    /// Blocks of a scale and bytes, of which some bits are turned.
+    fn blocks<const BLOCK: usize, const STRIP_BLOCK: usize>(
         self,
         rows: &[u8],
         out: &mut [u8],
-        scales: &mut [f32],
+        turned: u8,
     ) {
         let per_row = self.k / Q8_BLOCK;
+        let turned = u32::from_ne_bytes([turned; 4]);
         let rows = rows.as_chunks::<BLOCK>().0;
-        let block = |c: usize, b: usize| &rows[(self.first + c) * per_row + b];
-        let both = out
-            .chunks_exact_mut(self.width * LEN)
-            .zip(scales.chunks_exact_mut(self.width));
-        for (b, (out, scales)) in both.enumerate() {
-            for (c, scale) in scales[self.column..][..self.columns].iter_mut().enumerate() {
-                let block = block(c, b);
-                *scale = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
-            }
-            let eights = self.columns / 8 * 8;
-            for c in (0..eights).step_by(8) {
-                for t in (0..LEN).step_by(8) {
-                    let mut square = [0; 8];
-                    for (i, line) in square.iter_mut().enumerate() {
-                        let bytes = block(c + i, b)[2 + t..].first_chunk();
-                        *line = u64::from_le_bytes(*bytes.unwrap_or(&[0; 8]));
-                    }
-                    for (i, line) in transposed(square).iter().enumerate() {
-                        let at = (t + i) * self.width + self.column + c;
-                        out[at..][..8].copy_from_slice(&line.to_le_bytes());
-                    }
-                }
-            }
-            for c in eights..self.columns {
-                let out = out.chunks_exact_mut(self.width);
-                for (out, byte) in out.zip(&block(c, b)[2..]) {
-                    out[self.column + c] = *byte;
+        let out = out.as_chunks_mut::<STRIP_BLOCK>().0;
+        for c in 0..self.columns {
+            let (strip, lane) = (
+                (self.column + c) / STRIP * per_row,
+                (self.column + c) % STRIP,
+            );
+            let row = &rows[(self.first + c) * per_row..][..per_row];
+            for (block, out) in row.iter().zip(&mut out[strip..]) {
+                let (scales, quads) = out.split_at_mut(SCALES);
+                scales[2 * lane..][..2].copy_from_slice(&block[..2]);
+                let quads = quads.chunks_exact_mut(QUAD);
+                for (quad, out) in block[2..].as_chunks::<4>().0.iter().zip(quads) {
+                    let quad = (u32::from_ne_bytes(*quad) ^ turned).to_ne_bytes();
+                    out[4 * lane..][..4].copy_from_slice(&quad);
                 }
             }
         }
     }
-}
-
-/// The transpose of 8 × 8 bytes, a line a word: squares of four, two and one change places across the diagonal.
-fn transposed(mut lines: [u64; 8]) -> [u64; 8] {
-    for (step, mask) in [
-        (4, 0x0000_0000_ffff_ffff),
-        (2, 0x0000_ffff_0000_ffff),
-        (1, 0x00ff_00ff_00ff_00ff),
-    ] {
-        for i in (0..8).filter(|i| i & step == 0) {
-            let (above, below) = (lines[i], lines[i + step]);
-            let swapped = (above >> (8 * step) ^ below) & mask;
-            lines[i] = above ^ swapped << (8 * step);
-            lines[i + step] = below ^ swapped;
-        }
-    }
-    lines
 }
 
 /// A piece of a panel: `k` rows of `width` outputs.
@@ -265,9 +249,6 @@ pub(super) fn panel<'a, V: Lanes>(
 ) -> Panel<'a> {
     let width = panel_width(w.n, column);
     let at = column * w.k + from * width;
-    // Scales of the blocks of k from `from` on.
-    let scales =
-        |scales: &'a Aligned<f32>| &scales.as_slice()[at / Q8_BLOCK..][..k / Q8_BLOCK * width];
     let w = match &w.data {
         Data::F32(data) => &data.as_slice()[at..][..k * width],
         Data::Bf16(data) => {
@@ -278,44 +259,38 @@ pub(super) fn panel<'a, V: Lanes>(
             }
             out
         }
-        Data::Q8_0(bytes, s) => {
-            let bytes = bytes.as_slice()[at..][..k * width].chunks_exact(Q8_BLOCK * width);
+        Data::Q8_0(strips) => {
             let out = &mut scratch[..k * width];
-            let blocks = bytes.zip(scales(s).chunks_exact(width));
-            for ((bytes, scales), out) in blocks.zip(out.chunks_exact_mut(Q8_BLOCK * width)) {
-                let rows = bytes.chunks_exact(width).zip(out.chunks_exact_mut(width));
-                for (bytes, out) in rows {
-                    for c in (0..width).step_by(V::N) {
-                        V::load(&scales[c..])
-                            .mul(V::load_i8(&bytes[c..]))
-                            .store(&mut out[c..]);
-                    }
-                }
-            }
+            let strips = strips.as_slice().as_chunks::<Q8_STRIP>().0;
+            write_floats::<V, _>(strips, [w.k, column, from], width, out);
             out
         }
-        Data::Q4_0(bytes, s) => {
-            let bytes = bytes.as_slice()[at / 2..][..k / 2 * width].chunks_exact(HALF * width);
+        Data::Q4_0(strips) => {
             let out = &mut scratch[..k * width];
-            let blocks = bytes.zip(scales(s).chunks_exact(width));
-            for ((bytes, scales), out) in blocks.zip(out.chunks_exact_mut(Q4_BLOCK * width)) {
-                let (low, high) = out.split_at_mut(HALF * width);
-                let outs = low
-                    .chunks_exact_mut(width)
-                    .zip(high.chunks_exact_mut(width));
-                for (bytes, (low, high)) in bytes.chunks_exact(width).zip(outs) {
-                    for c in (0..width).step_by(V::N) {
-                        let scale = V::load(&scales[c..]);
-                        let [a, b] = V::load_nibbles(&bytes[c..]);
-                        scale.mul(a).store(&mut low[c..]);
-                        scale.mul(b).store(&mut high[c..]);
-                    }
-                }
-            }
+            let strips = strips.as_slice().as_chunks::<Q4_STRIP>().0;
+            write_floats::<V, _>(strips, [w.k, column, from], width, out);
             out
         }
     };
     Panel { w, width, k }
+}
+
+/// Writes the floats of some k of a panel, in lines of `width`.
+#[inline(always)]
+fn write_floats<V: Lanes, B: StripBlock>(
+    blocks: &[B],
+    [k, column, from]: [usize; 3],
+    width: usize,
+    out: &mut [f32],
+) {
+    let per_strip = k / Q8_BLOCK;
+    for strip in 0..width / STRIP {
+        let first = (column / STRIP + strip) * per_strip + from / Q8_BLOCK;
+        let out = out.chunks_exact_mut(Q8_BLOCK * width);
+        for (block, out) in blocks[first..].iter().zip(out) {
+            block.floats::<V>(width, &mut out[strip * STRIP..]);
+        }
+    }
 }
 
 /// Scratch of [`panel`].
@@ -323,21 +298,5 @@ pub(super) fn panel_scratch(w: &Packed) -> usize {
     match w.data {
         Data::F32(_) => 0,
         _ => SUM_BLOCK.min(w.k) * PANEL,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn squares_are_transposed() {
-        let bytes: [[u8; 8]; 8] = [0_u8, 1, 2, 3, 4, 5, 6, 7].map(|i| [i; 8]);
-        let turned = transposed(bytes.map(u64::from_le_bytes)).map(u64::to_le_bytes);
-        assert_eq!(turned, [[0, 1, 2, 3, 4, 5, 6, 7]; 8]);
-        let (mut one, mut other) = ([[0; 8]; 8], [[0; 8]; 8]);
-        (one[6][1], other[1][6]) = (9, 9);
-        let turned = transposed(one.map(u64::from_le_bytes)).map(u64::to_le_bytes);
-        assert_eq!(turned, other);
     }
 }

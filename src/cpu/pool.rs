@@ -26,6 +26,7 @@ pub(super) struct Pool {
     /// Held by the caller whose job the workers do.
     entry: Mutex<()>,
     scratch: Mutex<Vec<f32>>,
+    words: Mutex<Vec<u32>>,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +126,7 @@ impl Pool {
             workers: Vec::new(),
             entry: Mutex::default(),
             scratch: Mutex::default(),
+            words: Mutex::default(),
         };
         for _ in 1..n {
             let shared = Arc::clone(&pool.shared);
@@ -214,8 +216,7 @@ impl Pool {
         tasks: I,
         f: impl Fn(&mut [f32], I::Item) + Sync,
     ) -> Result<()> {
-        let mut scratch =
-            core::mem::take(&mut *self.scratch.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut scratch = core::mem::take(&mut *locked(&self.scratch));
         let result = grow(&mut scratch, len, self.threads());
         if result.is_ok() {
             let pieces = Mutex::new(scratch.chunks_mut(len.max(1)));
@@ -234,14 +235,29 @@ impl Pool {
                 self.run(&job)
             }
         }
-        *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) = scratch;
+        *locked(&self.scratch) = scratch;
+        result
+    }
+
+    /// Lends `len` words, of unknown content, that all threads share.
+    pub(super) fn with_words(&self, len: usize, f: impl FnOnce(&mut [u32])) -> Result<()> {
+        let mut words = core::mem::take(&mut *locked(&self.words));
+        let result = grow(&mut words, len, 1);
+        if result.is_ok() {
+            f(&mut words[..len]);
+        }
+        *locked(&self.words) = words;
         result
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The next element, whoever asks.
 fn next<I: Iterator>(items: &Mutex<I>) -> Option<I::Item> {
-    items.lock().unwrap_or_else(PoisonError::into_inner).next()
+    locked(items).next()
 }
 
 impl Drop for Pool {

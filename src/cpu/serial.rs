@@ -8,12 +8,13 @@ use alloc::vec::Vec;
 
 use super::grow;
 use crate::error::Result;
+use crate::ops::Element;
 
 /// The caller alone, and its scratch.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    /// A boxed vector that nobody uses, or null. Whoever takes it owns it.
-    scratch: AtomicPtr<Vec<f32>>,
+    scratch: Slot<f32>,
+    words: Slot<u32>,
 }
 
 impl Pool {
@@ -52,29 +53,47 @@ impl Pool {
         tasks: I,
         f: impl Fn(&mut [f32], I::Item) + Sync,
     ) -> Result<()> {
+        self.scratch
+            .lend(len, |scratch| tasks.for_each(|task| f(scratch, task)))
+    }
+
+    /// Lends `len` words, of unknown content.
+    pub(super) fn with_words(&self, len: usize, f: impl FnOnce(&mut [u32])) -> Result<()> {
+        self.words.lend(len, f)
+    }
+}
+
+/// A boxed vector that nobody uses, or null. Whoever takes it owns it.
+#[derive(Debug, Default)]
+struct Slot<T>(AtomicPtr<Vec<T>>);
+
+impl<T: Element> Slot<T> {
+    fn lend(&self, len: usize, f: impl FnOnce(&mut [T])) -> Result<()> {
         let mut scratch = self.swap(null_mut()).unwrap_or_default();
         let result = grow(&mut scratch, len, 1);
         if result.is_ok() {
-            tasks.for_each(|task| f(&mut scratch[..len], task));
+            f(&mut scratch[..len]);
         }
         drop(self.swap(Box::into_raw(scratch)));
         result
     }
+}
 
+impl<T> Slot<T> {
     /// Puts a pointer from [`Box::into_raw`] or null, and takes what was there.
     #[expect(
         clippy::box_collection,
         reason = "an atomic holds one pointer, not a vector"
     )]
     #[expect(unsafe_code, reason = "there is no lock without std")]
-    fn swap(&self, scratch: *mut Vec<f32>) -> Option<Box<Vec<f32>>> {
-        let old = self.scratch.swap(scratch, Ordering::AcqRel);
+    fn swap(&self, scratch: *mut Vec<T>) -> Option<Box<Vec<T>>> {
+        let old = self.0.swap(scratch, Ordering::AcqRel);
         // SAFETY: a pointer in the field comes from `Box::into_raw`, and the swap made this call its one owner.
         (!old.is_null()).then(|| unsafe { Box::from_raw(old) })
     }
 }
 
-impl Drop for Pool {
+impl<T> Drop for Slot<T> {
     fn drop(&mut self) {
         drop(self.swap(null_mut()));
     }

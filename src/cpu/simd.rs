@@ -2,7 +2,10 @@
 //!
 //! A [`Job`] is written once, generic over [`Lanes`], and instantiated inside one function per instruction set, where
 //! the compiler may use the instructions. There is no fused multiply-add here: it would round once where the
-//! reference rounds twice.
+//! reference rounds twice. A [`DotsJob`] is the same over [`Dots`], sums of integer products.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 /// A vector of floats.
 ///
@@ -17,10 +20,12 @@ pub(super) trait Lanes: Copy {
     fn splat(x: f32) -> Self;
     /// The first `N` floats.
     fn load(x: &[f32]) -> Self;
-    /// The first `N` bytes as signed numbers.
-    fn load_i8(x: &[u8]) -> Self;
-    /// The low and the high halves of the first `N` bytes, less eight.
-    fn load_nibbles(x: &[u8]) -> [Self; 2];
+    /// The first bytes, the second ones … of the first `N` quads, less 128.
+    fn load_quads(x: &[u8]) -> [Self; 4];
+    /// The low halves, and the high halves, of the first bytes, the second ones … of the first `N` quads, less eight.
+    fn load_nibble_quads(x: &[u8]) -> [[Self; 4]; 2];
+    /// The first `N` floats of half precision.
+    fn load_f16(x: &[u8]) -> Self;
     /// The first `N` upper halves of floats.
     fn load_bf16(x: &[u16]) -> Self;
     /// Writes the first `N` floats.
@@ -31,12 +36,44 @@ pub(super) trait Lanes: Copy {
     fn add(self, x: Self) -> Self;
 }
 
+/// A vector of integer sums.
+///
+/// Values of a type are made only inside [`Isa::run_dots`] of its instruction set.
+pub(super) trait Dots: Copy {
+    /// Sums of a vector.
+    const N: usize;
+    /// Most rows whose sums fit the registers beside all else.
+    const ROWS: usize;
+    /// A quad of unsigned bytes for each sum.
+    type Quads: Copy;
+    /// The vector of as many floats.
+    type Floats: Lanes;
+    /// The same number in every lane.
+    fn splat(x: i32) -> Self;
+    /// The first `N` quads.
+    fn load_quads(x: &[u8]) -> Self::Quads;
+    /// The low and the high halves of the bytes of the first `N` quads.
+    fn load_nibbles(x: &[u8]) -> [Self::Quads; 2];
+    /// self + the products of each quad with four signed bytes, the first in the lowest bits of `x`.
+    fn dot(self, w: Self::Quads, x: u32) -> Self;
+    /// As floats.
+    fn floats(self) -> Self::Floats;
+}
+
 /// Work that is compiled for each instruction set.
 pub(super) trait Job {
     /// What it returns.
     type Out;
     /// Does it; an implementation is `#[inline(always)]`.
     fn run<V: Lanes>(self) -> Self::Out;
+}
+
+/// As [`Job`], on integer products.
+pub(super) trait DotsJob {
+    /// What it returns.
+    type Out;
+    /// Does it; an implementation is `#[inline(always)]`.
+    fn run<D: Dots>(self) -> Self::Out;
 }
 
 /// An instruction set that is known to be there.
@@ -50,6 +87,9 @@ pub(super) enum Isa {
     /// 512-bit vectors.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// And products of bytes that add fours.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
 }
 
 impl Isa {
@@ -63,29 +103,46 @@ impl Isa {
             Self::Avx2 => unsafe { x86::run_avx2(job) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, for AVX-512.
-            Self::Avx512 => unsafe { x86::run_avx512(job) },
+            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::run_avx512(job) },
+        }
+    }
+
+    /// Does a job on integer products with these instructions.
+    #[inline]
+    pub(super) fn run_dots<J: DotsJob>(self, job: J) -> J::Out {
+        match self {
+            Self::Portable => job.run::<FourSums>(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `run`; machines with AVX-512 have AVX2.
+            Self::Avx2 | Self::Avx512 => unsafe { x86::run_dots_avx2(job) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `run`, for AVX-512 and VNNI.
+            Self::Avx512Vnni => unsafe { x86::run_dots_vnni(job) },
         }
     }
 
     /// The widest instruction set of this machine.
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     pub(super) fn detect() -> Self {
-        let avx2 = std::arch::is_x86_feature_detected!("avx2");
-        let avx512 = std::arch::is_x86_feature_detected!("avx512f")
-            && std::arch::is_x86_feature_detected!("avx512vl")
-            && std::arch::is_x86_feature_detected!("avx512bw")
-            && std::arch::is_x86_feature_detected!("avx512dq");
-        Self::of(avx2, avx512)
+        use std::arch::is_x86_feature_detected as has;
+        Self::of(
+            has!("avx2") && has!("f16c"),
+            has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq"),
+            has!("avx512vnni"),
+        )
     }
 
     /// The widest instruction set that the program was compiled for.
     #[cfg(all(target_arch = "x86_64", not(feature = "std")))]
     pub(super) fn detect() -> Self {
-        let avx512 = cfg!(target_feature = "avx512f")
-            && cfg!(target_feature = "avx512vl")
-            && cfg!(target_feature = "avx512bw")
-            && cfg!(target_feature = "avx512dq");
-        Self::of(cfg!(target_feature = "avx2"), avx512)
+        Self::of(
+            cfg!(target_feature = "avx2") && cfg!(target_feature = "f16c"),
+            cfg!(target_feature = "avx512f")
+                && cfg!(target_feature = "avx512vl")
+                && cfg!(target_feature = "avx512bw")
+                && cfg!(target_feature = "avx512dq"),
+            cfg!(target_feature = "avx512vnni"),
+        )
     }
 
     /// Only the portable path: the compiler vectorises it for the target.
@@ -95,22 +152,35 @@ impl Isa {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn of(avx2: bool, avx512: bool) -> Self {
-        match (avx2, avx512) {
-            (true, true) => Self::Avx512,
-            (true, false) => Self::Avx2,
+    fn of(avx2: bool, avx512: bool, vnni: bool) -> Self {
+        match (avx2, avx512, vnni) {
+            (true, true, true) => Self::Avx512Vnni,
+            (true, true, false) => Self::Avx512,
+            (true, false, _) => Self::Avx2,
             _ => Self::Portable,
+        }
+    }
+
+    /// Its name, as traces have it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => "avx512vnni",
         }
     }
 
     /// Every instruction set of this machine, for tests.
     #[cfg(all(test, target_arch = "x86_64"))]
     pub(super) fn all() -> alloc::vec::Vec<Self> {
-        match Self::detect() {
-            Self::Avx512 => alloc::vec![Self::Portable, Self::Avx2, Self::Avx512],
-            Self::Avx2 => alloc::vec![Self::Portable, Self::Avx2],
-            Self::Portable => alloc::vec![Self::Portable],
-        }
+        let mut all = alloc::vec![Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni];
+        let widest = all.iter().position(|isa| *isa == Self::detect());
+        all.truncate(widest.unwrap_or(0) + 1);
+        all
     }
 
     /// Every instruction set of this machine, for tests.
@@ -140,14 +210,26 @@ impl Lanes for Four {
     }
 
     #[inline(always)]
-    fn load_i8(x: &[u8]) -> Self {
-        Self([0, 1, 2, 3].map(|i: usize| f32::from(x[i].cast_signed())))
+    fn load_quads(x: &[u8]) -> [Self; 4] {
+        let x = &x[..16];
+        [0, 1, 2, 3]
+            .map(|i: usize| Self([0, 4, 8, 12].map(|at: usize| f32::from(x[at + i]) - 128.0)))
     }
 
     #[inline(always)]
-    fn load_nibbles(x: &[u8]) -> [Self; 2] {
-        let half = |shift: u8| [0, 1, 2, 3].map(|i: usize| f32::from(x[i] >> shift & 15) - 8.0);
-        [Self(half(0)), Self(half(4))]
+    fn load_nibble_quads(x: &[u8]) -> [[Self; 4]; 2] {
+        let x = &x[..16];
+        [0, 4].map(|shift: u8| {
+            [0, 1, 2, 3].map(|i: usize| {
+                Self([0, 4, 8, 12].map(|at: usize| f32::from(x[at + i] >> shift & 15) - 8.0))
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn load_f16(x: &[u8]) -> Self {
+        let x = &x[..8];
+        Self([0, 2, 4, 6].map(|i: usize| half::f16::from_le_bytes([x[i], x[i + 1]]).to_f32()))
     }
 
     #[inline(always)]
@@ -173,204 +255,54 @@ impl Lanes for Four {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use core::arch::x86_64::{
-        __m256, __m512, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_ps, _mm256_and_si256,
-        _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
-        _mm256_cvtepu16_epi32, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps,
-        _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps,
-        _mm256_sub_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps,
-        _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32,
-        _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32,
-        _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
-    };
+/// Four sums, in whatever registers the compiler has.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+pub(super) struct FourSums([i32; 4]);
 
-    use super::{Job, Lanes};
+impl Dots for FourSums {
+    const N: usize = 4;
+    const ROWS: usize = 4;
+    type Quads = [u8; 16];
+    type Floats = Four;
 
-    #[target_feature(enable = "avx2")]
-    pub(super) fn run_avx2<J: Job>(job: J) -> J::Out {
-        job.run::<Eight>()
+    #[inline(always)]
+    fn splat(x: i32) -> Self {
+        Self([x; 4])
     }
 
-    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-    pub(super) fn run_avx512<J: Job>(job: J) -> J::Out {
-        job.run::<Sixteen>()
+    #[inline(always)]
+    fn load_quads(x: &[u8]) -> [u8; 16] {
+        let x = &x[..16];
+        core::array::from_fn(|i| x[i])
     }
 
-    /// An AVX register.
-    #[derive(Clone, Copy)]
-    pub(super) struct Eight(__m256);
-
-    impl Lanes for Eight {
-        const N: usize = 8;
-        const WIDE: bool = false;
-
-        #[inline(always)]
-        fn splat(x: f32) -> Self {
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm256_set1_ps(x) })
-        }
-
-        #[inline(always)]
-        fn load(x: &[f32]) -> Self {
-            let x = &x[..8];
-            // SAFETY: the instruction set is there, and 8 floats are readable.
-            Self(unsafe { _mm256_loadu_ps(x.as_ptr()) })
-        }
-
-        #[inline(always)]
-        fn load_i8(x: &[u8]) -> Self {
-            let x = &x[..8];
-            // SAFETY: SSE2 is part of x86-64, and 8 bytes are readable.
-            let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
-            // SAFETY: the instruction set is there.
-            let words = unsafe { _mm256_cvtepi8_epi32(bytes) };
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm256_cvtepi32_ps(words) })
-        }
-
-        #[inline(always)]
-        fn load_nibbles(x: &[u8]) -> [Self; 2] {
-            let x = &x[..8];
-            // SAFETY: SSE2 is part of x86-64, and 8 bytes are readable.
-            let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
-            // SAFETY: the instruction set is there.
-            let words = unsafe { _mm256_cvtepu8_epi32(bytes) };
-            // SAFETY: the instruction set is there.
-            let fifteen = unsafe { _mm256_set1_epi32(15) };
-            // SAFETY: the instruction set is there.
-            let low = unsafe { _mm256_and_si256(words, fifteen) };
-            // SAFETY: the instruction set is there.
-            let high = unsafe { _mm256_srli_epi32::<4>(words) };
-            // SAFETY: the instruction set is there.
-            let eight = unsafe { _mm256_set1_epi32(8) };
-            [low, high].map(|words| {
-                // SAFETY: the instruction set is there.
-                let words = unsafe { _mm256_sub_epi32(words, eight) };
-                // SAFETY: the instruction set is there.
-                Self(unsafe { _mm256_cvtepi32_ps(words) })
-            })
-        }
-
-        #[inline(always)]
-        fn load_bf16(x: &[u16]) -> Self {
-            let x = &x[..8];
-            // SAFETY: the instruction set is there, and 8 halves are readable.
-            let halves = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
-            // SAFETY: the instruction set is there.
-            let words = unsafe { _mm256_cvtepu16_epi32(halves) };
-            // SAFETY: the instruction set is there.
-            let words = unsafe { _mm256_slli_epi32::<16>(words) };
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm256_castsi256_ps(words) })
-        }
-
-        #[inline(always)]
-        fn store(self, out: &mut [f32]) {
-            let out = &mut out[..8];
-            // SAFETY: the instruction set is there, and 8 floats are writable.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), self.0) }
-        }
-
-        #[inline(always)]
-        fn mul(self, x: Self) -> Self {
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm256_mul_ps(self.0, x.0) })
-        }
-
-        #[inline(always)]
-        fn add(self, x: Self) -> Self {
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm256_add_ps(self.0, x.0) })
-        }
+    #[inline(always)]
+    fn load_nibbles(x: &[u8]) -> [[u8; 16]; 2] {
+        let x = Self::load_quads(x);
+        [x.map(|byte| byte & 15), x.map(|byte| byte >> 4)]
     }
 
-    /// An AVX-512 register.
-    #[derive(Clone, Copy)]
-    pub(super) struct Sixteen(__m512);
+    #[inline(always)]
+    fn dot(self, w: [u8; 16], x: u32) -> Self {
+        let x = x.to_le_bytes().map(u8::cast_signed).map(i32::from);
+        Self(core::array::from_fn(|lane| {
+            let w = &w[4 * lane..];
+            // Fours of bytes are far from the ends of 32 bits.
+            self.0[lane]
+                + i32::from(w[0]) * x[0]
+                + i32::from(w[1]) * x[1]
+                + i32::from(w[2]) * x[2]
+                + i32::from(w[3]) * x[3]
+        }))
+    }
 
-    impl Lanes for Sixteen {
-        const N: usize = 16;
-        const WIDE: bool = true;
-
-        #[inline(always)]
-        fn splat(x: f32) -> Self {
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm512_set1_ps(x) })
-        }
-
-        #[inline(always)]
-        fn load(x: &[f32]) -> Self {
-            let x = &x[..16];
-            // SAFETY: the instruction set is there, and 16 floats are readable.
-            Self(unsafe { _mm512_loadu_ps(x.as_ptr()) })
-        }
-
-        #[inline(always)]
-        fn load_i8(x: &[u8]) -> Self {
-            let x = &x[..16];
-            // SAFETY: SSE2 is part of x86-64, and 16 bytes are readable.
-            let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
-            // SAFETY: the instruction set is there.
-            let words = unsafe { _mm512_cvtepi8_epi32(bytes) };
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm512_cvtepi32_ps(words) })
-        }
-
-        #[inline(always)]
-        fn load_nibbles(x: &[u8]) -> [Self; 2] {
-            let x = &x[..16];
-            // SAFETY: SSE2 is part of x86-64, and 16 bytes are readable.
-            let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
-            // SAFETY: the instruction set is there.
-            let words = unsafe { _mm512_cvtepu8_epi32(bytes) };
-            // SAFETY: the instruction set is there.
-            let fifteen = unsafe { _mm512_set1_epi32(15) };
-            // SAFETY: the instruction set is there.
-            let low = unsafe { _mm512_and_si512(words, fifteen) };
-            // SAFETY: the instruction set is there.
-            let high = unsafe { _mm512_srli_epi32::<4>(words) };
-            // SAFETY: the instruction set is there.
-            let eight = unsafe { _mm512_set1_epi32(8) };
-            [low, high].map(|words| {
-                // SAFETY: the instruction set is there.
-                let words = unsafe { _mm512_sub_epi32(words, eight) };
-                // SAFETY: the instruction set is there.
-                Self(unsafe { _mm512_cvtepi32_ps(words) })
-            })
-        }
-
-        #[inline(always)]
-        fn load_bf16(x: &[u16]) -> Self {
-            let x = &x[..16];
-            // SAFETY: the instruction set is there, and 16 halves are readable.
-            let halves = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
-            // SAFETY: the instruction set is there.
-            let words = unsafe { _mm512_cvtepu16_epi32(halves) };
-            // SAFETY: the instruction set is there.
-            let words = unsafe { _mm512_slli_epi32::<16>(words) };
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm512_castsi512_ps(words) })
-        }
-
-        #[inline(always)]
-        fn store(self, out: &mut [f32]) {
-            let out = &mut out[..16];
-            // SAFETY: the instruction set is there, and 16 floats are writable.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), self.0) }
-        }
-
-        #[inline(always)]
-        fn mul(self, x: Self) -> Self {
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm512_mul_ps(self.0, x.0) })
-        }
-
-        #[inline(always)]
-        fn add(self, x: Self) -> Self {
-            // SAFETY: the instruction set is there.
-            Self(unsafe { _mm512_add_ps(self.0, x.0) })
-        }
+    #[inline(always)]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a sum of 32 products of two bytes is below 2^24"
+    )]
+    fn floats(self) -> Four {
+        Four(self.0.map(|x| x as f32))
     }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::error::Result;
 use crate::model::weights::Loader;
 use crate::ops::Backend;
-use crate::ops::gemm::GemmShape;
+use crate::ops::gemm::{Activations, GemmShape};
 
 /// A linear layer: packed matrix `[n, k]` and bias `[n]`.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub struct Linear<B: Backend> {
     bias: Option<B::Buffer<f32>>,
     n: usize,
     k: usize,
+    activations: Activations,
 }
 
 impl<B: Backend> Linear<B> {
@@ -70,6 +71,7 @@ impl<B: Backend> Linear<B> {
             bias: bias.map(|b| loader.upload(b)).transpose()?,
             n,
             k,
+            activations: loader.activations(),
         })
     }
 
@@ -130,10 +132,9 @@ impl<B: Backend> Linear<B> {
 
     const fn shape(&self, m: usize, accumulate: bool) -> GemmShape {
         GemmShape {
-            m,
-            n: self.n,
-            k: self.k,
             accumulate,
+            activations: self.activations,
+            ..GemmShape::new(m, self.n, self.k)
         }
     }
 }

@@ -8,11 +8,10 @@ use crate::error::{Result, product};
 use crate::model::linear::Linear;
 use crate::model::vqgan::blocks::{NormSettings, Planes};
 use crate::model::vqgan::{Codebook, Coder, Half, Pictures, Scratch, Stage, Trace};
-use crate::model::weights::{Loader, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
 use crate::ops::conv::Rounding;
 use crate::ops::vq::LfqShape;
-use crate::quant::Format;
 
 mod config;
 mod plan;
@@ -36,7 +35,7 @@ pub struct Magvit<B: Backend> {
 pub type MagvitScratch<B> = Scratch<B>;
 
 impl<B: Backend> Magvit<B> {
-    /// Reads a checkpoint under the released names; its large matrices are kept as `format`.
+    /// Reads a checkpoint under the released names; its large matrices are kept at `precision`.
     ///
     /// # Errors
     /// Contradictory dimensions, a missing or unknown tensor, another shape, or no memory.
@@ -44,9 +43,9 @@ impl<B: Backend> Magvit<B> {
         backend: Arc<B>,
         config: MagvitConfig,
         source: &dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
     ) -> Result<Self> {
-        Self::load_with(backend, config, source, format, &|_| false)
+        Self::load_with(backend, config, source, precision, &|_| false)
     }
 
     /// As [`load`](Self::load), for a checkpoint that may hold the further tensors which `ignore` names.
@@ -57,12 +56,12 @@ impl<B: Backend> Magvit<B> {
         backend: Arc<B>,
         config: MagvitConfig,
         source: &dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
         ignore: &dyn Fn(&str) -> bool,
     ) -> Result<Self> {
         config.check()?;
         let same = |name: &str| String::from(name);
-        let loader = Loader::new(&*backend, source, format, &same);
+        let loader = Loader::new(&*backend, source, precision, &same);
         let norm = NormSettings {
             groups: config.norm_groups,
             eps: config.norm_eps,

@@ -11,13 +11,12 @@ use crate::error::{Error, Result, covers, product};
 use crate::model::files::config::JsonConfig;
 use crate::model::linear::Linear;
 use crate::model::transformer::{Norm, NormWeights};
-use crate::model::weights::{Loader, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
 use crate::ops::attention::RelativeShape;
 use crate::ops::norm::{Activation, GateShape, NormShape};
 use crate::ops::vq::GatherShape;
 use crate::prompt::TokenId;
-use crate::quant::Format;
 
 const OP: &str = "t5";
 
@@ -220,7 +219,7 @@ pub struct T5Scratch<B: Backend> {
 }
 
 impl<B: Backend> T5<B> {
-    /// Reads the encoder of a checkpoint under the names of the transformers library, large matrices kept as `format`.
+    /// Reads the encoder of a checkpoint under the names of the transformers library, large matrices kept at `precision`.
     /// A decoder may be there and is left alone.
     ///
     /// # Errors
@@ -229,13 +228,13 @@ impl<B: Backend> T5<B> {
         backend: Arc<B>,
         config: T5Config,
         source: &dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
     ) -> Result<Self> {
         config.check()?;
         let c = &config;
         let device = Arc::clone(&backend);
         let same = |name: &str| String::from(name);
-        let loader = Loader::new(&*device, source, format, &same);
+        let loader = Loader::new(&*device, source, precision, &same);
         let norm = |name: &str| NormWeights::load(&loader, Norm::Rms, name, c.d_model);
         let block = |i: usize| {
             let at = |layer: usize, part: &str| format!("encoder.block.{i}.layer.{layer}.{part}");

@@ -9,12 +9,11 @@ use crate::error::{Result, covers, product};
 use crate::model::linear::Linear;
 use crate::model::vqgan::blocks::{NormSettings, Planes};
 use crate::model::vqgan::{Codebook, Coder, Half, Pictures, Scratch, Trace};
-use crate::model::weights::{Loader, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
 use crate::ops::conv::Rounding;
 use crate::ops::gemm::GemmShape;
 use crate::ops::vq::{GatherShape, NearestShape, unit_scale};
-use crate::quant::Format;
 
 mod config;
 mod plan;
@@ -49,7 +48,7 @@ pub struct Vq<B: Backend> {
 }
 
 impl<B: Backend> Vq<B> {
-    /// Reads a checkpoint under the released names; its large matrices are kept as `format`. The encoder may be missing.
+    /// Reads a checkpoint under the released names; its large matrices are kept at `precision`. The encoder may be missing.
     ///
     /// # Errors
     /// Contradictory dimensions, a missing or unknown tensor, another shape, or no memory.
@@ -57,11 +56,11 @@ impl<B: Backend> Vq<B> {
         backend: Arc<B>,
         config: VqConfig,
         source: &dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
     ) -> Result<Self> {
         let device = Arc::clone(&backend);
         let same = |name: &str| name.into();
-        let loader = Loader::new(&*device, source, format, &same);
+        let loader = Loader::new(&*device, source, precision, &same);
         let model = Self::read(backend, config, &loader)?;
         loader.finish(&|name| name == "quantize.codebook_used")?;
         Ok(model)
@@ -111,12 +110,7 @@ impl<B: Backend> Vq<B> {
         // Small, and the whole picture rests on it: never quantised.
         let weight = loader.pack_f32(z, e, &loader.floats("post_quant_conv.weight", &[z, e])?)?;
         let bias = loader.buffer("post_quant_conv.bias", &[z])?;
-        let s = GemmShape {
-            m: v + 2,
-            n: z,
-            k: e,
-            accumulate: false,
-        };
+        let s = GemmShape::new(v + 2, z, e);
         let mut table = b.zeros(product(OP, &[s.m, z])?)?;
         b.gemm(
             s,

@@ -7,7 +7,46 @@ use alloc::vec::Vec;
 use half::{bf16, f16};
 
 pub use self::loader::Loader;
-use crate::quant::Block;
+use crate::ops::gemm::Activations;
+use crate::quant::{Block, Format};
+
+/// How a model's large matrices are kept and multiplied: it decides memory, speed, and the last bits of every number.
+///
+/// A [`Format`] alone stands for products in floats.
+///
+/// ```
+/// use maquette::model::weights::Precision;
+/// use maquette::ops::gemm::Activations;
+/// use maquette::quant::Format;
+/// let precision = Precision::from(Format::Q4_0).with_activations(Activations::A8);
+/// assert_eq!(precision.format, Format::Q4_0);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct Precision {
+    /// In memory.
+    pub format: Format,
+    /// In products.
+    pub activations: Activations,
+}
+
+impl Precision {
+    /// The same matrices, multiplied in another way.
+    #[must_use]
+    pub const fn with_activations(mut self, activations: Activations) -> Self {
+        self.activations = activations;
+        self
+    }
+}
+
+impl From<Format> for Precision {
+    fn from(format: Format) -> Self {
+        Self {
+            format,
+            activations: Activations::F32,
+        }
+    }
+}
 
 /// Element type of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

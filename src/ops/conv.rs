@@ -158,10 +158,8 @@ impl ConvShape {
     #[must_use]
     pub const fn product(&self, pixels: usize) -> GemmShape {
         GemmShape {
-            m: pixels,
-            n: self.c_out,
-            k: self.k(),
             accumulate: self.accumulate,
+            ..GemmShape::new(pixels, self.c_out, self.k())
         }
     }
 }

@@ -1,10 +1,33 @@
 //! Products of a weight matrix with activation rows: y\[m, n\] (+)= x\[m, k\] · w\[n, k\]ᵀ + bias\[n\].
 
 use crate::error::{Error, Result, covers, product};
-use crate::quant::QuantMatrix;
+use crate::quant::{A8_BLOCK, QuantMatrix, quantise_a8};
 
-/// A sum over `k` runs in blocks of so many terms: each from zero upwards, then block after block. It bounds the
-/// error of long sums and lets a device keep a block of weights in its cache; every path sums in this order.
+/// What a product does with its activations: its arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Activations {
+    /// As they are: floats times the floats that weights stand for.
+    #[default]
+    F32,
+    /// Rounded to 8 bits in blocks of 32 along k, and multiplied as integers. Matrices that have no blocks of their own
+    /// (F32, BF16) are multiplied as with `F32`.
+    A8,
+}
+
+impl Activations {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::A8 => "A8",
+        }
+    }
+}
+
+/// A sum of floats over `k` runs in blocks of so many terms: each from zero upwards, then block after block. It bounds
+/// the error of long sums and lets a device keep a block of weights in its cache; every path sums in this order.
 pub const SUM_BLOCK: usize = 256;
 
 /// Shape of a product.
@@ -18,9 +41,23 @@ pub struct GemmShape {
     pub k: usize,
     /// Whether the product is added to what `y` holds (after the bias).
     pub accumulate: bool,
+    /// The arithmetic.
+    pub activations: Activations,
 }
 
 impl GemmShape {
+    /// A product in floats, not added to anything.
+    #[must_use]
+    pub const fn new(m: usize, n: usize, k: usize) -> Self {
+        Self {
+            m,
+            n,
+            k,
+            accumulate: false,
+            activations: Activations::F32,
+        }
+    }
+
     /// Checks the lengths of x, bias and y; a zero `m` is an empty product.
     ///
     /// # Errors
@@ -55,7 +92,11 @@ impl GemmShape {
     }
 }
 
-/// y\[i, j\] (+)= Σ_k x\[i, k\] · w\[j, k\] + bias\[j\], summed in blocks of [`SUM_BLOCK`].
+/// y\[i, j\] (+)= Σ_k x\[i, k\] · w\[j, k\] + bias\[j\].
+///
+/// With [`Activations::F32`] summed in blocks of [`SUM_BLOCK`]. With [`Activations::A8`] and a matrix of blocks, the
+/// activations are rounded by [`quantise_a8`], and a sum runs over the blocks b of 32: Σ_b (q_b · d_w) · d_x, where q_b
+/// is the exact integer product of the two blocks and d_w, d_x are their scales.
 ///
 /// # Errors
 /// See [`GemmShape::check`].
@@ -71,25 +112,51 @@ pub fn gemm(
     for i in 0..s.m {
         let row = &x[i * s.k..][..s.k];
         for j in 0..s.n {
-            let mut sum = 0.0;
-            for start in (0..s.k).step_by(SUM_BLOCK) {
-                let mut part = 0.0;
-                for (t, x) in row
-                    .iter()
-                    .enumerate()
-                    .take(s.k.min(start + SUM_BLOCK))
-                    .skip(start)
-                {
-                    part += x * w.element(j, t);
-                }
-                sum += part;
+            let mut sum = match s.activations {
+                Activations::A8 => integer_sum(row, w, j),
+                Activations::F32 => None,
             }
+            .unwrap_or_else(|| float_sum(row, w, j));
             sum += bias.map_or(0.0, |b| b[j]);
             let y = &mut y[i * s.n + j];
             *y = if s.accumulate { *y + sum } else { sum };
         }
     }
     Ok(())
+}
+
+/// Σ_k x\[k\] · w\[j, k\] in floats.
+fn float_sum(x: &[f32], w: &QuantMatrix<'_>, j: usize) -> f32 {
+    let mut sum = 0.0;
+    for (b, x) in x.chunks(SUM_BLOCK).enumerate() {
+        let mut part = 0.0;
+        for (t, x) in x.iter().enumerate() {
+            part += x * w.element(j, b * SUM_BLOCK + t);
+        }
+        sum += part;
+    }
+    sum
+}
+
+/// Σ_k x\[k\] · w\[j, k\] in integers, block by block; nothing if the matrix has no blocks.
+fn integer_sum(x: &[f32], w: &QuantMatrix<'_>, j: usize) -> Option<f32> {
+    let mut sum = 0.0;
+    for (b, x) in x.as_chunks::<A8_BLOCK>().0.iter().enumerate() {
+        let (w_scale, w) = w.levels(j, b)?;
+        let (x_scale, x) = quantise_a8(x);
+        let dot: i32 = x
+            .iter()
+            .zip(w)
+            .map(|(&x, w)| i32::from(x) * i32::from(w))
+            .sum();
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "below 2^24: 32 products of two bytes"
+        )]
+        let dot = dot as f32;
+        sum += dot * w_scale * x_scale;
+    }
+    Some(sum)
 }
 
 #[cfg(test)]
@@ -99,12 +166,7 @@ mod tests {
 
     #[test]
     fn a_product_worked_by_hand() {
-        let s = GemmShape {
-            m: 2,
-            n: 2,
-            k: 3,
-            accumulate: false,
-        };
+        let s = GemmShape::new(2, 2, 3);
         let w = QuantMatrix::f32(2, 3, &[1.0, 0.0, 2.0, -1.0, 1.0, 0.5]).unwrap();
         let mut y = [0.0; 4];
         gemm(
@@ -132,12 +194,7 @@ mod tests {
 
     #[test]
     fn wrong_lengths_are_named() {
-        let s = GemmShape {
-            m: 2,
-            n: 2,
-            k: 3,
-            accumulate: false,
-        };
+        let s = GemmShape::new(2, 2, 3);
         assert!(matches!(
             s.check(5, None, 4),
             Err(Error::Length {

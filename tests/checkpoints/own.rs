@@ -45,12 +45,7 @@ fn product(source: &dyn WeightSource, format: Format, name: &str, shape: &[usize
     let same = |name: &str| name.to_owned();
     let loader = Loader::new(&Reference, source, format, &same);
     let matrix = loader.matrix(&[(name, shape[0])], shape[1]).unwrap();
-    let s = GemmShape {
-        m: 1,
-        n: shape[0],
-        k: shape[1],
-        accumulate: false,
-    };
+    let s = GemmShape::new(1, shape[0], shape[1]);
     let x: Vec<f32> = (0_u16..)
         .map(|i| f32::from(i % 31) - 15.0)
         .take(s.k)

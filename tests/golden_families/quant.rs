@@ -70,12 +70,7 @@ fn product<B: Backend>(case: &Case, device: &Arc<B>, name: &str, format: &str) -
     let input = if random { "random" } else { "normal" };
     let values = dequantised(case, input, format)?;
     let bytes = stored(case, input, format);
-    let s = GemmShape {
-        m: 1,
-        n: values.len() / x.len(),
-        k: x.len(),
-        accumulate: false,
-    };
+    let s = GemmShape::new(1, values.len() / x.len(), x.len());
     let mut forms = vec![QuantMatrix::f32(s.n, s.k, &values)?];
     if let Some(kept) = Format::ALL.into_iter().find(|f| f.name() == format) {
         forms.push(QuantMatrix::from_bytes(kept, s.n, s.k, &bytes)?);

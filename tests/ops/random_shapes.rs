@@ -14,7 +14,7 @@ proptest! {
     #[test]
     fn prop_products_agree(m in 0_usize..60, n in 1_usize..140, blocks in 1_usize..10, flags in any::<[bool; 3]>()) {
         let q8 = flags[1] && m < 8;
-        let s = GemmShape { m, n, k: 32 * blocks, accumulate: flags[0] };
+        let s = GemmShape { accumulate: flags[0], ..GemmShape::new(m, n, 32 * blocks) };
         agree!(|b| product(b, s, q8, flags[2]));
     }
 

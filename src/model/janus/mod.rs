@@ -24,12 +24,11 @@ use crate::model::linear::Linear;
 use crate::model::llava::{JudgeOptions, Llava, LlavaSession};
 use crate::model::transformer::Pass;
 use crate::model::vq::Vq;
-use crate::model::weights::{Loader, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
 use crate::ops::norm::{Activation, NormShape};
 use crate::ops::vq::GatherShape;
 use crate::prompt::{TokenId, Tokenize};
-use crate::quant::Format;
 
 /// A Janus model: immutable weights, shared by any number of sessions that draw or judge.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ pub struct Janus<B: Backend> {
 
 impl<B: Backend> Janus<B> {
     /// Reads a checkpoint in the original naming or that of the transformers library; large matrices are kept as
-    /// `format`.
+    /// `precision`.
     ///
     /// # Errors
     /// A configuration that contradicts itself, a tensor that is missing, misshapen, not finite or not part of the
@@ -56,13 +55,13 @@ impl<B: Backend> Janus<B> {
         backend: Arc<B>,
         config: JanusConfig,
         source: &dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
     ) -> Result<Self> {
         config.check()?;
         let naming = Naming::of(source);
         let rename = |name: &str| naming.stored(name);
         let device = Arc::clone(&backend);
-        let loader = Loader::new(&*device, source, format, &rename);
+        let loader = Loader::new(&*device, source, precision, &rename);
         let (d, v) = (config.text.width, config.vq.codebook_size);
         let pixels = Vq::read(Arc::clone(&backend), config.vq.clone(), &loader)?;
         let model = Self {

@@ -22,11 +22,10 @@ use crate::math;
 use crate::model::linear::Linear;
 use crate::model::raster::{PrefixRows, RasterModel, RasterSession};
 use crate::model::transformer::{BlockNames, Look, Norm, NormWeights, Pass, Special, Stack};
-use crate::model::weights::{Loader, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
 use crate::ops::norm::{Activation, NormShape};
 use crate::ops::vq::GatherShape;
-use crate::quant::Format;
 
 const OP: &str = "llamagen";
 
@@ -58,7 +57,7 @@ pub struct LlamaGen<B: Backend> {
 }
 
 impl<B: Backend> LlamaGen<B> {
-    /// Reads a checkpoint under the released names, large matrices kept as `format`. Rotary tables that older files
+    /// Reads a checkpoint under the released names, large matrices kept at `precision`. Rotary tables that older files
     /// hold are left alone.
     ///
     /// # Errors
@@ -67,12 +66,12 @@ impl<B: Backend> LlamaGen<B> {
         backend: Arc<B>,
         config: LlamaGenConfig,
         source: &dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
     ) -> Result<Self> {
         config.check()?;
         let device = Arc::clone(&backend);
         let same = |name: &str| String::from(name);
-        let loader = Loader::new(&*device, source, format, &same);
+        let loader = Loader::new(&*device, source, precision, &same);
         let special = Special {
             qkv: &|layer| load_qkv(&loader, &config, layer),
             table: &rotary_table(&config)?,

@@ -32,9 +32,8 @@ use crate::error::Result;
 use crate::model::linear::Linear;
 use crate::model::transformer::{BlockNames, Norm, NormWeights, Stack};
 use crate::model::vision::Vision;
-use crate::model::weights::{Loader, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
-use crate::quant::Format;
 
 /// The judge's weights. Immutable: sessions share it behind an [`Arc`].
 #[derive(Debug)]
@@ -132,7 +131,7 @@ fn block_names(layer: usize) -> BlockNames {
 
 impl<B: Backend> Llava<B> {
     /// Reads a checkpoint in the original naming or either naming of the transformers library; large matrices are
-    /// kept as `format`. Without a head of its own the model answers through its embeddings.
+    /// kept at `precision`. Without a head of its own the model answers through its embeddings.
     ///
     /// # Errors
     /// A configuration that contradicts itself, a tensor that is missing, misshapen, not finite or not part of the
@@ -141,11 +140,11 @@ impl<B: Backend> Llava<B> {
         backend: Arc<B>,
         config: LlavaConfig,
         source: &dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
     ) -> Result<Self> {
         let rename = |name: &str| stored_name(source, name);
         let device = Arc::clone(&backend);
-        let loader = Loader::new(&*device, source, format, &rename);
+        let loader = Loader::new(&*device, source, precision, &rename);
         let layers = config.vision.layers;
         let model = Self::read(&loader, backend, config)?;
         loader.finish(&|name| unused(name, layers))?;

@@ -22,12 +22,11 @@ use crate::model::linear::Linear;
 use crate::model::transformer::{
     BlockNames, Look, Mlp, Norm, NormWeights, Pass, Rotary, Stack, StackConfig,
 };
-use crate::model::weights::{Loader, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
 use crate::ops::norm::{Activation, NormShape};
 use crate::ops::vq::GatherShape;
 use crate::prompt::TokenId;
-use crate::quant::Format;
 
 /// Special tokens between the text vocabulary and the image codes.
 const SPECIALS: u32 = 10;
@@ -308,7 +307,7 @@ pub struct ShowO<B: Backend> {
 }
 
 impl<B: Backend> ShowO<B> {
-    /// Reads a checkpoint in the upstream naming, large matrices kept as `format`.
+    /// Reads a checkpoint in the upstream naming, large matrices kept at `precision`.
     ///
     /// # Errors
     /// A missing, unknown or misshapen tensor, a configuration that contradicts itself, or no memory.
@@ -316,12 +315,12 @@ impl<B: Backend> ShowO<B> {
         backend: Arc<B>,
         config: ShowOConfig,
         source: &dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
     ) -> Result<Self> {
         config.check()?;
         let device = Arc::clone(&backend);
         let rename = |name: &str| String::from(name);
-        let loader = Loader::new(&*device, source, format, &rename);
+        let loader = Loader::new(&*device, source, precision, &rename);
         let stack = Stack::load(&loader, config.stack(), &|layer| {
             let at = |part: &str| format!("showo.model.layers.{layer}.{part}");
             BlockNames {

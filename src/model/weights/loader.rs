@@ -8,9 +8,10 @@ use core::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{DType, Tensor, WeightSource};
+use super::{DType, Precision, Tensor, WeightSource};
 use crate::error::{Error, Name, Result, covers, product};
 use crate::ops::Backend;
+use crate::ops::gemm::Activations;
 use crate::quant::{Block, Format, QuantMatrix};
 
 /// Rows of a matrix that are converted together; a device may pack by as many.
@@ -26,7 +27,7 @@ pub struct Loader<'a, B: Backend> {
     /// Device that the weights go to.
     pub backend: &'a B,
     source: &'a dyn WeightSource,
-    format: Format,
+    precision: Precision,
     rename: &'a dyn Fn(&str) -> String,
     used: RefCell<BTreeSet<String>>,
 }
@@ -34,7 +35,7 @@ pub struct Loader<'a, B: Backend> {
 impl<B: Backend> core::fmt::Debug for Loader<'_, B> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Loader")
-            .field("format", &self.format)
+            .field("precision", &self.precision)
             .field("used", &self.used)
             .finish_non_exhaustive()
     }
@@ -69,21 +70,27 @@ fn reserved<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
-    /// A loader of `source` whose large matrices are kept as `format`. Names that the model asks for go through
+    /// A loader of `source` whose large matrices are kept at `precision`. Names that the model asks for go through
     /// `rename` first, so that one model reads several namings.
     pub fn new(
         backend: &'a B,
         source: &'a dyn WeightSource,
-        format: Format,
+        precision: impl Into<Precision>,
         rename: &'a dyn Fn(&str) -> String,
     ) -> Self {
         Self {
             backend,
             source,
-            format,
+            precision: precision.into(),
             rename,
             used: RefCell::default(),
         }
+    }
+
+    /// What products with its matrices do with their activations.
+    #[must_use]
+    pub const fn activations(&self) -> Activations {
+        self.precision.activations
     }
 
     /// Whether the checkpoint has this tensor.
@@ -199,7 +206,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             .iter()
             .try_fold(0_usize, |n, part| n.checked_add(part.1))
             .ok_or(Error::Overflow { op: "weights" })?;
-        let mut matrix = self.backend.matrix(self.format.or_f32(k), n, k)?;
+        let mut matrix = self.backend.matrix(self.precision.format.or_f32(k), n, k)?;
         let mut at = 0;
         for &(name, n) in parts {
             let tensor = self.checked(name, &[n, k])?;
@@ -221,7 +228,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     ) -> Result<B::Matrix> {
         let tensor = self.checked(name, &shape)?;
         covers("weights", "rows", shape[0], rows.end)?;
-        let format = self.format.or_f32(shape[1]);
+        let format = self.precision.format.or_f32(shape[1]);
         let mut matrix = self.backend.matrix(format, rows.len(), shape[1])?;
         self.put(&tensor, shape[1], rows, &mut matrix, 0)?;
         Ok(matrix)
@@ -236,7 +243,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         matrix: &mut B::Matrix,
         mut to: usize,
     ) -> Result<()> {
-        let format = self.format.or_f32(k);
+        let format = self.precision.format.or_f32(k);
         let stored = matches!(
             (format, tensor.tensor.dtype),
             (Format::Bf16, DType::BF16)
@@ -276,7 +283,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// # Errors
     /// Another number of elements, or no memory.
     pub fn pack(&self, n: usize, k: usize, data: &[f32]) -> Result<B::Matrix> {
-        let format = self.format.or_f32(k);
+        let format = self.precision.format.or_f32(k);
         if format == Format::F32 {
             return self.pack_f32(n, k, data);
         }
