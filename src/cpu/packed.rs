@@ -3,6 +3,8 @@
 //! A panel is up to 64 outputs, stored `[k][output]`, so that one vector holds neighbouring outputs of the same k. Rows
 //! arrive row by row, so packing is a transposition; it goes a small square at a time to stay in the first cache.
 
+mod rows;
+
 use alloc::boxed::Box;
 use core::iter::Skip;
 use core::slice::ChunksMut;
