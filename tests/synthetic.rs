@@ -1,6 +1,6 @@
 //! Random checkpoints: published counts, the same bytes for a seed, and models that load them.
 
-#[path = "../examples/support/layouts.rs"]
+#[path = "../examples/support/layouts/mod.rs"]
 mod layouts;
 #[path = "../examples/support/random_file.rs"]
 mod random_file;
@@ -9,14 +9,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use layouts::{Layout, Llava, ShowO, Tower};
+use layouts::Layout;
+use layouts::janus::Janus;
+use layouts::llamagen::{Condition, LlamaGen, T5, VqDims};
+use layouts::llava::{Llava, Tower};
+use layouts::show_o::{ShowO, magvit, show_o};
 use maquette::Result;
 use maquette::cpu::Cpu;
 use maquette::model::files::folder::ModelType;
 use maquette::model::files::map::ModelFolder;
+use maquette::model::janus::{Janus as Drawer, JanusConfig};
+use maquette::model::llamagen::{LlamaGen as Raster, LlamaGenConfig};
 use maquette::model::llava::{Llava as Judge, LlavaConfig};
 use maquette::model::magvit::{Magvit, MagvitConfig};
 use maquette::model::show_o::{ShowO as Generator, ShowOConfig};
+use maquette::model::t5::{T5 as Encoder, T5Config};
+use maquette::model::vq::{Vq, VqConfig};
 use maquette::quant::Format;
 
 fn published(name: &str) -> Layout {
@@ -48,24 +56,149 @@ fn layouts_have_the_published_counts() {
         (layout.tensors.len(), elements(&layout) * 4 + 13 * 4),
         (382, 381_974_104)
     );
-    // Language model, embeddings and head, projector, tower, the row between image rows.
-    let judge = published("llava-onevision-7b");
-    let names = |part: &str| {
-        let own = judge.tensors.iter().filter(|t| t.name.starts_with(part));
-        own.map(|t| t.shape.iter().product::<usize>())
-            .sum::<usize>()
-    };
-    let language = names("model.layers.") + names("model.norm");
-    assert_eq!(language, 6_525_621_760);
-    assert_eq!(
-        names("lm_head") + names("model.embed_tokens"),
-        2 * 152_064 * 3584
-    );
-    assert_eq!(names("model.mm_projector"), 3584 * (1152 + 1 + 3584 + 1));
 }
 
-fn small() -> [(&'static str, Layout); 3] {
-    let show_o = ShowO {
+/// Elements of the tensors whose names begin so.
+fn part(layout: &Layout, begin: &str) -> usize {
+    let own = layout.tensors.iter().filter(|t| t.name.starts_with(begin));
+    own.map(|t| t.shape.iter().product::<usize>()).sum()
+}
+
+#[test]
+fn llamagen_has_the_published_counts() {
+    for (name, count) in [
+        ("llamagen-t2i-xl-256", 777_923_840),
+        ("llamagen-t2i-xl-512", 777_923_840),
+        ("llamagen-c2i-b-256", 110_888_448),
+        ("llamagen-c2i-l-384", 342_910_976),
+        ("llamagen-c2i-xl-384", 774_699_520),
+        ("llamagen-c2i-xxl-384", 1_410_972_672),
+        ("llamagen-c2i-3b-384", 3_096_659_200),
+    ] {
+        assert_eq!(elements(&published(name)), count, "{name}");
+    }
+    for (name, tensors, count) in [
+        ("llamagen-vq-16", 344, 71_883_403),
+        ("llamagen-vq-8", 300, 70_109_835),
+    ] {
+        let layout = published(name);
+        assert_eq!(layout.tensors.len(), tensors, "{name}");
+        // The count of training is no parameter.
+        assert_eq!(elements(&layout) - 65_536, count, "{name}");
+    }
+    let decoder = part(&published("llamagen-vq-16"), "decoder.");
+    assert_eq!(decoder, 42_449_795);
+    // Blocks of 2048 · 2048 · 4 and 2048 · 5120 · 3 and two norms; embeddings, kinds of distance, the last norm.
+    let block = 4 * 2048 * 2048 + 3 * 2048 * 5120 + 2 * 2048;
+    assert_eq!(
+        elements(&published("flan-t5-xl")),
+        24 * block + 32_128 * 2048 + 32 * 32 + 2048
+    );
+}
+
+#[test]
+fn janus_has_the_published_counts() {
+    for (name, all, language) in [
+        ("janus-1.3b", 2_089_297_547, 1_652_656_128),
+        ("janus-pro-1b", 2_089_297_547, 1_652_656_128),
+        ("janus-pro-7b", 7_420_434_059, 6_910_365_696),
+    ] {
+        let layout = published(name);
+        assert_eq!(elements(&layout), all, "{name}");
+        assert_eq!(part(&layout, "language_model."), language, "{name}");
+        assert_eq!(part(&layout, "vision_model."), 316_283_904, "{name}");
+        let pool = part(&layout, "vision_model.vision_tower.attn_pool.");
+        assert_eq!(pool, 12_595_200, "{name}");
+        assert_eq!(part(&layout, "gen_vision_model."), 71_948_939, "{name}");
+    }
+    for (name, original) in [
+        ("janus-pro-1b-hf", "janus-pro-1b"),
+        ("janus-pro-7b-hf", "janus-pro-7b"),
+    ] {
+        // What nobody reads is dropped, and nothing else.
+        let dropped = 12_595_200 + 65_536;
+        assert_eq!(
+            elements(&published(name)),
+            elements(&published(original)) - dropped,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn llava_has_the_published_counts() {
+    let judge = published("llava-onevision-7b");
+    let language = part(&judge, "model.layers.") + part(&judge, "model.norm");
+    assert_eq!(language, 6_525_621_760);
+    assert_eq!(
+        part(&judge, "lm_head") + part(&judge, "model.embed_tokens"),
+        2 * 152_064 * 3584
+    );
+    let projector = 3584 * (1152 + 1 + 3584 + 1);
+    assert_eq!(part(&judge, "model.mm_projector"), projector);
+    let port = published("llava-onevision-7b-hf");
+    assert_eq!(
+        elements(&port) - elements(&judge),
+        2 * (152_128 - 152_064) * 3584
+    );
+    assert_eq!(part(&port, "language_model.model.layers."), {
+        language - part(&judge, "model.norm")
+    });
+    // The port of the small one has a head of its own.
+    let (small, port) = ("llava-onevision-0.5b", "llava-onevision-0.5b-hf");
+    assert_eq!(part(&published(small), "lm_head"), 0);
+    assert_eq!(
+        part(&published(port), "language_model.lm_head"),
+        152_000 * 896
+    );
+}
+
+fn tiny_vq() -> VqDims {
+    VqDims {
+        base: 8,
+        groups: 4,
+        codebook: 96,
+        latent: 16,
+        pixels: 64,
+        ..VqDims::vq_16()
+    }
+}
+
+fn tiny_llamagen(condition: Condition) -> LlamaGen {
+    LlamaGen {
+        layers: 2,
+        heads: 2,
+        width: 64,
+        mlp: 96,
+        codebook: 96,
+        side: 4,
+        condition,
+        ..LlamaGen::text(16)
+    }
+}
+
+fn tiny_janus() -> Janus {
+    Janus {
+        width: 64,
+        layers: 2,
+        heads: 2,
+        mlp: 96,
+        vocab: 120,
+        tower: Tower {
+            width: 64,
+            layers: 1,
+            mlp: 256,
+            patch: 4,
+            patches: 16,
+        },
+        vq: tiny_vq(),
+        side: 4,
+        ..Janus::one()
+    }
+}
+
+fn small() -> Vec<(&'static str, Layout)> {
+    let generator = ShowO {
         width: 64,
         layers: 2,
         heads: 2,
@@ -90,10 +223,32 @@ fn small() -> [(&'static str, Layout); 3] {
             patches: 729,
         },
     };
-    [
-        ("show-o", layouts::show_o(&show_o, 2)),
-        ("magvit", layouts::magvit(8, 4)),
-        ("judge", layouts::llava(&judge, 2)),
+    let text = tiny_llamagen(Condition::Text([6, 32]));
+    let class = tiny_llamagen(Condition::Class(10));
+    let encoder = T5 {
+        width: 32,
+        layers: 2,
+        heads: 2,
+        head: 16,
+        mlp: 64,
+        vocab: 50,
+    };
+    let vq_8 = VqDims {
+        levels: &[1, 2, 2, 4],
+        ..tiny_vq()
+    };
+    vec![
+        ("show-o", show_o(&generator, 2)),
+        ("magvit", magvit(8, 4)),
+        ("judge", judge.original(2)),
+        ("judge-hf", judge.transformers(1)),
+        ("text", text.layout(2)),
+        ("class", class.layout(1)),
+        ("encoder", encoder.layout(2)),
+        ("vq-16", tiny_vq().layout()),
+        ("vq-8", vq_8.layout()),
+        ("janus", tiny_janus().original(2)),
+        ("janus-hf", tiny_janus().transformers(1)),
     ]
 }
 
@@ -117,8 +272,25 @@ fn load(folder: &Path, format: Format) -> Result<()> {
         }
         ModelType::Llava => {
             let mut config = LlavaConfig::from_json(config)?;
+            // The original form says nothing of the tower.
             config.vision.layers = 1;
             weights.read(|source| Judge::load(cpu, config, source, format).map(drop))
+        }
+        ModelType::LlamaGen => {
+            let config = LlamaGenConfig::from_json(config)?;
+            weights.read(|source| Raster::load(cpu, config, source, format).map(drop))
+        }
+        ModelType::LlamaGenVq => {
+            let config = VqConfig::from_json(config)?;
+            weights.read(|source| Vq::load(cpu, config, source, format).map(drop))
+        }
+        ModelType::T5 => {
+            let config = T5Config::from_json(config)?;
+            weights.read(|source| Encoder::load(cpu, config, source, format).map(drop))
+        }
+        ModelType::Janus => {
+            let config = JanusConfig::from_json(config)?;
+            weights.read(|source| Drawer::load(cpu, config, source, format).map(drop))
         }
         other => panic!("{other:?}"),
     }
