@@ -1,19 +1,18 @@
 //! Random checkpoints: published counts, the same bytes for a seed, and models that load them.
 
-#[path = "../examples/support/layouts/mod.rs"]
+#[path = "../../examples/support/layouts/mod.rs"]
 mod layouts;
-#[path = "../examples/support/random_file.rs"]
+#[path = "../../examples/support/random_file.rs"]
 mod random_file;
+
+mod measured;
+mod tiny;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use layouts::Layout;
-use layouts::janus::Janus;
-use layouts::llamagen::{Condition, LlamaGen, T5, VqDims};
-use layouts::llava::{Llava, Tower};
-use layouts::show_o::{ShowO, magvit, show_o};
 use maquette::Result;
 use maquette::cpu::Cpu;
 use maquette::model::files::folder::ModelType;
@@ -153,105 +152,6 @@ fn llava_has_the_published_counts() {
     );
 }
 
-fn tiny_vq() -> VqDims {
-    VqDims {
-        base: 8,
-        groups: 4,
-        codebook: 96,
-        latent: 16,
-        pixels: 64,
-        ..VqDims::vq_16()
-    }
-}
-
-fn tiny_llamagen(condition: Condition) -> LlamaGen {
-    LlamaGen {
-        layers: 2,
-        heads: 2,
-        width: 64,
-        mlp: 96,
-        codebook: 96,
-        side: 4,
-        condition,
-        ..LlamaGen::text(16)
-    }
-}
-
-fn tiny_janus() -> Janus {
-    Janus {
-        width: 64,
-        layers: 2,
-        heads: 2,
-        mlp: 96,
-        vocab: 120,
-        tower: Tower {
-            width: 64,
-            layers: 1,
-            mlp: 256,
-            patch: 4,
-            patches: 16,
-        },
-        vq: tiny_vq(),
-        side: 4,
-        ..Janus::one()
-    }
-}
-
-fn small() -> Vec<(&'static str, Layout)> {
-    let generator = ShowO {
-        width: 64,
-        layers: 2,
-        heads: 2,
-        mlp: 96,
-        llm_vocab: 20,
-        codebook: 16,
-        codes: 16,
-    };
-    let judge = Llava {
-        width: 64,
-        layers: 2,
-        heads: 2,
-        kv_heads: 1,
-        mlp: 96,
-        vocab: 9700,
-        tied: true,
-        tower: Tower {
-            width: 1152,
-            layers: 1,
-            mlp: 4304,
-            patch: 14,
-            patches: 729,
-        },
-    };
-    let text = tiny_llamagen(Condition::Text([6, 32]));
-    let class = tiny_llamagen(Condition::Class(10));
-    let encoder = T5 {
-        width: 32,
-        layers: 2,
-        heads: 2,
-        head: 16,
-        mlp: 64,
-        vocab: 50,
-    };
-    let vq_8 = VqDims {
-        levels: &[1, 2, 2, 4],
-        ..tiny_vq()
-    };
-    vec![
-        ("show-o", show_o(&generator, 2)),
-        ("magvit", magvit(8, 4)),
-        ("judge", judge.original(2)),
-        ("judge-hf", judge.transformers(1)),
-        ("text", text.layout(2)),
-        ("class", class.layout(1)),
-        ("encoder", encoder.layout(2)),
-        ("vq-16", tiny_vq().layout()),
-        ("vq-8", vq_8.layout()),
-        ("janus", tiny_janus().original(2)),
-        ("janus-hf", tiny_janus().transformers(1)),
-    ]
-}
-
 fn fresh(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&path);
@@ -298,7 +198,7 @@ fn load(folder: &Path, format: Format) -> Result<()> {
 
 #[test]
 fn small_models_in_published_layouts_load() {
-    for (name, layout) in small() {
+    for (name, layout) in tiny::all() {
         for format in [None, Some(Format::Q8_0), Some(Format::Q4_0)] {
             let folder = fresh(&format!("synthetic-{name}-{format:?}"));
             random_file::write(&layout, format, 7, &folder).unwrap();
@@ -310,7 +210,7 @@ fn small_models_in_published_layouts_load() {
 
 #[test]
 fn a_seed_gives_the_same_bytes_and_shards_the_same_tensors() {
-    let (_, mut layout) = small().into_iter().next().unwrap();
+    let (_, mut layout) = tiny::all().into_iter().next().unwrap();
     let files = |layout: &Layout, name: &str, seed| {
         let folder = fresh(name);
         random_file::write(layout, None, seed, &folder).unwrap();
