@@ -349,6 +349,11 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     time(c, "gather/f32/r256_w512", floats(2 * 256 * 512), || {
         cpu.gather(s, &index, &logits, &mut out)
     });
+    let table = cpu.matrix(Format::Q8_0, 256, 512)?;
+    let amount = Throughput::Bytes(256 * 512 / 32 * 34 + 256 * 512 * 4);
+    time(c, "gather_rows/q8_0/r256_w512", amount, || {
+        cpu.gather_rows(s, &index, &table, &mut out)
+    });
     let s = LfqShape { n: 256, bits: 13 };
     let mut codes = buffer(cpu, &(0..256).collect::<Vec<u32>>())?;
     time(c, "lfq_lookup/f32/n256_b13", floats(256 * 14), || {

@@ -4,7 +4,7 @@
 //!
 //! The same seed gives the same bytes. `--load` reads a folder back into the CPU device and tells time and memory.
 
-#[path = "support/layouts.rs"]
+#[path = "support/layouts/mod.rs"]
 mod layouts;
 #[path = "support/random_file.rs"]
 mod random_file;
@@ -19,9 +19,13 @@ use clap::{Parser, ValueEnum};
 use maquette::cpu::Cpu;
 use maquette::model::files::folder::ModelType;
 use maquette::model::files::map::ModelFolder;
+use maquette::model::janus::{Janus, JanusConfig};
+use maquette::model::llamagen::{LlamaGen, LlamaGenConfig};
 use maquette::model::llava::{Llava, LlavaConfig};
 use maquette::model::magvit::{Magvit, MagvitConfig};
 use maquette::model::show_o::{ShowO, ShowOConfig};
+use maquette::model::t5::{T5, T5Config};
+use maquette::model::vq::{Vq, VqConfig};
 use maquette::quant::Format;
 use random_file::Res;
 
@@ -129,6 +133,22 @@ fn load(cli: &Cli) -> Res<()> {
         ModelType::Llava => {
             let config = LlavaConfig::from_json(config)?;
             Box::new(weights.read(|source| Llava::load(cpu, config, source, format))?)
+        }
+        ModelType::LlamaGen => {
+            let config = LlamaGenConfig::from_json(config)?;
+            Box::new(weights.read(|source| LlamaGen::load(cpu, config, source, format))?)
+        }
+        ModelType::LlamaGenVq => {
+            let config = VqConfig::from_json(config)?;
+            Box::new(weights.read(|source| Vq::load(cpu, config, source, format))?)
+        }
+        ModelType::T5 => {
+            let config = T5Config::from_json(config)?;
+            Box::new(weights.read(|source| T5::load(cpu, config, source, format))?)
+        }
+        ModelType::Janus => {
+            let config = JanusConfig::from_json(config)?;
+            Box::new(weights.read(|source| Janus::load(cpu, config, source, format))?)
         }
         other => return Err(format!("{other:?} is not loaded here").into()),
     };

@@ -358,6 +358,16 @@ impl Backend for Cpu {
         Reference.gather(s, index, table, out)
     }
 
+    fn gather_rows(
+        &self,
+        s: GatherShape,
+        index: &Buffer<u32>,
+        table: &Packed,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        table.gather(s, index.as_slice(), out.as_mut_slice())
+    }
+
     fn lfq_lookup(&self, s: LfqShape, codes: &Buffer<u32>, out: &mut Buffer<f32>) -> Result<()> {
         Reference.lfq_lookup(s, codes, out)
     }

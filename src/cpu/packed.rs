@@ -4,6 +4,8 @@
 //! same k. Blocks are stored in strips of 16 outputs (see [`strips`](super::strips)), a strip's blocks one after the
 //! other from the first k to the last.
 
+mod rows;
+
 use alloc::boxed::Box;
 use core::iter::Skip;
 use core::slice::ChunksMut;

@@ -5,7 +5,7 @@
 //! canonical blocks, and a strip is read in one stream.
 
 use super::simd::{Dots, Lanes};
-use crate::quant::{Q4_BLOCK_BYTES, Q8_BLOCK_BYTES};
+use crate::quant::{Q4_BLOCK_BYTES, Q8_BLOCK, Q8_BLOCK_BYTES};
 
 /// Outputs of a strip; a panel's width is a multiple of it.
 pub(super) const STRIP: usize = 16;
@@ -28,6 +28,12 @@ pub(super) trait StripBlock {
     fn dots<D: Dots, const R: usize>(&self, c: usize, x: &[u32], sums: &mut [D; R]);
     /// Writes the floats of k in lines of `width`.
     fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]);
+    /// Writes the floats of one output.
+    fn row(&self, c: usize, out: &mut [f32; Q8_BLOCK]);
+}
+
+fn scale(block: &[u8], c: usize) -> f32 {
+    half::f16::from_le_bytes([block[2 * c], block[2 * c + 1]]).to_f32()
 }
 
 impl StripBlock for [u8; Q8_STRIP] {
@@ -60,6 +66,14 @@ impl StripBlock for [u8; Q8_STRIP] {
             }
         }
     }
+
+    fn row(&self, c: usize, out: &mut [f32; Q8_BLOCK]) {
+        let scale = scale(self, c);
+        for (k, out) in out.iter_mut().enumerate() {
+            let byte = self[SCALES + k / 4 * QUAD + 4 * c + k % 4] ^ 0x80;
+            *out = scale * f32::from(byte.cast_signed());
+        }
+    }
 }
 
 impl StripBlock for [u8; Q4_STRIP] {
@@ -87,6 +101,14 @@ impl StripBlock for [u8; Q4_STRIP] {
                 write_lines(scale, low, width, &mut out[4 * g * width + c..]);
                 write_lines(scale, high, width, &mut out[(16 + 4 * g) * width + c..]);
             }
+        }
+    }
+
+    fn row(&self, c: usize, out: &mut [f32; Q8_BLOCK]) {
+        let scale = scale(self, c);
+        for (k, out) in out.iter_mut().enumerate() {
+            let byte = self[SCALES + k % 16 / 4 * QUAD + 4 * c + k % 4];
+            *out = scale * (f32::from(byte >> (k / 16 * 4) & 15) - 8.0);
         }
     }
 }

@@ -197,7 +197,7 @@ struct Block<B: Backend> {
 pub struct T5<B: Backend> {
     backend: Arc<B>,
     config: T5Config,
-    embedding: B::Buffer<f32>,
+    embedding: B::Matrix,
     /// Bias of each kind of distance and head, `[buckets, heads]`.
     bias: Vec<f32>,
     blocks: Vec<Block<B>>,
@@ -259,7 +259,7 @@ impl<B: Backend> T5<B> {
         let bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
         let buckets = c.relative_attention_num_buckets;
         let model = Self {
-            embedding: loader.buffer(stored, &[c.vocab_size, c.d_model])?,
+            embedding: loader.table(stored, [c.vocab_size, c.d_model])?,
             bias: loader.floats(bias, &[buckets, c.num_heads])?,
             blocks: (0..c.num_layers).map(block).collect::<Result<_>>()?,
             final_norm: norm("encoder.final_layer_norm")?,
@@ -341,7 +341,7 @@ impl<B: Backend> T5<B> {
             width: c.d_model,
             table_rows: c.vocab_size,
         };
-        b.gather(s, &m.ids, &self.embedding, &mut m.x)?;
+        b.gather_rows(s, &m.ids, &self.embedding, &mut m.x)?;
         // Products of q and k are not scaled.
         let attention = RelativeShape {
             rows,

@@ -181,6 +181,14 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         table: &Self::Buffer<f32>,
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
+    /// Rows of a table that is kept as a weight matrix; see [`gather_rows`](super::vq::gather_rows).
+    fn gather_rows(
+        &self,
+        s: GatherShape,
+        index: &Self::Buffer<u32>,
+        table: &Self::Matrix,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
     /// Codes to their ±1 latents; see [`lfq_lookup`](super::vq::lfq_lookup).
     fn lfq_lookup(
         &self,

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use bytemuck::allocation::try_zeroed_vec;
+
 use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
@@ -72,16 +74,13 @@ impl HostMatrix {
     }
 }
 
-/// `len` elements of the default value, or an error where memory is short.
-pub(crate) fn filled<T: Element>(what: &'static str, len: usize) -> Result<Vec<T>> {
-    let mut data = Vec::new();
-    data.try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory {
-            what,
-            bytes: len.saturating_mul(size_of::<T>()),
-        })?;
-    data.resize(len, T::default());
-    Ok(data)
+/// `len` zeros, or an error where memory is short. The system makes them when they are first touched: what a session
+/// has reserved and never uses costs nothing.
+fn zeros<T: Element>(what: &'static str, len: usize) -> Result<Vec<T>> {
+    try_zeroed_vec(len).map_err(|()| Error::OutOfMemory {
+        what,
+        bytes: len.saturating_mul(size_of::<T>()),
+    })
 }
 
 /// The elements `at .. at + len`, or an error naming what is missing.
@@ -104,7 +103,7 @@ impl Backend for Reference {
     type Matrix = HostMatrix;
 
     fn zeros<T: Element>(&self, len: usize) -> Result<HostBuffer<T>> {
-        filled("buffer", len).map(HostBuffer)
+        zeros("buffer", len).map(HostBuffer)
     }
 
     fn len<T: Element>(&self, buffer: &HostBuffer<T>) -> usize {
@@ -139,8 +138,8 @@ impl Backend for Reference {
 
     fn matrix(&self, format: Format, n: usize, k: usize) -> Result<HostMatrix> {
         let data = match format {
-            Format::F32 => HostData::F32(filled("matrix", product("matrix", &[n, k])?)?),
-            _ => HostData::Bytes(format, filled("matrix", format.bytes(n, k)?)?),
+            Format::F32 => HostData::F32(zeros("matrix", product("matrix", &[n, k])?)?),
+            _ => HostData::Bytes(format, zeros("matrix", format.bytes(n, k)?)?),
         };
         Ok(HostMatrix { n, k, data })
     }
@@ -318,6 +317,16 @@ impl Backend for Reference {
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
         vq::gather(s, &index.0, &table.0, &mut out.0)
+    }
+
+    fn gather_rows(
+        &self,
+        s: GatherShape,
+        index: &HostBuffer<u32>,
+        table: &HostMatrix,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        vq::gather_rows(s, &index.0, &table.view()?, &mut out.0)
     }
 
     fn lfq_lookup(

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result, covers, product};
 use crate::math;
 use crate::ops::norm::nonzero;
+use crate::quant::QuantMatrix;
 
 /// Rows picked from a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,19 @@ impl GatherShape {
         )?;
         covers(OP, "out", out, product(OP, &[self.rows, self.width])?)
     }
+
+    /// Checks that a matrix has the table's shape, and the lengths of index and out.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check_matrix(&self, index: usize, [n, k]: [usize; 2], out: usize) -> Result<()> {
+        const OP: &str = "gather_rows";
+        for (got, want) in [(n, self.table_rows), (k, self.width)] {
+            covers(OP, "table", got, want)?;
+            covers(OP, "table", want, got)?;
+        }
+        self.check(index, product(OP, &[n, k])?, out)
+    }
 }
 
 /// out\[r, :\] = table\[index\[r\], :\]; an index outside the table gives zeros.
@@ -43,6 +57,27 @@ pub fn gather(s: GatherShape, index: &[u32], table: &[f32], out: &mut [f32]) -> 
     for (row, &i) in out.chunks_exact_mut(s.width).zip(index).take(s.rows) {
         if (i as usize) < s.table_rows {
             row.copy_from_slice(&table[i as usize * s.width..][..s.width]);
+        } else {
+            row.fill(0.0);
+        }
+    }
+    Ok(())
+}
+
+/// As [`gather`], from a table that is kept as a weight matrix.
+///
+/// # Errors
+/// See [`GatherShape::check_matrix`].
+pub fn gather_rows(
+    s: GatherShape,
+    index: &[u32],
+    table: &QuantMatrix<'_>,
+    out: &mut [f32],
+) -> Result<()> {
+    s.check_matrix(index.len(), [table.n(), table.k()], out.len())?;
+    for (row, &i) in out.chunks_exact_mut(s.width).zip(index).take(s.rows) {
+        if (i as usize) < s.table_rows {
+            table.row(i as usize, row)?;
         } else {
             row.fill(0.0);
         }
@@ -239,6 +274,25 @@ mod tests {
         let mut out = [9.0; 4];
         gather(s, &[1, 2], &[1.0, 2.0, 3.0, 4.0], &mut out).unwrap();
         assert_eq!(out, [3.0, 4.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_row_of_blocks_is_its_scale_times_its_numbers() {
+        let s = GatherShape {
+            rows: 2,
+            width: 32,
+            table_rows: 1,
+        };
+        // Half precision 0.5, then the bytes 0 to 31.
+        let mut blocks = [0; 34];
+        blocks[..2].copy_from_slice(&[0x00, 0x38]);
+        (0..).zip(&mut blocks[2..]).for_each(|(i, b)| *b = i);
+        let table = QuantMatrix::q8_0(1, 32, &blocks).unwrap();
+        let mut out = [9.0; 64];
+        gather_rows(s, &[0, 1], &table, &mut out).unwrap();
+        assert_eq!([out[0], out[1], out[31], out[32]], [0.0, 0.5, 15.5, 0.0]);
+        let other = GatherShape { table_rows: 2, ..s };
+        assert!(gather_rows(other, &[0, 1], &table, &mut out).is_err());
     }
 
     #[test]

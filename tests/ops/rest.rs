@@ -5,8 +5,9 @@ use maquette::ops::conv::{PatchShape, Rounding};
 use maquette::ops::reward_head::AnswerShape;
 use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
 use maquette::ops::{Backend, Reference};
+use maquette::quant::{Format, QuantMatrix};
 
-use super::{bits, buffer, cpus, random, words};
+use super::{bits, buffer, cpus, numbers, random, words};
 
 #[test]
 fn the_rest_agrees() {
@@ -80,6 +81,38 @@ fn the_rest_agrees() {
         all.extend(bits(b, &out));
         all
     });
+}
+
+#[test]
+fn rows_of_matrices_agree() {
+    for format in Format::ALL {
+        for n in [1, 15, 16, 63, 64, 65, 150] {
+            for k in [32, 96] {
+                agree!(|b| {
+                    let data = numbers(n * k, 1);
+                    let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+                    format.quantise(&data, &mut bytes);
+                    let table = match format {
+                        Format::F32 => QuantMatrix::f32(n, k, &data),
+                        _ => QuantMatrix::from_bytes(format, n, k, &bytes),
+                    };
+                    let table = b.pack(&table.unwrap()).unwrap();
+                    // Every row, backwards, then some that are not there.
+                    let last = u32::try_from(n).unwrap();
+                    let index: Vec<u32> = (0..last).rev().chain([last, u32::MAX]).collect();
+                    let s = GatherShape {
+                        rows: n + 2,
+                        width: k,
+                        table_rows: n,
+                    };
+                    let mut out = random(b, (n + 2) * k, 2);
+                    b.gather_rows(s, &buffer(b, &index), &table, &mut out)
+                        .unwrap();
+                    bits(b, &out)
+                });
+            }
+        }
+    }
 }
 
 #[test]

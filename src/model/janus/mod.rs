@@ -190,7 +190,7 @@ impl<B: Backend> Janus<B> {
             table_rows: self.config.text.vocab,
         };
         self.backend()
-            .gather(shape, tokens, &self.understanding.embed, x)
+            .gather_rows(shape, tokens, &self.understanding.embed, x)
     }
 
     /// A prompt and the first codes of a picture in one pass, without any cache: the rows of the codes `[n, width]`,

@@ -51,7 +51,7 @@ pub struct LlamaGen<B: Backend> {
     config: LlamaGenConfig,
     stack: Stack<B>,
     condition: ConditionWeights<B>,
-    embedding: B::Buffer<f32>,
+    embedding: B::Matrix,
     final_norm: NormWeights<B>,
     head: Linear<B>,
 }
@@ -102,7 +102,7 @@ impl<B: Backend> LlamaGen<B> {
         let model = Self {
             stack: Stack::load_special(&loader, config.stack(), &names, &special)?,
             condition,
-            embedding: loader.buffer("tok_embeddings.weight", &[v, dim])?,
+            embedding: loader.table("tok_embeddings.weight", [v, dim])?,
             final_norm: NormWeights::load(&loader, Norm::Rms, "norm", dim)?,
             head: Linear::load(&loader, "output", v, dim, false)?,
             backend,
@@ -175,7 +175,7 @@ impl<B: Backend> LlamaGen<B> {
             width: self.config.dim,
             table_rows: self.config.vocab_size,
         };
-        self.backend.gather(s, codes, &self.embedding, x)
+        self.backend.gather_rows(s, codes, &self.embedding, x)
     }
 
     /// What each row of a full sequence attends to: first row and number of rows, always neighbours. Of a prefix of

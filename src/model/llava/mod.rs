@@ -41,7 +41,7 @@ pub struct Llava<B: Backend> {
     pub(super) backend: Arc<B>,
     config: LlavaConfig,
     vision: Vision<B>,
-    pub(super) embed: B::Buffer<f32>,
+    pub(super) embed: B::Matrix,
     /// Ends the rows of a picture; empty for pictures that fit.
     newline: Vec<f32>,
     pub(super) stack: Stack<B>,
@@ -173,7 +173,7 @@ impl<B: Backend> Llava<B> {
             two.extend(loader.rows(rows, shape, id..id + 1)?);
         }
         let answers = Linear::from_floats(loader, 2, text.width, &two, None)?;
-        let embed = loader.buffer("model.embed_tokens.weight", &shape)?;
+        let embed = loader.table("model.embed_tokens.weight", shape)?;
         let vision = Vision::load(loader, config.vision, text.width)?;
         let newline = match config.aspect {
             Aspect::Fit { .. } => Vec::new(),

@@ -241,7 +241,7 @@ impl<B: Backend> LlavaSession<B> {
             width: text.width,
             table_rows: text.vocab,
         };
-        backend.gather(s, &self.ids, &self.model.embed, &mut self.text)
+        backend.gather_rows(s, &self.ids, &self.model.embed, &mut self.text)
     }
 
     /// Sends the rows in x through the language model: each job's `queries` rows behind `start` rows of its own and

@@ -300,7 +300,7 @@ pub struct ShowO<B: Backend> {
     backend: Arc<B>,
     config: ShowOConfig,
     stack: Stack<B>,
-    embedding: B::Buffer<f32>,
+    embedding: B::Matrix,
     final_norm: NormWeights<B>,
     // Columns of image codes only: no other token is ever drawn.
     head: Linear<B>,
@@ -338,9 +338,9 @@ impl<B: Backend> ShowO<B> {
             }
         })?;
         let width = config.hidden_size;
-        let embedding = loader.buffer(
+        let embedding = loader.table(
             "showo.model.embed_tokens.weight",
-            &[config.vocab_size, width],
+            [config.vocab_size, width],
         )?;
         let final_norm =
             NormWeights::load(&loader, Norm::Layer, "showo.model.final_layernorm", width)?;
@@ -383,7 +383,7 @@ impl<B: Backend> ShowO<B> {
             width: c.hidden_size,
             table_rows: c.vocab_size,
         };
-        self.backend.gather(s, ids, &self.embedding, x)
+        self.backend.gather_rows(s, ids, &self.embedding, x)
     }
 
     fn normalise(&self, rows: usize, x: &B::Buffer<f32>, y: &mut B::Buffer<f32>) -> Result<()> {

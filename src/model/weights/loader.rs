@@ -210,9 +210,26 @@ impl<'a, B: Backend> Loader<'a, B> {
         let mut at = 0;
         for &(name, n) in parts {
             let tensor = self.checked(name, &[n, k])?;
-            self.put(&tensor, k, 0..n, &mut matrix, at)?;
+            self.put(&tensor, (self.precision.format, k), 0..n, &mut matrix, at)?;
             at += n;
         }
+        Ok(matrix)
+    }
+
+    /// A table `[n, k]` that rows are picked from, kept as it is stored where that is a format of matrices, else in F32:
+    /// whatever the loader's format, the rows have the bits of the file.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats).
+    pub fn table(&self, name: &str, [n, k]: [usize; 2]) -> Result<B::Matrix> {
+        let tensor = self.checked(name, &[n, k])?;
+        let formats = Format::ALL.into_iter();
+        let format = formats
+            .filter(|f| stored_as(*f, tensor.tensor.dtype))
+            .find(|f| k.is_multiple_of(f.block()))
+            .unwrap_or(Format::F32);
+        let mut matrix = self.backend.matrix(format, n, k)?;
+        self.put(&tensor, (format, k), 0..n, &mut matrix, 0)?;
         Ok(matrix)
     }
 
@@ -230,7 +247,13 @@ impl<'a, B: Backend> Loader<'a, B> {
         covers("weights", "rows", shape[0], rows.end)?;
         let format = self.precision.format.or_f32(shape[1]);
         let mut matrix = self.backend.matrix(format, rows.len(), shape[1])?;
-        self.put(&tensor, shape[1], rows, &mut matrix, 0)?;
+        self.put(
+            &tensor,
+            (self.precision.format, shape[1]),
+            rows,
+            &mut matrix,
+            0,
+        )?;
         Ok(matrix)
     }
 
@@ -238,18 +261,13 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn put(
         &self,
         tensor: &Checked<'_>,
-        k: usize,
+        (format, k): (Format, usize),
         rows: Range<usize>,
         matrix: &mut B::Matrix,
         mut to: usize,
     ) -> Result<()> {
-        let format = self.precision.format.or_f32(k);
-        let stored = matches!(
-            (format, tensor.tensor.dtype),
-            (Format::Bf16, DType::BF16)
-                | (Format::Q8_0, DType::Block(Block::Q8_0))
-                | (Format::Q4_0, DType::Block(Block::Q4_0))
-        );
+        let format = format.or_f32(k);
+        let stored = stored_as(format, tensor.tensor.dtype);
         // Rows that need no room of their own come in portions that occupy all threads of a device.
         let most = if stored {
             PORTION_ROWS << 6
@@ -320,6 +338,17 @@ impl<'a, B: Backend> Loader<'a, B> {
         });
         unknown.map_or(Ok(()), |name| Err(Error::UnknownTensor { name }))
     }
+}
+
+/// Whether bytes of a type are canonical bytes of a format. Floats are decoded all the same, since bytes need not lie where
+/// floats may.
+const fn stored_as(format: Format, dtype: DType) -> bool {
+    matches!(
+        (format, dtype),
+        (Format::Bf16, DType::BF16)
+            | (Format::Q8_0, DType::Block(Block::Q8_0))
+            | (Format::Q4_0, DType::Block(Block::Q4_0))
+    )
 }
 
 /// Floats as rows of a format, in memory of its own.

@@ -1,0 +1,344 @@
+//! Measures models at their full shape: time to load, memory, seconds a generator step and seconds a judgement.
+//!
+//! `cargo run --release --example measure --all-features -- --model-dir out/show-o --tokenizer-dir out/magvit \
+//! --judge-dir out/judge --judge-format q4_0 --candidates 4 --steps 2`
+//!
+//! The models may be those that `synthetic` writes: prompts go through a tokenizer that takes any word. With `--parm` a
+//! whole search runs, cut to so many steps; its judge is really asked, its verdicts may be those of a script. A line a
+//! measurement, and all of them as JSON in the last line.
+
+mod models;
+mod report;
+mod script;
+mod timed;
+mod words;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Parser;
+use maquette::cpu::Cpu;
+use maquette::generator::{Needs, Views};
+use maquette::quant::Format;
+use maquette::reward::{Ask, ViewKey};
+use maquette::rng::{Stream, philox};
+use maquette::search::{Parm, SearchStrategy};
+use maquette::{
+    CandidateId, Event, Flow, Generator, ImageBatch, ImageSize, Judgement, Prompt, RewardModel,
+    Verdict,
+};
+use models::{Drawing, Model, Res};
+use report::{Report, weights_gb};
+use script::{QUESTIONS, Script, Scripted};
+use timed::{Spent, Timed};
+
+/// Measures models at their full shape.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// The generator; or another model, to be loaded and, if it judges, asked.
+    #[arg(long)]
+    model_dir: PathBuf,
+    /// Image tokenizer of a generator that has it apart.
+    #[arg(long)]
+    tokenizer_dir: Option<PathBuf>,
+    /// Text encoder of LlamaGen; without one its features are random.
+    #[arg(long)]
+    text_dir: Option<PathBuf>,
+    /// The judge; without one Janus judges itself.
+    #[arg(long)]
+    judge_dir: Option<PathBuf>,
+    /// How large matrices are kept: f32, bf16, q8_0 or q4_0.
+    #[arg(long, value_parser = format, default_value = "q8_0")]
+    format: Format,
+    /// The same for the judge, if it differs.
+    #[arg(long, value_parser = format)]
+    judge_format: Option<Format>,
+    /// Steps that are taken.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Steps of a whole picture, for Show-o.
+    #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u32).range(1..))]
+    whole_steps: u32,
+    /// Codes of a step, for models that draw them one by one. [default: a row of the grid]
+    #[arg(long)]
+    tokens_per_step: Option<usize>,
+    /// Candidates, a guided pair each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    candidates: u32,
+    /// Candidates that go through the generator at once: memory grows with them.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Views that go through the judge at once: memory grows with them.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    views: u32,
+    /// Rows of random features that stand for a prompt without a text encoder.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    features: u32,
+    /// The prompt; a number for a class.
+    #[arg(long, default_value = "a photo of a red car and a blue book")]
+    prompt: String,
+    /// Runs a whole search with all questions.
+    #[arg(long)]
+    parm: bool,
+    /// Verdicts of the search.
+    #[arg(long, value_enum, default_value_t = Script::None)]
+    script: Script,
+    /// Threads. [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    let mut all = Format::ALL.into_iter();
+    all.find(|f| f.name().eq_ignore_ascii_case(text))
+        .ok_or_else(|| "there are f32, bf16, q8_0 and q4_0".to_owned())
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is loaded: by its name in the report, its folder and its format.
+fn load(
+    report: &mut Report,
+    cpu: &Arc<Cpu>,
+    (name, path, format): (&str, &PathBuf, Format),
+) -> Res<Model> {
+    report.begin(name);
+    report.put("folder", path.display().to_string());
+    report.put("format", format.name());
+    let begin = Instant::now();
+    let model = models::load(cpu, path, format)?;
+    let (seconds, gb) = (begin.elapsed().as_secs_f64(), weights_gb(path));
+    report.put("file_gb", gb);
+    report.put("load_seconds", seconds);
+    report.memory();
+    Ok(model)
+}
+
+fn run(cli: &Cli) -> Res<()> {
+    let cpu = Arc::new(match cli.threads {
+        Some(n) => Cpu::with_threads(n)?,
+        None => Cpu::new(),
+    });
+    let mut report = Report::default();
+    report.begin("before");
+    report.put("threads", cpu.threads());
+    report.memory();
+    let mut open = |name, path: &Option<PathBuf>, format| {
+        path.as_ref()
+            .map(|path| load(&mut report, &cpu, (name, path, format)))
+            .transpose()
+    };
+    let model = load_first(&mut open, cli)?;
+    let pixels = open("tokenizer", &cli.tokenizer_dir, cli.format)?;
+    let text = open("text_encoder", &cli.text_dir, cli.format)?;
+    let apart = cli.judge_dir.as_ref() != Some(&cli.model_dir);
+    let judge_dir = cli.judge_dir.clone().filter(|_| apart);
+    let format = cli.judge_format.unwrap_or(cli.format);
+    let judge = open("judge", &judge_dir, format)?;
+
+    let drawing = Drawing {
+        steps: cli.whole_steps,
+        tokens_per_step: cli.tokens_per_step,
+        candidates: cli.candidates as usize,
+        batch: cli.batch as usize,
+        features: cli.features as usize,
+    };
+    let generator = models::generator(&model, pixels.as_ref(), text.as_ref(), &drawing)?;
+    let seen = models::sees(&model, pixels.as_ref());
+    let mut generator = generator.map(|g| Timed::new(g, cli.steps));
+    let judging = judge.as_ref().unwrap_or(&model);
+    let judge = models::judge(judging, cli.views as usize, cli.candidates as usize)?;
+    let mut judge = judge.map(|judge| Scripted::new(judge, cli.script));
+    report.begin("sessions");
+    report.memory();
+    match (&mut generator, &mut judge) {
+        (Some(generator), Some(judge)) if cli.parm => {
+            search(&mut report, generator, judge, cli)?;
+        }
+        _ if cli.parm => return Err("a search needs a generator and a judge".into()),
+        (None, None) => {}
+        (generator, judge) => {
+            let pictures = match generator {
+                Some(generator) => draw(&mut report, generator, cli, seen)?,
+                None => None,
+            };
+            if let Some(judge) = judge {
+                ask(&mut report, judge, cli, pictures)?;
+            }
+        }
+    }
+    report.begin("after");
+    report.memory();
+    report.end();
+    Ok(())
+}
+
+/// The model that the folder which must be given holds.
+fn load_first(
+    open: &mut impl FnMut(&'static str, &Option<PathBuf>, Format) -> Res<Option<Model>>,
+    cli: &Cli,
+) -> Res<Model> {
+    let path = Some(cli.model_dir.clone());
+    Ok(open("model", &path, cli.format)?.ok_or("no model")?)
+}
+
+/// Pictures, their size, and what names them.
+type Pictures = (ImageSize, Vec<u8>, Vec<ViewKey>);
+
+/// Some steps of some candidates, which are then decoded if they can be.
+fn draw(
+    report: &mut Report,
+    generator: &mut Timed,
+    cli: &Cli,
+    seen: bool,
+) -> Res<Option<Pictures>> {
+    report.begin("generator");
+    report.put("candidates", cli.candidates);
+    let seeds: Vec<u64> = (0..u64::from(cli.candidates)).collect();
+    let mut ids = vec![CandidateId::default(); seeds.len()];
+    generator.start(&Prompt::new(&cli.prompt), &seeds, &mut ids)?;
+    report.put("start_seconds", generator.start.seconds);
+    for _ in 0..generator.steps() {
+        generator.step(&ids)?;
+    }
+    let seconds: Vec<f64> = generator.steps.iter().map(|step| step.seconds).collect();
+    report.put("step_seconds", seconds);
+    report.put("steps_of_a_picture", generator.whole());
+    let pictures = seen.then(|| {
+        let size = generator.image_size();
+        let mut pixels = vec![0; ids.len() * size.len_bytes()];
+        generator.observe(&ids, Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
+        let step = generator.steps();
+        let key = |&candidate| ViewKey { candidate, step };
+        Ok::<_, maquette::Error>((size, pixels, ids.iter().map(key).collect()))
+    });
+    let pictures = pictures.transpose()?;
+    report.put_some("decode_seconds_each", generator.decode.each());
+    let one = generator.later_step().map(|each| {
+        let first = generator.steps.first().map_or(0.0, |step| step.seconds);
+        let later = f64::from(generator.whole() - 1) * f64::from(cli.candidates) * each;
+        generator.start.seconds + first + later
+    });
+    report.put_some("whole_seconds_extrapolated", one);
+    report.memory();
+    Ok(pictures)
+}
+
+/// Every question about some pictures: those that were drawn, else noise.
+fn ask(
+    report: &mut Report,
+    judge: &mut Scripted,
+    cli: &Cli,
+    pictures: Option<Pictures>,
+) -> Res<()> {
+    report.begin("judgements");
+    let (size, pixels, keys) = pictures.unwrap_or_else(|| {
+        let (size, n) = (ImageSize::new(256, 256), u64::from(cli.candidates));
+        let bytes =
+            (0..).flat_map(|i| philox([7, 7], [i, 0, 0, 0]).map(|word| word.to_le_bytes()[0]));
+        let pixels = bytes
+            .take(cli.candidates as usize * size.len_bytes())
+            .collect();
+        let key = |i| ViewKey {
+            candidate: CandidateId(i),
+            step: 1,
+        };
+        (size, pixels, (0..n).map(key).collect())
+    });
+    report.put("views", keys.len());
+    let prompt = Prompt::new(&cli.prompt);
+    let mut verdicts = vec![Verdict::malformed(); keys.len()];
+    for (judgement, name) in QUESTIONS {
+        // Potential goes on where clarity ended; the others begin anew.
+        if judgement != Judgement::Potential {
+            judge.forget(&keys);
+        }
+        let shown = ImageBatch::new(keys.len(), size, &pixels)?;
+        let ask = Ask::new(judgement, &prompt, &keys).with_pixels(shown);
+        judge.judge(&ask, &mut verdicts)?;
+        let each = judge.of(judgement).each();
+        report.put_some(&format!("{name}_seconds_each"), each);
+    }
+    report.memory();
+    Ok(())
+}
+
+/// A whole search, and what it would take with all steps of a picture.
+fn search(report: &mut Report, generator: &mut Timed, judge: &mut Scripted, cli: &Cli) -> Res<()> {
+    report.begin("search");
+    report.put("candidates", cli.candidates);
+    report.put("steps", generator.steps());
+    let begin = Instant::now();
+    let (mut alive, mut resumed) = (0_u32, 0_u32);
+    let mut on_event = |event: Event<'_>| {
+        match event {
+            Event::Started { ids, .. } => alive += u32::try_from(ids.len()).unwrap_or(u32::MAX),
+            Event::Rejected { .. } => alive = alive.saturating_sub(1),
+            Event::Resumed { .. } => resumed += 1,
+            Event::Stepped { ids, step } => {
+                let seconds = begin.elapsed().as_secs_f64();
+                eprintln!(
+                    "step {step} of {} candidates after {seconds:.0} s",
+                    ids.len()
+                );
+            }
+            _ => {}
+        }
+        Flow::Continue
+    };
+    let prompt = Prompt::new(&cli.prompt);
+    let found = Parm::new(cli.candidates).search(
+        generator,
+        judge,
+        &prompt,
+        &mut Stream::new(1),
+        &mut on_event,
+    )?;
+    let seconds = begin.elapsed().as_secs_f64();
+    report.put("seconds", seconds);
+    report.put("fallback", found.fallback);
+    report.put("resumed", resumed);
+    report.put("candidate_steps", found.cost.steps);
+    report.put(
+        "step_seconds",
+        generator.steps.iter().map(|s| s.seconds).sum::<f64>(),
+    );
+    report.put("start_seconds", generator.start.seconds);
+    report.put("decoded", generator.decode.items);
+    report.put("decode_seconds", generator.decode.seconds);
+    for ((_, name), spent) in QUESTIONS.iter().zip(&judge.spent) {
+        report.put(&format!("{name}_asked"), spent.items);
+        report.put(&format!("{name}_seconds"), spent.seconds);
+    }
+    report.memory();
+
+    report.begin("extrapolated");
+    report.put("steps_of_a_picture", generator.whole());
+    let Some(step) = generator.later_step() else {
+        return Ok(());
+    };
+    let left = f64::from(generator.whole() - generator.steps());
+    // Nobody that survives is asked again before the end; without survivors one goes on.
+    let survivors = f64::from(if found.fallback { 1 } else { alive });
+    report.put("seconds_as_decided", seconds + left * survivors * step);
+    // Everybody unclear until the last step, and then with potential.
+    let each = |spent: Spent| spent.each().unwrap_or(0.0);
+    let (n, whole) = (f64::from(cli.candidates), f64::from(generator.whole()));
+    let first = generator.steps.first().map_or(0.0, |step| step.seconds);
+    let looks = each(generator.decode) + each(judge.of(Judgement::Clarity));
+    let ends = each(judge.of(Judgement::Potential)) + each(judge.of(Judgement::Outcome));
+    let most = generator.start.seconds + first + n * ((whole - 1.0) * step + whole * looks + ends);
+    let outcome = judge.of(Judgement::Outcome).items > 0;
+    report.put_some("seconds_at_most", outcome.then_some(most));
+    Ok(())
+}
