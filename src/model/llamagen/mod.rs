@@ -331,18 +331,13 @@ fn load_qkv<B: Backend>(
     let turned = (c.n_head + c.n_kv_head) * head;
     let n = turned + c.n_kv_head * head;
     let name = format!("layers.{layer}.attention.wqkv.weight");
-    let stored = loader.floats(&name, &[n, dim])?;
-    let mut weight = stored.clone();
-    for (to, from) in weight[..turned * dim]
-        .chunks_exact_mut(head * dim)
-        .zip(stored.chunks_exact(head * dim))
-    {
-        for (i, row) in from.chunks_exact(dim).enumerate() {
-            let at = i / 2 + i % 2 * (head / 2);
-            to[at * dim..][..dim].copy_from_slice(row);
-        }
-    }
-    Linear::from_floats(loader, n, dim, &weight, None)
+    let order = |row: usize| {
+        let (first, at) = (row / head * head, row % head);
+        let pair = at % (head / 2) * 2 + at / (head / 2);
+        first + if row < turned { pair } else { at }
+    };
+    let matrix = loader.matrix_in_order(&name, [n, dim], &order)?;
+    Linear::from_matrix(loader, [n, dim], matrix, None)
 }
 
 /// Rotary table: a position a place of the grid, then one of zeros for the prefix, which annihilates its queries and

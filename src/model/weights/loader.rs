@@ -257,6 +257,49 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(matrix)
     }
 
+    /// A packed matrix of the rows of a tensor `[n, k]` in another order: row `i` is row `order(i)` of the tensor.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats), or a row past the end.
+    pub fn matrix_in_order(
+        &self,
+        name: &str,
+        [n, k]: [usize; 2],
+        order: &dyn Fn(usize) -> usize,
+    ) -> Result<B::Matrix> {
+        let tensor = self.checked(name, &[n, k])?;
+        let format = self.precision.format.or_f32(k);
+        let mut matrix = self.backend.matrix(format, n, k)?;
+        let stored = stored_as(format, tensor.tensor.dtype);
+        let rows = PORTION_ROWS.min(n);
+        let mut floats = reserved(if stored { 0 } else { rows * k })?;
+        let mut bytes = reserved(if stored { format.bytes(rows, k)? } else { 0 })?;
+        let mut packer = Packer::new(format, floats.len())?;
+        for to in (0..n).step_by(rows) {
+            let rows = rows.min(n - to);
+            for i in 0..rows {
+                let row = order(to + i);
+                covers("weights", "rows", n, row.saturating_add(1))?;
+                if stored {
+                    let row = tensor.bytes(row * k..(row + 1) * k);
+                    bytes[i * row.len()..][..row.len()].copy_from_slice(row);
+                } else {
+                    self.decode(&tensor, row * k, &mut floats[i * k..][..k])?;
+                }
+            }
+            let view = if stored {
+                let bytes = &bytes[..format.bytes(rows, k)?];
+                finite(format, bytes).map_err(|piece| not_finite(to * k + piece))?;
+                QuantMatrix::from_bytes(format, rows, k, bytes)?
+            } else {
+                packer.view(rows, k, &floats[..rows * k])?
+            };
+            self.backend.put(&mut matrix, to, &view)?;
+        }
+        self.source.release(tensor.tensor.bytes);
+        Ok(matrix)
+    }
+
     /// Puts rows of a tensor into a matrix from row `to` on.
     fn put(
         &self,
