@@ -21,6 +21,8 @@ use std::time::Instant;
 use clap::Parser;
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};
+use maquette::model::weights::Precision;
+use maquette::ops::gemm::Activations;
 use maquette::quant::Format;
 use maquette::reward::{Ask, ViewKey};
 use maquette::rng::{Stream, philox};
@@ -55,6 +57,9 @@ struct Cli {
     /// The same for the judge, if it differs.
     #[arg(long, value_parser = format)]
     judge_format: Option<Format>,
+    /// What products with blocks do with activations: f32, or a8 to round them to 8 bits.
+    #[arg(long, value_parser = activations, default_value = "f32")]
+    activations: Activations,
     /// Steps that are taken.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -90,6 +95,12 @@ struct Cli {
     threads: Option<usize>,
 }
 
+fn activations(text: &str) -> Result<Activations, String> {
+    let mut all = [Activations::F32, Activations::A8].into_iter();
+    all.find(|a| a.name().eq_ignore_ascii_case(text))
+        .ok_or_else(|| "there are f32 and a8".to_owned())
+}
+
 fn format(text: &str) -> Result<Format, String> {
     let mut all = Format::ALL.into_iter();
     all.find(|f| f.name().eq_ignore_ascii_case(text))
@@ -106,17 +117,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is loaded: by its name in the report, its folder and its format.
+/// What is loaded: by its name in the report, its folder and its precision.
 fn load(
     report: &mut Report,
     cpu: &Arc<Cpu>,
-    (name, path, format): (&str, &PathBuf, Format),
+    (name, path, precision): (&str, &PathBuf, Precision),
 ) -> Res<Model> {
     report.begin(name);
     report.put("folder", path.display().to_string());
-    report.put("format", format.name());
+    report.put("format", precision.format.name());
+    report.put("activations", precision.activations.name());
     let begin = Instant::now();
-    let model = models::load(cpu, path, format)?;
+    let model = models::load(cpu, path, precision)?;
     let (seconds, gb) = (begin.elapsed().as_secs_f64(), weights_gb(path));
     report.put("file_gb", gb);
     report.put("load_seconds", seconds);
@@ -134,8 +146,9 @@ fn run(cli: &Cli) -> Res<()> {
     report.put("threads", cpu.threads());
     report.memory();
     let mut open = |name, path: &Option<PathBuf>, format| {
+        let precision = Precision::from(format).with_activations(cli.activations);
         path.as_ref()
-            .map(|path| load(&mut report, &cpu, (name, path, format)))
+            .map(|path| load(&mut report, &cpu, (name, path, precision)))
             .transpose()
     };
     let model = load_first(&mut open, cli)?;

@@ -15,7 +15,7 @@ use maquette::model::raster::{RasterOptions, RasterSession};
 use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession};
 use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
-use maquette::quant::Format;
+use maquette::model::weights::Precision;
 use maquette::{Generator, RewardModel};
 
 use crate::words::{AnyWords, RandomFeatures};
@@ -35,50 +35,50 @@ pub enum Model {
 }
 
 /// Reads a folder.
-pub fn load(cpu: &Arc<Cpu>, path: &Path, format: Format) -> Res<Model> {
+pub fn load(cpu: &Arc<Cpu>, path: &Path, precision: Precision) -> Res<Model> {
     let within = |e: maquette::Error| format!("{}: {e}", path.display());
     let folder = ModelFolder::open(path).map_err(within)?;
-    read(cpu, &folder, format).map_err(|e| format!("{}: {e}", path.display()).into())
+    read(cpu, &folder, precision).map_err(|e| format!("{}: {e}", path.display()).into())
 }
 
-fn read(cpu: &Arc<Cpu>, folder: &ModelFolder, format: Format) -> Res<Model> {
+fn read(cpu: &Arc<Cpu>, folder: &ModelFolder, precision: Precision) -> Res<Model> {
     let (cpu, config, weights) = (Arc::clone(cpu), &folder.config, &folder.weights);
     Ok(match folder.model {
         ModelType::ShowO => {
             let config = ShowOConfig::from_json(config)?;
-            let model = weights.read(|source| ShowO::load(cpu, config, source, format))?;
+            let model = weights.read(|source| ShowO::load(cpu, config, source, precision))?;
             Model::ShowO(Arc::new(model))
         }
         ModelType::Magvit => {
             let config = MagvitConfig::from_json(config)?;
-            let model = weights.read(|source| Magvit::load(cpu, config, source, format))?;
+            let model = weights.read(|source| Magvit::load(cpu, config, source, precision))?;
             Model::Magvit(Arc::new(model))
         }
         ModelType::LlamaGen => {
             let config = LlamaGenConfig::from_json(config)?;
-            let model = weights.read(|source| LlamaGen::load(cpu, config, source, format))?;
+            let model = weights.read(|source| LlamaGen::load(cpu, config, source, precision))?;
             Model::LlamaGen(Arc::new(model))
         }
         ModelType::LlamaGenVq => {
             let config = VqConfig::from_json(config)?;
-            let model = weights.read(|source| Vq::load(cpu, config, source, format))?;
+            let model = weights.read(|source| Vq::load(cpu, config, source, precision))?;
             Model::Vq(Arc::new(model))
         }
         ModelType::T5 => {
             let config = T5Config::from_json(config)?;
-            let model = weights.read(|source| T5::load(cpu, config, source, format))?;
+            let model = weights.read(|source| T5::load(cpu, config, source, precision))?;
             Model::T5(Arc::new(model))
         }
         ModelType::Janus => {
             let config = JanusConfig::from_json(config)?;
             let words = AnyWords::new(config.text.vocab)?;
             let config = config.with_tokenizer(&words);
-            let model = weights.read(|source| Janus::load(cpu, config, source, format))?;
+            let model = weights.read(|source| Janus::load(cpu, config, source, precision))?;
             Model::Janus(Arc::new(model))
         }
         ModelType::Llava => {
             let config = LlavaConfig::from_json(config)?;
-            let model = weights.read(|source| Llava::load(cpu, config, source, format))?;
+            let model = weights.read(|source| Llava::load(cpu, config, source, precision))?;
             Model::Llava(Arc::new(model))
         }
         other => return Err(format!("a {other:?} is not measured here").into()),
