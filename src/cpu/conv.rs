@@ -8,7 +8,7 @@ use super::simd::{Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::Result;
 use crate::ops::conv::ConvShape;
-use crate::ops::gemm::SUM_BLOCK;
+use crate::ops::gemm::{Activations, SUM_BLOCK};
 
 /// A strip of output pixels.
 struct Strip<'a> {
@@ -98,6 +98,9 @@ impl Cpu {
         let pixels = s.images * rows * cols;
         if s.kernel == 1 && s.stride == 1 && s.pad_before == 0 && s.pad_after == 0 && !s.upsample {
             return self.product(s.product(pixels), x, w, Some(bias), y);
+        }
+        if let (Activations::A8, Some(strips)) = (s.product(1).activations, w.strips()) {
+            return self.integer_convolution(s, x, strips, bias, y);
         }
         let len = s.c_out.div_ceil(PANEL) * ROWS * PANEL + ROWS * SUM_BLOCK + panel_scratch(w);
         let work = pixels.saturating_mul(s.c_out).saturating_mul(s.k()) / 8;

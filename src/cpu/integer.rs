@@ -6,6 +6,8 @@
 //!
 //! [`Activations::A8`]: crate::ops::gemm::Activations::A8
 
+mod conv;
+
 use super::Cpu;
 use super::gemm::{Sums, finish, split};
 use super::packed::{PANEL, Strips, panel_width};
@@ -34,6 +36,8 @@ struct Round<'a> {
     k: usize,
     /// What was added to the weights.
     added: i32,
+    /// Whether rows stand in groups, or alone.
+    grouped: bool,
     out: &'a mut [u32],
 }
 
@@ -45,7 +49,10 @@ impl DotsJob for Round<'_> {
         let row = self.k / A8_BLOCK * WORDS;
         let (mut x, mut out) = (self.x, self.out);
         while !out.is_empty() {
-            let rows = group::<D>(out.len() / row);
+            let rows = match self.grouped {
+                true => group::<D>(out.len() / row),
+                false => 1,
+            };
             let (these, rest) = out.split_at_mut(rows * row);
             let (values, others) = x.split_at(rows * self.k);
             (x, out) = (others, rest);
@@ -87,23 +94,36 @@ impl DotsJob for Task<'_> {
         for offset in (0..columns).step_by(PANEL) {
             let mut sums = [[0.0; PANEL]; ROWS];
             let column = self.tile.column + offset;
-            for at in (0..panel_width(s.n, column)).step_by(STRIP) {
-                let first = (column + at) / STRIP * blocks;
-                match self.w {
-                    Strips::Q8_0(w) => {
-                        let w = &w.as_chunks::<Q8_STRIP>().0[first..][..blocks];
-                        strip::<D, _>(x, w, at, &mut sums);
-                    }
-                    Strips::Q4_0(w) => {
-                        let w = &w.as_chunks::<Q4_STRIP>().0[first..][..blocks];
-                        strip::<D, _>(x, w, at, &mut sums);
-                    }
-                }
-            }
+            column_sums::<D>(x, self.w, [s.n, s.k], column, &mut sums);
             let end = columns.min(offset + PANEL);
             let bias = self.bias.map(|b| &b[column..]);
             for (sums, y) in sums.iter().zip(self.tile.rows()) {
                 finish(sums, bias, s.accumulate, &mut y[offset..end]);
+            }
+        }
+    }
+}
+
+/// sums\[r, c\] of all rows and the outputs of the panel at `column`.
+#[inline(always)]
+fn column_sums<D: Dots>(
+    x: &[u32],
+    w: Strips<'_>,
+    [n, k]: [usize; 2],
+    column: usize,
+    sums: &mut Sums,
+) {
+    let blocks = k / A8_BLOCK;
+    for at in (0..panel_width(n, column)).step_by(STRIP) {
+        let first = (column + at) / STRIP * blocks;
+        match w {
+            Strips::Q8_0(w) => {
+                let w = &w.as_chunks::<Q8_STRIP>().0[first..][..blocks];
+                strip::<D, _>(x, w, at, sums);
+            }
+            Strips::Q4_0(w) => {
+                let w = &w.as_chunks::<Q4_STRIP>().0[first..][..blocks];
+                strip::<D, _>(x, w, at, sums);
             }
         }
     }
@@ -167,23 +187,10 @@ impl Cpu {
         bias: Option<&[f32]>,
         y: &mut [f32],
     ) -> Result<()> {
-        let added = match w {
-            Strips::Q8_0(_) => 128,
-            Strips::Q4_0(_) => 8,
-        };
         let isa: Isa = self.isa;
-        let row = s.k / A8_BLOCK * WORDS;
-        let len = product("gemm", &[s.m, row])?;
+        let len = product("gemm", &[s.m, s.k / A8_BLOCK, WORDS])?;
         self.pool.with_words(len, |words| {
-            let rows = x.chunks(ROWS * s.k).zip(words.chunks_mut(ROWS * row));
-            self.pool.each(s.m * s.k / 8, rows, |(x, out)| {
-                isa.run_dots(Round {
-                    x,
-                    k: s.k,
-                    added,
-                    out,
-                });
-            });
+            rounded_words(self, [s.m, s.k], x, w.added(), true, words);
             let (words, work) = (&*words, s.m.saturating_mul(s.n).saturating_mul(s.k) / 64);
             let tiles = Tiles::new(&mut y[..s.m * s.n], s.n, s.m, split(&self.pool, s.m, s.n));
             self.pool.each(work, tiles, |tile| {
@@ -197,4 +204,27 @@ impl Cpu {
             });
         })
     }
+}
+
+/// Rounds `rows` rows of `k` activations.
+fn rounded_words(
+    cpu: &Cpu,
+    [rows, k]: [usize; 2],
+    x: &[f32],
+    added: i32,
+    grouped: bool,
+    words: &mut [u32],
+) {
+    let tiles = x
+        .chunks(ROWS * k)
+        .zip(words.chunks_mut(ROWS * (k / A8_BLOCK * WORDS)));
+    cpu.pool.each(rows * k / 8, tiles, |(x, out)| {
+        cpu.isa.run_dots(Round {
+            x,
+            k,
+            added,
+            grouped,
+            out,
+        });
+    });
 }

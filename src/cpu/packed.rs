@@ -86,6 +86,16 @@ pub(super) fn panel_width(n: usize, from: usize) -> usize {
     (n - from).min(PANEL).next_multiple_of(STRIP)
 }
 
+impl Strips<'_> {
+    /// What was added to the integers.
+    pub(super) const fn added(self) -> i32 {
+        match self {
+            Self::Q8_0(_) => 128,
+            Self::Q4_0(_) => 8,
+        }
+    }
+}
+
 impl Packed {
     /// A matrix of zeros.
     pub(super) fn zeros(format: Format, n: usize, k: usize) -> Result<Self> {

@@ -240,12 +240,9 @@ impl Pool {
     }
 
     /// Lends `len` words, of unknown content, that all threads share.
-    pub(super) fn with_words(&self, len: usize, f: impl FnOnce(&mut [u32])) -> Result<()> {
+    pub(super) fn with_words<T>(&self, len: usize, f: impl FnOnce(&mut [u32]) -> T) -> Result<T> {
         let mut words = core::mem::take(&mut *locked(&self.words));
-        let result = grow(&mut words, len, 1);
-        if result.is_ok() {
-            f(&mut words[..len]);
-        }
+        let result = grow(&mut words, len, 1).map(|()| f(&mut words[..len]));
         *locked(&self.words) = words;
         result
     }

@@ -58,7 +58,7 @@ impl Pool {
     }
 
     /// Lends `len` words, of unknown content.
-    pub(super) fn with_words(&self, len: usize, f: impl FnOnce(&mut [u32])) -> Result<()> {
+    pub(super) fn with_words<T>(&self, len: usize, f: impl FnOnce(&mut [u32]) -> T) -> Result<T> {
         self.words.lend(len, f)
     }
 }
@@ -68,12 +68,9 @@ impl Pool {
 struct Slot<T>(AtomicPtr<Vec<T>>);
 
 impl<T: Element> Slot<T> {
-    fn lend(&self, len: usize, f: impl FnOnce(&mut [T])) -> Result<()> {
+    fn lend<R>(&self, len: usize, f: impl FnOnce(&mut [T]) -> R) -> Result<R> {
         let mut scratch = self.swap(null_mut()).unwrap_or_default();
-        let result = grow(&mut scratch, len, 1);
-        if result.is_ok() {
-            f(&mut scratch[..len]);
-        }
+        let result = grow(&mut scratch, len, 1).map(|()| f(&mut scratch[..len]));
         drop(self.swap(Box::into_raw(scratch)));
         result
     }

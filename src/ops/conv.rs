@@ -1,9 +1,9 @@
 //! Convolutions of the pixel encoders and decoders, and the way between bytes and numbers. Images are NHWC.
 
 use crate::error::{Error, Result, covers, product};
-use crate::ops::gemm::{GemmShape, gemm};
+use crate::ops::gemm::{Activations, GemmShape, gemm};
 use crate::ops::norm::nonzero;
-use crate::quant::QuantMatrix;
+use crate::quant::{A8_BLOCK, QuantMatrix};
 
 /// Largest `kernel · kernel · c_in` that the reference handles on its stack.
 const PATCH_MAX: usize = 9 * 1024;
@@ -36,6 +36,8 @@ pub struct ConvShape {
     pub upsample: bool,
     /// Whether the result is added to what `y` holds.
     pub accumulate: bool,
+    /// The arithmetic. A convolution is multiplied in floats unless its input channels are whole blocks of 32.
+    pub activations: Activations,
 }
 
 impl ConvShape {
@@ -61,6 +63,7 @@ impl ConvShape {
             pad_after: kernel / 2,
             upsample: false,
             accumulate: false,
+            activations: Activations::F32,
         }
     }
 
@@ -159,6 +162,11 @@ impl ConvShape {
     pub const fn product(&self, pixels: usize) -> GemmShape {
         GemmShape {
             accumulate: self.accumulate,
+            activations: if self.c_in.is_multiple_of(A8_BLOCK) {
+                self.activations
+            } else {
+                Activations::F32
+            },
             ..GemmShape::new(pixels, self.c_out, self.k())
         }
     }

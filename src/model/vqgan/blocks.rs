@@ -9,6 +9,7 @@ use crate::model::weights::Loader;
 use crate::ops::Backend;
 use crate::ops::attention::{AttentionShape, SPAN_WORDS};
 use crate::ops::conv::ConvShape;
+use crate::ops::gemm::Activations;
 use crate::ops::norm::GroupNormShape;
 
 /// Size of what a buffer holds.
@@ -149,6 +150,7 @@ pub struct Conv<B: Backend> {
     matrix: B::Matrix,
     bias: B::Buffer<f32>,
     c_out: usize,
+    activations: Activations,
 }
 
 const KERNEL: usize = 3;
@@ -177,19 +179,23 @@ impl<B: Backend> Conv<B> {
             matrix: loader.pack(c_out, c_in * taps, &weight)?,
             bias: loader.buffer(&format!("{name}.bias"), &[c_out])?,
             c_out,
+            activations: loader.activations(),
         })
     }
 
     /// The shape that keeps the picture's size.
     #[must_use]
     pub const fn shape(&self, s: &Planes) -> ConvShape {
-        ConvShape::same(
-            s.images,
-            [s.height, s.width],
-            s.channels,
-            self.c_out,
-            KERNEL,
-        )
+        ConvShape {
+            activations: self.activations,
+            ..ConvShape::same(
+                s.images,
+                [s.height, s.width],
+                s.channels,
+                self.c_out,
+                KERNEL,
+            )
+        }
     }
 
     /// The convolution of `x` into `y`, and the size of the result.
