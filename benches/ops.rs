@@ -139,7 +139,8 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             q_stride: width,
             q_offset: 0,
             kv_rows: sequences * keys,
-            kv_stride: width,
+            kv_stride: head_dim,
+            kv_head_stride: sequences * keys * head_dim,
             k_offset: 0,
             v_offset: 0,
             causal: false,
@@ -192,7 +193,8 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     });
     let s = AppendShape {
         rows: 256,
-        width: 512,
+        heads: 8,
+        head_dim: 64,
         stride: 512,
         offset: 0,
         cache_rows: 256,

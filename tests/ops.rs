@@ -99,7 +99,7 @@ fn convolution<B: Backend>(b: &B, s: ConvShape) -> Vec<u32> {
 
 fn attended<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> {
     let q = random(b, s.sequences * s.queries * s.q_stride, 1);
-    let kv = random(b, s.kv_rows * s.kv_stride, 2);
+    let kv = random(b, s.kv_rows * s.kv_stride * s.n_kv_heads, 2);
     let mut out = b
         .zeros(s.sequences * s.queries * s.n_heads * s.head_dim)
         .unwrap();
@@ -227,6 +227,7 @@ fn attentions_agree() {
                 q_offset: 3,
                 kv_rows: 200,
                 kv_stride: 2 * heads[1] * head_dim,
+                kv_head_stride: head_dim,
                 k_offset: 0,
                 v_offset: heads[1] * head_dim,
                 causal,

@@ -1,6 +1,8 @@
 //! Attention as two products with the kernel of [`gemm`](super::gemm): keys and values of a sequence's head are packed
 //! into panels, then meet up to 48 queries at once.
 
+mod one;
+
 use super::Cpu;
 use super::gemm::{Rows, Sums, block};
 use super::packed::{PANEL, Panel, panel_width};
@@ -9,6 +11,7 @@ use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::{Error, Result};
 use crate::math;
 use crate::ops::attention::{AttentionShape, RelativeShape, SPAN_WORDS};
+use crate::ops::gemm::SUM_BLOCK;
 use crate::ops::norm::{lane_max, lane_sum};
 
 /// Some queries of one sequence, some of its heads.
@@ -64,7 +67,7 @@ impl Job for Queries<'_> {
         for h in 0..self.tile.columns() / d {
             let head = self.tile.column / d + h;
             if h == 0 || head.is_multiple_of(group) {
-                let kv = head / group * d;
+                let kv = head / group * s.kv_head_stride;
                 pack_keys(
                     n,
                     d,
@@ -282,6 +285,7 @@ impl Cpu {
             q_offset: 0,
             kv_rows: s.rows,
             kv_stride: 3 * width,
+            kv_head_stride: s.head_dim,
             k_offset: width,
             v_offset: 2 * width,
             causal: false,
@@ -316,9 +320,15 @@ impl Cpu {
             .map(most)
             .max()
             .unwrap_or(0);
-        let len = scratch(&s, n, s.queries.min(ROWS))
-            .into_iter()
-            .fold(0, usize::saturating_add);
+        // Turned keys pay only for many queries.
+        let one = s.queries == 1 && bias.is_empty() && s.head_dim <= SUM_BLOCK;
+        let len = if one {
+            one::scratch(&s, n)
+        } else {
+            scratch(&s, n, s.queries.min(ROWS))
+                .into_iter()
+                .fold(0, usize::saturating_add)
+        };
         let work = s
             .sequences
             .saturating_mul(s.queries)
@@ -340,6 +350,18 @@ impl Cpu {
         );
         let isa = self.isa;
         self.pool.each_with(work, len, tiles, |scratch, tile| {
+            if one {
+                return isa.run(one::Query {
+                    s,
+                    q,
+                    keys,
+                    values,
+                    spans,
+                    scale,
+                    scratch,
+                    tile,
+                });
+            }
             isa.run(Queries {
                 s,
                 q,

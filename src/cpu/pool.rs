@@ -16,7 +16,7 @@ use super::{SERIAL_WORK, grow};
 use crate::error::{Error, Foreign, Result};
 
 /// Looks at the generation before a worker sleeps: some 30 µs, the pause between two operations of a model.
-const SPINS: usize = 1000;
+const SPINS: usize = 10000;
 
 /// Threads that help the caller.
 #[derive(Debug)]

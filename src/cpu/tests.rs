@@ -279,6 +279,10 @@ fn every_instruction_set_gives_the_reference_attention() {
         let cpu = Cpu::with_isa(isa).unwrap();
         for (queries, head_dim, causal) in [
             (1, 24, true),
+            (1, 64, false),
+            (1, 100, true),
+            (1, 256, true),
+            (1, 260, true),
             (50, 32, true),
             (13, 72, false),
             (2, 128, true),
@@ -293,6 +297,7 @@ fn every_instruction_set_gives_the_reference_attention() {
                 q_offset: 2,
                 kv_rows: 150,
                 kv_stride: 4 * head_dim,
+                kv_head_stride: head_dim,
                 k_offset: 0,
                 v_offset: 2 * head_dim,
                 causal,

@@ -404,7 +404,8 @@ impl<B: Backend> Stack<B> {
         for (cache, offset) in kv.iter_mut().zip([c.q_width(), c.q_width() + c.kv_width()]) {
             let s = AppendShape {
                 rows,
-                width: c.kv_width(),
+                heads: c.n_kv_heads,
+                head_dim: c.head_dim,
                 stride,
                 offset,
                 cache_rows: kv_rows,
@@ -420,7 +421,8 @@ impl<B: Backend> Stack<B> {
             q_stride: stride,
             q_offset: 0,
             kv_rows,
-            kv_stride: c.kv_width(),
+            kv_stride: c.head_dim,
+            kv_head_stride: kv_rows * c.head_dim,
             k_offset: 0,
             v_offset: 0,
             causal: pass.causal,

@@ -117,18 +117,20 @@ pub fn rotary(s: RotaryShape, x: &mut [f32], positions: &[u32], table: &[f32]) -
     Ok(())
 }
 
-/// Pieces of rows that are copied into rows of a cache.
+/// Heads of rows that are copied into a cache, `[heads, cache_rows, head_dim]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppendShape {
     /// Number of rows.
     pub rows: usize,
-    /// Elements copied of each row.
-    pub width: usize,
+    /// Heads copied of each row.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
     /// Width of a source row.
     pub stride: usize,
-    /// First element copied of each source row.
+    /// First element of the first head in its row.
     pub offset: usize,
-    /// Rows of the cache, each `width` wide.
+    /// Rows of the cache.
     pub cache_rows: usize,
 }
 
@@ -139,34 +141,31 @@ impl AppendShape {
     /// See [`Error`].
     pub fn check(&self, x: usize, places: usize, cache: usize) -> Result<()> {
         const OP: &str = "append";
-        nonzero(OP, "width", self.width)?;
-        covers(
-            OP,
-            "stride",
-            self.stride,
-            self.width.saturating_add(self.offset),
-        )?;
+        nonzero(OP, "heads", self.heads)?;
+        nonzero(OP, "head_dim", self.head_dim)?;
+        let width = product(OP, &[self.heads, self.head_dim])?;
+        let used = width.saturating_add(self.offset);
+        covers(OP, "stride", self.stride, used)?;
         covers(OP, "x", x, product(OP, &[self.rows, self.stride])?)?;
         covers(OP, "places", places, self.rows)?;
-        covers(
-            OP,
-            "cache",
-            cache,
-            product(OP, &[self.cache_rows, self.width])?,
-        )
+        covers(OP, "cache", cache, product(OP, &[self.cache_rows, width])?)
     }
 }
 
-/// cache\[places\[r\], :\] = x\[r, offset .. offset + width\]. A place outside the cache is skipped.
+/// cache\[h, places\[r\], :\] = x\[r, offset + h · head_dim ..\]. A place outside the cache is skipped.
 ///
 /// # Errors
 /// See [`AppendShape::check`].
 pub fn append(s: AppendShape, x: &[f32], places: &[u32], cache: &mut [f32]) -> Result<()> {
     s.check(x.len(), places.len(), cache.len())?;
     for (row, &place) in x.chunks_exact(s.stride).zip(places).take(s.rows) {
-        if (place as usize) < s.cache_rows {
-            cache[place as usize * s.width..][..s.width]
-                .copy_from_slice(&row[s.offset..][..s.width]);
+        let place = place as usize;
+        if place < s.cache_rows {
+            let heads = row[s.offset..].chunks_exact(s.head_dim).take(s.heads);
+            for (h, head) in heads.enumerate() {
+                let at = (h * s.cache_rows + place) * s.head_dim;
+                cache[at..][..s.head_dim].copy_from_slice(head);
+            }
         }
     }
     Ok(())
@@ -191,11 +190,13 @@ pub struct AttentionShape {
     pub q_offset: usize,
     /// Rows of the key and value buffers.
     pub kv_rows: usize,
-    /// Width of a key or value row.
+    /// Distance of a head's rows in the key and value buffers.
     pub kv_stride: usize,
-    /// First element of the first head in a key row.
+    /// Distance of a row's heads there.
+    pub kv_head_stride: usize,
+    /// First element of the first head's first key.
     pub k_offset: usize,
-    /// First element of the first head in a value row.
+    /// First element of the first head's first value.
     pub v_offset: usize,
     /// Whether query `i` sees only own rows up to `own_len − queries + i`; else it sees all of them.
     pub causal: bool,
@@ -229,7 +230,6 @@ impl AttentionShape {
             });
         }
         let width = product(OP, &[self.n_heads, self.head_dim])?;
-        let kv_width = product(OP, &[self.n_kv_heads, self.head_dim])?;
         covers(
             OP,
             "q_stride",
@@ -238,19 +238,17 @@ impl AttentionShape {
         )?;
         covers(
             OP,
-            "kv_stride",
-            self.kv_stride,
-            kv_width.saturating_add(self.k_offset.max(self.v_offset)),
-        )?;
-        covers(
-            OP,
             "q",
             q,
             product(OP, &[self.sequences, self.queries, self.q_stride])?,
         )?;
-        let kv = product(OP, &[self.kv_rows, self.kv_stride])?;
-        covers(OP, "keys", keys, kv)?;
-        covers(OP, "values", values, kv)?;
+        if self.kv_rows > 0 {
+            let rows = product(OP, &[self.kv_rows - 1, self.kv_stride])?;
+            let heads = product(OP, &[self.n_kv_heads - 1, self.kv_head_stride])?;
+            let end = rows.saturating_add(heads).saturating_add(self.head_dim);
+            covers(OP, "keys", keys, end.saturating_add(self.k_offset))?;
+            covers(OP, "values", values, end.saturating_add(self.v_offset))?;
+        }
         covers(
             OP,
             "spans",
@@ -326,7 +324,7 @@ pub fn attention(
             let row = sequence * s.queries + i;
             for h in 0..s.n_heads {
                 let query = &q[row * s.q_stride + s.q_offset + h * s.head_dim..][..s.head_dim];
-                let kv_head = h / (s.n_heads / s.n_kv_heads) * s.head_dim;
+                let kv_head = h / (s.n_heads / s.n_kv_heads) * s.kv_head_stride;
                 let out = &mut out[row * width + h * s.head_dim..][..s.head_dim];
                 let score = |j: usize| {
                     let key = &keys[j * s.kv_stride + s.k_offset + kv_head..][..s.head_dim];

@@ -34,8 +34,8 @@ proptest! {
         repeated_prefix in any::<bool>(),
     ) {
         let s = AttentionShape {
-            sequences: 2, queries, n_heads: 2, n_kv_heads: 1, head_dim, q_stride: 2 * head_dim, q_offset: 0,
-            kv_rows: 100, kv_stride: head_dim, k_offset: 0, v_offset: 0, causal, repeated_prefix,
+            sequences: 2, queries, n_heads: 4, n_kv_heads: 2, head_dim, q_stride: 4 * head_dim, q_offset: 0,
+            kv_rows: 100, kv_stride: head_dim, kv_head_stride: 100 * head_dim, k_offset: 0, v_offset: 0, causal, repeated_prefix,
         };
         agree!(|b| attended(b, s, &spans.map(|word| u32::from(word) % 110)));
     }

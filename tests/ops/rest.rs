@@ -25,10 +25,11 @@ fn the_rest_agrees() {
         b.rotary(s, &mut x, &buffer(b, &[0, 4, 9]), &random(b, 20, 2))
             .unwrap();
         let mut all = bits(b, &x);
-        let mut cache = random(b, 5 * 7, 3);
+        let mut cache = random(b, 2 * 5 * 7, 3);
         let s = AppendShape {
             rows: 3,
-            width: 7,
+            heads: 2,
+            head_dim: 7,
             stride: 20,
             offset: 1,
             cache_rows: 5,

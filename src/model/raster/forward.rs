@@ -213,7 +213,8 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             b.write(&mut m.places, 0, &self.host.places)?;
             let s = AppendShape {
                 rows,
-                width,
+                heads: 1,
+                head_dim: width,
                 stride: width,
                 offset: 0,
                 cache_rows: self.candidates.len() * self.layout.cells,

@@ -7,7 +7,7 @@ use crate::error::{Result, product};
 use crate::ops::Backend;
 use crate::ops::attention::{AttentionShape, SPAN_WORDS};
 
-/// Keys and values of every layer, `[rows, n_kv_heads · head_dim]` each.
+/// Keys and values of every layer, `[n_kv_heads, rows, head_dim]` each: what a head reads lies together.
 #[derive(Debug)]
 pub struct Cache<B: Backend> {
     pub(super) layers: Vec<[B::Buffer<f32>; 2]>,
@@ -61,7 +61,8 @@ impl<B: Backend> Stack<B> {
             q_stride: width,
             q_offset: 0,
             kv_rows: cache.rows,
-            kv_stride: width,
+            kv_stride: c.head_dim,
+            kv_head_stride: cache.rows * c.head_dim,
             k_offset: 0,
             v_offset: 0,
             causal: false,
@@ -69,13 +70,16 @@ impl<B: Backend> Stack<B> {
         };
         for [keys, values] in &mut cache.layers {
             backend.attention(s, &query, keys, values, &spans, &mut mean)?;
-            backend.copy(&mean, 0, values, to as usize * width, width)?;
-            backend.copy(&query, 0, keys, to as usize * width, width)?;
+            for h in 0..c.n_kv_heads {
+                let (from, to) = (h * c.head_dim, h * cache.rows + to as usize);
+                backend.copy(&mean, from, values, to * c.head_dim, c.head_dim)?;
+                backend.copy(&query, from, keys, to * c.head_dim, c.head_dim)?;
+            }
         }
         Ok(())
     }
 
-    /// Copies `rows` cache rows from one row on to another, through a buffer that holds them for one layer.
+    /// Copies `rows` cache rows from one row on to another, through a buffer that holds those of one head.
     ///
     /// # Errors
     /// Rows outside the cache, or a shorter buffer.
@@ -87,11 +91,14 @@ impl<B: Backend> Stack<B> {
         rows: usize,
         through: &mut B::Buffer<f32>,
     ) -> Result<()> {
-        let width = self.config.kv_width();
-        let len = rows * width;
+        let d = self.config.head_dim;
+        let len = rows * d;
         for buffer in cache.layers.iter_mut().flatten() {
-            backend.copy(buffer, from as usize * width, through, 0, len)?;
-            backend.copy(through, 0, buffer, to as usize * width, len)?;
+            for h in 0..self.config.n_kv_heads {
+                let at = |row: u32| (h * cache.rows + row as usize) * d;
+                backend.copy(buffer, at(from), through, 0, len)?;
+                backend.copy(through, 0, buffer, at(to), len)?;
+            }
         }
         Ok(())
     }

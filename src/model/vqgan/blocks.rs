@@ -330,6 +330,7 @@ impl<B: Backend> AttentionBlock<B> {
             q_offset: 0,
             kv_rows: rows,
             kv_stride: 3 * c,
+            kv_head_stride: c,
             k_offset: c,
             v_offset: 2 * c,
             causal: false,

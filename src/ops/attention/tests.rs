@@ -10,6 +10,7 @@ const SHAPE: AttentionShape = AttentionShape {
     q_offset: 0,
     kv_rows: 4,
     kv_stride: 1,
+    kv_head_stride: 1,
     k_offset: 0,
     v_offset: 0,
     causal: true,
@@ -126,14 +127,15 @@ fn a_rotation_keeps_lengths() {
 fn append_skips_places_outside_the_cache() {
     let s = AppendShape {
         rows: 2,
-        width: 2,
+        heads: 2,
+        head_dim: 1,
         stride: 3,
         offset: 1,
         cache_rows: 2,
     };
     let mut cache = [0.0; 4];
     append(s, &[9.0, 1.0, 2.0, 9.0, 3.0, 4.0], &[1, 2], &mut cache).unwrap();
-    assert_eq!(cache, [0.0, 0.0, 1.0, 2.0]);
+    assert_eq!(cache, [0.0, 1.0, 0.0, 2.0]);
 }
 
 #[test]
