@@ -68,7 +68,7 @@ impl Job for Queries<'_> {
             let head = self.tile.column / d + h;
             if h == 0 || head.is_multiple_of(group) {
                 let kv = head / group * s.kv_head_stride;
-                pack_keys(
+                pack_keys::<V>(
                     n,
                     d,
                     rows(),
@@ -184,7 +184,7 @@ fn exponentials(p: &mut [f32], first_weight: f32) -> f32 {
 
 /// Rows of keys to panels `[key / 64][d][key % 64]`.
 #[inline(always)]
-fn pack_keys<'a>(
+fn pack_keys<'a, V: Lanes>(
     n: usize,
     d: usize,
     mut rows: impl Iterator<Item = usize>,
@@ -194,37 +194,44 @@ fn pack_keys<'a>(
     for from in (0..n).step_by(PANEL) {
         let width = panel_width(n, from);
         let out = &mut out[from * d..][..width * d];
-        for c in (0..width).step_by(4) {
-            let mut four: [&[f32]; 4] = [&[]; 4];
-            for row in four.iter_mut().take((n - from).saturating_sub(c)) {
-                *row = rows.next().map(&key).unwrap_or_default();
-            }
-            transpose(d, four, width, &mut out[c..]);
-        }
+        turn_keys::<V>(width, d, &mut rows, &key, width, out);
     }
 }
 
-/// Four rows of `d` to columns at a distance of `stride`; a missing row is zeros.
+/// The next `n` keys to columns at a distance of `stride`, 16 at a time; columns past the last key hold anything.
 #[inline(always)]
-fn transpose(d: usize, rows: [&[f32]; 4], stride: usize, out: &mut [f32]) {
-    let whole = if rows.iter().all(|row| row.len() == d) {
-        d / 4
-    } else {
-        0
-    };
-    let [a, b, c, e] = rows.map(|row| row.as_chunks::<4>().0);
-    let blocks = a.iter().zip(b).zip(c.iter().zip(e)).take(whole);
-    for (((a, b), (c, e)), out) in blocks.zip(out.chunks_mut(4 * stride)) {
-        let (first, rest) = out.split_at_mut(stride);
-        let (second, rest) = rest.split_at_mut(stride);
-        let (third, fourth) = rest.split_at_mut(stride);
-        for (i, out) in [first, second, third, fourth].into_iter().enumerate() {
-            out[..4].copy_from_slice(&[a[i], b[i], c[i], e[i]]);
+fn turn_keys<'a, V: Lanes>(
+    n: usize,
+    d: usize,
+    rows: &mut impl Iterator<Item = usize>,
+    key: &impl Fn(usize) -> &'a [f32],
+    stride: usize,
+    out: &mut [f32],
+) {
+    for c in (0..n).step_by(16) {
+        let mut keys: [&[f32]; 16] = [&[]; 16];
+        let mut last: &[f32] = &[];
+        for place in &mut keys {
+            if let Some(row) = rows.next() {
+                last = key(row);
+            }
+            *place = last;
         }
-    }
-    for t in 4 * whole..d {
-        for (out, row) in out[t * stride..][..4].iter_mut().zip(rows) {
-            *out = row.get(t).copied().unwrap_or(0.0);
+        if last.is_empty() {
+            return;
+        }
+        let whole = d / 16 * 16;
+        for t in (0..whole).step_by(16) {
+            let mut columns = keys;
+            for column in &mut columns {
+                *column = &column[t..];
+            }
+            V::turn(columns, stride, &mut out[t * stride + c..]);
+        }
+        for t in whole..d {
+            for (out, key) in out[t * stride + c..].iter_mut().zip(keys) {
+                *out = key[t];
+            }
         }
     }
 }

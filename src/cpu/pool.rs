@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use super::{SERIAL_WORK, grow};
 use crate::error::{Error, Foreign, Result};
 
-/// Looks at the generation before a worker sleeps: some 30 µs, the pause between two operations of a model.
+/// Looks at the generation before a worker sleeps: some 300 µs, the longest pause between two operations of a model.
 const SPINS: usize = 10000;
 
 /// Threads that help the caller.

@@ -30,6 +30,9 @@ pub(super) trait Lanes: Copy {
     fn load_bf16(x: &[u16]) -> Self;
     /// Writes the first `N` floats.
     fn store(self, out: &mut [f32]);
+    /// Writes the first 16 floats of 16 rows as columns: those of the first row to the first of each 16 places that are
+    /// `stride` apart, and so on.
+    fn turn(rows: [&[f32]; 16], stride: usize, out: &mut [f32]);
     /// self · x.
     fn mul(self, x: Self) -> Self;
     /// self + x.
@@ -240,6 +243,15 @@ impl Lanes for Four {
     #[inline(always)]
     fn store(self, out: &mut [f32]) {
         out[..4].copy_from_slice(&self.0);
+    }
+
+    #[inline(always)]
+    fn turn(rows: [&[f32]; 16], stride: usize, out: &mut [f32]) {
+        for (t, out) in out.chunks_mut(stride).take(16).enumerate() {
+            for (row, out) in rows.iter().zip(out) {
+                *out = row[t];
+            }
+        }
     }
 
     #[inline(always)]

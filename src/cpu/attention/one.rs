@@ -1,7 +1,7 @@
 //! Attention of one query a sequence, as a step of a picture has it: keys are turned some at a time and never leave the
 //! first cache, values are read where they lie. Bound: the reading of both.
 
-use super::{exponentials, transpose};
+use super::{exponentials, turn_keys};
 use crate::cpu::simd::{Job, Lanes};
 use crate::cpu::tiles::Tile;
 use crate::ops::attention::{AttentionShape, SPAN_WORDS};
@@ -48,20 +48,10 @@ impl Job for Query<'_> {
         for h in (0..columns / d).step_by(group) {
             let kv = (first + h) / group * s.kv_head_stride;
             let q = &self.q[sequence * s.q_stride + s.q_offset + (first + h) * d..];
+            let key = |j: usize| &self.keys[j * s.kv_stride + s.k_offset + kv..][..d];
             let mut at = rows();
             for from in (0..n).step_by(KEYS) {
-                for c in (0..KEYS.min(n - from)).step_by(4) {
-                    // Columns past the last key are turned from some key, and nobody reads their scores.
-                    let mut four: [&[f32]; 4] = [&[]; 4];
-                    let mut last = &self.keys[..d];
-                    for row in &mut four {
-                        if let Some(j) = at.next() {
-                            last = &self.keys[j * s.kv_stride + s.k_offset + kv..][..d];
-                        }
-                        *row = last;
-                    }
-                    transpose(d, four, KEYS, &mut turned[c..]);
-                }
+                turn_keys::<V>(KEYS.min(n - from), d, &mut at, &key, KEYS, turned);
                 for (q, scores) in q
                     .chunks_exact(d)
                     .zip(scores.chunks_exact_mut(stride))

@@ -113,6 +113,41 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
+    fn turn(rows: [&[f32]; 16], stride: usize, out: &mut [f32]) {
+        for (half, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
+            for from in [0, 8] {
+                let mut fours = [[intrinsic!(_mm256_setzero_ps()); 4]; 2];
+                for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
+                    let [a, b, c, d] = [
+                        Self::load(&rows[0][from..]).0,
+                        Self::load(&rows[1][from..]).0,
+                        Self::load(&rows[2][from..]).0,
+                        Self::load(&rows[3][from..]).0,
+                    ];
+                    let ab = intrinsic!(_mm256_castps_pd(_mm256_unpacklo_ps(a, b)));
+                    let ab_high = intrinsic!(_mm256_castps_pd(_mm256_unpackhi_ps(a, b)));
+                    let cd = intrinsic!(_mm256_castps_pd(_mm256_unpacklo_ps(c, d)));
+                    let cd_high = intrinsic!(_mm256_castps_pd(_mm256_unpackhi_ps(c, d)));
+                    // Each 128 bits: four rows of one column; the columns are four apart.
+                    *four = [
+                        intrinsic!(_mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd))),
+                        intrinsic!(_mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd))),
+                        intrinsic!(_mm256_castpd_ps(_mm256_unpacklo_pd(ab_high, cd_high))),
+                        intrinsic!(_mm256_castpd_ps(_mm256_unpackhi_pd(ab_high, cd_high))),
+                    ];
+                }
+                let [p, q] = fours;
+                for c in 0..4 {
+                    let first = intrinsic!(_mm256_permute2f128_ps::<0x20>(p[c], q[c]));
+                    let second = intrinsic!(_mm256_permute2f128_ps::<0x31>(p[c], q[c]));
+                    Self(first).store(&mut out[(from + c) * stride + 8 * half..]);
+                    Self(second).store(&mut out[(from + 4 + c) * stride + 8 * half..]);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     fn mul(self, x: Self) -> Self {
         // SAFETY: the instruction set is there.
         Self(unsafe { _mm256_mul_ps(self.0, x.0) })
@@ -202,6 +237,46 @@ impl Lanes for Sixteen {
         let out = &mut out[..16];
         // SAFETY: the instruction set is there, and 16 floats are writable.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), self.0) }
+    }
+
+    #[inline(always)]
+    fn turn(rows: [&[f32]; 16], stride: usize, out: &mut [f32]) {
+        let mut fours = [[intrinsic!(_mm512_setzero_ps()); 4]; 4];
+        for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
+            let [a, b, c, d] = [
+                Self::load(rows[0]).0,
+                Self::load(rows[1]).0,
+                Self::load(rows[2]).0,
+                Self::load(rows[3]).0,
+            ];
+            let ab = intrinsic!(_mm512_castps_pd(_mm512_unpacklo_ps(a, b)));
+            let ab_high = intrinsic!(_mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
+            let cd = intrinsic!(_mm512_castps_pd(_mm512_unpacklo_ps(c, d)));
+            let cd_high = intrinsic!(_mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+            // Each 128 bits: four rows of one column; the columns are four apart.
+            *four = [
+                intrinsic!(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd))),
+                intrinsic!(_mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd))),
+                intrinsic!(_mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high))),
+                intrinsic!(_mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high))),
+            ];
+        }
+        let [p, q, r, s] = fours;
+        for c in 0..4 {
+            let even = intrinsic!(_mm512_shuffle_f32x4::<0x88>(p[c], q[c]));
+            let even_low = intrinsic!(_mm512_shuffle_f32x4::<0x88>(r[c], s[c]));
+            let odd = intrinsic!(_mm512_shuffle_f32x4::<0xdd>(p[c], q[c]));
+            let odd_low = intrinsic!(_mm512_shuffle_f32x4::<0xdd>(r[c], s[c]));
+            let columns = [
+                intrinsic!(_mm512_shuffle_f32x4::<0x88>(even, even_low)),
+                intrinsic!(_mm512_shuffle_f32x4::<0x88>(odd, odd_low)),
+                intrinsic!(_mm512_shuffle_f32x4::<0xdd>(even, even_low)),
+                intrinsic!(_mm512_shuffle_f32x4::<0xdd>(odd, odd_low)),
+            ];
+            for (i, column) in columns.into_iter().enumerate() {
+                Self(column).store(&mut out[(4 * i + c) * stride..]);
+            }
+        }
     }
 
     #[inline(always)]
