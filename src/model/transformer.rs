@@ -313,7 +313,14 @@ impl<B: Backend> Stack<B> {
         (cache, scratch): (&mut Cache<B>, &mut Scratch<B>),
         look: Look<'_, B>,
     ) -> Result<()> {
-        for (layer, (block, kv)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
+        let last = cache.layers.len().saturating_sub(1);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let kv = cache.layers.get_mut(layer.min(last)).ok_or(Error::Length {
+                op: "forward",
+                arg: "cache",
+                got: 0,
+                want: 1,
+            })?;
             self.attend(
                 backend,
                 (layer, block),

@@ -269,7 +269,7 @@ impl<B: Backend> Vision<B> {
             pixels: backend.zeros(product("judge", &[views, c.image_size, c.image_size, 3])?)?,
             patches: backend.zeros(product("judge", &[rows, c.patch_values()])?)?,
             x: backend.zeros(product("judge", &[rows, c.width])?)?,
-            cache: self.stack.cache(backend, rows)?,
+            cache: self.stack.passing_cache(backend, rows)?,
             scratch: self.stack.scratch(backend, rows)?,
             normed: self
                 .norm

@@ -7,7 +7,8 @@ use crate::error::{Result, product};
 use crate::ops::Backend;
 use crate::ops::attention::{AttentionShape, SPAN_WORDS};
 
-/// Keys and values of every layer, `[n_kv_heads, rows, head_dim]` each: what a head reads lies together.
+/// Keys and values, `[n_kv_heads, rows, head_dim]` each, so that what a head reads lies together: of every layer, or of
+/// one that all layers use in turn.
 #[derive(Debug)]
 pub struct Cache<B: Backend> {
     pub(super) layers: Vec<[B::Buffer<f32>; 2]>,
@@ -28,8 +29,20 @@ impl<B: Backend> Stack<B> {
     /// # Errors
     /// No memory.
     pub fn cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
+        self.cache_of(backend, rows, self.config.layers)
+    }
+
+    /// Reserves a cache for passes that see no rows but their own: the layers use one room in turn.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn passing_cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
+        self.cache_of(backend, rows, 1)
+    }
+
+    fn cache_of(&self, backend: &B, rows: usize, layers: usize) -> Result<Cache<B>> {
         let len = product("cache", &[rows, self.config.kv_width()])?;
-        let layers = (0..self.config.layers)
+        let layers = (0..layers)
             .map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?]))
             .collect::<Result<_>>()?;
         Ok(Cache { layers, rows })
