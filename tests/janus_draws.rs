@@ -199,18 +199,34 @@ fn drawing_and_judging_on_two_threads_give_the_bits_of_one() {
     assert_eq!(got, want);
 }
 
+/// What a format changes on random weights; `--nocapture` shows the figures.
 #[test]
-fn eight_bit_weights_give_nearly_the_same_logits() {
+fn fewer_bits_of_the_weights_move_the_logits_little() {
     let tokens = [132, 138, 6, 0, 3, 4, 139, 6, 135];
     let codes = [5, 60, 95, 0];
     let logits = |format| {
         let model = load_as(Cpu::new(), config(), format).unwrap();
         model.forward_full(&tokens, &codes).unwrap().logits
     };
-    let (full, eight) = (logits(Format::F32), logits(Format::Q8_0));
-    let off = full.iter().zip(&eight).map(|(a, b)| (a - b).abs());
-    let worst = off.fold(0.0_f32, f32::max);
-    assert!(worst > 0.0 && worst < 0.25, "{worst}");
+    let full = logits(Format::F32);
+    let mean = |sum: f32| sum / full.len() as f32;
+    let spread = mean(full.iter().map(|v| v * v).sum()).sqrt();
+    let mut before = 0.0;
+    for (format, most) in [
+        (Format::Bf16, 0.02),
+        (Format::Q8_0, 0.05),
+        (Format::Q4_0, 0.6),
+    ] {
+        let got = logits(format);
+        let off = full.iter().zip(&got).map(|(a, b)| (a - b).powi(2));
+        let share = mean(off.sum()).sqrt() / spread;
+        println!(
+            "{}: {share:.5} of the logits' root mean square",
+            format.name()
+        );
+        assert!(share > before && share < most, "{}: {share}", format.name());
+        before = share;
+    }
 }
 
 #[test]

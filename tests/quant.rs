@@ -1,5 +1,9 @@
 //! What quantising may cost: error bounds of every format.
 
+#[cfg(feature = "safetensors")]
+#[path = "quant/loaded.rs"]
+mod loaded;
+
 use maquette::quant::{Block, Format};
 use proptest::prelude::*;
 
@@ -48,6 +52,36 @@ proptest! {
             format.dequantise(&bytes, &mut y);
             near(&x, &y, |v| v.abs() * share)?;
         }
+    }
+
+    /// From the smallest numbers there are to the largest: BF16 has the range of F32 but for its end, where it rounds up.
+    #[test]
+    fn prop_f32_and_bf16_hold_numbers_of_any_size(bits in prop::collection::vec(any::<u32>(), 32)) {
+        let x: Vec<f32> = bits.into_iter().map(f32::from_bits).filter(|v| v.abs() < 3.3e38).collect();
+        let least = f32::from_bits(1 << 15);
+        for format in [Format::F32, Format::Bf16] {
+            let mut bytes = vec![0; format.bytes(1, x.len()).unwrap()];
+            let mut y = vec![0.0; x.len()];
+            format.quantise(&x, &mut bytes);
+            format.dequantise(&bytes, &mut y);
+            let exact = format == Format::F32;
+            near(&x, &y, |v| if exact { 0.0 } else { (v.abs() / 256.0).max(least) })?;
+            prop_assert!(!exact || x.iter().zip(&y).all(|(x, y)| x.to_bits() == y.to_bits()));
+        }
+    }
+
+    /// Blocks whose scale half precision barely holds, or not at all: below its smallest step all is zero.
+    #[test]
+    fn prop_blocks_of_tiny_and_huge_numbers_stay_within_their_bound(
+        x in prop::collection::vec(-1.0_f32..1.0, 32),
+        e in prop_oneof![-149..-20_i32, 14..19_i32],
+    ) {
+        let x: Vec<f32> = x.into_iter().map(|v| v * 2.0_f32.powi(e)).collect();
+        let most = largest(&x);
+        let q8 = most / 254.0 + most * (HALF + ROUNDING) + 127.0 * HALF_STEP;
+        near(&x, &back(Block::Q8_0, &x), |_| q8)?;
+        let q4 = most / 8.0 + most * (HALF + ROUNDING) + 8.0 * HALF_STEP;
+        near(&x, &back(Block::Q4_0, &x), |_| q4)?;
     }
 
     /// Half a step, and what rounding the scale does to the outermost level.

@@ -65,12 +65,16 @@ impl Tokens {
 /// What stands for the picture in a template.
 pub(super) const IMAGE: &str = "<image>";
 const PROMPT: &str = "{prompt}";
+/// Most letters of a special token's name: a longer search at each bracket would cost the square of a text.
+const MAX_NAME: usize = 256;
 
 /// The special token that a text begins with: `<|…|>`, the same with full-width bars, or a bracket of a picture.
 fn special(text: &str) -> Option<&str> {
     for (open, close) in [("<|", "|>"), ("<\u{ff5c}", "\u{ff5c}>")] {
         if let Some(rest) = text.strip_prefix(open) {
-            return rest
+            let near = rest.char_indices().nth(MAX_NAME);
+            let near = near.map_or(rest, |(end, _)| &rest[..end]);
+            return near
                 .find(close)
                 .map(|end| &text[..open.len() + end + close.len()]);
         }

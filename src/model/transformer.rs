@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, Result};
 use crate::model::linear::Linear;
-use crate::model::weights::Loader;
+use crate::model::weights::{Loader, reserved};
 use crate::ops::Backend;
 use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape, rotary_table};
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
@@ -100,8 +100,9 @@ pub struct Stack<B: Backend> {
 pub struct Special<'a, B: Backend> {
     /// The q, k and v layer of a block, outputs side by side.
     pub qkv: &'a dyn Fn(usize) -> Result<Linear<B>>,
-    /// Rotary table of the configuration's size; see [`rotary_table`] for its layout.
-    pub table: &'a [f32],
+    /// Rotary table of the configuration's size; see [`rotary_table`] for its layout. Asked for once the blocks are
+    /// read, and so the sizes confirmed.
+    pub table: &'a dyn Fn() -> Result<Vec<f32>>,
     /// Whether the prefix of a sequence is one row that counts as often as its length says.
     pub repeated_prefix: bool,
 }
@@ -241,11 +242,12 @@ impl<B: Backend> Stack<B> {
                 let len = crate::error::product("rotary", &[r.positions, r.dim])?;
                 match special {
                     Some(special) => {
-                        crate::error::covers("rotary", "table", special.table.len(), len)?;
-                        Some(loader.upload(special.table)?)
+                        let table = (special.table)()?;
+                        crate::error::covers("rotary", "table", table.len(), len)?;
+                        Some(loader.upload(&table)?)
                     }
                     None => {
-                        let mut table = alloc::vec![0.0; len];
+                        let mut table = reserved(len)?;
                         rotary_table(r.positions, r.dim, r.theta, &mut table)?;
                         Some(loader.upload(&table)?)
                     }

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use half::{bf16, f16};
 
 pub use self::loader::Loader;
+pub(in crate::model) use self::loader::{finite, reserved};
 use crate::ops::gemm::Activations;
 use crate::quant::{Block, Format};
 

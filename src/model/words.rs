@@ -7,6 +7,9 @@ use core::fmt;
 use crate::error::{Error, Name, Result};
 use crate::prompt::{TokenId, Tokenize};
 
+/// Most words. Published vocabularies are smaller.
+const MAX_WORDS: usize = 1 << 19;
+
 /// One token a word, words split at white space. A token that begins with `<` is special: it can be looked up, but a
 /// text that spells it, or anything that begins with `<|`, is refused.
 ///
@@ -29,10 +32,10 @@ impl Words {
     /// Reads a vocabulary: one word a line, the line's number is its id.
     ///
     /// # Errors
-    /// No word at all, an empty line, or the same word twice.
+    /// No word at all, an empty line, the same word twice, or more than 524288 words.
     pub fn new(lines: &str) -> Result<Self> {
         let mut ids = BTreeMap::new();
-        for (id, word) in (0..).zip(lines.lines()) {
+        for (id, word) in (0..).zip(lines.lines().take(MAX_WORDS + 1)) {
             if word.trim() != word || word.is_empty() {
                 return Err(Error::Config {
                     key: "vocabulary",
@@ -45,6 +48,12 @@ impl Words {
                     problem: "has a word twice",
                 });
             }
+        }
+        if ids.len() > MAX_WORDS {
+            return Err(Error::Config {
+                key: "vocabulary",
+                problem: "has more than 524288 words",
+            });
         }
         if ids.is_empty() {
             return Err(Error::Config {

@@ -342,6 +342,10 @@ fn unpickle(bytes: &[u8]) -> Value {
                     _ => {
                         let len = usize::from(take(1)[0]);
                         let digits = take(len);
+                        if len > 8 {
+                            stack.push(Item::Plain(Value::Other));
+                            continue;
+                        }
                         let sign = digits.last().is_some_and(|d| *d > 127);
                         let mut wide = [if sign { 255 } else { 0 }; 8];
                         wide[..len].copy_from_slice(digits);

@@ -297,7 +297,7 @@ fn tensors_share_a_storage_whole_or_not_at_all() {
 fn an_archive_that_lies_is_refused() {
     let pickle = dict(key("w").tensor("0", 4, 0, &[4], &[1])).code(b".").0;
     let zip = || Zip::default().entry("x/data.pkl", &pickle);
-    let data = [0; 16];
+    let (data, len) = ([0; 16], u32::try_from(pickle.len()).unwrap());
     TorchSource::new(&zip().entry("x/data/0", &data).end()).unwrap();
     for (name, bytes, what) in [
         ("nothing", vec![], "no zip archive"),
@@ -348,7 +348,7 @@ fn an_archive_that_lies_is_refused() {
             "one entry inside another",
             Zip::default()
                 .entry("x/data.pkl", &zip().entry("x/data/0", &data).end())
-                .raw("x/data/0", "x/data.pkl", 0, [16; 2], &data, Some(40))
+                .raw("x/data/0", "x/data.pkl", 0, [len; 2], &data, Some(40))
                 .end(),
             "lies over another",
         ),

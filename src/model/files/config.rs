@@ -7,8 +7,10 @@ use serde_json::Value;
 use super::json::Scanner;
 use crate::error::{Error, Foreign, Result};
 
-/// Longest text. A value takes up to thirty times its text.
+/// Longest text.
 const MAX_TEXT: usize = 1 << 20;
+/// Most values. A small object takes hundreds of bytes, however short its text.
+const MAX_VALUES: usize = 1 << 15;
 
 /// One object of a `config.json`. Every number is checked when it is asked for; a `null` counts as missing.
 ///
@@ -40,6 +42,9 @@ impl JsonConfig {
         }
         scanner.skip()?;
         scanner.end()?;
+        if scanner.passed() > MAX_VALUES {
+            return Err(scanner.wrong("has more than 32768 values"));
+        }
         let object = serde_json::from_str::<Value>(text).map_err(|source| Error::Format {
             format: "config.json",
             problem: "is no valid JSON",

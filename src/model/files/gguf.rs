@@ -20,6 +20,8 @@ const MAX_ENTRIES: usize = 1 << 16;
 const MAX_DIMS: u32 = 4;
 /// Most arrays inside each other.
 const MAX_DEPTH: u32 = 4;
+/// Longest header, metadata and table of tensors together. Vocabularies are the largest part: some 16 MiB.
+const MAX_TABLE: usize = 1 << 26;
 /// What tensors are aligned to where the metadata does not say.
 const ALIGNMENT: u32 = 32;
 
@@ -39,7 +41,7 @@ fn entry(name: &str, problem: &'static str) -> Error {
     }
 }
 
-const CUT: &str = "the file ends inside its table";
+const CUT: &str = "the file ends inside its table, or the table has more than 64 MiB";
 
 /// A checkpoint in one GGUF file, borrowed. Sizes are outermost first, as everywhere in this crate; the file has them
 /// the other way round.
@@ -111,7 +113,8 @@ impl<'a> GgufSource<'a> {
     /// name that is no UTF-8, a name or key twice, an alignment that is no power of two, and tensors that lie outside
     /// the file or over each other. [`Error::OutOfMemory`].
     pub fn new(bytes: &'a [u8]) -> Result<Self> {
-        let mut c = Cursor::new(bytes);
+        let table = bytes.get(..MAX_TABLE).unwrap_or(bytes);
+        let mut c = Cursor::new(table);
         if c.take(4) != Some(MAGIC) {
             return Err(malformed("is no GGUF file"));
         }

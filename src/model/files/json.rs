@@ -9,6 +9,9 @@ use crate::error::{Error, Name, Result};
 
 /// Most objects and lists inside each other.
 const MAX_DEPTH: u32 = 127;
+/// Most keys of all objects that are open at a time. They are kept until their object ends, to find one that stands
+/// twice.
+const MAX_KEYS: usize = 1 << 18;
 
 /// A place in a text. Blanks are passed over before every value.
 pub(super) struct Scanner<'a> {
@@ -16,6 +19,12 @@ pub(super) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: u32,
+    /// Keys that are kept.
+    keys: usize,
+    /// Values that were passed over.
+    passed: usize,
+    /// Bytes of the longest text that was read.
+    longest: usize,
 }
 
 impl<'a> Scanner<'a> {
@@ -25,7 +34,15 @@ impl<'a> Scanner<'a> {
             text,
             at: 0,
             depth: 0,
+            keys: 0,
+            passed: 0,
+            longest: 0,
         }
+    }
+
+    /// Values that [`skip`](Self::skip) has passed over, those inside others among them.
+    pub(super) const fn passed(&self) -> usize {
+        self.passed
     }
 
     pub(super) const fn wrong(&self, problem: &'static str) -> Error {
@@ -34,6 +51,12 @@ impl<'a> Scanner<'a> {
             problem,
             source: None,
         }
+    }
+
+    /// Bytes of the longest text since the last call.
+    #[cfg(feature = "tokenizers")]
+    pub(super) const fn longest(&mut self) -> usize {
+        core::mem::replace(&mut self.longest, 0)
     }
 
     fn peek(&mut self) -> Option<u8> {
@@ -79,6 +102,10 @@ impl<'a> Scanner<'a> {
                 self.expect(b':')?;
                 entry(self, &key)?;
                 push(self.format, &mut keys, key)?;
+                self.keys += 1;
+                if self.keys > MAX_KEYS {
+                    return Err(self.wrong("has more than 262144 keys"));
+                }
                 if self.pass(b'}') {
                     break;
                 }
@@ -86,6 +113,7 @@ impl<'a> Scanner<'a> {
             }
         }
         self.depth -= 1;
+        self.keys -= keys.len();
         keys.sort_unstable();
         match keys.windows(2).find(|pair| pair[0] == pair[1]) {
             None => Ok(()),
@@ -126,6 +154,7 @@ impl<'a> Scanner<'a> {
                 Some(b'"') => {
                     let part = self.text.get(from..self.at).unwrap_or_default();
                     self.at += 1;
+                    self.longest = self.longest.max(owned.len() + part.len());
                     if owned.is_empty() {
                         return Ok(Cow::Borrowed(part));
                     }
@@ -194,6 +223,7 @@ impl<'a> Scanner<'a> {
 
     /// Passes over any value.
     pub(super) fn skip(&mut self) -> Result<()> {
+        self.passed += 1;
         match self.peek() {
             Some(b'{') => self.object(&mut |s, _| s.skip()),
             Some(b'[') => self.list(&mut Self::skip),
@@ -210,6 +240,15 @@ impl<'a> Scanner<'a> {
                 Err(self.wrong("is no valid JSON"))
             }
         }
+    }
+
+    /// Passes over any value, and gives its text.
+    #[cfg(feature = "tokenizers")]
+    pub(super) fn value(&mut self) -> Result<&'a str> {
+        self.peek();
+        let from = self.at;
+        self.skip()?;
+        Ok(self.text.get(from..self.at).unwrap_or_default())
     }
 
     /// Fails if anything but blanks is left.

@@ -37,8 +37,9 @@ impl MappedFile {
     /// Maps a file.
     ///
     /// # Errors
-    /// [`Error::File`] for a file that cannot be opened or mapped.
+    /// [`Error::File`] for what is no regular file, or cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self> {
+        regular(path)?;
         let file = File::open(path).map_err(|e| failed(path, e))?;
         // SAFETY: the file is only read. That nobody cuts it meanwhile is the caller's part, as the documentation says.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| failed(path, e))?;
@@ -123,7 +124,8 @@ impl MappedWeights {
         })
     }
 
-    /// Maps the weights of a folder.
+    /// Maps the weights of a folder. The names that an index gives stay in it; links in it are followed, since download
+    /// caches are made of them.
     ///
     /// # Errors
     /// [`Error::File`] for a file that is missing or cannot be mapped, and whatever is wrong with the folder or the
@@ -212,9 +214,17 @@ impl ModelFolder {
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    let len = fs::metadata(path).map_err(|e| failed(path, e))?.len();
-    if len > MAX_TEXT {
+    if regular(path)? > MAX_TEXT {
         return Err(failed(path, "the file has more than 16 MiB"));
     }
     fs::read_to_string(path).map_err(|e| failed(path, e))
+}
+
+/// Length of a regular file. A pipe or a device, which could be read without end, is none; a link to one neither.
+fn regular(path: &Path) -> Result<u64> {
+    let meta = fs::metadata(path).map_err(|e| failed(path, e))?;
+    if !meta.is_file() {
+        return Err(failed(path, "is no regular file"));
+    }
+    Ok(meta.len())
 }

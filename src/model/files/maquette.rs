@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use super::safetensors::{Entry, SafetensorsSource, entry, header};
 use super::table::push;
 use crate::error::{Error, Result, product};
-use crate::model::weights::{DType, Tensor, WeightSource};
+use crate::model::weights::{DType, Tensor, WeightSource, finite};
 use crate::quant::{Block, Format};
 
 const FORMAT: &str = "maquette";
@@ -138,7 +138,8 @@ struct Plan {
 /// under keys of its own.
 ///
 /// # Errors
-/// A tensor whose length is not that of its shape, no memory, and whatever `out` fails with.
+/// A tensor whose length is not that of its shape, a matrix with a number that is not finite or too large for the
+/// format, no memory, and whatever `out` fails with.
 pub fn write(
     source: &dyn WeightSource,
     format: Format,
@@ -215,6 +216,9 @@ fn convert(
         }
         return Ok(());
     };
+    if len == 0 {
+        return Ok(());
+    }
     // Whole rows, which are whole blocks of either kind.
     let width = tensor.shape.last().copied().unwrap_or(1).max(1);
     let portion = (PORTION / width).max(1) * width;
@@ -230,7 +234,13 @@ fn convert(
             let (floats, packed) = (&mut floats[..n], &mut packed[..]);
             tensor.dtype.decode(bytes, floats);
             format.quantise(floats, packed);
-            out(&packed[..n / format.block() * format.block_bytes()])?;
+            let packed = &packed[..n / format.block() * format.block_bytes()];
+            let kept = format == Format::F32 || finite(format, packed).is_ok();
+            if !kept || !floats.iter().all(|v| v.is_finite()) {
+                let problem = "has a number that is not finite, or too large for the format";
+                return Err(entry(&plan.entry.name, problem));
+            }
+            out(packed)?;
         }
         source.release(bytes);
     }

@@ -1,6 +1,7 @@
 //! Text to tokens by the `tokenizer.json` beside a published model.
 
 mod charsmap;
+mod parts;
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Model};
 
+use self::parts::parts;
 use crate::error::{Error, Foreign, Name, Result};
 use crate::prompt::{TokenId, Tokenize};
 
@@ -55,12 +57,13 @@ impl Tokenizer {
     /// Reads the bytes of a `tokenizer.json`.
     ///
     /// # Errors
-    /// Bytes that describe no tokenizer, one that draws tokens at random, or one that drops characters without a word.
+    /// Bytes that describe no tokenizer, one that draws tokens at random, or one that drops characters without a word;
+    /// a key that stands twice, a token of more than 1024 bytes, rules that let a text grow without measure.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
-        let file: Value = serde_json::from_slice(json)
-            .map_err(|e| wrong(FORMAT, "is no valid JSON", Some(Foreign::new(e))))?;
+        let file = parts(FORMAT, json)?;
         check_model(&file["model"])?;
         charsmap::check(&file)?;
+        parts::check_growth(&file)?;
         let mut inner = guarded("describes no tokenizer that can be built", || {
             let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
             inner.with_truncation(None)?;
@@ -96,8 +99,7 @@ impl Tokenizer {
     /// # Errors
     /// Bytes that are no such file, or a token whose number differs from the vocabulary's.
     pub fn with_config(mut self, json: &[u8]) -> Result<Self> {
-        let file: Value = serde_json::from_slice(json)
-            .map_err(|e| wrong(CONFIG, "is no valid JSON", Some(Foreign::new(e))))?;
+        let file = parts(CONFIG, json)?;
         let mut tokens = Vec::new();
         match &file["added_tokens_decoder"] {
             Value::Null => return Ok(self),

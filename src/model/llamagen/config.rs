@@ -185,7 +185,7 @@ impl LlamaGenConfig {
             Condition::Class { classes } => [("num_classes", classes, 1 << 24), ("", 1, 1)],
         };
         let sizes = [
-            ("grid", self.grid, 1 << 10),
+            ("grid", self.grid, 1 << 8),
             ("vocab_size", self.vocab_size, 1 << 24),
         ];
         for (arg, got, max) in sizes.into_iter().chain(condition) {

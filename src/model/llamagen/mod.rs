@@ -22,7 +22,7 @@ use crate::math;
 use crate::model::linear::Linear;
 use crate::model::raster::{PrefixRows, RasterModel, RasterSession};
 use crate::model::transformer::{BlockNames, Look, Norm, NormWeights, Pass, Special, Stack};
-use crate::model::weights::{Loader, Precision, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource, reserved};
 use crate::ops::Backend;
 use crate::ops::norm::{Activation, NormShape};
 use crate::ops::vq::GatherShape;
@@ -74,7 +74,7 @@ impl<B: Backend> LlamaGen<B> {
         let loader = Loader::new(&*device, source, precision, &same);
         let special = Special {
             qkv: &|layer| load_qkv(&loader, &config, layer),
-            table: &rotary_table(&config)?,
+            table: &|| rotary_table(&config),
             repeated_prefix: true,
         };
         let names = |layer| {
@@ -314,7 +314,7 @@ impl<B: Backend> RasterModel<B> for LlamaGen<B> {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "check bounds the grid by 2^20 places"
+    reason = "check bounds the grid by 2^16 places"
 )]
 const fn row(place: usize) -> u32 {
     place as u32
@@ -351,7 +351,7 @@ fn load_qkv<B: Backend>(
 pub fn rotary_table(c: &LlamaGenConfig) -> Result<Vec<f32>> {
     c.check()?;
     let (head, pairs, quarter) = (c.head_dim(), c.head_dim() / 2, c.head_dim() / 4);
-    let mut table = vec![0.0; product(OP, &[c.places() + 1, head])?];
+    let mut table = reserved(product(OP, &[c.places() + 1, head])?)?;
     let rows = table.chunks_exact_mut(head.max(1)).take(c.places());
     for (place, row) in rows.enumerate() {
         let (cos, sin) = row.split_at_mut(pairs);

@@ -138,7 +138,11 @@ impl ShowOConfig {
                 problem: "or max_text_len or num_vq_tokens is out of range",
             });
         }
-        if self.vocab_size != self.llm_vocab_size + SPECIALS as usize + self.codebook_size + 1 {
+        let parts = [self.codebook_size, SPECIALS as usize + 1];
+        let tokens = parts
+            .into_iter()
+            .try_fold(self.llm_vocab_size, usize::checked_add);
+        if tokens != Some(self.vocab_size) {
             return Err(Error::Config {
                 key: "vocab_size",
                 problem: "is not llm_vocab_size + 10 special tokens + codebook_size + 1 mask",

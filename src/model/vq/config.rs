@@ -120,6 +120,9 @@ impl VqConfig {
         within("codebook_size", self.codebook_size, 1, 1 << 24)?;
         within("codebook_embed_dim", self.codebook_embed_dim, 1, 1 << 12)?;
         within("z_channels", self.z_channels, 1, 1 << 14)?;
+        // The table of latents is made of two small tensors.
+        let latents = self.codebook_size * self.z_channels;
+        within("codebook_size times z_channels", latents, 1, 1 << 24)?;
         within("encoder_res_blocks", self.encoder_res_blocks, 1, 64)?;
         within("decoder_res_blocks", self.decoder_res_blocks, 1, 64)?;
         within("image_size", self.image_size, 1, 8192)?;

@@ -59,7 +59,8 @@ impl Checked<'_> {
     }
 }
 
-fn reserved<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
+/// So many zeros, in memory that was reserved.
+pub(in crate::model) fn reserved<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
     let mut out = Vec::new();
     out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
         what: "weights",
@@ -206,11 +207,15 @@ impl<'a, B: Backend> Loader<'a, B> {
             .iter()
             .try_fold(0_usize, |n, part| n.checked_add(part.1))
             .ok_or(Error::Overflow { op: "weights" })?;
+        // Before any memory: sizes that only the configuration states may be absurd.
+        let tensors = parts
+            .iter()
+            .map(|&(name, n)| self.checked(name, &[n, k]))
+            .collect::<Result<Vec<_>>>()?;
         let mut matrix = self.backend.matrix(self.precision.format.or_f32(k), n, k)?;
         let mut at = 0;
-        for &(name, n) in parts {
-            let tensor = self.checked(name, &[n, k])?;
-            self.put(&tensor, (self.precision.format, k), 0..n, &mut matrix, at)?;
+        for (tensor, &(_, n)) in tensors.iter().zip(parts) {
+            self.put(tensor, (self.precision.format, k), 0..n, &mut matrix, at)?;
             at += n;
         }
         Ok(matrix)
@@ -270,33 +275,11 @@ impl<'a, B: Backend> Loader<'a, B> {
         let tensor = self.checked(name, &[n, k])?;
         let format = self.precision.format.or_f32(k);
         let mut matrix = self.backend.matrix(format, n, k)?;
-        let stored = stored_as(format, tensor.tensor.dtype);
-        let rows = PORTION_ROWS.min(n);
-        let mut floats = reserved(if stored { 0 } else { rows * k })?;
-        let mut bytes = reserved(if stored { format.bytes(rows, k)? } else { 0 })?;
-        let mut packer = Packer::new(format, floats.len())?;
-        for to in (0..n).step_by(rows) {
-            let rows = rows.min(n - to);
-            for i in 0..rows {
-                let row = order(to + i);
-                covers("weights", "rows", n, row.saturating_add(1))?;
-                if stored {
-                    let row = tensor.bytes(row * k..(row + 1) * k);
-                    bytes[i * row.len()..][..row.len()].copy_from_slice(row);
-                } else {
-                    self.decode(&tensor, row * k, &mut floats[i * k..][..k])?;
-                }
-            }
-            let view = if stored {
-                let bytes = &bytes[..format.bytes(rows, k)?];
-                finite(format, bytes).map_err(|piece| not_finite(to * k + piece))?;
-                QuantMatrix::from_bytes(format, rows, k, bytes)?
-            } else {
-                packer.view(rows, k, &floats[..rows * k])?
-            };
-            self.backend.put(&mut matrix, to, &view)?;
+        for to in 0..n {
+            let row = order(to);
+            covers("weights", "rows", n, row.saturating_add(1))?;
+            self.put(&tensor, (format, k), row..row + 1, &mut matrix, to)?;
         }
-        self.source.release(tensor.tensor.bytes);
         Ok(matrix)
     }
 
@@ -332,7 +315,8 @@ impl<'a, B: Backend> Loader<'a, B> {
             } else {
                 let floats = &mut floats[..n * k];
                 self.decode(tensor, row * k, floats)?;
-                self.backend.put(matrix, to, &packer.view(n, k, floats)?)?;
+                let view = packer.view(n, k, floats, row * k)?;
+                self.backend.put(matrix, to, &view)?;
             }
             to += n;
         }
@@ -353,7 +337,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         let mut matrix = self.backend.matrix(format, n, k)?;
         let mut packer = Packer::new(format, PORTION_ROWS.min(n) * k)?;
         for (i, data) in data.chunks(PORTION_ROWS * k).enumerate() {
-            let view = packer.view(data.len() / k, k, data)?;
+            let at = i * PORTION_ROWS * k;
+            let view = packer.view(data.len() / k, k, data, at)?;
             self.backend.put(&mut matrix, i * PORTION_ROWS, &view)?;
         }
         Ok(matrix)
@@ -413,7 +398,14 @@ impl Packer {
         })
     }
 
-    fn view<'b>(&'b mut self, n: usize, k: usize, data: &'b [f32]) -> Result<QuantMatrix<'b>> {
+    /// Rows whose first element is element `at` of their tensor. Numbers or scales beyond the format are errors.
+    fn view<'b>(
+        &'b mut self,
+        n: usize,
+        k: usize,
+        data: &'b [f32],
+        at: usize,
+    ) -> Result<QuantMatrix<'b>> {
         if self.format == Format::F32 {
             return QuantMatrix::f32(n, k, data);
         }
@@ -421,6 +413,7 @@ impl Packer {
         covers("weights", "portion", self.bytes.len(), bytes)?;
         let bytes = &mut self.bytes[..bytes];
         self.format.quantise(data, bytes);
+        finite(self.format, bytes).map_err(|piece| not_finite(at + piece))?;
         QuantMatrix::from_bytes(self.format, n, k, bytes)
     }
 }
@@ -433,8 +426,9 @@ const fn not_finite(row: usize) -> Error {
     }
 }
 
-/// Whether all numbers, or all scales of blocks, are finite; else the first element where they are not.
-fn finite(format: Format, bytes: &[u8]) -> core::result::Result<(), usize> {
+/// Whether all numbers, or all scales of blocks, are finite; else the first element where they are not. Of formats
+/// other than F32.
+pub(in crate::model) fn finite(format: Format, bytes: &[u8]) -> core::result::Result<(), usize> {
     let bad = |head: &[u8]| match (format, head) {
         (Format::Bf16, &[a, b, ..]) => !bf16::from_le_bytes([a, b]).is_finite(),
         (_, &[a, b, ..]) => !f16::from_le_bytes([a, b]).is_finite(),

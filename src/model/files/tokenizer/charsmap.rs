@@ -10,11 +10,18 @@ use serde_json::Value;
 use super::{FORMAT, wrong};
 use crate::error::{Error, Result};
 
+/// Longest text that stands for a piece of another one: twice that of any letter's compatible form.
+pub(super) const MAX_TEXT: usize = 64;
+
 /// Checks every table under the file's normaliser. The depth of the file is bounded by its reader.
 pub(super) fn check(file: &Value) -> Result<()> {
     fn walk(rules: &Value) -> Result<()> {
-        if let Some(table) = rules["precompiled_charsmap"].as_str() {
-            check_table(&decode(table).ok_or_else(broken)?).ok_or_else(broken)?;
+        match &rules["precompiled_charsmap"] {
+            Value::Null if rules["type"] != "Precompiled" => {}
+            Value::String(table) => {
+                check_table(&decode(table).ok_or_else(broken)?).ok_or_else(broken)?;
+            }
+            _ => return Err(broken()),
         }
         let parts = rules["normalizers"].as_array();
         parts.into_iter().flatten().try_for_each(walk)
@@ -31,6 +38,9 @@ fn check_table(bytes: &[u8]) -> Option<()> {
     let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
     let (units, texts) = rest.split_at_checked(size - size % 4)?;
     let texts = core::str::from_utf8(texts).ok()?;
+    if texts.split('\0').any(|text| text.len() > MAX_TEXT) {
+        return None;
+    }
     let units: Vec<u32> = units
         .chunks_exact(4)
         .map(|u| u32::from_le_bytes([u[0], u[1], u[2], u[3]]))

@@ -63,7 +63,7 @@ impl<'a> TorchSource<'a> {
     /// # Errors
     /// [`Error::Format`] or [`Error::FormatEntry`] for bytes that `torch.save` does not write for a dictionary of
     /// tensors: another archive, compressed entries, a pickle that imports anything else, tensors outside their
-    /// storage or over each other, a name twice. [`Error::OutOfMemory`].
+    /// storage or over each other, a storage of two element types, a name twice. [`Error::OutOfMemory`].
     pub fn new(bytes: &'a [u8]) -> Result<Self> {
         if bytes.starts_with(&[0x80, 0x02, 0x8a, 0x0a]) {
             return Err(malformed(
@@ -87,6 +87,8 @@ impl<'a> TorchSource<'a> {
         }
         let tree = pickle::read(pickle)?;
         let weights = weights(&tree)?;
+
+        one_type_each(&weights)?;
 
         let mut budget = bytes.len();
         let (mut entries, mut ranges) = (Vec::new(), Vec::new());
@@ -156,6 +158,21 @@ fn weights<'t, 'a>(tree: &'t Tree<'a>) -> Result<Vec<(&'a str, &'t Strided<'a>)>
         return Err(malformed("the dictionary of weights holds no tensor"));
     }
     Ok(tensors)
+}
+
+/// Fails if two tensors take one storage for two element types.
+fn one_type_each(weights: &[(&str, &Strided<'_>)]) -> Result<()> {
+    let mut types = Vec::new();
+    for (_, tensor) in weights {
+        let Storage { key, dtype, .. } = tensor.storage;
+        push(FORMAT, &mut types, (key, dtype.name()))?;
+    }
+    types.sort_unstable();
+    types.dedup();
+    match types.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(entry(pair[0].0, "is a storage of two element types")),
+        None => Ok(()),
+    }
 }
 
 const OUTSIDE: &str = "lies outside its storage";

@@ -54,7 +54,11 @@ impl<'a> Machine<'a> {
         match self.byte()? {
             // Protocol and frames only say how the bytes were written.
             0x80 => self.bytes(1).map(drop)?,
-            0x95 => self.bytes(8).map(drop)?,
+            0x95 => {
+                let len = self.code.size().ok_or(malformed(CUT))?;
+                // What the frame holds is read as if it were not there.
+                self.code.clone().take(len).ok_or(malformed(CUT))?;
+            }
             b'.' => return self.pop().map(Some),
             b'(' => push(FORMAT, &mut self.marks, self.stack.len())?,
             b'0' => self.pop().map(drop)?,
@@ -210,10 +214,13 @@ impl<'a> Machine<'a> {
         self.push(Value::Text(text))
     }
 
-    /// A signed number of up to eight bytes.
+    /// A signed number. One of more than eight bytes, as seeds may be, is no size of anything.
     fn long(&mut self) -> Result<()> {
         let len = self.byte()?;
         let digits = self.bytes(len.into())?;
+        if digits.len() > 8 {
+            return self.push(Value::Nothing);
+        }
         let negative = digits.last().is_some_and(|d| d & 0x80 != 0);
         let mut wide = [if negative { 0xff } else { 0 }; 8];
         wide.get_mut(..digits.len())
@@ -333,7 +340,7 @@ impl<'a> Machine<'a> {
         let Some(
             &[
                 Value::Text("storage"),
-                Value::Global(Global::Storage(dtype, size)),
+                Value::Global(Global::Storage(&(dtype, size))),
                 Value::Text(key),
                 Value::Text(_),
                 Value::Int(len),
@@ -344,12 +351,12 @@ impl<'a> Machine<'a> {
         };
         let len =
             usize::try_from(len).map_err(|_| entry(key, "is a storage of a length below zero"))?;
-        self.make(Node::Storage(Storage {
+        self.make(Node::Storage(Box::new(Storage {
             dtype,
             size,
             key,
             len,
-        }))
+        })))
     }
 
     /// What a known name makes of its arguments.
@@ -383,11 +390,11 @@ impl<'a> Machine<'a> {
                 let Value::Node(at) = storage else {
                     return Err(malformed(CALL));
                 };
-                let Some(&Node::Storage(storage)) = self.nodes.get(at) else {
+                let Some(Node::Storage(storage)) = self.nodes.get(at) else {
                     return Err(malformed(CALL));
                 };
                 let tensor = Strided {
-                    storage,
+                    storage: **storage,
                     offset: usize::try_from(offset).map_err(|_| {
                         malformed("the pickle has a tensor at an offset below zero")
                     })?,

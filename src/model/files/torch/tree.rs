@@ -8,10 +8,10 @@ use crate::model::weights::DType;
 /// Most sizes of a tensor.
 pub(super) const MAX_DIMS: usize = 8;
 
-/// What the stack holds. Numbers with a point are dropped: no tensor needs one.
+/// What the stack holds. Numbers with a point, and those of more than 64 bits, are dropped: no tensor needs one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Value<'a> {
-    /// `None` and floats.
+    /// `None`, floats and very large numbers.
     Nothing,
     Bool,
     Int(i64),
@@ -31,8 +31,8 @@ pub(super) enum Global {
     RebuildFromType,
     /// A class that is only named, as the wrapper's argument.
     Class,
-    /// Element type and its bytes.
-    Storage(DType, usize),
+    /// Element type and its bytes. A reference, since values lie about by the hundred thousand.
+    Storage(&'static (DType, usize)),
 }
 
 /// What the arena holds.
@@ -41,7 +41,7 @@ pub(super) enum Node<'a> {
     List(Vec<Value<'a>>),
     Tuple(Vec<Value<'a>>),
     Dict(Vec<(Value<'a>, Value<'a>)>),
-    Storage(Storage<'a>),
+    Storage(Box<Storage<'a>>),
     Tensor(Box<Strided<'a>>),
 }
 
@@ -106,7 +106,7 @@ impl<'a> Tree<'a> {
 
 /// What a name stands for, if a pickle may import it.
 pub(super) fn global(module: &str, name: &str) -> Option<Global> {
-    let storage = |dtype, size| Some(Global::Storage(dtype, size));
+    let storage = |element| Some(Global::Storage(element));
     match (module, name) {
         ("collections", "OrderedDict") => Some(Global::OrderedDict),
         ("torch", "Size") => Some(Global::Size),
@@ -117,16 +117,16 @@ pub(super) fn global(module: &str, name: &str) -> Option<Global> {
         }
         ("torch._tensor", "_rebuild_from_type_v2") => Some(Global::RebuildFromType),
         ("torch", "Tensor") | ("torch.nn.parameter", "Parameter") => Some(Global::Class),
-        ("torch", "FloatStorage") => storage(DType::F32, 4),
-        ("torch", "HalfStorage") => storage(DType::F16, 2),
-        ("torch", "BFloat16Storage") => storage(DType::BF16, 2),
-        ("torch", "DoubleStorage") => storage(DType::Other("F64"), 8),
-        ("torch", "LongStorage") => storage(DType::Other("I64"), 8),
-        ("torch", "IntStorage") => storage(DType::Other("I32"), 4),
-        ("torch", "ShortStorage") => storage(DType::Other("I16"), 2),
-        ("torch", "CharStorage") => storage(DType::Other("I8"), 1),
-        ("torch", "ByteStorage") => storage(DType::Other("U8"), 1),
-        ("torch", "BoolStorage") => storage(DType::Other("BOOL"), 1),
+        ("torch", "FloatStorage") => storage(&(DType::F32, 4)),
+        ("torch", "HalfStorage") => storage(&(DType::F16, 2)),
+        ("torch", "BFloat16Storage") => storage(&(DType::BF16, 2)),
+        ("torch", "DoubleStorage") => storage(&(DType::Other("F64"), 8)),
+        ("torch", "LongStorage") => storage(&(DType::Other("I64"), 8)),
+        ("torch", "IntStorage") => storage(&(DType::Other("I32"), 4)),
+        ("torch", "ShortStorage") => storage(&(DType::Other("I16"), 2)),
+        ("torch", "CharStorage") => storage(&(DType::Other("I8"), 1)),
+        ("torch", "ByteStorage") => storage(&(DType::Other("U8"), 1)),
+        ("torch", "BoolStorage") => storage(&(DType::Other("BOOL"), 1)),
         _ => None,
     }
 }

@@ -21,6 +21,8 @@ const LOCATOR64: u32 = 0x0706_4b50;
 const LOCATOR64_BYTES: usize = 20;
 const CENTRAL: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
+/// Flag of entries whose sizes follow their bytes, as torch writes them.
+const SIZES_LATER: u16 = 1 << 3;
 /// Tag of the extra field that holds 64-bit sizes.
 const EXTRA64: u16 = 1;
 
@@ -48,8 +50,9 @@ pub(super) fn open(bytes: &[u8]) -> Result<Table<'_, &[u8]>> {
         if stored.method != 0 || stored.packed != stored.len {
             return Err(wrong("is compressed, which torch.save never does"));
         }
-        let start = local(bytes, &stored)
-            .ok_or(wrong("has no header of its own where the directory says"))?;
+        let start = local(bytes, &stored).ok_or(wrong(
+            "has no header of its own that agrees with the directory",
+        ))?;
         let end = start.checked_add(stored.len).filter(|&end| end <= at);
         let data = end
             .and_then(|end| bytes.get(start..end))
@@ -171,12 +174,19 @@ fn extra64(extra: &[u8]) -> Option<Cursor<'_>> {
     }
 }
 
-/// Where an entry's bytes begin: after its own header, whose name must be the directory's.
+/// Where an entry's bytes begin: after its own header, which must say what the directory says.
 fn local(bytes: &[u8], stored: &Stored<'_>) -> Option<usize> {
     let mut c = Cursor::at(bytes, stored.local)?;
     (c.u32()? == LOCAL).then_some(())?;
-    c.take(22)?;
+    c.take(2)?;
+    ([c.u16()?, c.u16()?] == [stored.flags, stored.method]).then_some(())?;
+    c.take(8)?;
+    let sizes = [c.u32()?, c.u32()?];
     let (name, extra) = (c.u16()?, c.u16()?);
+    // Sizes may also follow the bytes, or stand in the extra field.
+    let later = stored.flags & SIZES_LATER != 0 && sizes == [0; 2];
+    let same = |size: u32| size == u32::MAX || usize::try_from(size) == Ok(stored.len);
+    (later || sizes.into_iter().all(same)).then_some(())?;
     (c.take(name.into())? == stored.name).then_some(())?;
     c.take(extra.into())?;
     Some(c.position())
