@@ -8,6 +8,8 @@
 mod layouts;
 #[path = "support/random_file.rs"]
 mod random_file;
+#[path = "support/weights.rs"]
+mod weights;
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use maquette::cpu::Cpu;
 use maquette::model::files::folder::ModelType;
 use maquette::model::files::map::ModelFolder;
@@ -28,28 +30,7 @@ use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
 use maquette::quant::Format;
 use random_file::Res;
-
-/// How matrices are kept.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Weights {
-    F32,
-    Bf16,
-    #[value(name = "q8_0")]
-    Q8,
-    #[value(name = "q4_0")]
-    Q4,
-}
-
-impl Weights {
-    fn format(self) -> Format {
-        match self {
-            Self::F32 => Format::F32,
-            Self::Bf16 => Format::Bf16,
-            Self::Q8 => Format::Q8_0,
-            Self::Q4 => Format::Q4_0,
-        }
-    }
-}
+use weights::Weights;
 
 /// Random checkpoints in published layouts.
 #[derive(Debug, Parser)]

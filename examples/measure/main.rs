@@ -8,6 +8,8 @@
 //! measurement, and all of them as JSON in the last line.
 
 mod models;
+#[path = "../support/precision.rs"]
+mod precision;
 mod report;
 mod script;
 mod timed;
@@ -22,8 +24,6 @@ use clap::Parser;
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};
 use maquette::model::weights::Precision;
-use maquette::ops::gemm::Activations;
-use maquette::quant::Format;
 use maquette::reward::{Ask, ViewKey};
 use maquette::rng::{Stream, philox};
 use maquette::search::{Parm, SearchStrategy};
@@ -32,6 +32,7 @@ use maquette::{
     Verdict,
 };
 use models::{Drawing, Model, Res};
+use precision::{Arithmetic, Weights, precision};
 use report::{Report, weights_gb};
 use script::{QUESTIONS, Script, Scripted};
 use timed::{Spent, Timed};
@@ -51,15 +52,14 @@ struct Cli {
     /// The judge; without one Janus judges itself.
     #[arg(long)]
     judge_dir: Option<PathBuf>,
-    /// How large matrices are kept: f32, bf16, q8_0 or q4_0.
-    #[arg(long, value_parser = format, default_value = "q8_0")]
-    format: Format,
+    /// How large matrices are kept.
+    #[arg(long, value_enum, default_value_t = Weights::Q8)]
+    format: Weights,
     /// The same for the judge, if it differs.
-    #[arg(long, value_parser = format)]
-    judge_format: Option<Format>,
-    /// What products with blocks do with activations: f32, or a8 to round them to 8 bits.
-    #[arg(long, value_parser = activations, default_value = "f32")]
-    activations: Activations,
+    #[arg(long, value_enum)]
+    judge_format: Option<Weights>,
+    #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
+    activations: Arithmetic,
     /// Steps that are taken.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -93,18 +93,6 @@ struct Cli {
     /// Threads. [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
-}
-
-fn activations(text: &str) -> Result<Activations, String> {
-    let mut all = [Activations::F32, Activations::A8].into_iter();
-    all.find(|a| a.name().eq_ignore_ascii_case(text))
-        .ok_or_else(|| "there are f32 and a8".to_owned())
-}
-
-fn format(text: &str) -> Result<Format, String> {
-    let mut all = Format::ALL.into_iter();
-    all.find(|f| f.name().eq_ignore_ascii_case(text))
-        .ok_or_else(|| "there are f32, bf16, q8_0 and q4_0".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -146,7 +134,7 @@ fn run(cli: &Cli) -> Res<()> {
     report.put("threads", cpu.threads());
     report.memory();
     let mut open = |name, path: &Option<PathBuf>, format| {
-        let precision = Precision::from(format).with_activations(cli.activations);
+        let precision = precision(format, cli.activations);
         path.as_ref()
             .map(|path| load(&mut report, &cpu, (name, path, precision)))
             .transpose()
@@ -198,7 +186,7 @@ fn run(cli: &Cli) -> Res<()> {
 
 /// The model that the folder which must be given holds.
 fn load_first(
-    open: &mut impl FnMut(&'static str, &Option<PathBuf>, Format) -> Res<Option<Model>>,
+    open: &mut impl FnMut(&'static str, &Option<PathBuf>, Weights) -> Res<Option<Model>>,
     cli: &Cli,
 ) -> Res<Model> {
     let path = Some(cli.model_dir.clone());

@@ -1,7 +1,7 @@
 //! Models of every kind, opened by the programs from folders as they are published.
 
 #[expect(dead_code, reason = "only two of the models are small enough here")]
-#[path = "../../examples/support/layouts.rs"]
+#[path = "../../examples/support/layouts/mod.rs"]
 mod layouts;
 #[path = "../programs/mod.rs"]
 mod programs;

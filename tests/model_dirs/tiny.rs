@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 
-use crate::layouts::{self, ShowO};
+use crate::layouts::show_o as layout;
 use crate::random_file;
 
 /// What every tiny model reads.
@@ -92,7 +92,7 @@ impl<'a> Copy<'a> {
 
 /// Show-o and its MAGVIT-v2: 16 codes of 16, 64 pixels. Without a tokenizer for text.
 pub fn show_o(home: &Path, llm_vocab: usize) -> [PathBuf; 2] {
-    let shape = ShowO {
+    let shape = layout::ShowO {
         width: 64,
         layers: 2,
         heads: 2,
@@ -102,8 +102,8 @@ pub fn show_o(home: &Path, llm_vocab: usize) -> [PathBuf; 2] {
         codes: 16,
     };
     let folders = ["show-o", "magvitv2"].map(|name| home.join(name));
-    random_file::write(&layouts::show_o(&shape, 2), None, 3, &folders[0]).unwrap();
-    random_file::write(&layouts::magvit(8, 4), None, 3, &folders[1]).unwrap();
+    random_file::write(&layout::show_o(&shape, 2), None, 3, &folders[0]).unwrap();
+    random_file::write(&layout::magvit(8, 4), None, 3, &folders[1]).unwrap();
     folders
 }
 

@@ -8,16 +8,15 @@ use maquette::cpu::Cpu;
 use maquette::model::files::config::JsonConfig;
 use maquette::model::files::folder::ModelType;
 use maquette::model::files::map::ModelFolder;
-use maquette::model::weights::WeightSource;
-use maquette::quant::Format;
+use maquette::model::weights::{Precision, WeightSource};
 
 use super::Res;
 
-/// Where weights go, and as what.
+/// Where weights go, and at which precision.
 #[derive(Debug)]
 pub struct Reading {
     pub cpu: Arc<Cpu>,
-    pub format: Format,
+    pub precision: Precision,
 }
 
 /// A model folder and its path.
@@ -96,10 +95,10 @@ impl Folder {
     pub fn load<T>(
         &self,
         reading: &Reading,
-        load: impl FnOnce(Arc<Cpu>, &dyn WeightSource, Format) -> maquette::Result<T>,
+        load: impl FnOnce(Arc<Cpu>, &dyn WeightSource, Precision) -> maquette::Result<T>,
     ) -> Res<Arc<T>> {
         let cpu = Arc::clone(&reading.cpu);
-        let read = |source: &dyn WeightSource| load(cpu, source, reading.format);
+        let read = |source: &dyn WeightSource| load(cpu, source, reading.precision);
         within(&self.path, self.inner.weights.read(read)).map(Arc::new)
     }
 }

@@ -4,6 +4,8 @@ mod drawing;
 mod folder;
 mod judging;
 mod options;
+#[path = "../precision.rs"]
+mod precision;
 mod text;
 
 use std::error::Error;
@@ -12,9 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use maquette::cpu::Cpu;
-use maquette::quant::Format;
 use maquette::rng::philox;
 use maquette::{Generator, RewardModel};
 use serde_json::{Value, json};
@@ -23,25 +24,11 @@ use drawing::{Drawing, Folders};
 use folder::Reading;
 use judging::{Judging, Nobody};
 use options::Options;
+use precision::{Arithmetic, Weights, precision};
 
 /// The guidance that the bundled generator was tuned for: w = 2.
 const GUIDANCE: f32 = 3.0;
 const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights");
-
-/// How large matrices are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Weights {
-    /// 32-bit floats.
-    F32,
-    /// Their upper halves.
-    Bf16,
-    /// 8-bit blocks of 32.
-    #[value(name = "q8_0")]
-    Q8,
-    /// 4-bit blocks of 32.
-    #[value(name = "q4_0")]
-    Q4,
-}
 
 /// Which models, and how they run.
 #[derive(Debug, Args)]
@@ -69,6 +56,8 @@ pub struct Settings {
     judge_dir: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     format: Weights,
+    #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
+    activations: Arithmetic,
 }
 
 /// Loaded models; sessions share them.
@@ -78,6 +67,7 @@ pub struct Models {
     judging: Option<Judging>,
     settings: Value,
     threads: usize,
+    instructions: &'static str,
 }
 
 /// What can go wrong in a program.
@@ -113,13 +103,9 @@ impl Models {
             None => Cpu::new(),
         });
         let threads = cpu.threads();
-        let format = match s.format {
-            Weights::F32 => Format::F32,
-            Weights::Bf16 => Format::Bf16,
-            Weights::Q8 => Format::Q8_0,
-            Weights::Q4 => Format::Q4_0,
-        };
-        let reading = Reading { cpu, format };
+        let instructions = cpu.instructions();
+        let precision = precision(s.format, s.activations);
+        let reading = Reading { cpu, precision };
         let bundled = |name: &str| Path::new(BUNDLED).join(name);
         let model = s.model_dir.clone().unwrap_or_else(|| bundled("show-o"));
         let own = same(&model, &bundled("show-o"));
@@ -145,7 +131,7 @@ impl Models {
         let mut settings = json!({
             "generator": shown(&model), "tokenizer": tokenizer.as_deref().map(shown),
             "text": s.text_dir.as_deref().map(shown), "judge": judging.as_ref().map(|(_, dir)| shown(dir)),
-            "format": format!("{format:?}"), "activations": "F32",
+            "format": precision.format.name(), "activations": precision.activations.name(),
         });
         if let (Some(all), Value::Object(own)) = (settings.as_object_mut(), drawing.describe()) {
             all.extend(own);
@@ -155,6 +141,7 @@ impl Models {
             judging: judging.map(|(judging, _)| judging),
             settings,
             threads,
+            instructions,
         })
     }
 
@@ -178,7 +165,7 @@ impl Models {
 
     /// Everything that decides how fast it is drawn.
     pub fn device(&self) -> Value {
-        json!({ "backend": "cpu", "threads": self.threads, "instructions": instructions() })
+        json!({ "backend": "cpu", "threads": self.threads, "instructions": self.instructions })
     }
 }
 
@@ -195,26 +182,6 @@ fn judging(
         (Some(dir), _) => Ok((Judging::load(reading, dir)?, dir.into())),
         (None, None) => Err("this strategy asks a judge: name its folder with --judge-dir".into()),
     }
-}
-
-/// The widest vectors of this machine that the CPU device uses.
-#[cfg(target_arch = "x86_64")]
-fn instructions() -> &'static str {
-    let avx512 = is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq");
-    match (avx512, is_x86_feature_detected!("avx2")) {
-        (true, true) => "avx512",
-        (false, true) => "avx2",
-        _ => "portable",
-    }
-}
-
-/// The widest vectors of this machine that the CPU device uses.
-#[cfg(not(target_arch = "x86_64"))]
-fn instructions() -> &'static str {
-    "portable"
 }
 
 /// The seed of one picture: its own function of seed, prompt and image, so that order and company do not matter.
