@@ -15,6 +15,8 @@ mod pool;
 #[cfg(not(feature = "threads"))]
 #[path = "serial.rs"]
 mod pool;
+#[cfg(feature = "std")]
+mod roof;
 mod sample;
 #[expect(unsafe_code, reason = "vector instructions")]
 mod simd;
@@ -26,6 +28,8 @@ use alloc::vec::Vec;
 
 use self::packed::Packed;
 use self::pool::Pool;
+#[cfg(feature = "std")]
+pub use self::roof::Roof;
 use self::simd::Isa;
 use crate::error::{Error, Result};
 use crate::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};

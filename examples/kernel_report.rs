@@ -1,0 +1,395 @@
+//! Every kind of kernel alone, beside what the machine could do in the same run.
+//!
+//! `cargo run --release --example kernel_report --all-features -- --device cpu --threads 2 --op gemm --shape 20,4096,4096`
+//!
+//! A row is the median of its calls: time, throughput, and its share of the roof that bounds it (bytes read, operations
+//! on floats, operations on bytes). Weights rotate over more memory than caches hold.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use maquette::Result;
+use maquette::cpu::{Cpu, Roof};
+use maquette::ops::attention::AttentionShape;
+use maquette::ops::conv::ConvShape;
+use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::ops::norm::{GroupNormShape, NormShape};
+use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
+use maquette::ops::{Backend, Element};
+use maquette::quant::{Format, QuantMatrix};
+
+type Buffer<T> = <Cpu as Backend>::Buffer<T>;
+/// A shape, its operations, and one call of it.
+type Case<'a> = (String, Roof, f64, Box<dyn FnMut(usize) -> Result<()> + 'a>);
+
+/// Bytes of weights that are rotated through.
+const COLD: usize = 1 << 28;
+
+/// Times kernels.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Where they run.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Threads. [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// One operation alone. [default: all]
+    #[arg(long, value_enum)]
+    op: Option<Op>,
+    /// Its sizes: m,n,k of gemm; size,c_in,c_out of conv2d; sequences,queries,keys,heads,head_dim of attention; rows,width
+    /// of the others. [default: some of each]
+    #[arg(long, value_delimiter = ',')]
+    shape: Vec<usize>,
+    /// Seconds for each row.
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Device {
+    Cpu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Op {
+    Gemm,
+    Conv2d,
+    Attention,
+    RmsNorm,
+    GroupNorm,
+    Sample,
+}
+
+impl Op {
+    /// Shapes of models that this crate runs.
+    fn shapes(self) -> Vec<Vec<usize>> {
+        let shapes: &[&[usize]] = match self {
+            Self::Gemm => &[
+                &[1, 2048, 2048],
+                &[1, 4096, 4096],
+                &[1, 11008, 4096],
+                &[4, 4096, 4096],
+                &[8, 4096, 4096],
+                &[20, 4096, 4096],
+                &[64, 4096, 4096],
+                &[768, 4096, 4096],
+            ],
+            Self::Conv2d => &[
+                &[32, 512, 512],
+                &[64, 256, 256],
+                &[128, 256, 128],
+                &[256, 128, 128],
+            ],
+            Self::Attention => &[
+                &[40, 1, 256, 20, 64],
+                &[1, 729, 729, 16, 72],
+                &[2, 385, 385, 32, 64],
+            ],
+            Self::RmsNorm => &[&[40, 2048], &[768, 3584]],
+            Self::GroupNorm => &[&[65_536, 128], &[4096, 512]],
+            Self::Sample => &[&[1, 16_384], &[20, 16_384]],
+        };
+        shapes.iter().map(|shape| shape.to_vec()).collect()
+    }
+}
+
+fn numbers(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i as f32 * 0.7).sin()).collect()
+}
+
+fn buffer<T: Element>(cpu: &Cpu, data: &[T]) -> Result<Buffer<T>> {
+    let mut buffer = cpu.zeros(data.len())?;
+    cpu.write(&mut buffer, 0, data)?;
+    Ok(buffer)
+}
+
+/// Copies of one matrix that no cache holds together.
+fn cold(cpu: &Cpu, format: Format, n: usize, k: usize) -> Result<Vec<<Cpu as Backend>::Matrix>> {
+    let data = numbers(n * k);
+    let mut bytes = vec![0; format.bytes(n, k)?];
+    format.quantise(&data, &mut bytes);
+    let copies = COLD.div_ceil(bytes.len()).min(256);
+    (0..copies)
+        .map(|_| match format {
+            Format::F32 => cpu.pack(&QuantMatrix::f32(n, k, &data)?),
+            _ => cpu.pack(&QuantMatrix::from_bytes(format, n, k, &bytes)?),
+        })
+        .collect()
+}
+
+/// Rows of a few activations are bound by reading weights, more of them by arithmetic.
+fn gemm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[m, n, k] = shape else {
+        return Ok(Vec::new());
+    };
+    let mut cases: Vec<Case<'a>> = Vec::new();
+    for format in [Format::F32, Format::Bf16, Format::Q8_0, Format::Q4_0] {
+        for activations in [Activations::F32, Activations::A8] {
+            if activations == Activations::A8 && format.block() == 1 {
+                continue;
+            }
+            let weights = cold(cpu, format, n, k)?;
+            let (x, mut y) = (buffer(cpu, &numbers(m * k))?, cpu.zeros(m * n)?);
+            let s = GemmShape {
+                activations,
+                ..GemmShape::new(m, n, k)
+            };
+            let (roof, amount) = match (m, activations) {
+                (..8, _) => (Roof::Read, format.bytes(n, k)? as f64),
+                (_, Activations::A8) => (Roof::Integers, 2.0 * (m * n * k) as f64),
+                _ => (Roof::Floats, 2.0 * (m * n * k) as f64),
+            };
+            let name = format!("{}/{}/m{m}_n{n}_k{k}", format.name(), activations.name());
+            let call = move |i: usize| cpu.gemm(s, &x, &weights[i % weights.len()], None, &mut y);
+            cases.push((name.to_lowercase(), roof, amount, Box::new(call)));
+        }
+    }
+    Ok(cases)
+}
+
+fn conv2d<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[size, c_in, c_out] = shape else {
+        return Ok(Vec::new());
+    };
+    let mut cases: Vec<Case<'a>> = Vec::new();
+    for (format, activations) in [
+        (Format::F32, Activations::F32),
+        (Format::Q8_0, Activations::F32),
+        (Format::Q8_0, Activations::A8),
+    ] {
+        let s = ConvShape {
+            activations,
+            ..ConvShape::same(1, [size; 2], c_in, c_out, 3)
+        };
+        let w = cold(cpu, format, c_out, s.k())?;
+        let (x, bias) = (
+            buffer(cpu, &numbers(size * size * c_in))?,
+            cpu.zeros(c_out)?,
+        );
+        let mut y = cpu.zeros(size * size * c_out)?;
+        let roof = match activations {
+            Activations::A8 => Roof::Integers,
+            _ => Roof::Floats,
+        };
+        let amount = 2.0 * (size * size * c_out * s.k()) as f64;
+        let name = format!(
+            "{}/{}/{size}x{size}_in{c_in}_out{c_out}",
+            format.name(),
+            activations.name()
+        );
+        let call = move |i: usize| cpu.conv2d(s, &x, &w[i % w.len()], &bias, &mut y);
+        cases.push((name.to_lowercase(), roof, amount, Box::new(call)));
+    }
+    Ok(cases)
+}
+
+fn attention<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[sequences, queries, keys, heads, d] = shape else {
+        return Ok(Vec::new());
+    };
+    let (width, rows) = (heads * d, sequences * keys);
+    let s = AttentionShape {
+        sequences,
+        queries,
+        n_heads: heads,
+        n_kv_heads: heads,
+        head_dim: d,
+        q_stride: width,
+        q_offset: 0,
+        kv_rows: rows,
+        kv_stride: d,
+        kv_head_stride: rows * d,
+        k_offset: 0,
+        v_offset: 0,
+        causal: false,
+        repeated_prefix: false,
+    };
+    let spans: Vec<u32> = (0..sequences)
+        .flat_map(|i| [0, 0, (i * keys) as u32, keys as u32])
+        .collect();
+    let q = buffer(cpu, &numbers(sequences * queries * width))?;
+    let (k, v) = (
+        buffer(cpu, &numbers(rows * width))?,
+        buffer(cpu, &numbers(rows * width))?,
+    );
+    let (spans, mut out) = (
+        buffer(cpu, &spans)?,
+        cpu.zeros(sequences * queries * width)?,
+    );
+    let (roof, amount) = if queries == 1 {
+        (Roof::Read, 8.0 * (rows * width) as f64)
+    } else {
+        (
+            Roof::Floats,
+            4.0 * (sequences * queries * keys * width) as f64,
+        )
+    };
+    let name = format!("f32/s{sequences}_q{queries}_k{keys}_h{heads}x{d}");
+    let call = move |_| cpu.attention(s, &q, &k, &v, &spans, &mut out);
+    Ok(vec![(name, roof, amount, Box::new(call))])
+}
+
+fn rms_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[rows, width] = shape else {
+        return Ok(Vec::new());
+    };
+    let s = NormShape {
+        rows,
+        width,
+        eps: 1e-6,
+    };
+    let (x, w) = (
+        buffer(cpu, &numbers(rows * width))?,
+        buffer(cpu, &numbers(width))?,
+    );
+    let mut y = cpu.zeros(rows * width)?;
+    let amount = 8.0 * (rows * width) as f64;
+    let call = move |_| cpu.rms_norm(s, &x, &w, &mut y);
+    Ok(vec![(
+        format!("f32/r{rows}_w{width}"),
+        Roof::Read,
+        amount,
+        Box::new(call),
+    )])
+}
+
+fn group_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[pixels, channels] = shape else {
+        return Ok(Vec::new());
+    };
+    let s = GroupNormShape {
+        images: 1,
+        pixels,
+        channels,
+        groups: 32,
+        eps: 1e-6,
+        swish: true,
+    };
+    let x = buffer(cpu, &numbers(pixels * channels))?;
+    let (w, b) = (
+        buffer(cpu, &numbers(channels))?,
+        buffer(cpu, &numbers(channels))?,
+    );
+    let mut y = cpu.zeros(pixels * channels)?;
+    let amount = 8.0 * (pixels * channels) as f64;
+    let call = move |_| cpu.group_norm(s, &x, &w, &b, &mut y);
+    Ok(vec![(
+        format!("f32/p{pixels}_c{channels}"),
+        Roof::Read,
+        amount,
+        Box::new(call),
+    )])
+}
+
+/// Top-k, top-p, softmax and draw of each row.
+fn sample<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[rows, width] = shape else {
+        return Ok(Vec::new());
+    };
+    let s = FilterShape {
+        rows,
+        width,
+        filter: Filter {
+            temperature: 1.0,
+            top_k: 1000,
+            top_p: 1.0,
+        },
+    };
+    let fresh = buffer(cpu, &numbers(rows * width))?;
+    let (mut logits, mut order) = (cpu.zeros(rows * width)?, cpu.zeros(rows * width)?);
+    let keys = buffer(cpu, &vec![7_u32; 4 * rows])?;
+    let (mut codes, mut p) = (cpu.zeros(rows)?, cpu.zeros(rows)?);
+    let call = move |_| {
+        cpu.copy(&fresh, 0, &mut logits, 0, rows * width)?;
+        cpu.filter(s, &mut logits, &mut order)?;
+        let shape = DrawShape { rows, width };
+        cpu.draw(shape, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
+    };
+    let amount = 4.0 * (rows * width) as f64;
+    Ok(vec![(
+        format!("f32/r{rows}_w{width}_top1000"),
+        Roof::Read,
+        amount,
+        Box::new(call),
+    )])
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let Device::Cpu = cli.device;
+    let cpu = match cli.threads {
+        Some(n) => Cpu::with_threads(n)?,
+        None => Cpu::new(),
+    };
+    println!("cpu, {} threads, {}", cpu.threads(), cpu.instructions());
+    println!(
+        "{:<46} {:>10} {:>12} {:>6}",
+        "operation", "ms", "Gbyte|op/s", "roof"
+    );
+    let ops = cli
+        .op
+        .map_or_else(|| Op::value_variants().to_vec(), |op| vec![op]);
+    for op in ops {
+        let shapes = match cli.shape.as_slice() {
+            [] => op.shapes(),
+            shape => vec![shape.to_vec()],
+        };
+        for shape in shapes {
+            let cases = match op {
+                Op::Gemm => gemm(&cpu, &shape)?,
+                Op::Conv2d => conv2d(&cpu, &shape)?,
+                Op::Attention => attention(&cpu, &shape)?,
+                Op::RmsNorm => rms_norm(&cpu, &shape)?,
+                Op::GroupNorm => group_norm(&cpu, &shape)?,
+                Op::Sample => sample(&cpu, &shape)?,
+            };
+            for case in cases {
+                report(&cpu, op, case, cli.seconds)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The row of one case; its roof is the better of two measurements around it.
+fn report(
+    cpu: &Cpu,
+    op: Op,
+    (shape, roof, amount, mut call): Case<'_>,
+    seconds: f64,
+) -> Result<()> {
+    let before = cpu.roof(roof, 3)?;
+    call(0)?;
+    let (mut times, begin) = (Vec::new(), Instant::now());
+    while times.len() < 5 || begin.elapsed() < Duration::from_secs_f64(seconds) {
+        let start = Instant::now();
+        call(times.len() + 1)?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    let best = before.max(cpu.roof(roof, 3)?);
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    let name = op
+        .to_possible_value()
+        .map_or_else(String::new, |v| v.get_name().to_owned());
+    println!(
+        "{:<46} {:>10.3} {:>12.1} {:>6.2}",
+        format!("{name}/{shape}"),
+        median * 1e3,
+        amount / median / 1e9,
+        amount / median / best
+    );
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
