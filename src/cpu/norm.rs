@@ -5,7 +5,7 @@ use super::simd::{Job, Lanes};
 use crate::error::{Result, covers};
 use crate::ops::norm::{
     Activation, GateShape, GroupNormShape, HeadNormShape, NormShape, activate_all, gate_row,
-    group_norm_image, head_norm_row, layer_norm_row, rms_norm_row,
+    group_normalise, group_statistics, head_norm_row, layer_norm_row, rms_norm_row,
 };
 
 /// Elements of a task.
@@ -125,18 +125,37 @@ impl Cpu {
         y: &mut [f32],
     ) -> Result<()> {
         s.check(x.len(), weight.len(), bias.len(), y.len())?;
-        let (image, len) = (s.pixels * s.channels, s.images * s.pixels * s.channels);
-        self.pool.each(
-            len,
-            x[..len].chunks(image).zip(y[..len].chunks_mut(image)),
-            |(x, y)| {
-                self.vectorised(
-                    #[inline(always)]
-                    || group_norm_image(&s, x, weight, bias, y),
-                );
-            },
-        );
-        Ok(())
+        let (image, together) = (s.pixels * s.channels, s.together());
+        let rows = task_rows(s.channels);
+        let images = x.chunks_exact(image).zip(y.chunks_exact_mut(image));
+        self.pool.with_words(2 * s.groups, |words| {
+            let statistics: &mut [f32] = bytemuck::cast_slice_mut(words);
+            let statistics = statistics.as_chunks_mut::<2>().0;
+            for (x, y) in images.take(s.images) {
+                let groups = statistics.chunks_mut(together).enumerate();
+                self.pool.each(image, groups, |(i, statistics)| {
+                    self.vectorised(
+                        #[inline(always)]
+                        || group_statistics(&s, x, i * together, statistics),
+                    );
+                });
+                let pixels = x
+                    .chunks(rows * s.channels)
+                    .zip(y.chunks_mut(rows * s.channels));
+                let statistics = &*statistics;
+                self.pool.each(image, pixels, |(x, y)| {
+                    self.vectorised(
+                        #[inline(always)]
+                        || {
+                            for (i, statistics) in statistics.chunks(together).enumerate() {
+                                let groups = (i * together, statistics);
+                                group_normalise(&s, groups, x, [weight, bias], y);
+                            }
+                        },
+                    );
+                });
+            }
+        })
     }
 
     pub(super) fn apply(&self, activation: Activation, len: usize, x: &mut [f32]) -> Result<()> {

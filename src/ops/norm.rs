@@ -270,71 +270,87 @@ fn channel_sums(
     sums
 }
 
-/// One image of [`group_norm`]. A sum runs over the pixels of each channel in blocks of 64, then over the group's
-/// channels from first to last.
+impl GroupNormShape {
+    /// Neighbouring groups that fit a slab and go together; a wider group goes alone, slab by slab.
+    pub(crate) fn together(&self) -> usize {
+        (SLAB * self.groups / self.channels).clamp(1, self.groups.min(SLAB))
+    }
+
+    /// First channel and width of each slab of some groups.
+    fn slabs(&self, first: usize, groups: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let width = self.channels / self.groups;
+        let end = (first + groups) * width;
+        (first * width..end)
+            .step_by(SLAB)
+            .map(move |from| (from, SLAB.min(end - from)))
+    }
+}
+
+/// Mean and 1 / √(variance + eps) of some neighbouring groups of an image, from group `first` on. A sum runs over the
+/// pixels of each channel in blocks of 64, then over the group's channels from first to last.
 #[inline(always)]
-pub(crate) fn group_norm_image(
+pub(crate) fn group_statistics(
     s: &GroupNormShape,
     x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    y: &mut [f32],
+    first: usize,
+    statistics: &mut [[f32; 2]],
 ) {
     let width = s.channels / s.groups;
     let count = (s.pixels * width) as f32;
-    // Neighbouring groups that fit a slab go together; a wider group goes alone, slab by slab.
-    let together = (SLAB / width).max(1);
-    for first in (0..s.groups).step_by(together) {
-        let groups = together.min(s.groups - first);
-        let (start, end) = (first * width, (first + groups) * width);
-        let pieces = || {
-            (start..end)
-                .step_by(SLAB)
-                .map(|from| (from, SLAB.min(end - from)))
-        };
-        let group_of = |from: usize, c: usize| (from + c - start) / width;
-        let mut mean = [0.0_f32; SLAB];
-        for (from, len) in pieces() {
-            let sums = channel_sums(s, x, from, len, |_, v| v);
-            for (c, sum) in sums.iter().enumerate().take(len) {
-                mean[group_of(from, c)] += sum;
-            }
+    let groups = statistics.len();
+    statistics.fill([0.0; 2]);
+    for (from, len) in s.slabs(first, groups) {
+        let sums = channel_sums(s, x, from, len, |_, v| v);
+        for (c, sum) in sums.iter().enumerate().take(len) {
+            statistics[(from + c) / width - first][0] += sum;
         }
-        for mean in &mut mean {
-            *mean /= count;
+    }
+    for [mean, _] in &mut *statistics {
+        *mean /= count;
+    }
+    for (from, len) in s.slabs(first, groups) {
+        let means: [f32; SLAB] =
+            core::array::from_fn(|c| statistics[(from + c.min(len - 1)) / width - first][0]);
+        let sums = channel_sums(s, x, from, len, |c, v| (v - means[c]) * (v - means[c]));
+        for (c, sum) in sums.iter().enumerate().take(len) {
+            statistics[(from + c) / width - first][1] += sum;
         }
-        let mut scale = [0.0_f32; SLAB];
-        for (from, len) in pieces() {
-            let means: [f32; SLAB] = core::array::from_fn(|c| mean[group_of(from, c.min(len - 1))]);
-            let sums = channel_sums(s, x, from, len, |c, v| (v - means[c]) * (v - means[c]));
-            for (c, sum) in sums.iter().enumerate().take(len) {
-                scale[group_of(from, c)] += sum;
-            }
-        }
-        for scale in &mut scale {
-            *scale = 1.0 / math::sqrt(*scale / count + s.eps);
-        }
-        for (from, len) in pieces() {
-            let means: [f32; SLAB] = core::array::from_fn(|c| mean[group_of(from, c.min(len - 1))]);
-            let scales: [f32; SLAB] =
-                core::array::from_fn(|c| scale[group_of(from, c.min(len - 1))]);
-            let (weight, bias) = (&weight[from..from + len], &bias[from..from + len]);
-            for (pixel, out) in x
-                .chunks_exact(s.channels)
-                .zip(y.chunks_exact_mut(s.channels))
+    }
+    for [_, scale] in statistics {
+        *scale = 1.0 / math::sqrt(*scale / count + s.eps);
+    }
+}
+
+/// Normalises the channels of some groups in some pixels.
+#[inline(always)]
+pub(crate) fn group_normalise(
+    s: &GroupNormShape,
+    (first, statistics): (usize, &[[f32; 2]]),
+    x: &[f32],
+    [weight, bias]: [&[f32]; 2],
+    y: &mut [f32],
+) {
+    let width = s.channels / s.groups;
+    for (from, len) in s.slabs(first, statistics.len()) {
+        let of = |c: usize| statistics[(from + c.min(len - 1)) / width - first];
+        let means: [f32; SLAB] = core::array::from_fn(|c| of(c)[0]);
+        let scales: [f32; SLAB] = core::array::from_fn(|c| of(c)[1]);
+        let (weight, bias) = (&weight[from..from + len], &bias[from..from + len]);
+        for (pixel, out) in x
+            .chunks_exact(s.channels)
+            .zip(y.chunks_exact_mut(s.channels))
+        {
+            let (pixel, out) = (&pixel[from..from + len], &mut out[from..from + len]);
+            for (((((y, x), mean), scale), w), b) in out
+                .iter_mut()
+                .zip(pixel)
+                .zip(&means)
+                .zip(&scales)
+                .zip(weight)
+                .zip(bias)
             {
-                let (pixel, out) = (&pixel[from..from + len], &mut out[from..from + len]);
-                for (((((y, x), mean), scale), w), b) in out
-                    .iter_mut()
-                    .zip(pixel)
-                    .zip(&means)
-                    .zip(&scales)
-                    .zip(weight)
-                    .zip(bias)
-                {
-                    let v = (x - mean) * scale * w + b;
-                    *y = if s.swish { math::silu(v) } else { v };
-                }
+                let v = (x - mean) * scale * w + b;
+                *y = if s.swish { math::silu(v) } else { v };
             }
         }
     }
@@ -358,7 +374,13 @@ pub fn group_norm(
         .zip(y.chunks_exact_mut(len))
         .take(s.images)
     {
-        group_norm_image(&s, x, weight, bias, y);
+        let together = s.together();
+        for first in (0..s.groups).step_by(together) {
+            let mut statistics = [[0.0; 2]; SLAB];
+            let statistics = &mut statistics[..together.min(s.groups - first)];
+            group_statistics(&s, x, first, statistics);
+            group_normalise(&s, (first, statistics), x, [weight, bias], y);
+        }
     }
     Ok(())
 }
