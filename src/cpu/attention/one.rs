@@ -21,10 +21,10 @@ pub(super) struct Query<'a> {
     pub(super) tile: Tile<'a>,
 }
 
-/// Scratch for so many keys: the turned ones, and a score for each head that shares them.
+/// Scratch for so many keys: some as they are, some turned, and a score for each head that shares them.
 pub(super) fn scratch(s: &AttentionShape, keys: usize) -> usize {
     let group = s.n_heads / s.n_kv_heads;
-    KEYS * s.head_dim + group.saturating_mul(keys.next_multiple_of(KEYS))
+    2 * KEYS * s.head_dim + group.saturating_mul(keys.next_multiple_of(KEYS))
 }
 
 impl Job for Query<'_> {
@@ -39,7 +39,8 @@ impl Job for Query<'_> {
         let rows = || prefix.clone().chain(own.clone());
         let n = prefix.len() + own.len();
         let stride = n.next_multiple_of(KEYS);
-        let (turned, scores) = self.scratch.split_at_mut(KEYS * d);
+        let (copied, rest) = self.scratch.split_at_mut(KEYS * d);
+        let (turned, scores) = rest.split_at_mut(KEYS * d);
         let (group, first) = (s.n_heads / s.n_kv_heads, self.tile.column / d);
         let columns = self.tile.columns();
         let Some(out) = self.tile.rows().next() else {
@@ -48,10 +49,16 @@ impl Job for Query<'_> {
         for h in (0..columns / d).step_by(group) {
             let kv = (first + h) / group * s.kv_head_stride;
             let q = &self.q[sequence * s.q_stride + s.q_offset + (first + h) * d..];
-            let key = |j: usize| &self.keys[j * s.kv_stride + s.k_offset + kv..][..d];
             let mut at = rows();
             for from in (0..n).step_by(KEYS) {
-                turn_keys::<V>(KEYS.min(n - from), d, &mut at, &key, KEYS, turned);
+                let count = KEYS.min(n - from);
+                // Read in the order in which they lie: turning reads 16 rows at once, too far apart for the machine to
+                // fetch ahead.
+                for (copied, j) in copied.chunks_exact_mut(d).zip((&mut at).take(count)) {
+                    copied.copy_from_slice(&self.keys[j * s.kv_stride + s.k_offset + kv..][..d]);
+                }
+                let key = |i: usize| &copied[i * d..][..d];
+                turn_keys::<V>(count, d, &mut (0..count), &key, KEYS, turned);
                 for (q, scores) in q
                     .chunks_exact(d)
                     .zip(scores.chunks_exact_mut(stride))
