@@ -1,8 +1,4 @@
-//! The CPU device: packed weights, vector instructions, worker threads. Same names as [`ops`](crate::ops).
-//!
-//! Every path (portable, AVX2, AVX-512, any number of threads) gives the bits of the reference loops: products are
-//! rounded before they are added, and every sum of floats runs in the reference's order. Vectors run across outputs,
-//! never along a sum of floats.
+#![doc = include_str!("kernels.md")]
 
 mod attention;
 mod conv;
