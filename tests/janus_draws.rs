@@ -10,7 +10,9 @@ use maquette::generator::{Needs, Views};
 use maquette::model::janus::{Janus, JanusConfig, JanusSession};
 use maquette::model::llava::JudgeOptions;
 use maquette::model::raster::{PrefixPair, RasterOptions};
+use maquette::model::weights::Precision;
 use maquette::model::words::Words;
+use maquette::ops::gemm::Activations;
 use maquette::ops::{Backend, Reference};
 use maquette::quant::Format;
 use maquette::rng::Stream;
@@ -199,33 +201,39 @@ fn drawing_and_judging_on_two_threads_give_the_bits_of_one() {
     assert_eq!(got, want);
 }
 
-/// What a format changes on random weights; `--nocapture` shows the figures.
+/// What formats and arithmetics change on random weights; `--nocapture` shows the figures.
 #[test]
-fn fewer_bits_of_the_weights_move_the_logits_little() {
+fn fewer_bits_move_the_logits_little() {
     let tokens = [132, 138, 6, 0, 3, 4, 139, 6, 135];
     let codes = [5, 60, 95, 0];
-    let logits = |format| {
-        let model = load_as(Cpu::new(), config(), format).unwrap();
+    let logits = |precision: Precision| {
+        let model = load_as(Cpu::new(), config(), precision).unwrap();
         model.forward_full(&tokens, &codes).unwrap().logits
     };
-    let full = logits(Format::F32);
+    let full = logits(Format::F32.into());
     let mean = |sum: f32| sum / full.len() as f32;
     let spread = mean(full.iter().map(|v| v * v).sum()).sqrt();
+    let off = |precision: Precision| {
+        let got = logits(precision);
+        let off = full.iter().zip(&got).map(|(a, b)| (a - b).powi(2));
+        let share = mean(off.sum()).sqrt() / spread;
+        let (format, activations) = (precision.format.name(), precision.activations.name());
+        println!("{format}, {activations}: {share:.5} of the logits' root mean square");
+        share
+    };
     let mut before = 0.0;
     for (format, most) in [
         (Format::Bf16, 0.02),
         (Format::Q8_0, 0.05),
         (Format::Q4_0, 0.6),
     ] {
-        let got = logits(format);
-        let off = full.iter().zip(&got).map(|(a, b)| (a - b).powi(2));
-        let share = mean(off.sum()).sqrt() / spread;
-        println!(
-            "{}: {share:.5} of the logits' root mean square",
-            format.name()
-        );
+        let share = off(format.into());
         assert!(share > before && share < most, "{}: {share}", format.name());
         before = share;
+    }
+    for (format, most) in [(Format::Q8_0, 0.05), (Format::Q4_0, 0.6)] {
+        let share = off(Precision::from(format).with_activations(Activations::A8));
+        assert!(share > 0.0 && share < most, "{}: {share}", format.name());
     }
 }
 

@@ -8,6 +8,7 @@ use maquette::Result;
 use maquette::model::files::config::JsonConfig;
 use maquette::model::files::safetensors::SafetensorsSource;
 use maquette::model::janus::{Janus, JanusConfig};
+use maquette::model::weights::Precision;
 use maquette::model::words::Words;
 use maquette::ops::Backend;
 use maquette::quant::Format;
@@ -77,9 +78,9 @@ pub fn load<B: Backend>(backend: B, config: JanusConfig) -> Arc<Janus<B>> {
 pub fn load_as<B: Backend>(
     backend: B,
     config: JanusConfig,
-    format: Format,
+    precision: impl Into<Precision>,
 ) -> Result<Arc<Janus<B>>> {
     let weights = bytes("model.safetensors");
     let source = SafetensorsSource::new(&weights).unwrap();
-    Janus::load(Arc::new(backend), config, &source, format).map(Arc::new)
+    Janus::load(Arc::new(backend), config, &source, precision).map(Arc::new)
 }
