@@ -1,6 +1,7 @@
 //! Every case of the golden folder against every device: `MAQUETTE_GOLDEN` names the folder, else `tests/golden`.
 //!
-//! A case is a folder with `config.json`, `golden.safetensors` (`in.*` and `out.*`) and mostly `model.safetensors`. Its
+//! A case is a folder with `config.json`, `golden.safetensors` (`in.*` and `out.*`) and mostly `model.safetensors`, whose
+//! large matrices are kept as F32; where it holds BF16, in BF16 as well, and every output has the same bits. Its
 //! family is the longest entry of [`families`] that its name begins with. To add a family, write
 //! `golden_families/x.rs` with `pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()>` and one line below.
 #![cfg(feature = "safetensors")]
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use maquette::Result;
 use maquette::cpu::Cpu;
 use maquette::ops::Reference;
+use maquette::quant::Format;
 use serde_json::Value;
 
 use case::Case;
@@ -119,45 +121,52 @@ fn every_case_agrees_on_every_device() {
             ("reference", true),
             ("cpu", true),
         ] {
-            let Some(case) = Case::open(&path, transformers) else {
+            let Some(mut case) = Case::open(&path, transformers) else {
                 if !transformers {
                     failures.push(format!("{name}: golden.safetensors is missing"));
                 }
                 continue;
             };
-            ran += 1;
-            let result = match device {
-                "cpu" => (family.cpu)(&case, &cpu),
-                _ => (family.reference)(&case, &reference),
-            };
-            let names = if transformers {
-                ", transformers names"
-            } else {
-                ""
-            };
-            if let Err(error) = result {
-                case.problem(error.to_string());
-            }
-            let outputs = case.outputs();
-            let report = case.report.into_inner();
-            let left: Vec<_> = outputs
-                .iter()
-                .filter(|o| !report.compared.contains(*o))
-                .collect();
-            let (share, tensor) = &report.largest;
-            println!(
-                "{name} on {device}{names}: {} of {} outputs compared, largest deviation {share:.3} of its tolerance {tensor}",
-                report.compared.len(),
-                outputs.len()
-            );
-            failures.extend(
-                report
-                    .problems
-                    .into_iter()
-                    .map(|p| format!("{name} on {device}{names}: {p}")),
-            );
-            if !left.is_empty() {
-                failures.push(format!("{name} on {device}{names}: not compared: {left:?}"));
+            let mut given = None;
+            for format in case.formats() {
+                case.format = format;
+                ran += 1;
+                let result = match device {
+                    "cpu" => (family.cpu)(&case, &cpu),
+                    _ => (family.reference)(&case, &reference),
+                };
+                let mut pass = format!("{name} on {device}");
+                if transformers {
+                    pass += ", transformers names";
+                }
+                if format != Format::F32 {
+                    pass += &format!(", kept in {}", format.name());
+                }
+                if let Err(error) = result {
+                    case.problem(error.to_string());
+                }
+                let (report, outputs) = (case.report.take(), case.outputs());
+                let [(share, tensor), (rounded, far)] = &report.largest;
+                println!(
+                    "{pass}: {} of {} outputs compared, largest deviation {share:.3} of its tolerance {tensor}",
+                    report.compared.len(),
+                    outputs.len()
+                );
+                if !far.is_empty() {
+                    println!("{pass}: largest deviation from the BF16 run {rounded:.3} {far}");
+                }
+                failures.extend(report.problems.iter().map(|p| format!("{pass}: {p}")));
+                let left: Vec<_> = outputs
+                    .iter()
+                    .filter(|o| !report.compared.contains(*o))
+                    .collect();
+                if !left.is_empty() {
+                    failures.push(format!("{pass}: not compared: {left:?}"));
+                }
+                // A format that loses nothing changes no bit.
+                if *given.get_or_insert_with(|| report.given.clone()) != report.given {
+                    failures.push(format!("{pass}: other bits than in F32"));
+                }
             }
         }
     }

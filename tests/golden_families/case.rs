@@ -7,6 +7,7 @@ use std::path::Path;
 use maquette::model::files::config::JsonConfig;
 use maquette::model::files::safetensors::SafetensorsSource;
 use maquette::model::weights::{Tensor, WeightSource};
+use maquette::quant::Format;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -14,9 +15,11 @@ use serde_json::Value;
 #[derive(Debug, Default)]
 pub struct Report {
     pub compared: BTreeSet<String>,
-    /// Largest deviation in units of its tolerance, and the tensor it is in.
-    pub largest: (f64, String),
+    /// Largest deviation in units of its tolerance, and the tensor it is in; from runs in BF16 last.
+    pub largest: [(f64, String); 2],
     pub problems: Vec<String>,
+    /// What was compared, in order: floats by their bits.
+    pub given: Vec<(String, Vec<i64>)>,
 }
 
 /// From the name a tensor has in the model file to the names it is known by in a pass: of equal parts along its first
@@ -34,6 +37,8 @@ pub struct Case {
     pub json: Value,
     /// Whether names are those of the transformers library.
     pub transformers: bool,
+    /// What the pass keeps large matrices in.
+    pub format: Format,
     model: Vec<u8>,
     names: Names,
     inputs: Vec<u8>,
@@ -78,6 +83,7 @@ impl Case {
             config: JsonConfig::parse(&text).unwrap(),
             json,
             transformers,
+            format: Format::F32,
             model,
             names,
             inputs,
@@ -92,6 +98,17 @@ impl Case {
             file: SafetensorsSource::new(&self.model).unwrap(),
             names: &self.names,
         }
+    }
+
+    /// What its weights may be kept in without a loss.
+    pub fn formats(&self) -> Vec<Format> {
+        let mut formats = vec![Format::F32];
+        if let Ok(model) = SafeTensors::deserialize(&self.model)
+            && model.iter().any(|(_, view)| view.dtype() == Dtype::BF16)
+        {
+            formats.push(Format::Bf16);
+        }
+        formats
     }
 
     /// Whether there is such an input.
@@ -152,10 +169,14 @@ impl Case {
         self.stored(&self.outputs, name).0
     }
 
-    /// Compares floats with an output within its tolerance. One that only the first pass has is passed over in the
-    /// second.
+    /// Compares floats with an output within its tolerance, and with that of the reference's run in BF16 where there
+    /// is one. One that only the first pass has is passed over in the second.
     pub fn compare(&self, name: &str, got: &[f32]) {
         self.compare_like(name, name, got);
+        let rounded = name.replacen("out.", "out.bf16.", 1);
+        if self.wants(&rounded) {
+            self.compare_like(&rounded, &rounded, got);
+        }
     }
 
     /// As [`compare`](Self::compare), within the tolerance of another output of the same numbers.
@@ -171,6 +192,8 @@ impl Case {
             return self.problem(format!("{name} has no tolerance"));
         };
         let mut report = self.report.borrow_mut();
+        let bits = got.iter().map(|v| v.to_bits().into()).collect();
+        report.given.push((name.to_owned(), bits));
         let mut worst = (0.0, 0);
         for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
             let off = if got.to_bits() == want.to_bits() || got == want {
@@ -196,8 +219,9 @@ impl Case {
                 got[i], want[i]
             ));
         }
-        if worst.0 > report.largest.0 {
-            report.largest = (worst.0, name.to_owned());
+        let largest = &mut report.largest[usize::from(name.starts_with("out.bf16."))];
+        if worst.0 > largest.0 {
+            *largest = (worst.0, name.to_owned());
         }
     }
 
@@ -218,8 +242,9 @@ impl Case {
         let Numbers::Whole(want) = numbers else {
             panic!("{}: {name} holds floats", self.name)
         };
-        let got = got.iter().map(|&v| v.into());
+        let got: Vec<i64> = got.iter().map(|&v| v.into()).collect();
         let wrong: Vec<_> = got
+            .iter()
             .zip(want)
             .enumerate()
             .filter(|(_, (got, want))| got.abs_diff(*want) > most.unsigned_abs())
@@ -230,6 +255,7 @@ impl Case {
                 wrong.len()
             ));
         }
+        self.report.borrow_mut().given.push((name.to_owned(), got));
     }
 
     /// Says that something is wrong.
