@@ -1,24 +1,24 @@
 //! Every case of the golden folder against every device: `MAQUETTE_GOLDEN` names the folder, else `tests/golden`.
 //!
-//! A case is a folder with `config.json`, `golden.safetensors` (`in.*` and `out.*`) and mostly `model.safetensors`. Its
+//! A case is a folder with `config.json`, `golden.safetensors` (`in.*` and `out.*`) and mostly `model.safetensors`, whose
+//! large matrices are kept as F32; where it holds BF16, in BF16 as well, and every output has the same bits. Its
 //! family is the longest entry of [`families`] that its name begins with. To add a family, write
 //! `golden_families/x.rs` with `pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()>` and one line below.
 #![cfg(feature = "safetensors")]
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use maquette::Result;
 use maquette::cpu::Cpu;
-use maquette::model::files::config::JsonConfig;
-use maquette::model::files::safetensors::SafetensorsSource;
-use maquette::model::weights::{Tensor, WeightSource};
 use maquette::ops::Reference;
-use safetensors::{Dtype, SafeTensors};
+use maquette::quant::Format;
 use serde_json::Value;
 
+use case::Case;
+
+#[path = "golden_families/case.rs"]
+mod case;
 #[path = "golden_families/janus.rs"]
 mod janus;
 #[path = "golden_families/llamagen.rs"]
@@ -71,334 +71,6 @@ fn families() -> Vec<Family> {
 /// Families that the crate does not have yet.
 const NOT_BUILT: [&str; 2] = ["train-dpo", "train-grpo"];
 
-/// What one pass over a case has found.
-#[derive(Debug, Default)]
-struct Report {
-    compared: BTreeSet<String>,
-    /// Largest deviation in units of its tolerance, and the tensor it is in.
-    largest: (f64, String),
-    problems: Vec<String>,
-}
-
-/// From the name a tensor has in the model file to the names it is known by in a pass: of equal parts along its first
-/// axis where there are several; of none where it is dropped.
-type Names = BTreeMap<String, Vec<String>>;
-
-/// One pass over a case: under the original names, or under those of another library.
-#[derive(Debug)]
-pub struct Case {
-    /// Name of the folder.
-    pub name: String,
-    /// `config.json`.
-    pub config: JsonConfig,
-    /// `config.json` as it stands, for settings of the fixture itself.
-    pub json: Value,
-    /// Whether names are those of the transformers library.
-    pub transformers: bool,
-    model: Vec<u8>,
-    names: Names,
-    inputs: Vec<u8>,
-    outputs: Vec<u8>,
-    report: RefCell<Report>,
-}
-
-impl Case {
-    fn open(folder: &Path, transformers: bool) -> Option<Self> {
-        let text = String::from_utf8(std::fs::read(folder.join("config.json")).ok()?).unwrap();
-        let json: Value = serde_json::from_str(&text).unwrap();
-        // Weights of its own, or those of the case beside it that it names.
-        let shared = json["fixture"]["model"].as_str();
-        let shared = shared.map(|name| folder.with_file_name(name));
-        let read = |name: &str| {
-            let folder = match &shared {
-                Some(shared) if name == "model.safetensors" || name == "key_map.json" => shared,
-                _ => folder,
-            };
-            std::fs::read(folder.join(name)).ok()
-        };
-        let inputs = read("golden.safetensors")?;
-        let (outputs, model, names) = if transformers {
-            let outputs = read("golden.transformers.safetensors")?;
-            match read("model.transformers.safetensors") {
-                Some(model) => (outputs, model, BTreeMap::new()),
-                None => (
-                    outputs,
-                    read("model.safetensors")?,
-                    names(&read("key_map.json")?),
-                ),
-            }
-        } else {
-            (
-                inputs.clone(),
-                read("model.safetensors").unwrap_or_default(),
-                BTreeMap::new(),
-            )
-        };
-        Some(Self {
-            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
-            config: JsonConfig::parse(&text).unwrap(),
-            json,
-            transformers,
-            model,
-            names,
-            inputs,
-            outputs,
-            report: RefCell::default(),
-        })
-    }
-
-    /// The checkpoint.
-    pub fn source(&self) -> Source<'_> {
-        Source {
-            file: SafetensorsSource::new(&self.model).unwrap(),
-            names: &self.names,
-        }
-    }
-
-    /// Whether there is such an input.
-    pub fn has_input(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.inputs)
-            .unwrap()
-            .tensor(name)
-            .is_ok()
-    }
-
-    /// Shape and elements of a tensor of floats, an input or a stored output.
-    pub fn input(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let (shape, numbers) = self.stored(&self.inputs, name);
-        match numbers {
-            Numbers::Floats(data) => (shape, data),
-            Numbers::Whole(_) => panic!("{}: {name} holds whole numbers", self.name),
-        }
-    }
-
-    /// Shape and elements of a tensor of whole numbers.
-    pub fn whole(&self, name: &str) -> (Vec<usize>, Vec<i64>) {
-        let (shape, numbers) = self.stored(&self.inputs, name);
-        match numbers {
-            Numbers::Whole(data) => (shape, data),
-            Numbers::Floats(_) => panic!("{}: {name} holds floats", self.name),
-        }
-    }
-
-    /// Shape and elements of a tensor of bytes.
-    pub fn bytes(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
-        let (shape, data) = self.whole(name);
-        (
-            shape,
-            data.into_iter().map(|v| u8::try_from(v).unwrap()).collect(),
-        )
-    }
-
-    /// Names of the outputs that this pass wants.
-    pub fn outputs(&self) -> Vec<String> {
-        let file = SafeTensors::deserialize(&self.outputs).unwrap();
-        file.names()
-            .into_iter()
-            .filter(|n| n.starts_with("out."))
-            .map(|n| (*n).to_owned())
-            .collect()
-    }
-
-    /// Whether this pass wants an output.
-    pub fn wants(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.outputs)
-            .unwrap()
-            .tensor(name)
-            .is_ok()
-    }
-
-    /// Shape of an output that this pass wants.
-    pub fn shape(&self, name: &str) -> Vec<usize> {
-        self.stored(&self.outputs, name).0
-    }
-
-    /// Compares floats with an output within its tolerance. One that only the first pass has is passed over in the
-    /// second.
-    pub fn compare(&self, name: &str, got: &[f32]) {
-        self.compare_like(name, name, got);
-    }
-
-    /// As [`compare`](Self::compare), within the tolerance of another output of the same numbers.
-    pub fn compare_like(&self, name: &str, like: &str, got: &[f32]) {
-        let Some((shape, numbers)) = self.wanted(name, got.len()) else {
-            return;
-        };
-        let Numbers::Floats(want) = numbers else {
-            panic!("{}: {name} holds whole numbers", self.name)
-        };
-        let atol = &self.json["fixture"]["tolerance"][like]["atol"];
-        let Some(atol) = atol.as_f64() else {
-            return self.problem(format!("{name} has no tolerance"));
-        };
-        let mut report = self.report.borrow_mut();
-        let mut worst = (0.0, 0);
-        for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
-            let off = if got.to_bits() == want.to_bits() || got == want {
-                0.0
-            } else {
-                f64::from((got - want).abs())
-            };
-            let share = if off == 0.0 {
-                0.0
-            } else if off.is_nan() {
-                f64::INFINITY
-            } else {
-                off / atol
-            };
-            if share > worst.0 {
-                worst = (share, i);
-            }
-        }
-        if worst.0 > 1.0 {
-            let (i, share) = (worst.1, worst.0);
-            report.problems.push(format!(
-                "{name} {shape:?}: {} for {} at {i}, {share:.2} of its tolerance",
-                got[i], want[i]
-            ));
-        }
-        if worst.0 > report.largest.0 {
-            report.largest = (worst.0, name.to_owned());
-        }
-    }
-
-    /// Compares whole numbers with an output; they must be equal.
-    pub fn exact<T: Copy + Into<i64>>(&self, name: &str, got: &[T]) {
-        self.near(name, got, 0);
-    }
-
-    /// Compares bytes that come from numbers of one's own: they may be off by one.
-    pub fn within_one<T: Copy + Into<i64>>(&self, name: &str, got: &[T]) {
-        self.near(name, got, 1);
-    }
-
-    fn near<T: Copy + Into<i64>>(&self, name: &str, got: &[T], most: i64) {
-        let Some((shape, numbers)) = self.wanted(name, got.len()) else {
-            return;
-        };
-        let Numbers::Whole(want) = numbers else {
-            panic!("{}: {name} holds floats", self.name)
-        };
-        let got = got.iter().map(|&v| v.into());
-        let wrong: Vec<_> = got
-            .zip(want)
-            .enumerate()
-            .filter(|(_, (got, want))| got.abs_diff(*want) > most.unsigned_abs())
-            .collect();
-        if let Some((i, (got, want))) = wrong.first() {
-            self.problem(format!(
-                "{name} {shape:?}: {got} for {want} at {i}, {} wrong",
-                wrong.len()
-            ));
-        }
-    }
-
-    /// Says that something is wrong.
-    pub fn problem(&self, text: String) {
-        self.report.borrow_mut().problems.push(text);
-    }
-
-    fn wanted(&self, name: &str, len: usize) -> Option<(Vec<usize>, Numbers)> {
-        if !self.wants(name) {
-            if !self.transformers {
-                self.problem(format!("{name} is not among the outputs"));
-            }
-            return None;
-        }
-        self.report.borrow_mut().compared.insert(name.to_owned());
-        let (shape, numbers) = self.stored(&self.outputs, name);
-        if shape.iter().product::<usize>() != len {
-            self.problem(format!("{name} has shape {shape:?}, got {len} elements"));
-            return None;
-        }
-        Some((shape, numbers))
-    }
-
-    fn stored(&self, file: &[u8], name: &str) -> (Vec<usize>, Numbers) {
-        let file = SafeTensors::deserialize(file).unwrap();
-        let view = file
-            .tensor(name)
-            .unwrap_or_else(|_| panic!("{}: no tensor {name}", self.name));
-        let data = view.data();
-        let numbers = match view.dtype() {
-            Dtype::F32 => Numbers::Floats(
-                data.chunks_exact(4)
-                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-                    .collect(),
-            ),
-            Dtype::I64 => Numbers::Whole(
-                data.chunks_exact(8)
-                    .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
-                    .collect(),
-            ),
-            Dtype::I32 => Numbers::Whole(
-                data.chunks_exact(4)
-                    .map(|b| i32::from_le_bytes(b.try_into().unwrap()).into())
-                    .collect(),
-            ),
-            Dtype::U8 | Dtype::BOOL => Numbers::Whole(data.iter().map(|&b| b.into()).collect()),
-            other => panic!("{}: {name} has type {other:?}", self.name),
-        };
-        (view.shape().to_vec(), numbers)
-    }
-}
-
-enum Numbers {
-    Floats(Vec<f32>),
-    Whole(Vec<i64>),
-}
-
-/// A case's checkpoint under the names of its pass.
-#[derive(Debug)]
-pub struct Source<'a> {
-    file: SafetensorsSource<'a>,
-    names: &'a Names,
-}
-
-impl WeightSource for Source<'_> {
-    fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let part = |known: &Vec<String>| known.iter().position(|known| known == name);
-        let found = self
-            .names
-            .iter()
-            .find_map(|(stored, known)| Some((stored, part(known)?, known.len())));
-        match found {
-            Some((stored, part, parts)) => {
-                let mut tensor = self.file.tensor(stored)?;
-                if parts > 1 {
-                    tensor.shape[0] /= parts;
-                    let len = tensor.bytes.len() / parts;
-                    tensor.bytes = &tensor.bytes[part * len..][..len];
-                }
-                Some(tensor)
-            }
-            // Its name in the file is not known in this pass.
-            None if self.names.contains_key(name) => None,
-            None => self.file.tensor(name),
-        }
-    }
-
-    fn names(&self, visit: &mut dyn FnMut(&str)) {
-        self.file.names(&mut |stored| match self.names.get(stored) {
-            Some(known) => known.iter().for_each(|name| visit(name)),
-            None => visit(stored),
-        });
-    }
-}
-
-/// The names in a key map: one text, a list of them, or null.
-fn names(map: &[u8]) -> Names {
-    let map: BTreeMap<String, Value> = serde_json::from_slice(map).unwrap();
-    let text = |name: &Value| name.as_str().unwrap().to_owned();
-    map.into_iter()
-        .map(|(stored, known)| match known {
-            Value::Null => (stored, Vec::new()),
-            Value::Array(parts) => (stored, parts.iter().map(text).collect()),
-            one => (stored, vec![text(&one)]),
-        })
-        .collect()
-}
-
 fn cases(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut cases: Vec<_> = entries
@@ -449,45 +121,52 @@ fn every_case_agrees_on_every_device() {
             ("reference", true),
             ("cpu", true),
         ] {
-            let Some(case) = Case::open(&path, transformers) else {
+            let Some(mut case) = Case::open(&path, transformers) else {
                 if !transformers {
                     failures.push(format!("{name}: golden.safetensors is missing"));
                 }
                 continue;
             };
-            ran += 1;
-            let result = match device {
-                "cpu" => (family.cpu)(&case, &cpu),
-                _ => (family.reference)(&case, &reference),
-            };
-            let names = if transformers {
-                ", transformers names"
-            } else {
-                ""
-            };
-            if let Err(error) = result {
-                case.problem(error.to_string());
-            }
-            let outputs = case.outputs();
-            let report = case.report.into_inner();
-            let left: Vec<_> = outputs
-                .iter()
-                .filter(|o| !report.compared.contains(*o))
-                .collect();
-            let (share, tensor) = &report.largest;
-            println!(
-                "{name} on {device}{names}: {} of {} outputs compared, largest deviation {share:.3} of its tolerance {tensor}",
-                report.compared.len(),
-                outputs.len()
-            );
-            failures.extend(
-                report
-                    .problems
-                    .into_iter()
-                    .map(|p| format!("{name} on {device}{names}: {p}")),
-            );
-            if !left.is_empty() {
-                failures.push(format!("{name} on {device}{names}: not compared: {left:?}"));
+            let mut given = None;
+            for format in case.formats() {
+                case.format = format;
+                ran += 1;
+                let result = match device {
+                    "cpu" => (family.cpu)(&case, &cpu),
+                    _ => (family.reference)(&case, &reference),
+                };
+                let mut pass = format!("{name} on {device}");
+                if transformers {
+                    pass += ", transformers names";
+                }
+                if format != Format::F32 {
+                    pass += &format!(", kept in {}", format.name());
+                }
+                if let Err(error) = result {
+                    case.problem(error.to_string());
+                }
+                let (report, outputs) = (case.report.take(), case.outputs());
+                let [(share, tensor), (rounded, far)] = &report.largest;
+                println!(
+                    "{pass}: {} of {} outputs compared, largest deviation {share:.3} of its tolerance {tensor}",
+                    report.compared.len(),
+                    outputs.len()
+                );
+                if !far.is_empty() {
+                    println!("{pass}: largest deviation from the BF16 run {rounded:.3} {far}");
+                }
+                failures.extend(report.problems.iter().map(|p| format!("{pass}: {p}")));
+                let left: Vec<_> = outputs
+                    .iter()
+                    .filter(|o| !report.compared.contains(*o))
+                    .collect();
+                if !left.is_empty() {
+                    failures.push(format!("{pass}: not compared: {left:?}"));
+                }
+                // A format that loses nothing changes no bit.
+                if *given.get_or_insert_with(|| report.given.clone()) != report.given {
+                    failures.push(format!("{pass}: other bits than in F32"));
+                }
             }
         }
     }

@@ -10,12 +10,11 @@ use maquette::model::llava::{JudgeOptions, TraceStage};
 use maquette::model::raster::{Given, PrefixPair, RasterOptions};
 use maquette::model::resize::Resizer;
 use maquette::model::vq::Blank;
-use maquette::model::weights::WeightSource;
+use maquette::model::weights::{DType, WeightSource};
 use maquette::model::words::Words;
 use maquette::ops::Backend;
 use maquette::ops::conv::{pixel_value, to_bytes};
 use maquette::ops::sample::{GuideShape, softmax_row};
-use maquette::quant::Format;
 use maquette::{CandidateId, ImageBatch, ImageSize, Prompt, Result};
 
 use crate::Case;
@@ -27,25 +26,32 @@ pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
     config.layouts.draw = "{prompt}".into();
     config.layouts.plan = "{prompt}".into();
     let source = case.source();
-    let load = |config| Janus::load(Arc::clone(device), config, &source, Format::F32);
+    let load = |config| Janus::load(Arc::clone(device), config, &source, case.format);
     let model = Arc::new(load(config.clone())?);
-    if let Some(runs) = case.json["runs"].as_object() {
-        runs.keys()
-            .try_for_each(|name| pictures(case, &model, name))?;
-        let length = case.shape("out.plan.tokens")[0];
-        config.max_plan_len = length;
-        return plan(case, &Arc::new(load(config)?));
+    for (name, _) in case.json["runs"].as_object().into_iter().flatten() {
+        pictures(case, &model, name)?;
     }
-    full_passes(case, device, &model)?;
-    steps(case, &model)?;
-    pixels(case, &model)?;
-    let plain = case.transformers.then(|| {
-        // That library's encoder compares latents and entries as they are.
-        config.vq.codebook_l2_norm = false;
-        load(config)
-    });
-    encode(case, device, &model, plain.transpose()?.as_ref())?;
-    understanding(case, &model, &source)
+    if case.wants("out.plan.tokens") {
+        config.max_plan_len = case.shape("out.plan.tokens")[0];
+        plan(case, &Arc::new(load(config.clone())?))?;
+    }
+    if case.has_input("in.gen.tokens") {
+        full_passes(case, device, &model)?;
+        steps(case, &model)?;
+        pixels(case, &model)?;
+    }
+    if case.has_input("in.vq.image") {
+        let plain = case.transformers.then(|| {
+            // That library's encoder compares latents and entries as they are.
+            config.vq.codebook_l2_norm = false;
+            load(config)
+        });
+        encode(case, device, &model, plain.transpose()?.as_ref())?;
+    }
+    if case.has_input("in.und.input_ids") {
+        understanding(case, &model, &source)?;
+    }
+    Ok(())
 }
 
 fn session<B: Backend>(
@@ -339,9 +345,15 @@ fn embeddings(source: &dyn WeightSource, ids: &[i64], d: usize) -> Vec<f32> {
         .iter()
         .find_map(|prefix| source.tensor(&format!("{prefix}.embed_tokens.weight")))
         .unwrap();
-    let row = |&id: &i64| table.bytes.chunks_exact(4 * d).nth(small(id)).unwrap();
-    let float = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap());
+    let width = if table.dtype == DType::BF16 { 2 } else { 4 };
+    let row = |&id: &i64| table.bytes.chunks_exact(width * d).nth(small(id)).unwrap();
+    // The upper half of an F32 is a BF16.
+    let float = |b: &[u8]| {
+        let mut whole = [0; 4];
+        whole[4 - width..].copy_from_slice(b);
+        f32::from_le_bytes(whole)
+    };
     ids.iter()
-        .flat_map(|id| row(id).chunks_exact(4).map(float))
+        .flat_map(|id| row(id).chunks_exact(width).map(float))
         .collect()
 }

@@ -11,7 +11,6 @@ use maquette::model::transformer::Stage;
 use maquette::model::weights::Loader;
 use maquette::model::words::Words;
 use maquette::ops::Backend;
-use maquette::quant::Format;
 use maquette::{CandidateId, Generator, Result};
 
 use crate::Case;
@@ -23,7 +22,7 @@ pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
         Arc::clone(device),
         config,
         &source,
-        Format::F32,
+        case.format,
     )?);
     if case.wants("out.rope_table") {
         rotary(case, &config)?;
@@ -98,7 +97,7 @@ fn captions<B: Backend>(
     case.compare("out.prefix_embeddings", &conditional);
     let source = case.source();
     let same = |name: &str| name.to_owned();
-    let loader = Loader::new(&**device, &source, Format::F32, &same);
+    let loader = Loader::new(&**device, &source, case.format, &same);
     let null = loader.floats("cls_embedding.uncond_embedding", &[tokens, width])?;
     let null = embedded(device, model, &null)?;
     case.compare("out.null_prefix_embeddings", &null);

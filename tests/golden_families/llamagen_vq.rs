@@ -8,7 +8,6 @@ use maquette::model::vqgan::blocks::{Norm, NormSettings, Planes};
 use maquette::model::weights::Loader;
 use maquette::ops::Backend;
 use maquette::ops::conv::{Rounding, to_bytes};
-use maquette::quant::Format;
 
 use crate::Case;
 use crate::magvit::{blocks, channels_first, channels_last, codes, read};
@@ -23,7 +22,7 @@ pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
     let config = VqConfig::from_json(&case.config)?;
     let source = case.source();
     let same = |name: &str| name.to_owned();
-    let loader = Loader::new(&**device, &source, Format::F32, &same);
+    let loader = Loader::new(&**device, &source, case.format, &same);
     let model = Vq::read(Arc::clone(device), config, &loader)?;
     loader.finish(&|name| name == "quantize.codebook_used" || name.starts_with("blocks32."))?;
     if case.has_input("in.image") {

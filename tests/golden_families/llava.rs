@@ -7,7 +7,6 @@ use maquette::model::resize::{Resizer, TileMerge, best_resolution};
 use maquette::model::words::Words;
 use maquette::ops::Backend;
 use maquette::ops::conv::pixel_value;
-use maquette::quant::Format;
 use maquette::{ImageBatch, ImageSize, Result};
 
 use crate::Case;
@@ -20,7 +19,7 @@ pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
         Arc::clone(device),
         config,
         &case.source(),
-        Format::F32,
+        case.format,
     )?);
     let mut prefixes = Vec::new();
     if case.has_input("in.image_u8") {

@@ -10,7 +10,6 @@ use maquette::model::vqgan::blocks::{
 use maquette::model::weights::{Loader, WeightSource};
 use maquette::ops::Backend;
 use maquette::ops::conv::{Rounding, to_bytes};
-use maquette::quant::Format;
 
 use crate::Case;
 
@@ -20,7 +19,7 @@ const BLOCK_GROUPS: usize = 32;
 pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
     let config = MagvitConfig::from_json(&case.config)?;
     let source = case.source();
-    let model = Magvit::load_with(Arc::clone(device), config, &source, Format::F32, &|n| {
+    let model = Magvit::load_with(Arc::clone(device), config, &source, case.format, &|n| {
         n.starts_with("blocks32.")
     })?;
     if case.has_input("in.image") {
@@ -110,7 +109,7 @@ fn decode<B: Backend>(
 pub fn blocks<B: Backend>(case: &Case, device: &Arc<B>, source: &dyn WeightSource) -> Result<()> {
     let (mut s, x) = channels_last(case.input("in.g32.x"));
     let same = |name: &str| String::from(name);
-    let loader = Loader::new(&**device, source, Format::F32, &same);
+    let loader = Loader::new(&**device, source, case.format, &same);
     let norm = NormSettings {
         groups: BLOCK_GROUPS,
         eps: case.config.float_or("norm_eps", 1e-6)?,

@@ -11,7 +11,6 @@ use maquette::model::transformer::Stage;
 use maquette::model::weights::Loader;
 use maquette::model::words::Words;
 use maquette::ops::Backend;
-use maquette::quant::Format;
 use maquette::{CandidateId, Result};
 
 use crate::Case;
@@ -22,7 +21,7 @@ pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
         Arc::clone(device),
         config,
         &case.source(),
-        Format::F32,
+        case.format,
     )?);
     if case.has_input("in.input_ids") {
         forward(case, device, &model)?;
@@ -63,7 +62,7 @@ fn forward<B: Backend>(case: &Case, device: &Arc<B>, model: &ShowO<B>) -> Result
     let c = model.config().clone();
     let source = case.source();
     let rename = |name: &str| name.to_owned();
-    let loader = Loader::new(&**device, &source, Format::F32, &rename);
+    let loader = Loader::new(&**device, &source, case.format, &rename);
     let embedding = loader.floats(
         "showo.model.embed_tokens.weight",
         &[c.vocab_size, c.hidden_size],

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use maquette::Result;
 use maquette::model::t5::{T5, T5Config};
 use maquette::ops::Backend;
-use maquette::quant::Format;
 
 use crate::Case;
 
 pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
     let config = T5Config::from_json(&case.config)?;
-    let model = T5::load(Arc::clone(device), config, &case.source(), Format::F32)?;
+    let model = T5::load(Arc::clone(device), config, &case.source(), case.format)?;
     let count = i64::try_from(case.shape("out.buckets")[0]).unwrap();
     let buckets: Vec<i64> = (-(count / 2)..=count / 2)
         .map(|distance| i64::try_from(config.bucket(distance)).unwrap())
