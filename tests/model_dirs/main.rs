@@ -224,6 +224,9 @@ fn settings_are_the_models_own_unless_given() {
     }
 }
 
+/// Folders, further arguments, and what the error must say.
+type Case<'a> = (&'a [(&'a str, &'a PathBuf)], &'a [&'a str], &'a [&'a str]);
+
 #[test]
 fn what_does_not_fit_is_told() {
     let home = folder("unfit");
@@ -245,7 +248,7 @@ fn what_does_not_fit_is_told() {
         "{none}"
     );
     assert!(
-        none.contains("tokenizers") == !cfg!(feature = "tokenizers"),
+        none.contains("feature") != cfg!(feature = "tokenizers"),
         "{none}"
     );
     fs::copy(tiny::tokenizer("show-o"), show_o.join("tokenizer.json")).unwrap();
@@ -256,7 +259,22 @@ fn what_does_not_fit_is_told() {
     fs::remove_file(show_o.join("tokenizer.json")).unwrap();
     tiny::vocabulary(&show_o, 20, &[(0, "a"), (1, "red"), (2, "car")]);
 
-    let cases: &[(&[(&str, &PathBuf)], &[&str], &[&str])] = &[
+    let published = home.join("t2i_XL_stage1_256.pt");
+    let unknown = home.join("mine.pt");
+    for file in [&published, &unknown] {
+        fs::write(file, "no archive").unwrap();
+    }
+    let cases: &[Case] = &[
+        (
+            &[("model-dir", &published)],
+            &plain,
+            &["a LlamaGen", "--tokenizer-dir"],
+        ),
+        (
+            &[("model-dir", &unknown)],
+            &plain,
+            &["mine.pt", "no published model"],
+        ),
         (
             &[("model-dir", &nowhere)],
             &plain,

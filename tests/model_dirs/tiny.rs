@@ -40,12 +40,14 @@ pub fn vocabulary(folder: &Path, len: usize, words: &[(usize, &str)]) {
     fs::write(folder.join("vocab.txt"), lines.join("\n")).unwrap();
 }
 
-/// Writes a folder of one file of weights, tensors named anew and some with more or fewer rows.
+/// Writes a folder of one file of weights from a fixture.
 pub struct Copy<'a> {
     pub case: &'a str,
     pub file: &'a str,
     pub config: Value,
-    pub rename: &'a dyn Fn(&str) -> String,
+    /// The names that a tensor's rows are shared out to; none leaves it away.
+    pub names: &'a dyn Fn(&str) -> Vec<String>,
+    /// Tensors with more or fewer rows.
     pub rows: &'a [(&'a str, usize)],
 }
 
@@ -56,7 +58,7 @@ impl<'a> Copy<'a> {
             case,
             file: "model.safetensors",
             config: config(case),
-            rename: &str::to_owned,
+            names: &|name| vec![name.to_owned()],
             rows: &[],
         }
     }
@@ -65,22 +67,23 @@ impl<'a> Copy<'a> {
         fs::create_dir_all(folder).unwrap();
         fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
         let bytes = fs::read(fixture(self.case).join(self.file)).unwrap();
-        let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        let resized = |name: &str, view: &TensorView<'_>| {
+        let mut owned = Vec::new();
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
             let mut shape = view.shape().to_vec();
-            let Some((_, rows)) = self.rows.iter().find(|(row, _)| *row == name) else {
-                return (shape, view.data().to_vec());
-            };
             let row = view.data().len() / shape[0];
-            shape[0] = *rows;
-            let all = view.data().iter().copied().cycle();
-            (shape, all.take(rows * row).collect())
-        };
-        let owned: Vec<_> = tensors
-            .iter()
-            .map(|(name, view)| ((self.rename)(name), view.dtype(), resized(name, &view)))
-            .collect();
-        let views = owned.iter().map(|(name, dtype, (shape, data))| {
+            if let Some((_, rows)) = self.rows.iter().find(|(changed, _)| *changed == name) {
+                shape[0] = *rows;
+            }
+            let names = (self.names)(name);
+            let len = shape[0] * row;
+            let data: Vec<u8> = view.data().iter().copied().cycle().take(len).collect();
+            shape[0] /= names.len().max(1);
+            let parts = data.chunks_exact(shape[0] * row);
+            for (name, part) in names.into_iter().zip(parts) {
+                owned.push((name, view.dtype(), shape.clone(), part.to_vec()));
+            }
+        }
+        let views = owned.iter().map(|(name, dtype, shape, data)| {
             (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
         });
         serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();

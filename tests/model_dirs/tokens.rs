@@ -99,14 +99,23 @@ fn janus_is_the_same_in_either_form_and_reads_the_released_layouts() {
         ("language_model.lm_head.weight", 448),
     ];
     let judged = janus_forms().map(|(form, config)| {
-        let rename = |name: &str| match form {
-            "original" => name.to_owned(),
-            _ => map[name].as_str().unwrap_or(name).to_owned(),
+        let names = |name: &str| match (form, &map[name]) {
+            ("original", _) => vec![name.to_owned()],
+            (_, Value::String(name)) => vec![name.clone()],
+            // The tower's fused layer has three parts; its pooling head has none.
+            (_, Value::Array(names)) => {
+                let text = |name: &Value| name.as_str().unwrap().to_owned();
+                names.iter().map(text).collect()
+            }
+            (_, other) => {
+                assert!(other.is_null(), "{name}: {other}");
+                Vec::new()
+            }
         };
         let model = home.join(form);
         let copy = Copy {
             config,
-            rename: &rename,
+            names: &names,
             rows: &rows,
             ..Copy::of("janus-pro")
         };
