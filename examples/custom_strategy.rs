@@ -1,6 +1,8 @@
 //! A strategy of one's own: successive halving. Every few steps the worse half of the candidates goes.
 //!
 //! `cargo run --release --example custom_strategy --all-features -- "a photo of a red car"`
+//!
+//! It takes the models that `generate` takes: it is written against the two contracts alone.
 
 #[path = "support/open/mod.rs"]
 mod open;

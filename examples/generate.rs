@@ -1,6 +1,8 @@
 //! Draws pictures of a prompt, verified step by step: picture, contact sheet and trace.
 //!
 //! `cargo run --release --example generate --all-features -- "a photo of a red car and a blue book"`
+//!
+//! With other models, as they are downloaded: `--model-dir Janus-Pro-1B`; the README has a line for each kind.
 
 #[path = "support/canvas.rs"]
 mod canvas;
@@ -36,7 +38,8 @@ use record::{Counts, Record};
 /// Draw pictures of a prompt, verified step by step.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// What the pictures should show; the bundled family knows the words in its vocab.txt.
+    /// What the pictures should show; the bundled family knows the words in its vocab.txt. For a class-conditional
+    /// LlamaGen the number of a class, or its label.
     #[arg(default_value = "a photo of a red car and a blue book")]
     prompt: String,
     #[arg(long, value_enum, default_value_t = Strategy::Parm)]

@@ -7,8 +7,7 @@ use maquette::cpu::Cpu;
 use maquette::generator::Needs;
 use maquette::model::files::folder::ModelType;
 use maquette::model::janus::{Janus, JanusConfig};
-use maquette::model::llava::LlavaSession;
-use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig};
+use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
 use maquette::reward::Ask;
 use maquette::{Error, Judgement, RewardModel, Verdict};
 

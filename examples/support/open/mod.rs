@@ -51,7 +51,8 @@ pub struct Settings {
     /// Threads of one search. [default: all cores]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Folder of the generator, as downloaded: Show-o, LlamaGen, Janus or Janus-Pro. [default: the bundled Show-o]
+    /// Folder of the generator as downloaded: Show-o, LlamaGen (its file of weights will do), Janus or Janus-Pro.
+    /// [default: the bundled Show-o]
     #[arg(long)]
     model_dir: Option<PathBuf>,
     /// Folder of its image tokenizer: the MAGVIT-v2 of a Show-o, the VQ of a LlamaGen; Janus holds its own. [default for

@@ -143,9 +143,15 @@ pub fn describe_show_o(o: &ShowOOptions) -> Value {
 
 /// The settings of a model that draws code by code that decide what is drawn.
 pub fn describe_raster(o: &RasterOptions, [rows, cols]: [usize; 2]) -> Value {
+    let preview = match o.preview {
+        Preview::Mean => "mean",
+        Preview::Zeros => "zeros",
+        Preview::Grey => "grey",
+        _ => "repeat-row",
+    };
     let each = o.tokens_per_step.map_or(1, |n| n / cols.max(1)).max(1);
     json!({
         "steps": rows.div_ceil(each), "guidance_scale": o.guidance_scale, "temperature": o.filter.temperature,
-        "top_k": o.filter.top_k, "top_p": o.filter.top_p, "preview": format!("{:?}", o.preview).to_lowercase(),
+        "top_k": o.filter.top_k, "top_p": o.filter.top_p, "preview": preview,
     })
 }
