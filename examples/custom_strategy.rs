@@ -1,8 +1,10 @@
 //! A strategy of one's own: successive halving. Every few steps the worse half of the candidates goes.
 //!
 //! `cargo run --release --example custom_strategy --all-features -- "a photo of a red car"`
+//!
+//! It takes the models that `generate` takes: it is written against the two contracts alone.
 
-#[path = "support/open.rs"]
+#[path = "support/open/mod.rs"]
 mod open;
 #[path = "support/png_file.rs"]
 mod png_file;
@@ -107,7 +109,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
-    let models = open::Models::load(&cli.settings)?;
+    let models = open::Models::load(&cli.settings, true)?;
     let (mut generator, mut reward) = (models.generator(16)?, models.judge(16)?);
     let mut halving = Halving {
         candidates: 16,
@@ -115,8 +117,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     };
     let mut rng = Stream::new(open::picture_seed(1234, 0, 0));
     let found = halving.search(
-        &mut generator,
-        &mut reward,
+        &mut *generator,
+        &mut *reward,
         &Prompt::new(&cli.prompt),
         &mut rng,
         &mut |_| Flow::Continue,

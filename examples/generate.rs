@@ -1,12 +1,14 @@
 //! Draws pictures of a prompt, verified step by step: picture, contact sheet and trace.
 //!
 //! `cargo run --release --example generate --all-features -- "a photo of a red car and a blue book"`
+//!
+//! With other models, as they are downloaded: `--model-dir Janus-Pro-1B`; the README has a line for each kind.
 
 #[path = "support/canvas.rs"]
 mod canvas;
 #[path = "support/choice.rs"]
 mod choice;
-#[path = "support/open.rs"]
+#[path = "support/open/mod.rs"]
 mod open;
 #[path = "support/png_file.rs"]
 mod png_file;
@@ -36,7 +38,8 @@ use record::{Counts, Record};
 /// Draw pictures of a prompt, verified step by step.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// What the pictures should show; the bundled family knows the words in its vocab.txt.
+    /// What the pictures should show; the bundled family knows the words in its vocab.txt. For a class-conditional
+    /// LlamaGen the number of a class, or its label.
     #[arg(default_value = "a photo of a red car and a blue book")]
     prompt: String,
     #[arg(long, value_enum, default_value_t = Strategy::Parm)]
@@ -66,9 +69,9 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     writable_folder(&cli.out)?;
-    let models = Models::load(&cli.settings)?;
+    let models = Models::load(&cli.settings, cli.strategy.asks())?;
     let (mut generator, mut reward) = (
-        models.generator(cli.candidates)?,
+        models.generator(cli.strategy.alive(cli.candidates))?,
         models.judge(cli.candidates)?,
     );
     let mut strategy = cli.strategy.build(cli.candidates);
@@ -76,7 +79,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let mut total = Cost::default();
     let (mut usual, mut runs, mut shown) = (Counts::default(), Vec::new(), Vec::new());
     for image in 0..cli.images {
-        let run = one_picture(&cli, image, &mut generator, &mut reward, &mut *strategy)?;
+        let run = one_picture(&cli, image, &mut *generator, &mut *reward, &mut *strategy)?;
         total += run.decision.cost;
         let steps = u64::from(generator.steps());
         let n = u64::from(cli.candidates);
@@ -136,7 +139,7 @@ struct Run {
     trace: Value,
 }
 
-fn one_picture<G: Generator, R: RewardModel>(
+fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     cli: &Cli,
     image: u32,
     generator: &mut G,

@@ -2,12 +2,15 @@
 //!
 //! `cargo run --release --example geneval --all-features -- --strategy parm --out out/parm.jsonl`
 //! `cargo run --release --example geneval --all-features -- --compare out/plain.jsonl out/parm.jsonl`
+//!
+//! Other models are named as `generate` names them. The detector reads the bundled world's pictures alone: those of another
+//! size are drawn for the official scorer (`--pictures`) and not scored here.
 
 #[path = "support/choice.rs"]
 mod choice;
 #[path = "demo/detector.rs"]
 mod detector;
-#[path = "support/open.rs"]
+#[path = "support/open/mod.rs"]
 mod open;
 #[path = "support/png_file.rs"]
 mod png_file;
@@ -138,13 +141,12 @@ fn run() -> Result<(), Box<dyn Error>> {
     if let Some(folder) = &cli.pictures {
         writable_folder(folder)?;
     }
-    let models = Models::load(&cli.settings)?;
-    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/detectors");
-    let eye = Detector::load(Cpu::new(), &weights, "eval")?;
+    let models = Models::load(&cli.settings, cli.strategy.asks())?;
+    let eye = detector(&cli, &models)?;
     let header = json!({
         "strategy": cli.strategy.name(), "candidates": cli.candidates, "images": cli.images, "seed": cli.seed,
         "prompts": cli.prompts.file_name().map(|n| n.to_string_lossy()), "limit": cli.limit,
-        "models": models.describe(),
+        "models": models.describe(), "scored": eye.is_some(),
     });
     let mut results = Results::open(&cli.out, &header)?;
     let todo: Vec<&Task<'_>> = tasks
@@ -171,7 +173,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         let (send, receive) = mpsc::channel();
         for _ in 0..jobs.min(todo.len()) {
             let (send, cli, models, eye, todo, next) =
-                (send.clone(), &cli, &models, &eye, &todo, &next);
+                (send.clone(), &cli, &models, eye.as_ref(), &todo, &next);
             scope.spawn(move || {
                 if let Err(e) = work(cli, models, eye, todo, next, &send) {
                     // Nobody listens any more once another job has failed.
@@ -201,31 +203,56 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The evaluating detector, if it can read the pictures.
+fn detector(cli: &Cli, models: &Models) -> Result<Option<Detector<Cpu>>, Box<dyn Error>> {
+    let size = models.generator(1)?.image_size();
+    if [size.height, size.width].map(|n| n as usize) == [world::SIDE; 2] {
+        let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/detectors");
+        return Ok(Some(Detector::load(Cpu::new(), &weights, "eval")?));
+    }
+    if cli.pictures.is_some() {
+        return Ok(None);
+    }
+    let (height, width, side) = (size.height, size.width, world::SIDE);
+    Err(format!(
+        "the detector reads {side}x{side} pictures, these have {width}x{height}: \
+         name a folder for the official scorer with --pictures"
+    )
+    .into())
+}
+
 /// Draws pictures until none is left.
 fn work(
     cli: &Cli,
     models: &Models,
-    eye: &Detector<Cpu>,
+    eye: Option<&Detector<Cpu>>,
     todo: &[&Task<'_>],
     next: &AtomicUsize,
     send: &mpsc::Sender<Result<Value, String>>,
 ) -> Result<(), Box<dyn Error>> {
     let (mut generator, mut reward) = (
-        models.generator(cli.candidates)?,
+        models.generator(cli.strategy.alive(cli.candidates))?,
         models.judge(cli.candidates)?,
     );
     let mut strategy = cli.strategy.build(cli.candidates);
     while let Some(task) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let line = one_picture(cli, eye, task, &mut generator, &mut reward, &mut *strategy)
-            .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
+        let line = one_picture(
+            cli,
+            eye,
+            task,
+            &mut *generator,
+            &mut *reward,
+            &mut *strategy,
+        )
+        .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
         send.send(Ok(line))?;
     }
     Ok(())
 }
 
-fn one_picture<G: Generator, R: RewardModel>(
+fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     cli: &Cli,
-    eye: &Detector<Cpu>,
+    eye: Option<&Detector<Cpu>>,
     task: &Task<'_>,
     generator: &mut G,
     reward: &mut R,
@@ -264,16 +291,26 @@ fn one_picture<G: Generator, R: RewardModel>(
             &picture.png()?,
         )?;
     }
-    let seen = eye.detect(&pixels)?;
-    let verdict = Rules::bundled().decide(task.request, &seen);
-    let seen: Vec<Value> = seen
-        .iter()
-        .map(|d| json!({ "class": d.class, "color": d.color, "bbox": d.bbox, "score": d.score }))
-        .collect();
+    let (correct, reason, seen) = match eye {
+        Some(eye) => {
+            let seen = eye.detect(&pixels)?;
+            let verdict = Rules::bundled().decide(task.request, &seen);
+            let seen: Vec<Value> = seen
+                .iter()
+                .map(|d| json!({ "class": d.class, "color": d.color, "bbox": d.bbox, "score": d.score }))
+                .collect();
+            (
+                Some(verdict.is_ok()),
+                verdict.err().unwrap_or_default(),
+                seen,
+            )
+        }
+        None => (None, "not scored".into(), Vec::new()),
+    };
     let c = decision.cost;
     Ok(json!({
         "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
-        "prompt": task.request.prompt, "correct": verdict.is_ok(), "reason": verdict.err().unwrap_or_default(),
+        "prompt": task.request.prompt, "correct": correct, "reason": reason,
         "seen": seen, "p_yes": decision.verdict.map(|v| v.p_yes), "fallback": decision.fallback,
         "steps": c.steps, "decodes": c.decodes, "questions": c.judged(),
     }))
@@ -281,13 +318,14 @@ fn one_picture<G: Generator, R: RewardModel>(
 
 fn report(cli: &Cli, results: &Results, drawn: usize, seconds: f64) {
     let lines = &results.lines;
-    println!(
-        "{} over {} pictures (share correct, 95 % interval over prompts)",
-        cli.strategy.name(),
-        lines.len()
-    );
-    for line in score::lines(&results::shares(lines)) {
-        println!("{line}");
+    let (name, drawn_in_all) = (cli.strategy.name(), lines.len());
+    if lines.values().any(|line| line["correct"].is_null()) {
+        println!("{name} over {drawn_in_all} pictures, not scored");
+    } else {
+        println!("{name} over {drawn_in_all} pictures (share correct, 95 % interval over prompts)");
+        for line in score::lines(&results::shares(lines)) {
+            println!("{line}");
+        }
     }
     let mean = |key: &str| {
         lines.values().filter_map(|l| l[key].as_f64()).sum::<f64>() / lines.len().max(1) as f64

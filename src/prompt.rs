@@ -113,3 +113,19 @@ impl<T: Tokenize + ?Sized> Tokenize for &T {
         (**self).decode(tokens, out)
     }
 }
+
+/// A tokenizer that sessions share.
+#[cfg(feature = "alloc")]
+impl<T: Tokenize + ?Sized> Tokenize for alloc::sync::Arc<T> {
+    fn encode(&self, text: &str, out: &mut dyn FnMut(TokenId)) -> Result<()> {
+        (**self).encode(text, out)
+    }
+
+    fn token(&self, token: &str) -> Option<TokenId> {
+        (**self).token(token)
+    }
+
+    fn decode(&self, tokens: &[TokenId], out: &mut dyn fmt::Write) -> Result<()> {
+        (**self).decode(tokens, out)
+    }
+}

@@ -1,59 +1,14 @@
 //! The programs, as somebody at a terminal meets them.
 
+mod programs;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// A folder of this test alone, empty.
-fn folder(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("cli")
-        .join(name);
-    let _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).unwrap();
-    path
-}
-
-/// A built example; `cargo test` builds them before it runs any test.
-fn example(name: &str) -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("examples")
-        .join(name);
-    assert!(
-        program.exists(),
-        "{} is missing: build the examples first",
-        program.display()
-    );
-    Command::new(program)
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap()
-}
-
-fn succeeds(command: &mut Command) -> String {
-    let out = run(command);
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
-fn fails(command: &mut Command) -> String {
-    let out = run(command);
-    let told = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(1), "{told}");
-    assert!(!told.contains("panicked"), "{told}");
-    told
-}
+use programs::{example, fails, folder, succeeds};
 
 #[test]
 fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
@@ -110,7 +65,10 @@ fn bad_prompts_and_settings_are_told() {
         (&["a photo of a red car", "-n", "0"], ""),
         (&["a photo of a red car", "--steps", "0"], "steps"),
         (&["a photo of a red car", "--threads", "0"], "threads"),
-        (&["a photo of a red car", "--judge", "/nowhere"], "/nowhere"),
+        (
+            &["a photo of a red car", "--judge-dir", "/nowhere"],
+            "/nowhere",
+        ),
     ] {
         let told = fails(
             example("generate")

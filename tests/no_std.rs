@@ -2,7 +2,7 @@
 //! codes as the std build.
 
 #[expect(dead_code, reason = "programs need more of it than this test")]
-#[path = "../examples/support/open.rs"]
+#[path = "../examples/support/open/mod.rs"]
 mod open;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::process::Command;
 use clap::Parser;
 use maquette::rng::Stream;
 use maquette::search::{Plain, SearchStrategy};
-use maquette::{Flow, Generator, Prompt};
+use maquette::{Flow, Prompt};
 
 #[derive(Parser)]
 struct Cli {
@@ -74,13 +74,13 @@ fn contracts_and_a_search_run_without_an_allocator() {
 #[test]
 fn a_bundled_picture_has_the_codes_of_the_std_build() {
     let cli = Cli::parse_from(["no_std", "--guidance", "2.75"]);
-    let models = open::Models::load(&cli.settings).unwrap();
+    let models = open::Models::load(&cli.settings, false).unwrap();
     let (mut generator, mut judge) = (models.generator(1).unwrap(), models.judge(1).unwrap());
     let prompt = Prompt::new("a photo of a red car");
     let found = Plain
         .search(
-            &mut generator,
-            &mut judge,
+            &mut *generator,
+            &mut *judge,
             &prompt,
             &mut Stream::new(7),
             &mut |_| Flow::Continue,

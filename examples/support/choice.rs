@@ -31,6 +31,16 @@ impl Strategy {
         }
     }
 
+    /// Whether it asks a judge.
+    pub fn asks(self) -> bool {
+        self != Self::Plain
+    }
+
+    /// Candidates that are alive at once in a search over `n`.
+    pub fn alive(self, n: u32) -> u32 {
+        if self.asks() { n } else { 1 }
+    }
+
     /// The strategy itself, over `n` candidates.
     pub fn build<G: Generator + ?Sized, R: RewardModel + ?Sized>(
         self,

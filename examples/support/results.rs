@@ -174,6 +174,9 @@ pub fn differences(a: &Lines, b: &Lines) -> Result<Prompts, String> {
     let mut both = Vec::new();
     for (key, line) in a {
         let Some(other) = b.get(key) else { continue };
+        if line["correct"].is_null() || other["correct"].is_null() {
+            return Err("pictures that are not scored cannot be compared".into());
+        }
         if line["prompt"] != other["prompt"] {
             return Err(format!("prompt {} differs between the two runs", key.0));
         }

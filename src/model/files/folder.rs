@@ -1,12 +1,14 @@
 //! Folders in the layout of a downloaded model: which model it is, and which files hold its weights.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 
 use super::config::JsonConfig;
 use super::maquette::MaquetteSource;
 use super::safetensors::SafetensorsSource;
 use crate::error::{Error, Result};
+use crate::model::llamagen::{Condition, LlamaGenConfig, LlamaGenSize};
 use crate::model::weights::WeightSource;
 
 /// A kind of model.
@@ -178,6 +180,48 @@ impl WeightFiles {
     }
 }
 
+/// The `config.json` that a file of weights is published without, as its name says: LlamaGen and its image tokenizers.
+pub(super) fn implied(file: &str) -> Option<String> {
+    let name = file.strip_suffix(".pt")?;
+    let config = match name {
+        "vq_ds16_t2i" | "vq_ds16_c2i" => {
+            return Some(String::from(
+                r#"{"model": "llamagen-vq", "downsample": 16}"#,
+            ));
+        }
+        "vq_ds8_c2i" => {
+            return Some(String::from(r#"{"model": "llamagen-vq", "downsample": 8}"#));
+        }
+        "t2i_XL_stage1_256" => LlamaGenConfig::released_text(16),
+        "t2i_XL_stage2_512" => LlamaGenConfig::released_text(32),
+        _ => {
+            let (size, pixels) = name.strip_prefix("c2i_")?.split_once('_')?;
+            let size = match size {
+                "B" => LlamaGenSize::B,
+                "L" => LlamaGenSize::L,
+                "XL" => LlamaGenSize::Xl,
+                "XXL" => LlamaGenSize::Xxl,
+                "3B" => LlamaGenSize::ThreeB,
+                _ => return None,
+            };
+            let grid = match pixels {
+                "256" => 16,
+                "384" => 24,
+                _ => return None,
+            };
+            LlamaGenConfig::released(size, grid)
+        }
+    };
+    let classes = match config.condition {
+        Condition::Class { classes } => format!(r#", "num_classes": {classes}"#),
+        Condition::Text { .. } => String::new(),
+    };
+    let (dim, layers, heads, grid) = (config.dim, config.n_layer, config.n_head, config.grid);
+    Some(format!(
+        r#"{{"model": "llamagen", "dim": {dim}, "n_layer": {layers}, "n_head": {heads}, "grid": {grid}{classes}}}"#
+    ))
+}
+
 const fn wrong(problem: &'static str) -> Error {
     Error::Format {
         format: "folder",
@@ -216,6 +260,39 @@ mod tests {
         }
         for text in ["{}", r#"{"model_type": "qwen2"}"#, r#"{"model_type": 3}"#] {
             assert!(ModelType::of(&JsonConfig::parse(text).unwrap()).is_err());
+        }
+    }
+
+    #[test]
+    fn published_names_stand_for_their_configurations() {
+        use crate::model::vq::VqConfig;
+        let read = |name: &str| JsonConfig::parse(&implied(name).unwrap()).unwrap();
+        for (name, want) in [
+            ("t2i_XL_stage1_256.pt", LlamaGenConfig::released_text(16)),
+            ("t2i_XL_stage2_512.pt", LlamaGenConfig::released_text(32)),
+            (
+                "c2i_B_256.pt",
+                LlamaGenConfig::released(LlamaGenSize::B, 16),
+            ),
+            (
+                "c2i_3B_384.pt",
+                LlamaGenConfig::released(LlamaGenSize::ThreeB, 24),
+            ),
+        ] {
+            let config = read(name);
+            assert_eq!(ModelType::of(&config).unwrap(), ModelType::LlamaGen);
+            assert_eq!(LlamaGenConfig::from_json(&config).unwrap(), want, "{name}");
+        }
+        for (name, want) in [
+            ("vq_ds16_t2i.pt", VqConfig::vq_16()),
+            ("vq_ds8_c2i.pt", VqConfig::vq_8()),
+        ] {
+            let config = read(name);
+            assert_eq!(ModelType::of(&config).unwrap(), ModelType::LlamaGenVq);
+            assert_eq!(VqConfig::from_json(&config).unwrap(), want, "{name}");
+        }
+        for name in ["c2i_B_256", "c2i_S_256.pt", "c2i_B_128.pt", "model.pt"] {
+            assert_eq!(implied(name), None, "{name}");
         }
     }
 

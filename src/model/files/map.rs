@@ -9,7 +9,7 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use super::config::JsonConfig;
-use super::folder::{Container, ModelType, WeightFiles};
+use super::folder::{Container, ModelType, WeightFiles, implied};
 use super::shards::{ShardIndex, ShardedSource};
 use crate::error::{Error, Foreign, Name, Result};
 use crate::model::weights::{Tensor, WeightSource};
@@ -153,6 +153,14 @@ impl MappedWeights {
         })
     }
 
+    /// The configuration that the name of the only file stands for.
+    fn implied(&self) -> Option<String> {
+        match (&self.index, &*self.files) {
+            (None, [(name, _)]) => implied(Path::new(name).file_name()?.to_str()?),
+            _ => None,
+        }
+    }
+
     /// Reads the tables and hands the weights over.
     ///
     /// # Errors
@@ -183,7 +191,8 @@ impl MappedWeights {
     }
 }
 
-/// A folder in the layout of a downloaded model: `config.json` and weights.
+/// A folder in the layout of a downloaded model: `config.json` and weights; or one file of weights that is published
+/// without a configuration under a name that says as much (LlamaGen's `t2i_XL_stage1_256.pt`, `vq_ds16_t2i.pt` and so on).
 #[derive(Debug)]
 pub struct ModelFolder {
     /// What the configuration says.
@@ -195,20 +204,47 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Reads the configuration of a folder and maps its weights.
+    /// Reads the configuration of a folder and maps its weights. A folder without `config.json` may hold one file of
+    /// weights with a name that stands for a configuration, and the path may lead to such a file.
     ///
     /// # Errors
     /// [`Error::File`] for what is missing or cannot be read, and around a configuration that is broken or of no known
     /// model.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let config = JsonConfig::parse(&read_text(&path)?).map_err(|e| failed(&path, e))?;
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = path.join("config.json");
+        let named = match (path.is_file(), file.exists()) {
+            (true, _) => Some(MappedWeights::file(path)?),
+            (false, false) => MappedWeights::folder(path).ok(),
+            (false, true) => None,
+        };
+        if let Some((text, weights)) = named.and_then(|w| Some((w.implied()?, w))) {
+            let (config, model) = parsed(path, &text)?;
+            return Ok(Self {
+                config,
+                model,
+                weights,
+            });
+        }
+        if path.is_file() {
+            return Err(failed(
+                path,
+                "this is no folder, and no published model has its name",
+            ));
+        }
+        let (config, model) = parsed(&file, &read_text(&file)?)?;
         Ok(Self {
-            model: ModelType::of(&config).map_err(|e| failed(&path, e))?,
             config,
-            weights: MappedWeights::folder(folder)?,
+            model,
+            weights: MappedWeights::folder(path)?,
         })
     }
+}
+
+/// A configuration and the model that it is of.
+fn parsed(file: &Path, text: &str) -> Result<(JsonConfig, ModelType)> {
+    let config = JsonConfig::parse(text).map_err(|e| failed(file, e))?;
+    let model = ModelType::of(&config).map_err(|e| failed(file, e))?;
+    Ok((config, model))
 }
 
 fn read_text(path: &Path) -> Result<String> {

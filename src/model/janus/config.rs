@@ -117,21 +117,20 @@ impl JanusConfig {
     }
 
     /// The same with what only the tokenizer knows: the tokens that read as yes and no where none are set yet, in
-    /// either case, with and without a space before them (written `Ġ` in byte-level vocabularies); and plain speakers
-    /// where it lacks the special ones.
+    /// either case, with and without a space before them (as it is, or written `Ġ` where a vocabulary is given by its
+    /// entries); and plain speakers where it lacks the special ones.
     #[must_use]
     pub fn with_tokenizer(mut self, tokenizer: &dyn Tokenize) -> Self {
         if self.answers.is_empty() {
-            let pairs = [
-                ["\u{120}yes", "\u{120}no"],
-                ["\u{120}Yes", "\u{120}No"],
-                ["yes", "no"],
-                ["Yes", "No"],
-            ];
-            self.answers = pairs
-                .iter()
-                .filter_map(|[yes, no]| Some([tokenizer.token(yes)?, tokenizer.token(no)?]))
-                .collect();
+            let spaced = |word: &str| {
+                let [entry, text] = ["\u{120}", " "].map(|space| [space, word].concat());
+                tokenizer.token(&entry).or_else(|| tokenizer.token(&text))
+            };
+            let pairs = [["yes", "no"], ["Yes", "No"]];
+            let first = pairs.iter().map(|pair| pair.map(spaced));
+            let plain = |word: &str| tokenizer.token(word);
+            let all = first.chain(pairs.iter().map(|pair| pair.map(plain)));
+            self.answers = all.filter_map(|[yes, no]| Some([yes?, no?])).collect();
         }
         self.layouts = self.layouts.known_to(tokenizer);
         self
@@ -275,5 +274,17 @@ mod tests {
         let words = Words::new("<|User|>").unwrap();
         let config = JanusConfig::janus_pro_1b().with_tokenizer(&words);
         assert_eq!((config.answers.len(), config.layouts), (0, Layouts::pro()));
+    }
+
+    #[cfg(feature = "tokenizers")]
+    #[test]
+    fn a_published_tokenizer_knows_answers_behind_a_space() {
+        use crate::model::files::tokenizer::Tokenizer;
+        let (file, _) = Tokenizer::published("janus-pro");
+        let config = JanusConfig::janus_pro_1b().with_tokenizer(&file);
+        assert_eq!(
+            (config.answers, config.layouts),
+            (Vec::from([[370, 318]]), Layouts::pro())
+        );
     }
 }

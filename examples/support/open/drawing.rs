@@ -1,0 +1,236 @@
+//! Generators of every kind, from the folders that hold them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use maquette::Generator;
+use maquette::cpu::Cpu;
+use maquette::model::files::folder::ModelType;
+use maquette::model::janus::Janus;
+use maquette::model::llamagen::{
+    Condition, LlamaGen, LlamaGenConfig, LlamaGenPrompts, LlamaGenSession,
+};
+use maquette::model::magvit::{Magvit, MagvitConfig};
+use maquette::model::raster::{RasterModel, RasterOptions};
+use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession};
+use maquette::model::t5::{T5, T5Config};
+use maquette::model::vq::{Vq, VqConfig};
+use serde_json::Value;
+
+use super::Res;
+use super::folder::{Folder, Reading};
+use super::judging::{Judging, janus};
+use super::options::{Options, describe_raster, describe_show_o};
+use super::text::{Text, labels, tokenizer};
+
+/// Where a generator lies, and its parts that are published apart.
+#[derive(Debug)]
+pub struct Folders<'a> {
+    pub model: &'a Path,
+    pub tokenizer: Option<&'a Path>,
+    pub text: Option<&'a Path>,
+}
+
+/// A loaded generator with its settings.
+pub enum Drawing {
+    ShowO {
+        model: Arc<ShowO<Cpu>>,
+        pixels: Arc<Magvit<Cpu>>,
+        text: Text,
+        options: ShowOOptions,
+    },
+    LlamaGen {
+        model: Arc<LlamaGen<Cpu>>,
+        pixels: Arc<Vq<Cpu>>,
+        encoder: Option<Arc<T5<Cpu>>>,
+        text: Text,
+        options: RasterOptions,
+    },
+    Janus {
+        model: Arc<Janus<Cpu>>,
+        text: Text,
+        options: RasterOptions,
+    },
+}
+
+impl std::fmt::Debug for Drawing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ShowO { options, .. } => f.debug_tuple("ShowO").field(options).finish(),
+            Self::LlamaGen { options, .. } => f.debug_tuple("LlamaGen").field(options).finish(),
+            Self::Janus { options, .. } => f.debug_tuple("Janus").field(options).finish(),
+        }
+    }
+}
+
+impl Folders<'_> {
+    /// The folder of the image tokenizer that this generator needs.
+    fn image_tokenizer(&self, of: &str, want: ModelType) -> Res<Folder> {
+        match self.tokenizer {
+            Some(path) => Folder::of(path, want),
+            None => Err(format!(
+                "{}: {of} whose image tokenizer is published apart: name its folder with --tokenizer-dir",
+                self.model.display()
+            )
+            .into()),
+        }
+    }
+
+    /// The folder of the text tokenizer.
+    fn words(&self) -> &Path {
+        self.text.unwrap_or(self.model)
+    }
+}
+
+impl Drawing {
+    /// Reads a generator of any kind.
+    pub fn load(reading: &Reading, folders: &Folders<'_>, options: &Options) -> Res<Self> {
+        let folder = Folder::open(folders.model)?;
+        match folder.model() {
+            ModelType::ShowO => show_o(reading, &folder, folders, options),
+            ModelType::LlamaGen => llamagen(reading, &folder, folders, options),
+            ModelType::Janus => {
+                if folders.tokenizer.is_some() {
+                    return Err("--tokenizer-dir: a Janus holds its image tokenizer itself".into());
+                }
+                let (model, text) = janus(reading, &folder, folders.words())?;
+                let options =
+                    options.raster(model.config().options(), RasterModel::grid(&*model))?;
+                Ok(Self::Janus {
+                    model,
+                    text,
+                    options,
+                })
+            }
+            _ => Err(folder.instead_of("a generator (Show-o, LlamaGen or Janus)")),
+        }
+    }
+
+    /// The judge that lies in the same weights.
+    pub fn judging(&self) -> Option<Judging> {
+        match self {
+            Self::Janus { model, text, .. } => {
+                Some(Judging::Janus(Arc::clone(model), Arc::clone(text)))
+            }
+            Self::ShowO { .. } | Self::LlamaGen { .. } => None,
+        }
+    }
+
+    /// A session in which so many candidates can be alive.
+    pub fn session(&self, candidates: usize) -> Res<Box<dyn Generator>> {
+        let raster = |options: &RasterOptions| {
+            let mut o = *options;
+            (o.candidates, o.batch) = (candidates, candidates.min(o.batch));
+            o
+        };
+        Ok(match self {
+            Self::ShowO {
+                model,
+                pixels,
+                text,
+                options,
+            } => {
+                let mut o = *options;
+                (o.candidates, o.batch) = (candidates, candidates.min(o.batch));
+                let (model, pixels) = (Arc::clone(model), Arc::clone(pixels));
+                Box::new(ShowOSession::new(model, pixels, Arc::clone(text), o)?)
+            }
+            Self::LlamaGen {
+                model,
+                pixels,
+                encoder,
+                text,
+                options,
+            } => {
+                let (model, pixels) = (Arc::clone(model), Arc::clone(pixels));
+                let reader =
+                    LlamaGenPrompts::new(Arc::clone(&model), encoder.clone(), Arc::clone(text))?;
+                Box::new(LlamaGenSession::new(
+                    model,
+                    pixels,
+                    reader,
+                    raster(options),
+                )?)
+            }
+            Self::Janus {
+                model,
+                text,
+                options,
+            } => Box::new(model.draw(Arc::clone(text), raster(options))?),
+        })
+    }
+
+    /// Everything beside the weights that decides what is drawn.
+    pub fn describe(&self) -> Value {
+        match self {
+            Self::ShowO { options, .. } => describe_show_o(options),
+            Self::LlamaGen { model, options, .. } => describe_raster(options, model.grid()),
+            Self::Janus { model, options, .. } => describe_raster(options, model.grid()),
+        }
+    }
+}
+
+fn show_o(
+    reading: &Reading,
+    folder: &Folder,
+    folders: &Folders<'_>,
+    options: &Options,
+) -> Res<Drawing> {
+    let options = options.show_o()?;
+    let pixels = folders.image_tokenizer("a Show-o", ModelType::Magvit)?;
+    let text = tokenizer(folders.words())?;
+    let config = folder.config(ShowOConfig::from_json)?;
+    let model = folder.load(reading, |cpu, source, format| {
+        ShowO::load(cpu, config, source, format)
+    })?;
+    let config = pixels.config(MagvitConfig::from_json)?;
+    let pixels = pixels.load(reading, |cpu, source, format| {
+        Magvit::load(cpu, config, source, format)
+    })?;
+    Ok(Drawing::ShowO {
+        model,
+        pixels,
+        text,
+        options,
+    })
+}
+
+fn llamagen(
+    reading: &Reading,
+    folder: &Folder,
+    folders: &Folders<'_>,
+    options: &Options,
+) -> Res<Drawing> {
+    let config = folder.config(LlamaGenConfig::from_json)?;
+    let options = options.raster(config.options(), [config.grid; 2])?;
+    let pixels = folders.image_tokenizer("a LlamaGen", ModelType::LlamaGenVq)?;
+    let (encoder, text) = match config.condition {
+        Condition::Class { .. } => (None, labels(folders.words())?),
+        _ => {
+            let path = folders.text.ok_or_else(|| {
+                let path = folder.path.display();
+                format!("{path}: a LlamaGen that reads text through a flan-T5: name its folder with --text-dir")
+            })?;
+            let (folder, text) = (Folder::of(path, ModelType::T5)?, tokenizer(path)?);
+            let config = folder.config(T5Config::from_json)?;
+            let encoder = folder.load(reading, |cpu, source, format| {
+                T5::load(cpu, config, source, format)
+            })?;
+            (Some(encoder), text)
+        }
+    };
+    let model = folder.load(reading, |cpu, source, format| {
+        LlamaGen::load(cpu, config, source, format)
+    })?;
+    let config = pixels.config(VqConfig::from_json)?;
+    let pixels = pixels.load(reading, |cpu, source, format| {
+        Vq::load(cpu, config, source, format)
+    })?;
+    Ok(Drawing::LlamaGen {
+        model,
+        pixels,
+        encoder,
+        text,
+        options,
+    })
+}

@@ -1,0 +1,92 @@
+//! Judges of every kind, from the folders that hold them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use maquette::cpu::Cpu;
+use maquette::generator::Needs;
+use maquette::model::files::folder::ModelType;
+use maquette::model::janus::{Janus, JanusConfig};
+use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
+use maquette::reward::Ask;
+use maquette::{Error, Judgement, RewardModel, Verdict};
+
+use super::Res;
+use super::folder::{Folder, Reading};
+use super::text::{Text, tokenizer};
+
+/// A loaded judge.
+#[derive(Clone)]
+pub enum Judging {
+    Llava(Arc<Llava<Cpu>>, Text),
+    Janus(Arc<Janus<Cpu>>, Text),
+}
+
+impl std::fmt::Debug for Judging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Llava(..) => f.write_str("Llava"),
+            Self::Janus(..) => f.write_str("Janus"),
+        }
+    }
+}
+
+/// A Janus and its tokenizer, to draw and to judge. What answers it gives and who speaks stands in the tokenizer.
+pub fn janus(reading: &Reading, folder: &Folder, text: &Path) -> Res<(Arc<Janus<Cpu>>, Text)> {
+    let text = tokenizer(text)?;
+    let config = folder.config(JanusConfig::from_json)?.with_tokenizer(&text);
+    let model = folder.load(reading, |cpu, source, format| {
+        Janus::load(cpu, config, source, format)
+    })?;
+    Ok((model, text))
+}
+
+impl Judging {
+    /// Reads the judge of a folder.
+    pub fn load(reading: &Reading, path: &Path) -> Res<Self> {
+        let folder = Folder::open(path)?;
+        match folder.model() {
+            ModelType::Llava => {
+                let text = tokenizer(path)?;
+                let config = folder.config(LlavaConfig::from_json)?;
+                let model = folder.load(reading, |cpu, source, format| {
+                    Llava::load(cpu, config, source, format)
+                })?;
+                Ok(Self::Llava(model, text))
+            }
+            ModelType::Janus => {
+                let (model, text) = janus(reading, &folder, path)?;
+                Ok(Self::Janus(model, text))
+            }
+            _ => Err(folder.instead_of("a judge (LLaVA-OneVision or Janus)")),
+        }
+    }
+
+    /// A session that judges so many views in one batch and keeps as many.
+    pub fn session(&self, views: usize) -> Res<Box<dyn RewardModel>> {
+        let mut options = JudgeOptions::default().with_views(views);
+        options.remembered = views;
+        Ok(Box::new(match self {
+            Self::Llava(model, text) => {
+                LlavaSession::new(Arc::clone(model), Arc::clone(text), options)?
+            }
+            Self::Janus(model, text) => model.judge(Arc::clone(text), options)?,
+        }))
+    }
+}
+
+/// Stands where a strategy asks nobody.
+#[derive(Debug)]
+pub struct Nobody;
+
+impl RewardModel for Nobody {
+    fn needs(&self, _: Judgement) -> Needs {
+        Needs::NOTHING
+    }
+
+    fn judge(&mut self, _: &Ask<'_>, _: &mut [Verdict]) -> maquette::Result<()> {
+        Err(Error::Unsupported {
+            what: "judging without a judge",
+        })
+    }
+}

@@ -1,0 +1,227 @@
+//! Folders to models, models to sessions.
+
+mod drawing;
+mod folder;
+mod judging;
+mod options;
+mod text;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use maquette::cpu::Cpu;
+use maquette::quant::Format;
+use maquette::rng::philox;
+use maquette::{Generator, RewardModel};
+use serde_json::{Value, json};
+
+use drawing::{Drawing, Folders};
+use folder::Reading;
+use judging::{Judging, Nobody};
+use options::Options;
+
+/// The guidance that the bundled generator was tuned for: w = 2.
+const GUIDANCE: f32 = 3.0;
+const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights");
+
+/// How large matrices are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Weights {
+    /// 32-bit floats.
+    F32,
+    /// Their upper halves.
+    Bf16,
+    /// 8-bit blocks of 32.
+    #[value(name = "q8_0")]
+    Q8,
+    /// 4-bit blocks of 32.
+    #[value(name = "q4_0")]
+    Q4,
+}
+
+/// Which models, and how they run.
+#[derive(Debug, Args)]
+pub struct Settings {
+    #[command(flatten)]
+    options: Options,
+    /// Threads of one search. [default: all cores]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Folder of the generator as downloaded: Show-o, LlamaGen (its file of weights will do), Janus or Janus-Pro.
+    /// [default: the bundled Show-o]
+    #[arg(long)]
+    model_dir: Option<PathBuf>,
+    /// Folder of its image tokenizer: the MAGVIT-v2 of a Show-o, the VQ of a LlamaGen; Janus holds its own. [default for
+    /// the bundled Show-o: the bundled one]
+    #[arg(long)]
+    tokenizer_dir: Option<PathBuf>,
+    /// Folder with tokenizer.json or vocab.txt; for a text-conditional LlamaGen the flan-T5 encoder with its tokenizer.
+    /// [default: the generator's folder]
+    #[arg(long)]
+    text_dir: Option<PathBuf>,
+    /// Folder of the judge: LLaVA-OneVision, Janus or Janus-Pro. [default: the bundled one for the bundled Show-o, a
+    /// Janus judges for itself]
+    #[arg(long)]
+    judge_dir: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t = Weights::F32)]
+    format: Weights,
+}
+
+/// Loaded models; sessions share them.
+#[derive(Debug)]
+pub struct Models {
+    drawing: Drawing,
+    judging: Option<Judging>,
+    settings: Value,
+    threads: usize,
+}
+
+/// What can go wrong in a program.
+pub type Res<T> = Result<T, Box<dyn Error>>;
+
+/// The program's end: an error is told in words, with its causes.
+pub fn ended(result: Res<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("error: {}", folder::told(&*error));
+    ExitCode::FAILURE
+}
+
+/// Whether two paths lead to the same folder.
+fn same(a: &Path, b: &Path) -> bool {
+    a == b || fs::canonicalize(a).is_ok_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
+}
+
+/// A folder as settings name it.
+fn shown(folder: &Path) -> String {
+    match folder.strip_prefix(BUNDLED) {
+        Ok(part) => format!("bundled {}", part.display()),
+        Err(_) => folder.display().to_string(),
+    }
+}
+
+impl Models {
+    /// Reads the generator and whatever it needs, and the judge if one will be asked.
+    pub fn load(s: &Settings, judged: bool) -> Res<Self> {
+        let cpu = Arc::new(match s.threads {
+            Some(n) => Cpu::with_threads(n)?,
+            None => Cpu::new(),
+        });
+        let threads = cpu.threads();
+        let format = match s.format {
+            Weights::F32 => Format::F32,
+            Weights::Bf16 => Format::Bf16,
+            Weights::Q8 => Format::Q8_0,
+            Weights::Q4 => Format::Q4_0,
+        };
+        let reading = Reading { cpu, format };
+        let bundled = |name: &str| Path::new(BUNDLED).join(name);
+        let model = s.model_dir.clone().unwrap_or_else(|| bundled("show-o"));
+        let own = same(&model, &bundled("show-o"));
+        let or_bundled = |dir: &Option<PathBuf>, name: &str| {
+            let dir = dir.clone();
+            dir.or_else(|| own.then(|| bundled(name)))
+        };
+        let tokenizer = or_bundled(&s.tokenizer_dir, "magvitv2");
+        let judge = or_bundled(&s.judge_dir, "judge");
+        let mut options = s.options.clone();
+        if own {
+            options.guidance.get_or_insert(GUIDANCE);
+        }
+        let folders = Folders {
+            model: &model,
+            tokenizer: tokenizer.as_deref(),
+            text: s.text_dir.as_deref(),
+        };
+        let drawing = Drawing::load(&reading, &folders, &options)?;
+        let judging = judged
+            .then(|| judging(&reading, &drawing, &model, judge.as_deref()))
+            .transpose()?;
+        let mut settings = json!({
+            "generator": shown(&model), "tokenizer": tokenizer.as_deref().map(shown),
+            "text": s.text_dir.as_deref().map(shown), "judge": judging.as_ref().map(|(_, dir)| shown(dir)),
+            "format": format!("{format:?}"), "activations": "F32",
+        });
+        if let (Some(all), Value::Object(own)) = (settings.as_object_mut(), drawing.describe()) {
+            all.extend(own);
+        }
+        Ok(Self {
+            drawing,
+            judging: judging.map(|(judging, _)| judging),
+            settings,
+            threads,
+        })
+    }
+
+    /// A session of the generator in which so many candidates can be alive.
+    pub fn generator(&self, candidates: u32) -> Res<Box<dyn Generator>> {
+        self.drawing.session(candidates as usize)
+    }
+
+    /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.
+    pub fn judge(&self, n: u32) -> Res<Box<dyn RewardModel>> {
+        match &self.judging {
+            Some(judging) => judging.session(n.clamp(1, 64) as usize),
+            None => Ok(Box::new(Nobody)),
+        }
+    }
+
+    /// Everything that decides what is drawn.
+    pub fn describe(&self) -> &Value {
+        &self.settings
+    }
+
+    /// Everything that decides how fast it is drawn.
+    pub fn device(&self) -> Value {
+        json!({ "backend": "cpu", "threads": self.threads, "instructions": instructions() })
+    }
+}
+
+/// The judge and the folder that it comes from. A Janus that draws judges on the same weights, unless told otherwise.
+fn judging(
+    reading: &Reading,
+    drawing: &Drawing,
+    model: &Path,
+    dir: Option<&Path>,
+) -> Res<(Judging, PathBuf)> {
+    match (dir, drawing.judging()) {
+        (None, Some(own)) => Ok((own, model.into())),
+        (Some(dir), Some(own)) if same(dir, model) => Ok((own, dir.into())),
+        (Some(dir), _) => Ok((Judging::load(reading, dir)?, dir.into())),
+        (None, None) => Err("this strategy asks a judge: name its folder with --judge-dir".into()),
+    }
+}
+
+/// The widest vectors of this machine that the CPU device uses.
+#[cfg(target_arch = "x86_64")]
+fn instructions() -> &'static str {
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq");
+    match (avx512, is_x86_feature_detected!("avx2")) {
+        (true, true) => "avx512",
+        (false, true) => "avx2",
+        _ => "portable",
+    }
+}
+
+/// The widest vectors of this machine that the CPU device uses.
+#[cfg(not(target_arch = "x86_64"))]
+fn instructions() -> &'static str {
+    "portable"
+}
+
+/// The seed of one picture: its own function of seed, prompt and image, so that order and company do not matter.
+pub fn picture_seed(seed: u64, prompt: u32, image: u32) -> u64 {
+    let [low, high, ..] = philox(
+        [(seed & 0xFFFF_FFFF) as u32, (seed >> 32) as u32],
+        [image, prompt, 1, 3],
+    );
+    u64::from(low) | u64::from(high) << 32
+}
