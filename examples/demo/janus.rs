@@ -33,7 +33,7 @@ pub(crate) struct Collect {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Guidance scale s of uncond + s · (cond − uncond).
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.0)]
     guidance: f32,
     /// Write a plan first, and draw with it.
     #[arg(long)]

@@ -20,6 +20,7 @@ args.add_argument("--prompts", type=int, default=240)
 args.add_argument("--each", type=int, default=10, help="pictures a prompt")
 args.add_argument("--seed", type=int, default=1)
 args.add_argument("--model", default=str(WEIGHTS / "janus"))
+args.add_argument("--guidance", type=float, default=2.0)
 args.add_argument("--plan", action="store_true", help="write a plan first, and draw with it")
 args = args.parse_args()
 ROWS, EARLY, LATE = vq.GRID, 3, vq.GRID - 1
@@ -28,7 +29,7 @@ out = RUN / "data" / args.name
 world("prompts", "--count", args.prompts, "--seed", 9000 + args.seed, "--out", out.with_suffix(".prompts"))
 prompts = [json.loads(line)["prompt"] for line in open(out.with_suffix(".prompts"))]
 plan = ["--plan"] if args.plan else []
-world("collect", "--model", args.model, "--prompts", out.with_suffix(".prompts"), "--each", args.each, "--seed", args.seed, *plan, "--out", out)
+world("collect", "--model", args.model, "--prompts", out.with_suffix(".prompts"), "--each", args.each, "--seed", args.seed, "--guidance", args.guidance, *plan, "--out", out)
 drawing = time.time() - started
 codes = torch.from_numpy(np.load(out.with_suffix(".npy")).astype(np.int64))
 texts = [p for p in prompts for _ in range(args.each)]

@@ -50,7 +50,7 @@ CONFIG = {
         "num_key_value_heads": HEADS,
         "rms_norm_eps": 1e-6,
         "rope_theta": THETA,
-        "max_position_embeddings": POSITIONS,
+        "max_position_embeddings": 1024,
     },
     "gen_embed_dim": vq.EMBED,
     "gen_head_hidden": HIDDEN,
