@@ -4,6 +4,7 @@ import argparse
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ args.add_argument("data", nargs="+", help="names given to collect_janus.py")
 args.add_argument("--name", default="janus-tuned")
 args.add_argument("--start", default=str(WEIGHTS / "janus/model.safetensors"), help="weights to start from")
 args.add_argument("--preview", choices=KINDS, help="the one way to show unfinished pictures; else all of them")
-args.add_argument("--seconds", type=float, default=600)
+args.add_argument("--seconds", type=float, default=600, help="of processor time")
 args.add_argument("--lr", type=float, default=4e-4)
 args.add_argument("--muon-lr", type=float, default=0.006)
 args.add_argument("--draw", type=float, default=1.0, help="weight of drawing and planning")
@@ -146,6 +147,7 @@ def check(state, kinds, rows):
     log(args.name, "; ".join(figures))
 
 
+Trainer.clock = staticmethod(time.process_time)
 model = janus.load(args.start).train()
 start = {k: v.clone() for k, v in model.state_dict().items()}
 matrices = [n for n, p in model.named_parameters() if "language_model.model.layers." in n and p.dim() == 2]
@@ -212,6 +214,6 @@ while t.progress < 1:
         checked = t.spent
         if args.rank == 0:
             t.save()
-            check(t.ema, [args.preview] if args.preview else KINDS, range(3, ROWS))
             janus.export(t.ema, WEIGHTS / "janus" if args.export else RUN / args.name)
+            check(t.ema, [args.preview] if args.preview else KINDS, range(3, ROWS))
         shared.wait()
