@@ -2,6 +2,7 @@
 //!
 //! Everything that knows about the world is here; the trainers under `train/` only read what this program writes.
 
+mod janus;
 mod prompts;
 mod scene;
 mod world;
@@ -85,6 +86,8 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Draw codes with a Janus folder.
+    Collect(janus::Collect),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -104,6 +107,7 @@ struct Line {
     prompt: String,
     objects: Vec<[usize; 5]>,
     questions: Vec<(String, u8)>,
+    plan: String,
 }
 
 #[derive(Deserialize)]
@@ -140,18 +144,20 @@ fn make(set: Set, index: usize, rng: &mut Rng) -> (Ask, Scene, usize) {
     }
 }
 
+/// The header of the .npy format, padded so that the data begin at byte 128 and ends in a newline.
+fn npy_header(file: &mut impl Write, kind: &str, shape: &str) -> std::io::Result<()> {
+    let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
+    file.write_all(b"\x93NUMPY\x01\x00")?;
+    file.write_all(&118u16.to_le_bytes())?;
+    writeln!(file, "{header:<117}")
+}
+
 fn draw(set: Set, count: usize, seed: u64, out: &Path) -> Outcome {
     let mut rng = Rng::new(seed);
     let mut painter = Painter::new();
     let mut pixels = BufWriter::new(File::create(out.with_extension("npy"))?);
     let mut lines = BufWriter::new(File::create(out.with_extension("jsonl"))?);
-    let header = format!(
-        "{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {SIDE}, {SIDE}, 3), }}"
-    );
-    // The header of the .npy format is padded so that the data begin at byte 128 and ends in a newline.
-    pixels.write_all(b"\x93NUMPY\x01\x00")?;
-    pixels.write_all(&118u16.to_le_bytes())?;
-    writeln!(pixels, "{header:<117}")?;
+    npy_header(&mut pixels, "|u1", &format!("{count}, {SIDE}, {SIDE}, 3"))?;
     for index in 0..count {
         let (ask, scene, asked) = make(set, index, &mut rng);
         pixels.write_all(&painter.draw(scene.page, &scene.objects, &scene.scraps))?;
@@ -163,6 +169,7 @@ fn draw(set: Set, count: usize, seed: u64, out: &Path) -> Outcome {
         };
         let line = Line {
             prompt: ask.text(),
+            plan: scene.plan(&ask),
             objects: scene
                 .objects
                 .iter()
@@ -310,6 +317,26 @@ fn write_words(out: &Path) -> Outcome {
         list(&["match", "process", "clear", "potential", "?", "yes", "no"]),
     )?;
     std::fs::write(
+        out.join("janus.txt"),
+        list(&[
+            "match",
+            "process",
+            "clear",
+            "potential",
+            "plan",
+            "?",
+            "yes",
+            "no",
+            "<\u{ff5c}begin\u{2581}of\u{2581}sentence\u{ff5c}>",
+            "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+            "<\u{ff5c}\u{2581}pad\u{2581}\u{ff5c}>",
+            "<begin_of_image>",
+            "<end_of_image>",
+            "<|User|>",
+            "<|Assistant|>",
+        ]),
+    )?;
+    std::fs::write(
         out.join("names.json"),
         serde_json::json!({ "kinds": KINDS, "colours": COLOURS, "tags": TAGS }).to_string(),
     )?;
@@ -341,5 +368,6 @@ fn main() -> Outcome {
             seed,
             out,
         } => write_questions(&readings, each, seed, &out),
+        Command::Collect(collect) => collect.run(),
     }
 }

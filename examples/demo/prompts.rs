@@ -14,7 +14,8 @@ pub(crate) const TAGS: [&str; 6] = [
 ];
 /// GenEval's relations.
 pub(crate) const RELATIONS: [&str; 4] = ["left of", "right of", "above", "below"];
-const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
+/// Numbers in words.
+pub(crate) const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
 /// Share of each task among drawn training scenes.
 const SHARES: [f32; 6] = [0.08, 0.18, 0.20, 0.12, 0.17, 0.25];
 
@@ -50,7 +51,7 @@ pub(crate) struct Ask {
     pub(crate) extra: usize,
 }
 
-fn with_article(words: &str) -> String {
+pub(crate) fn with_article(words: &str) -> String {
     let article = if words.starts_with(['a', 'e', 'i', 'o', 'u']) {
         "an"
     } else {

@@ -1,6 +1,6 @@
 //! Scenes that answer a request, GenEval's verdict on what is seen, and questions with known answers.
 
-use crate::prompts::Ask;
+use crate::prompts::{Ask, NUMBERS, plural, with_article};
 use crate::world::{COLOURS, KINDS, Object, Rng, SIDE, Scrap, natural};
 
 /// What a detector reports: a square box by centre and side, in pixels.
@@ -139,6 +139,34 @@ impl Scene {
                 objects,
                 scraps: Vec::new(),
             };
+        }
+    }
+
+    /// The scene in words: what it shows, how many, in which colour, and in which corner of the page.
+    pub(crate) fn plan(&self, ask: &Ask) -> String {
+        let corner = |o: &Object| {
+            let middle = |at: usize| 2 * at + o.size < SIDE;
+            let across = if middle(o.x) { "left" } else { "right" };
+            format!("{across} {}", if middle(o.y) { "above" } else { "below" })
+        };
+        let parts: Vec<String> = self
+            .objects
+            .iter()
+            .map(|o| {
+                let what = with_article(&format!("{} {}", COLOURS[o.colour], KINDS[o.kind]));
+                format!("{what} {}", corner(o))
+            })
+            .collect();
+        match self.objects.split_first() {
+            Some((first, _)) if ask.task == 2 => {
+                let kind = plural(KINDS[first.kind]);
+                let mut corners: Vec<String> = self.objects.iter().map(corner).collect();
+                corners.sort();
+                let number = NUMBERS[self.objects.len().min(NUMBERS.len() - 1)];
+                let colour = COLOURS[first.colour];
+                format!("{number} {colour} {kind} {}", corners.join(" "))
+            }
+            _ => parts.join(" and "),
         }
     }
 

@@ -5,6 +5,17 @@ use crate::ops::conv::Rounding;
 use crate::ops::sample::Filter;
 
 /// What stands where no code is drawn yet when a picture is looked at.
+///
+/// Measured on the bundled Janus, tuned on all four alike: the chance that its potential question ranks a picture that ends
+/// right above one that ends wrong, on 390 drawings of 33 training-split prompts that it was not tuned on. Up to row 5
+/// of 8 no way tells more than chance (.31 to .62); after that the default leads, within what so few prompts can tell.
+///
+/// | | row 6 | row 7 |
+/// |---|---|---|
+/// | `RepeatRow` | .638 | .831 |
+/// | `Mean` | .654 | .792 |
+/// | `Zeros` | .562 | .809 |
+/// | `Grey` | .563 | .730 |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Preview {
