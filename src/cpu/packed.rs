@@ -22,6 +22,7 @@ use crate::quant::{Format, Q4_BLOCK_BYTES, Q8_BLOCK, Q8_BLOCK_BYTES, QuantData, 
 
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 64;
+
 /// A weight matrix `[n, k]` in panels.
 #[derive(Debug)]
 pub struct Packed {
