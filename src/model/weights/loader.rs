@@ -137,9 +137,17 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// Decodes elements from `at` on, and releases their bytes.
     fn decode(&self, tensor: &Checked<'_>, at: usize, out: &mut [f32]) -> Result<()> {
-        let bytes = tensor.bytes(at..at + out.len());
-        tensor.tensor.dtype.decode(bytes, out);
-        self.source.release(bytes);
+        Self::decode_kept(tensor, at, out)?;
+        self.source.release(tensor.bytes(at..at + out.len()));
+        Ok(())
+    }
+
+    /// Decodes elements from `at` on.
+    fn decode_kept(tensor: &Checked<'_>, at: usize, out: &mut [f32]) -> Result<()> {
+        tensor
+            .tensor
+            .dtype
+            .decode(tensor.bytes(at..at + out.len()), out);
         match out.iter().position(|v| !v.is_finite()) {
             Some(row) => Err(not_finite(at + row)),
             None => Ok(()),
@@ -278,19 +286,33 @@ impl<'a, B: Backend> Loader<'a, B> {
         for to in 0..n {
             let row = order(to);
             covers("weights", "rows", n, row.saturating_add(1))?;
-            self.put(&tensor, (format, k), row..row + 1, &mut matrix, to)?;
+            self.convert(&tensor, (format, k), row..row + 1, &mut matrix, (to, false))?;
         }
+        // Not row by row: neighbours share pages.
+        self.source.release(tensor.tensor.bytes);
         Ok(matrix)
     }
 
-    /// Puts rows of a tensor into a matrix from row `to` on.
+    /// Puts rows of a tensor into a matrix from row `to` on, and releases their bytes.
     fn put(
         &self,
         tensor: &Checked<'_>,
         (format, k): (Format, usize),
         rows: Range<usize>,
         matrix: &mut B::Matrix,
-        mut to: usize,
+        to: usize,
+    ) -> Result<()> {
+        self.convert(tensor, (format, k), rows, matrix, (to, true))
+    }
+
+    /// As [`put`](Self::put), the bytes released or not.
+    fn convert(
+        &self,
+        tensor: &Checked<'_>,
+        (format, k): (Format, usize),
+        rows: Range<usize>,
+        matrix: &mut B::Matrix,
+        (mut to, release): (usize, bool),
     ) -> Result<()> {
         let format = format.or_f32(k);
         let stored = stored_as(format, tensor.tensor.dtype);
@@ -311,12 +333,14 @@ impl<'a, B: Backend> Loader<'a, B> {
                 finite(format, bytes).map_err(|piece| not_finite(row * k + piece))?;
                 let view = QuantMatrix::from_bytes(format, n, k, bytes)?;
                 self.backend.put(matrix, to, &view)?;
-                self.source.release(bytes);
             } else {
                 let floats = &mut floats[..n * k];
-                self.decode(tensor, row * k, floats)?;
+                Self::decode_kept(tensor, row * k, floats)?;
                 let view = packer.view(n, k, floats, row * k)?;
                 self.backend.put(matrix, to, &view)?;
+            }
+            if release {
+                self.source.release(tensor.bytes(row * k..(row + n) * k));
             }
             to += n;
         }
