@@ -7,7 +7,7 @@ use maquette::Result;
 use maquette::cpu::Cpu;
 use maquette::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
 use maquette::ops::conv::{ConvShape, PatchShape, Rounding};
-use maquette::ops::gemm::GemmShape;
+use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use maquette::ops::reward_head::AnswerShape;
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
@@ -74,12 +74,21 @@ fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             forms.push((name, QuantMatrix::from_bytes(*format, n, k, bytes)?));
         }
         for (format, w) in forms {
-            let w = cpu.pack(&w)?;
+            let matrix = cpu.pack(&w)?;
             // One element is one multiply and one add.
             let amount = Throughput::Elements((m * n * k) as u64);
             time(c, &format!("gemm/{format}/m{m}_n{n}_k{k}"), amount, || {
-                cpu.gemm(s, &x, &w, None, &mut y)
+                cpu.gemm(s, &x, &matrix, None, &mut y)
             });
+            if w.format().block() > 1 {
+                let s = GemmShape {
+                    activations: Activations::A8,
+                    ..s
+                };
+                let name = format!("gemm/{format}_a8/m{m}_n{n}_k{k}");
+                let amount = Throughput::Elements((m * n * k) as u64);
+                time(c, &name, amount, || cpu.gemm(s, &x, &matrix, None, &mut y));
+            }
         }
     }
     Ok(())
