@@ -327,7 +327,7 @@ impl Cpu {
             .map(most)
             .max()
             .unwrap_or(0);
-        // Turned keys pay only for many queries.
+        // Panels of all keys and values pay only for many queries.
         let one = s.queries == 1 && bias.is_empty() && s.head_dim <= SUM_BLOCK;
         let len = if one {
             one::scratch(&s, n)

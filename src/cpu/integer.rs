@@ -11,7 +11,7 @@ mod conv;
 use super::Cpu;
 use super::gemm::{Sums, finish, split};
 use super::packed::{PANEL, Strips, panel_width};
-use super::simd::{Dots, DotsJob, Isa, Lanes};
+use super::simd::{Dots, DotsJob, Lanes};
 use super::strips::{Q4_STRIP, Q8_STRIP, STRIP, StripBlock};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::{Result, product};
@@ -49,9 +49,10 @@ impl DotsJob for Round<'_> {
         let row = self.k / A8_BLOCK * WORDS;
         let (mut x, mut out) = (self.x, self.out);
         while !out.is_empty() {
-            let rows = match self.grouped {
-                true => group::<D>(out.len() / row),
-                false => 1,
+            let rows = if self.grouped {
+                group::<D>(out.len() / row)
+            } else {
+                1
             };
             let (these, rest) = out.split_at_mut(rows * row);
             let (values, others) = x.split_at(rows * self.k);
@@ -187,7 +188,7 @@ impl Cpu {
         bias: Option<&[f32]>,
         y: &mut [f32],
     ) -> Result<()> {
-        let isa: Isa = self.isa;
+        let isa = self.isa;
         let len = product("gemm", &[s.m, s.k / A8_BLOCK, WORDS])?;
         self.pool.with_words(len, |words| {
             rounded_words(self, [s.m, s.k], x, w.added(), true, words);
