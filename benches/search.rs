@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use maquette::reward::Verdict;
 use maquette::rng::Stream;
-use maquette::search::{BestOfN, Parm, ParmForm, Plain, Prm};
+use maquette::search::{Adaptive, BestOfN, Budget, Halving, Parm, ParmForm, Plain, Prm};
 use maquette::testing::{ScriptedGenerator, ScriptedReward};
 use maquette::{CodeGrid, Flow, Generator, Judgement, Prompt, SearchStrategy};
 
@@ -53,6 +53,15 @@ fn strategies(bench: &mut Criterion) {
     one(bench, "plain/n1_s18", Plain);
     one(bench, "best_of_n/n20_s18", BestOfN::new(20));
     one(bench, "prm/n20_s18", Prm::new(20));
+    one(bench, "prm_beam4/n20_s18", Prm::new(20).with_width(4));
+    one(bench, "halving/n20_s18", Halving::new(20, [4, 8, 12]));
+    let rounds = Adaptive::new(BestOfN::new(4), 5).with_confidence(2.0);
+    one(bench, "adaptive/n4x5_s18", rounds);
+    one(
+        bench,
+        "budget/n4x5_s18",
+        Budget::new(rounds).with_steps(360),
+    );
     one(bench, "parm_pruned/n20_s18", Parm::new(20));
     one(
         bench,

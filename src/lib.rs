@@ -26,6 +26,7 @@ pub mod combine;
 pub mod cpu;
 pub mod error;
 pub mod generator;
+pub mod human;
 pub mod image;
 pub mod math;
 #[cfg(feature = "alloc")]

@@ -26,6 +26,7 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("combine", CONTRACTS),
+    ("human", CONTRACTS),
     ("search", CONTRACTS),
     ("quant", GROUND),
     (

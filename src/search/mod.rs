@@ -1,7 +1,15 @@
 //! The contract of a search strategy, and the strategies.
 
 #[cfg(feature = "alloc")]
+mod adaptive;
+#[cfg(feature = "alloc")]
 mod best_of_n;
+#[cfg(feature = "alloc")]
+mod budget;
+#[cfg(feature = "alloc")]
+mod halving;
+#[cfg(feature = "alloc")]
+mod nested;
 #[cfg(feature = "alloc")]
 mod parm;
 #[cfg(feature = "alloc")]
@@ -22,7 +30,13 @@ use crate::prompt::Prompt;
 use crate::reward::{Judgement, RewardModel, Verdict, ViewKey};
 
 #[cfg(feature = "alloc")]
+pub use adaptive::Adaptive;
+#[cfg(feature = "alloc")]
 pub use best_of_n::BestOfN;
+#[cfg(feature = "alloc")]
+pub use budget::Budget;
+#[cfg(feature = "alloc")]
+pub use halving::Halving;
 #[cfg(feature = "alloc")]
 pub use parm::{Parm, ParmForm};
 #[cfg(feature = "alloc")]
@@ -91,12 +105,25 @@ pub enum Event<'a> {
         /// The candidate they were forked from.
         parent: Option<CandidateId>,
     },
+    /// Candidates are about to take a step: whoever ends the search now saves it. Not told of the steps that finish a
+    /// candidate which the listener chose.
+    Stepping {
+        /// The candidates.
+        ids: &'a [CandidateId],
+    },
     /// Candidates took a step.
     Stepped {
         /// The candidates.
         ids: &'a [CandidateId],
         /// Steps the first of them has taken now.
         step: u32,
+    },
+    /// A question is about to be put: whoever ends the search now saves it.
+    Asking {
+        /// The question.
+        judgement: Judgement,
+        /// Names of the views.
+        keys: &'a [ViewKey],
     },
     /// Candidates were decoded to be judged.
     Observed {
@@ -196,6 +223,22 @@ pub trait SearchStrategy<G: Generator + ?Sized, R: RewardModel + ?Sized> {
 
 impl<G: Generator + ?Sized, R: RewardModel + ?Sized, T: SearchStrategy<G, R> + ?Sized>
     SearchStrategy<G, R> for &mut T
+{
+    fn search(
+        &mut self,
+        generator: &mut G,
+        reward: &mut R,
+        prompt: &Prompt<'_>,
+        rng: &mut dyn Rng,
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Decision> {
+        (**self).search(generator, reward, prompt, rng, on_event)
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl<G: Generator + ?Sized, R: RewardModel + ?Sized, T: SearchStrategy<G, R> + ?Sized>
+    SearchStrategy<G, R> for alloc::boxed::Box<T>
 {
     fn search(
         &mut self,

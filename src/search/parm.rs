@@ -4,10 +4,10 @@ use alloc::vec::Vec;
 
 use rand_core::Rng;
 
-use super::run::{Pick, Progress, Run, most_confident, some_candidates};
+use super::run::{Pick, Progress, Run, most_confident, some_candidates, within};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generator::{CandidateId, Generator};
 use crate::prompt::Prompt;
 use crate::reward::{Answer, Judgement, RewardModel};
@@ -57,6 +57,9 @@ pub struct Parm {
     pub form: ParmForm,
     /// First step after which clarity is asked, counted from 1. Above 1 it saves questions and is not in the paper.
     pub min_clarity_step: u32,
+    /// Clarity is asked at every so many-th step from there on, and after the last one. Above 1 it saves questions where
+    /// paths become clear slowly, and is not in the paper.
+    pub clarity_interval: u32,
 }
 
 impl Parm {
@@ -67,6 +70,7 @@ impl Parm {
             candidates,
             form: ParmForm::Pruned,
             min_clarity_step: 1,
+            clarity_interval: 1,
         }
     }
 
@@ -81,6 +85,27 @@ impl Parm {
     #[must_use]
     pub const fn with_min_clarity_step(mut self, step: u32) -> Self {
         self.min_clarity_step = step;
+        self
+    }
+
+    /// Asks about clarity only at every so many-th step, and after the last one.
+    ///
+    /// ```
+    /// use maquette::search::{Flow, Parm, SearchStrategy};
+    /// use maquette::testing::{OracleReward, ScriptedGenerator};
+    /// use maquette::{Prompt, rng::Stream};
+    ///
+    /// let (mut generator, mut reward) = (ScriptedGenerator::new(9), OracleReward::new(1).clear_from(6));
+    /// let found = Parm::new(4).with_min_clarity_step(3).with_clarity_interval(2).search(
+    ///     &mut generator, &mut reward, &Prompt::new("a red car"), &mut Stream::new(1), &mut |_| Flow::Continue,
+    /// )?;
+    /// // Steps 3, 5 and 7.
+    /// assert_eq!((found.cost.clarity, found.cost.potential), (12, 4));
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn with_clarity_interval(mut self, steps: u32) -> Self {
+        self.clarity_interval = steps;
         self
     }
 }
@@ -107,19 +132,9 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Pa
     ) -> Result<Decision> {
         const ASKS: [Judgement; 3] = [Judgement::Clarity, Judgement::Potential, Judgement::Outcome];
         let n = some_candidates(self.candidates)?;
-        let (got, max) = (
-            u64::from(self.min_clarity_step),
-            u64::from(generator.steps()),
-        );
-        if got == 0 || got > max {
-            return Err(Error::Range {
-                op: "search",
-                arg: "min_clarity_step",
-                got,
-                min: 1,
-                max,
-            });
-        }
+        let last = generator.steps().into();
+        within("min_clarity_step", self.min_clarity_step.into(), 1, last)?;
+        within("clarity_interval", self.clarity_interval.into(), 1, last)?;
         let (mut paths, mut batch) = (reserved(n)?, reserved(n)?);
         let mut run = Run::new(generator, reward, prompt, on_event, n, &ASKS)?;
         let outcome = self.walk(&mut run, rng, &mut paths, &mut batch);
@@ -148,7 +163,9 @@ impl Parm {
                 self.form == ParmForm::Released || path.potential || !path.clear
             });
             run.step(batch)?;
-            if step >= self.min_clarity_step {
+            let since = step.checked_sub(self.min_clarity_step);
+            let due = since.is_some_and(|since| since.is_multiple_of(self.clarity_interval));
+            if due || step == run.steps() {
                 select(batch, paths, |path| !path.clear);
                 examine(run, paths, batch)?;
             }

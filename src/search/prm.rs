@@ -4,20 +4,22 @@ use alloc::vec::Vec;
 
 use rand_core::Rng;
 
-use super::run::{Pick, Progress, Run, most_confident, some_candidates};
+use super::run::{Pick, Progress, Run, keep_best, some_candidates, within};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generator::{CandidateId, Generator};
 use crate::prompt::Prompt;
 use crate::reward::{Judgement, RewardModel};
 
 /// At each judged step draws N continuations of the kept path, asks [`Judgement::Process`] about each, and goes on
-/// from the most confident "yes"; the others are pruned at once.
+/// from the most confident "yes"; the others are pruned at once. With a wider beam several paths are kept.
 ///
-/// The kept path with its own seed is one of the N continuations, the others are forks with new seeds; so N places
-/// in the generator are enough and N = 1 draws what [`Plain`](super::Plain) draws, without asking the judge. The
-/// first of equals wins and a malformed answer counts 0. On steps that are not judged the kept path steps alone.
+/// A kept path with its own seed is one of its continuations, the others are forks with new seeds; so N places
+/// in the generator are enough and N = 1 draws what [`Plain`](super::Plain) draws, without asking the judge. Kept paths
+/// share the N continuations evenly, the first of them get what is over. The first of equals wins and a malformed
+/// answer counts 0. On steps that are not judged the kept paths step alone; after the last step they are judged if
+/// more than one is left.
 ///
 /// ```
 /// use maquette::search::{Flow, Prm, SearchStrategy};
@@ -34,7 +36,7 @@ use crate::reward::{Judgement, RewardModel};
 ///
 /// # Source
 /// Guo et al., "Can We Generate Images with CoT?", arXiv 2501.13926, section 3.1 (process reward model). The code is
-/// not released; how the N copies of a path part is our choice.
+/// not released; how the N copies of a path part is our choice, and so is the beam.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Prm {
@@ -42,6 +44,8 @@ pub struct Prm {
     pub candidates: u32,
     /// Steps after which is judged, counted from 1; all of them where `None`.
     pub judged_steps: Option<Vec<u32>>,
+    /// Paths that are kept, the width of the beam; 1 to N.
+    pub width: u32,
 }
 
 impl Prm {
@@ -51,7 +55,28 @@ impl Prm {
         Self {
             candidates,
             judged_steps: None,
+            width: 1,
         }
+    }
+
+    /// Keeps so many paths.
+    ///
+    /// ```
+    /// use maquette::search::{Flow, Prm, SearchStrategy};
+    /// use maquette::testing::{OracleReward, ScriptedGenerator};
+    /// use maquette::{Prompt, rng::Stream};
+    ///
+    /// let (mut generator, mut reward) = (ScriptedGenerator::new(4), OracleReward::new(1));
+    /// let found = Prm::new(6).with_width(2).search(
+    ///     &mut generator, &mut reward, &Prompt::new("a red car"), &mut Stream::new(1), &mut |_| Flow::Continue,
+    /// )?;
+    /// assert_eq!((found.cost.candidates, found.cost.process), (6 + 3 * 4, 24));
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn with_width(mut self, paths: u32) -> Self {
+        self.width = paths;
+        self
     }
 
     /// Judges only after these steps, counted from 1.
@@ -80,21 +105,9 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Pr
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<Decision> {
         let n = some_candidates(self.candidates)?;
-        let max = generator.steps();
-        let alien = self
-            .judged_steps
-            .iter()
-            .flatten()
-            .find(|&&step| step == 0 || step > max);
-        if let Some(&step) = alien {
-            let (got, max) = (u64::from(step), u64::from(max));
-            return Err(Error::Range {
-                op: "search",
-                arg: "judged_steps",
-                got,
-                min: 1,
-                max,
-            });
+        within("width", self.width.into(), 1, self.candidates.into())?;
+        for &step in self.judged_steps.iter().flatten() {
+            within("judged_steps", step.into(), 1, generator.steps().into())?;
         }
         let mut paths = reserved(n)?;
         let mut run = Run::new(
@@ -121,21 +134,36 @@ impl Prm {
         run.start(rng, if self.judges(1) { n } else { 1 })?;
         paths.extend_from_slice(run.latest());
         for step in 1..=run.steps() {
-            if self.judges(step) && paths.len() < n {
-                run.fork(rng, paths[0], n - 1)?;
-                paths.extend_from_slice(run.latest());
+            if self.judges(step) {
+                branch(run, rng, paths, n)?;
             }
             run.step(paths)?;
-            if self.judges(step) {
+            let last = step == run.steps();
+            if self.judges(step) || (last && paths.len() > 1) {
                 run.open(paths);
                 run.ask(Judgement::Process)?;
                 run.close();
-                let kept = paths[most_confident(run.verdicts())];
-                run.keep_only(kept)?;
-                paths.clear();
-                paths.push(kept);
+                let width = if last { 1 } else { self.width as usize };
+                keep_best(paths, run.verdicts(), width);
+                run.keep_only(paths)?;
             }
         }
         Ok(Pick::of(paths[0]))
     }
+}
+
+/// Forks the paths until there are `n`.
+fn branch<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+    run: &mut Run<'_, G, R>,
+    rng: &mut dyn Rng,
+    paths: &mut Vec<CandidateId>,
+    n: usize,
+) -> Progress {
+    let kept = paths.len();
+    for i in 0..kept {
+        let share = n / kept + usize::from(i < n % kept);
+        run.fork(rng, paths[i], share - 1)?;
+        paths.extend_from_slice(run.latest());
+    }
+    Ok(())
 }

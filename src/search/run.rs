@@ -63,21 +63,41 @@ pub(super) fn most_confident(verdicts: &[Verdict]) -> usize {
     at
 }
 
+/// Keeps the `n` most confident "yes", in their order; of equals the first.
+pub(super) fn keep_best(ids: &mut Vec<CandidateId>, verdicts: &[Verdict], n: usize) {
+    let score = |i: usize| verdicts.get(i).map_or(f32::NEG_INFINITY, confidence);
+    let better = |i: usize| {
+        let before = |j: &usize| score(*j) > score(i) || (*j < i && score(*j) >= score(i));
+        (0..verdicts.len()).filter(before).count()
+    };
+    let mut i = 0;
+    ids.retain(|_| {
+        i += 1;
+        better(i - 1) < n
+    });
+}
+
 /// Fails for a search without candidates.
 pub(super) fn some_candidates(n: u32) -> Result<usize> {
-    if n == 0 {
-        return Err(Error::Range {
-            op: "search",
-            arg: "candidates",
-            got: 0,
-            min: 1,
-            max: u64::from(u32::MAX),
-        });
-    }
+    within("candidates", u64::from(n), 1, u64::from(u32::MAX))?;
     Ok(n as usize)
 }
 
-fn tell(listener: &mut dyn FnMut(Event<'_>) -> Flow, event: Event<'_>) -> Progress {
+/// Fails for a setting outside its range.
+pub(super) fn within(arg: &'static str, got: u64, min: u64, max: u64) -> Result<()> {
+    if (min..=max).contains(&got) {
+        return Ok(());
+    }
+    Err(Error::Range {
+        op: "search",
+        arg,
+        got,
+        min,
+        max,
+    })
+}
+
+pub(super) fn tell(listener: &mut dyn FnMut(Event<'_>) -> Flow, event: Event<'_>) -> Progress {
     match listener(event) {
         Flow::Continue => Ok(()),
         Flow::Stop => Err(Halt::Stop),
@@ -86,25 +106,25 @@ fn tell(listener: &mut dyn FnMut(Event<'_>) -> Flow, event: Event<'_>) -> Progre
 }
 
 /// A candidate that is alive and belongs to this search.
-struct Member {
-    id: CandidateId,
-    taken: u32,
-    last: Option<Verdict>,
-    rejected: bool,
+pub(super) struct Member {
+    pub(super) id: CandidateId,
+    pub(super) taken: u32,
+    pub(super) last: Option<Verdict>,
+    pub(super) rejected: bool,
 }
 
 /// One search under way.
 pub(super) struct Run<'a, G: ?Sized, R: ?Sized> {
-    generator: &'a mut G,
-    reward: &'a mut R,
-    prompt: &'a Prompt<'a>,
-    listener: &'a mut dyn FnMut(Event<'_>) -> Flow,
-    members: Vec<Member>,
+    pub(super) generator: &'a mut G,
+    pub(super) reward: &'a mut R,
+    pub(super) prompt: &'a Prompt<'a>,
+    pub(super) listener: &'a mut dyn FnMut(Event<'_>) -> Flow,
+    pub(super) members: Vec<Member>,
     ids: Vec<CandidateId>,
     seeds: Vec<u64>,
     gallery: Gallery,
     verdicts: Vec<Verdict>,
-    cost: Cost,
+    pub(super) cost: Cost,
 }
 
 impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
@@ -202,8 +222,16 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         }
     }
 
-    /// Takes one step with each of these, in one batch.
+    /// Takes one step with each of these, in one batch, unless the listener ends the search first.
     pub(super) fn step(&mut self, ids: &[CandidateId]) -> Progress {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        tell(self.listener, Event::Stepping { ids })?;
+        self.advance(ids)
+    }
+
+    fn advance(&mut self, ids: &[CandidateId]) -> Progress {
         let Some(&first) = ids.first() else {
             return Ok(());
         };
@@ -253,6 +281,8 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         if n == 0 {
             return Ok(());
         }
+        let keys = self.gallery.keys();
+        tell(self.listener, Event::Asking { judgement, keys })?;
         let missing = self
             .gallery
             .observe(self.generator, self.reward.needs(judgement))?;
@@ -330,8 +360,8 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         tell(self.listener, Event::Rejected { id, parked: true })
     }
 
-    /// Frees every candidate but one and says that each of them is rejected.
-    pub(super) fn keep_only(&mut self, kept: CandidateId) -> Progress {
+    /// Frees every candidate but these and says that each of them is rejected.
+    pub(super) fn keep_only(&mut self, kept: &[CandidateId]) -> Progress {
         self.prune_others(kept)?;
         for &id in &self.ids {
             tell(self.listener, Event::Rejected { id, parked: false })?;
@@ -339,18 +369,18 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         Ok(())
     }
 
-    fn prune_others(&mut self, kept: CandidateId) -> Result<()> {
+    fn prune_others(&mut self, kept: &[CandidateId]) -> Result<()> {
         self.ids.clear();
         self.ids.extend(
             self.members
                 .iter()
                 .map(|member| member.id)
-                .filter(|&id| id != kept),
+                .filter(|id| !kept.contains(id)),
         );
         if !self.ids.is_empty() {
             self.generator.prune(&self.ids)?;
         }
-        self.members.retain(|member| member.id == kept);
+        self.members.retain(|member| kept.contains(&member.id));
         Ok(())
     }
 
@@ -394,12 +424,21 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
                 break id;
             }
             favourite = Some(id);
-            match self.complete(&[id]) {
+            match self.finish(id) {
                 Ok(()) => break id,
                 Err(again) => halt = again,
             }
         };
         self.decide(&Pick::of(winner), true)
+    }
+
+    /// Steps a chosen candidate to its end. These steps are not announced: a listener that chose and chose again before
+    /// each of them would never let the search end.
+    fn finish(&mut self, id: CandidateId) -> Progress {
+        while !self.finished(id) {
+            self.advance(&[id])?;
+        }
+        Ok(())
     }
 
     /// The highest last "yes" among those still in the running, or among all if nobody is; the first of equals.
@@ -420,7 +459,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
     }
 
     fn decide(&mut self, pick: &Pick, stopped: bool) -> Result<Decision> {
-        self.prune_others(pick.winner)?;
+        self.prune_others(&[pick.winner])?;
         self.close();
         // The search is over: nothing the listener answers here could change it.
         let _ = (self.listener)(Event::Chosen { id: pick.winner });

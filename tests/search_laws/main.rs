@@ -1,11 +1,12 @@
 //! Laws of search on scripted generators and judges.
 
+mod adaptive;
 mod laws;
 
 use laws::{Dyn, Outcome, go_on, search};
 use maquette::generator::Needs;
 use maquette::reward::{Answer, Verdict};
-use maquette::search::{BestOfN, Parm, ParmForm, Plain, Prm};
+use maquette::search::{Adaptive, BestOfN, Halving, Parm, ParmForm, Plain, Prm};
 use maquette::testing::{OracleReward, ScriptedGenerator, ScriptedReward, conformance};
 use maquette::{
     CandidateId, Error, Flow, Judgement, Prompt, RewardModel, SearchStrategy, rng::Stream,
@@ -20,9 +21,18 @@ fn strategies(n: u32) -> Vec<Box<Dyn<'static>>> {
         Box::new(BestOfN::new(n)),
         Box::new(Prm::new(n)),
         Box::new(Prm::new(n).with_judged_steps([2, 5])),
+        Box::new(Prm::new(n).with_width(n.div_ceil(2))),
+        Box::new(Prm::new(n).with_judged_steps([1, 3]).with_width(n.min(2))),
+        Box::new(Halving::new(n, [2, 4])),
+        Box::new(Halving::new(n, [2, 3, STEPS]).with_judgement(Judgement::Potential)),
         Box::new(Parm::new(n)),
         Box::new(Parm::new(n).with_form(ParmForm::Released)),
         Box::new(Parm::new(n).with_min_clarity_step(3)),
+        Box::new(
+            Parm::new(n)
+                .with_min_clarity_step(2)
+                .with_clarity_interval(3),
+        ),
     ]
 }
 
@@ -51,10 +61,18 @@ fn scripted(table: Vec<u8>, needs: Needs) -> ScriptedReward {
 }
 
 /// One search on fresh fakes, checked against what they counted.
-fn counted(strategy: &mut Dyn<'static>, mut reward: ScriptedReward, seed: u64) -> Outcome {
+fn counted(strategy: &mut Dyn<'static>, reward: ScriptedReward, seed: u64) -> Outcome {
+    let found = tallied(strategy, reward, seed);
+    assert!(!found.decision.stopped);
+    found
+}
+
+/// The same for a search that a budget may end.
+fn tallied(strategy: &mut Dyn<'static>, mut reward: ScriptedReward, seed: u64) -> Outcome {
     let mut generator = ScriptedGenerator::new(STEPS);
-    let found = laws::cost_is_what_was_told(strategy, &mut generator, &mut reward, seed);
+    let found = search(strategy, &mut generator, &mut reward, seed, &mut go_on).unwrap();
     let (cost, calls) = (found.decision.cost, generator.calls());
+    assert_eq!(cost, found.told);
     assert_eq!(
         (cost.candidates, cost.steps, cost.decodes),
         (calls.candidates, calls.steps, calls.decodes)
@@ -161,12 +179,12 @@ proptest! {
         table in prop::collection::vec(any::<u8>(), 1..200), n in 1_u32..9, seed: u64, views in 0_usize..5,
     ) {
         let needs = [Needs::NOTHING, Needs::PIXELS, Needs::CODES, Needs::HIDDEN, Needs::PIXELS.or(Needs::CODES)][views];
-        for mut strategy in strategies(n) {
-            counted(&mut *strategy, scripted(table.clone(), needs), seed);
+        for mut strategy in strategies(n).into_iter().chain(adaptive::wrapped(n)) {
+            tallied(&mut *strategy, scripted(table.clone(), needs), seed);
             let uneven = scripted(table.clone(), needs)
                 .with_needs_for(Judgement::Clarity, Needs::CODES)
                 .with_needs_for(Judgement::Potential, Needs::PIXELS.or(Needs::CODES));
-            counted(&mut *strategy, uneven, seed);
+            tallied(&mut *strategy, uneven, seed);
         }
     }
 
@@ -174,7 +192,7 @@ proptest! {
     fn prop_any_end_returns_a_living_candidate(
         table in prop::collection::vec(any::<u8>(), 1..50), n in 1_u32..5, seed: u64,
     ) {
-        for mut strategy in strategies(n) {
+        for mut strategy in strategies(n).into_iter().chain(adaptive::wrapped(n)) {
             let mut generator = ScriptedGenerator::new(STEPS);
             // By codes and not by id: the ids differ from search to search.
             let mut script = adversary(table.clone());
@@ -194,6 +212,8 @@ fn one_candidate_is_plain_generation() {
     for mut strategy in [
         Box::new(BestOfN::new(1)) as Box<Dyn<'_>>,
         Box::new(Prm::new(1)),
+        Box::new(Halving::new(1, [2])),
+        Box::new(Adaptive::new(Plain, 1)),
     ] {
         for seed in 0..50 {
             let (mut generator, mut reward) =
@@ -267,7 +287,7 @@ fn steps_outside_the_generator_are_an_error() {
 
 #[test]
 fn a_generator_that_fails_anywhere_leaves_nobody_alive() {
-    for mut strategy in strategies(4) {
+    for mut strategy in strategies(4).into_iter().chain(adaptive::wrapped(4)) {
         let mut calls = 0;
         loop {
             let mut generator = ScriptedGenerator::new(STEPS).failing_at(calls);
@@ -293,7 +313,11 @@ fn a_generator_that_fails_anywhere_leaves_nobody_alive() {
 
 #[test]
 fn a_judge_that_fails_or_answers_nan_anywhere_leaves_nobody_alive() {
-    for mut strategy in strategies(4).into_iter().skip(1) {
+    for mut strategy in strategies(4)
+        .into_iter()
+        .chain(adaptive::wrapped(4))
+        .skip(1)
+    {
         for call in 0.. {
             let mut generator = ScriptedGenerator::new(STEPS);
             let mut reward = scripted(vec![7, 3, 2, 6, 7, 0], Needs::CODES).failing_at(call);
@@ -308,7 +332,7 @@ fn a_judge_that_fails_or_answers_nan_anywhere_leaves_nobody_alive() {
         for bad in [f32::NAN, f32::INFINITY, -0.5, 1.5] {
             let mut generator = ScriptedGenerator::new(STEPS);
             let mut reward = ScriptedReward::new(move |_, key, _| {
-                Verdict::new(if key.step > 4 { bad } else { 0.1 }, 0.2)
+                Verdict::new(if key.step > 1 { bad } else { 0.1 }, 0.2)
             });
             let found = search(&mut *strategy, &mut generator, &mut reward, 3, &mut go_on);
             assert!(matches!(found, Err(Error::NotFinite { op: "judge", .. })));
@@ -319,7 +343,7 @@ fn a_judge_that_fails_or_answers_nan_anywhere_leaves_nobody_alive() {
 
 #[test]
 fn choosing_a_stranger_is_an_error() {
-    for mut strategy in strategies(3) {
+    for mut strategy in strategies(3).into_iter().chain(adaptive::wrapped(3)) {
         let (mut generator, mut reward) =
             (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(1));
         let mut stranger = |_: usize, _: &maquette::Event<'_>| Flow::Choose(CandidateId(999));
@@ -371,6 +395,8 @@ fn dyn_and_generic_find_the_same() {
     both(BestOfN::new(5));
     both(Prm::new(5));
     both(Parm::new(5));
+    both(Halving::new(5, [2]));
+    both(Adaptive::new(BestOfN::new(2), 3));
 }
 
 #[test]

@@ -1,0 +1,321 @@
+//! The best picture within a budget of steps, questions or time.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use rand_core::Rng;
+
+use super::run::{confidence, within};
+use super::{Decision, Event, Flow, SearchStrategy};
+use crate::error::{Error, Result};
+use crate::generator::{CandidateId, Generator};
+use crate::prompt::Prompt;
+use crate::reward::{RewardModel, Verdict};
+
+/// Runs another strategy until the next step or question would no longer leave room for a finished picture, then
+/// finishes the best candidate so far; [`Decision::stopped`] says that it came to that.
+///
+/// The best is the most confident "yes" of the last verdicts: among the finished if there are any, among those that are
+/// not rejected if there are any; the first of equals. Strategies that finish early use a budget best, as
+/// [`Adaptive`](super::Adaptive) does with small rounds.
+///
+/// Steps and questions are limits that are never passed. They hold for every strategy that announces its steps by
+/// [`Event::Stepping`] and its questions by [`Event::Asking`], as all of this crate do; one that prunes everything it has
+/// and begins anew can be left with a picture that there are no steps to finish. Time is kept as long as no step and no
+/// question takes longer than the longest before it, and a single picture fits at all.
+///
+/// ```
+/// use maquette::search::{Adaptive, BestOfN, Budget, Flow, SearchStrategy};
+/// use maquette::testing::{OracleReward, ScriptedGenerator};
+/// use maquette::{Prompt, rng::Stream};
+///
+/// let (mut generator, mut reward) = (ScriptedGenerator::new(4), OracleReward::new(1));
+/// let rounds = Adaptive::new(BestOfN::new(2), 100).with_confidence(1.0);
+/// let found = Budget::new(rounds).with_steps(50).search(
+///     &mut generator, &mut reward, &Prompt::new("a red car"), &mut Stream::new(1), &mut |_| Flow::Continue,
+/// )?;
+/// assert!(found.stopped && found.cost.steps <= 50);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+pub struct Budget<S> {
+    /// The strategy.
+    pub inner: S,
+    /// Steps of candidates at most; a picture's own are the least.
+    pub steps: Option<u64>,
+    /// Questions about views at most.
+    pub questions: Option<u64>,
+    timer: Option<Timer>,
+}
+
+struct Timer {
+    limit: Duration,
+    now: Box<dyn FnMut() -> Duration>,
+}
+
+impl<S: fmt::Debug> fmt::Debug for Budget<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budget")
+            .field("inner", &self.inner)
+            .field("steps", &self.steps)
+            .field("questions", &self.questions)
+            .field("time", &self.timer.as_ref().map(|timer| timer.limit))
+            .finish()
+    }
+}
+
+impl<S> Budget<S> {
+    /// No limit yet.
+    #[must_use]
+    pub const fn new(inner: S) -> Self {
+        Self {
+            inner,
+            steps: None,
+            questions: None,
+            timer: None,
+        }
+    }
+
+    /// At most so many steps of candidates: a batch of 20 counts 20.
+    #[must_use]
+    pub const fn with_steps(mut self, steps: u64) -> Self {
+        self.steps = Some(steps);
+        self
+    }
+
+    /// At most so many questions about views.
+    #[must_use]
+    pub const fn with_questions(mut self, questions: u64) -> Self {
+        self.questions = Some(questions);
+        self
+    }
+
+    /// At most so much time by this clock; what its zero is does not matter.
+    ///
+    /// ```
+    /// use maquette::search::{Adaptive, Budget, Plain};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let begun = Instant::now();
+    /// let search = Budget::new(Adaptive::new(Plain, 100)).with_time(Duration::from_secs(10), move || begun.elapsed());
+    /// assert!(search.steps.is_none());
+    /// ```
+    #[must_use]
+    pub fn with_time(mut self, limit: Duration, clock: impl FnMut() -> Duration + 'static) -> Self {
+        let now = Box::new(clock);
+        self.timer = Some(Timer { limit, now });
+        self
+    }
+}
+
+impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>> SearchStrategy<G, R>
+    for Budget<S>
+{
+    fn search(
+        &mut self,
+        generator: &mut G,
+        reward: &mut R,
+        prompt: &Prompt<'_>,
+        rng: &mut dyn Rng,
+        on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+    ) -> Result<Decision> {
+        let steps = generator.steps();
+        if let Some(limit) = self.steps {
+            within("budget of steps", limit, steps.into(), u64::MAX)?;
+        }
+        let watch = self.timer.as_mut().map(|timer| Watch {
+            begun: (timer.now)(),
+            timer,
+            since: Duration::ZERO,
+            step: Duration::ZERO,
+            question: Duration::ZERO,
+        });
+        let mut ledger = Ledger {
+            steps,
+            steps_left: self.steps.unwrap_or(u64::MAX),
+            questions_left: self.questions.unwrap_or(u64::MAX),
+            watch,
+            lives: Vec::new(),
+            closed: false,
+            failed: None,
+        };
+        let mut hear = |event: Event<'_>| {
+            let wanted = ledger.hear(&event);
+            match on_event(event) {
+                Flow::Continue => wanted,
+                flow => {
+                    ledger.closed = true;
+                    flow
+                }
+            }
+        };
+        let found = self
+            .inner
+            .search(generator, reward, prompt, rng, &mut hear)?;
+        match ledger.failed {
+            None => Ok(found),
+            Some(error) => {
+                generator.prune(&[found.winner])?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A candidate as the events tell of it.
+struct Life {
+    id: CandidateId,
+    taken: u32,
+    last: Option<Verdict>,
+    parked: bool,
+}
+
+/// What is left to spend, and on whom.
+struct Ledger<'a> {
+    steps: u32,
+    steps_left: u64,
+    questions_left: u64,
+    watch: Option<Watch<'a>>,
+    lives: Vec<Life>,
+    /// Whether the search is ending already.
+    closed: bool,
+    failed: Option<Error>,
+}
+
+/// The time, and what the longest step and question took of it.
+struct Watch<'a> {
+    timer: &'a mut Timer,
+    begun: Duration,
+    since: Duration,
+    step: Duration,
+    question: Duration,
+}
+
+impl Watch<'_> {
+    fn now(&mut self) -> Duration {
+        (self.timer.now)().saturating_sub(self.begun)
+    }
+
+    /// Whether there is time for something that takes so long, and for so many steps after it.
+    fn allows(&mut self, next: Duration, after: u64) -> bool {
+        let after = u32::try_from(after).unwrap_or(u32::MAX);
+        let rest = self.step.saturating_mul(after);
+        self.since = self.now();
+        self.since.saturating_add(next).saturating_add(rest) <= self.timer.limit
+    }
+}
+
+impl Ledger<'_> {
+    /// Books an event, and says whether the search must end now.
+    fn hear(&mut self, event: &Event<'_>) -> Flow {
+        match *event {
+            Event::Started { ids, parent } => return self.enrol(ids, parent),
+            Event::Stepping { ids } => {
+                let after = self.least_left(ids);
+                let time = match &mut self.watch {
+                    Some(watch) => watch.allows(watch.step, after),
+                    None => true,
+                };
+                if !time || ids.len() as u64 + after > self.steps_left {
+                    return self.end();
+                }
+            }
+            Event::Stepped { ids, .. } => {
+                self.steps_left = self.steps_left.saturating_sub(ids.len() as u64);
+                for life in self.lives.iter_mut().filter(|life| ids.contains(&life.id)) {
+                    life.taken += 1;
+                }
+                if let Some(watch) = &mut self.watch {
+                    watch.step = watch.step.max(watch.now().saturating_sub(watch.since));
+                    watch.since = watch.now();
+                }
+            }
+            Event::Asking { keys, .. } => {
+                let after = self.least_left(&[]);
+                let time = match &mut self.watch {
+                    Some(watch) => watch.allows(watch.question, after),
+                    None => true,
+                };
+                if !time || keys.len() as u64 > self.questions_left {
+                    return self.end();
+                }
+            }
+            Event::Judged { key, verdict, .. } => {
+                self.questions_left = self.questions_left.saturating_sub(1);
+                for life in self
+                    .lives
+                    .iter_mut()
+                    .filter(|life| life.id == key.candidate)
+                {
+                    life.last = Some(verdict);
+                }
+                if let Some(watch) = &mut self.watch {
+                    watch.question = watch.question.max(watch.now().saturating_sub(watch.since));
+                }
+            }
+            Event::Rejected { id, parked: true } => self.park(id, true),
+            Event::Resumed { id } => self.park(id, false),
+            Event::Rejected { id, parked: false } => self.lives.retain(|life| life.id != id),
+            _ => {}
+        }
+        Flow::Continue
+    }
+
+    fn enrol(&mut self, ids: &[CandidateId], parent: Option<CandidateId>) -> Flow {
+        if self.lives.try_reserve(ids.len()).is_err() {
+            let bytes = ids.len().saturating_mul(size_of::<Life>());
+            let what = "search";
+            self.failed = Some(Error::OutOfMemory { what, bytes });
+            return Flow::Stop;
+        }
+        let parent = self.lives.iter().find(|life| Some(life.id) == parent);
+        let taken = parent.map_or(0, |life| life.taken);
+        self.lives.extend(ids.iter().map(|&id| Life {
+            id,
+            taken,
+            last: None,
+            parked: false,
+        }));
+        Flow::Continue
+    }
+
+    fn park(&mut self, id: CandidateId, parked: bool) {
+        for life in self.lives.iter_mut().filter(|life| life.id == id) {
+            life.parked = parked;
+        }
+    }
+
+    fn left(&self, life: &Life) -> u64 {
+        self.steps.saturating_sub(life.taken).into()
+    }
+
+    /// Steps that the furthest candidate still lacks once these have taken one more.
+    fn least_left(&self, stepping: &[CandidateId]) -> u64 {
+        let left = |life: &Life| {
+            let next = u64::from(stepping.contains(&life.id));
+            self.left(life).saturating_sub(next)
+        };
+        self.lives.iter().map(left).min().unwrap_or(0)
+    }
+
+    /// Finishes the best candidate for which there are steps.
+    fn end(&mut self) -> Flow {
+        if self.closed {
+            return Flow::Continue;
+        }
+        self.closed = true;
+        let rank = |life: &Life| {
+            let score = life.last.as_ref().map_or(-1.0, confidence);
+            (life.taken >= self.steps, !life.parked, score)
+        };
+        let mut best: Option<&Life> = None;
+        for life in &self.lives {
+            let fits = self.left(life) <= self.steps_left;
+            if fits && best.is_none_or(|best| rank(life) > rank(best)) {
+                best = Some(life);
+            }
+        }
+        best.map_or(Flow::Stop, |life| Flow::Choose(life.id))
+    }
+}
