@@ -1,4 +1,4 @@
-//! A strategy of one's own: successive halving. Every few steps the worse half of the candidates goes.
+//! A strategy of one's own: one path at a time, and at the gate the judge says whether it may pass.
 //!
 //! `cargo run --release --example custom_strategy --all-features -- "a photo of a red car"`
 //!
@@ -21,13 +21,14 @@ use maquette::search::{Cost, Decision, Event, SearchStrategy};
 use maquette::{CandidateId, Flow, Generator, ImageBatch, Judgement, Prompt, RewardModel, Verdict};
 use rand_core::Rng;
 
-/// Starts `candidates`, and keeps the better half by process verdict every `every` steps.
-struct Halving {
-    candidates: usize,
-    every: u32,
+/// Draws a path up to the step of the gate; one that the judge does not believe in by then makes room for another. The
+/// last one allowed passes unasked. A single candidate is alive at any time.
+struct Gate {
+    tries: u32,
+    step: u32,
 }
 
-impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Halving {
+impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Gate {
     fn search(
         &mut self,
         generator: &mut G,
@@ -36,62 +37,134 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Ha
         rng: &mut dyn Rng,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> maquette::Result<Decision> {
-        let seeds: Vec<u64> = (0..self.candidates.max(1))
-            .map(|_| rng.next_u64())
-            .collect();
-        let mut alive = vec![CandidateId::default(); seeds.len()];
         let mut cost = Cost::default();
-        generator.start(prompt, &seeds, &mut alive)?;
-        cost.candidates += alive.len() as u64;
-        on_event(Event::Started {
-            ids: &alive,
-            parent: None,
-        });
-        let mut best = None;
-        for step in 1..=generator.steps() {
-            generator.step(&alive)?;
-            cost.steps += alive.len() as u64;
-            on_event(Event::Stepped { ids: &alive, step });
-            if alive.len() == 1 || (!step.is_multiple_of(self.every) && step < generator.steps()) {
-                continue;
-            }
-            let (size, n) = (generator.image_size(), alive.len());
-            let mut pixels = vec![0; n * size.len_bytes()];
-            generator.observe(&alive, Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
-            let keys: Vec<ViewKey> = alive
-                .iter()
-                .map(|&candidate| ViewKey { candidate, step })
-                .collect();
-            let shown = ImageBatch::new(n, size, &pixels)?;
-            on_event(Event::Observed {
-                keys: &keys,
-                pixels: Some(shown),
-            });
-            let mut verdicts = vec![Verdict::malformed(); n];
-            let ask = Ask::new(Judgement::Process, prompt, &keys).with_pixels(shown);
-            reward.judge(&ask, &mut verdicts)?;
-            reward.forget(&keys);
-            cost.decodes += n as u64;
-            cost.ask(Judgement::Process, n as u64);
-            let mut order: Vec<usize> = (0..n).collect();
-            order.sort_by(|&a, &b| verdicts[b].p_yes.total_cmp(&verdicts[a].p_yes));
-            let keep = if step == generator.steps() {
-                1
-            } else {
-                n.div_ceil(2)
+        let mut left = self.tries;
+        loop {
+            left = left.saturating_sub(1);
+            let mut ids = [CandidateId::default()];
+            generator.start(prompt, &[rng.next_u64()], &mut ids)?;
+            cost.candidates += 1;
+            let mut walk = Walk {
+                ids,
+                gate: (left > 0).then_some(self.step),
+                stopped: false,
+                chosen: false,
+                on_event: &mut *on_event,
+                cost: &mut cost,
             };
-            let (kept, dropped) = order.split_at(keep);
-            best = kept.first().map(|&i| verdicts[i]);
-            let gone: Vec<CandidateId> = dropped.iter().map(|&i| alive[i]).collect();
-            generator.prune(&gone)?;
-            alive = kept.iter().map(|&i| alive[i]).collect();
+            match walk.draw(generator, reward, prompt) {
+                Ok(Some(mut decision)) => {
+                    on_event(Event::Chosen { id: ids[0] });
+                    decision.cost = cost;
+                    return Ok(decision);
+                }
+                // Whatever happened, nobody is left behind.
+                Ok(None) => generator.prune(&ids)?,
+                Err(error) => {
+                    generator.prune(&ids)?;
+                    return Err(error);
+                }
+            }
         }
-        let mut decision = Decision::new(alive[0], cost);
-        decision.verdict = best;
-        on_event(Event::Chosen {
-            id: decision.winner,
+    }
+}
+
+/// One path on its way.
+struct Walk<'a> {
+    ids: [CandidateId; 1],
+    gate: Option<u32>,
+    stopped: bool,
+    chosen: bool,
+    on_event: &'a mut dyn FnMut(Event<'_>) -> Flow,
+    cost: &'a mut Cost,
+}
+
+impl Walk<'_> {
+    /// Tells the listener; who chooses the only candidate there is opens the gate.
+    fn tell(&mut self, event: Event<'_>) {
+        match (self.on_event)(event) {
+            Flow::Continue => {}
+            Flow::Stop => self.stopped = true,
+            Flow::Choose(_) => (self.gate, self.chosen) = (None, true),
+        }
+    }
+
+    /// Draws to the end, or to the gate if that stays shut. A listener that stops the search gets what is there.
+    fn draw<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+        &mut self,
+        generator: &mut G,
+        reward: &mut R,
+        prompt: &Prompt<'_>,
+    ) -> maquette::Result<Option<Decision>> {
+        let ids = self.ids;
+        let ids = &ids[..];
+        let mut decision = Decision::new(ids[0], Cost::default());
+        self.tell(Event::Started { ids, parent: None });
+        for step in 1..=generator.steps() {
+            if !self.stopped && !self.chosen {
+                self.tell(Event::Stepping { ids });
+            }
+            if self.stopped {
+                break;
+            }
+            generator.step(ids)?;
+            self.cost.steps += 1;
+            self.tell(Event::Stepped { ids, step });
+            if self.gate == Some(step) {
+                let verdict = self.judge(generator, reward, prompt, step)?;
+                decision.verdict = verdict;
+                // A search that ends now ends with this path, whatever the judge says.
+                let ends = self.stopped || self.chosen;
+                if verdict.is_some_and(|verdict| verdict.p_yes < 0.5) && !ends {
+                    let id = ids[0];
+                    self.tell(Event::Rejected { id, parked: false });
+                    return Ok(None);
+                }
+            }
+        }
+        decision.stopped = self.stopped || self.chosen;
+        Ok(Some(decision))
+    }
+
+    /// What the judge thinks of the path, unless the listener ends the search before it is asked.
+    fn judge<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+        &mut self,
+        generator: &mut G,
+        reward: &mut R,
+        prompt: &Prompt<'_>,
+        step: u32,
+    ) -> maquette::Result<Option<Verdict>> {
+        let judgement = Judgement::Process;
+        let key = ViewKey {
+            candidate: self.ids[0],
+            step,
+        };
+        let keys = &[key][..];
+        self.tell(Event::Asking { judgement, keys });
+        if self.stopped || self.chosen {
+            return Ok(None);
+        }
+        let size = generator.image_size();
+        let mut pixels = vec![0; size.len_bytes()];
+        generator.observe(&self.ids, Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
+        self.cost.decodes += 1;
+        let shown = ImageBatch::new(1, size, &pixels)?;
+        let pixels = Some(shown);
+        self.tell(Event::Observed { keys, pixels });
+        let mut verdicts = [Verdict::malformed()];
+        let ask = Ask::new(judgement, prompt, keys).with_pixels(shown);
+        let judged = reward.judge(&ask, &mut verdicts);
+        reward.forget(keys);
+        judged?;
+        let [verdict] = verdicts;
+        verdict.check(0)?;
+        self.cost.ask(judgement, 1);
+        self.tell(Event::Judged {
+            key,
+            judgement,
+            verdict,
         });
-        Ok(decision)
+        Ok(Some(verdict))
     }
 }
 
@@ -110,13 +183,11 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     let models = open::Models::load(&cli.settings, true)?;
-    let (mut generator, mut reward) = (models.generator(16)?, models.judge(16)?);
-    let mut halving = Halving {
-        candidates: 16,
-        every: 3,
-    };
+    let (mut generator, mut reward) = (models.generator(1)?, models.judge(1)?);
+    let step = generator.steps().div_ceil(2);
+    let mut gate = Gate { tries: 16, step };
     let mut rng = Stream::new(open::picture_seed(1234, 0, 0));
-    let found = halving.search(
+    let found = gate.search(
         &mut *generator,
         &mut *reward,
         &Prompt::new(&cli.prompt),
@@ -136,8 +207,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         pixels: &pixels,
     };
     png_file::writable_folder(Path::new("out"))?;
-    png_file::write_whole(Path::new("out/halving.png"), &picture.png()?)?;
-    println!("out/halving.png: {:?}, {:?}", found.verdict, found.cost);
+    png_file::write_whole(Path::new("out/gate.png"), &picture.png()?)?;
+    println!("out/gate.png: {:?}, {:?}", found.verdict, found.cost);
     println!("{} on {}", models.describe(), models.device());
     Ok(())
 }

@@ -10,6 +10,10 @@ mod canvas;
 mod choice;
 #[path = "support/open/mod.rs"]
 mod open;
+#[path = "support/page.rs"]
+mod page;
+#[path = "support/person.rs"]
+mod person;
 #[path = "support/png_file.rs"]
 mod png_file;
 #[path = "support/record.rs"]
@@ -20,17 +24,17 @@ mod sheet;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use maquette::generator::{Needs, Views};
 use maquette::rng::Stream;
-use maquette::search::{Cost, Decision, SearchStrategy};
+use maquette::search::{Budget, Cost, Decision, SearchStrategy};
 use maquette::{Flow, Generator, Prompt, RewardModel};
 use serde_json::{Value, json};
 
-use choice::Strategy;
+use choice::{Effort, Strategy};
 use open::{Models, Settings, picture_seed};
 use png_file::{Picture, writable_folder, write_whole};
 use record::{Counts, Record};
@@ -44,9 +48,14 @@ struct Cli {
     prompt: String,
     #[arg(long, value_enum, default_value_t = Strategy::Parm)]
     strategy: Strategy,
-    /// Candidates of a search.
-    #[arg(short = 'n', long, default_value_t = 20)]
-    candidates: u32,
+    #[command(flatten)]
+    effort: Effort,
+    /// Seconds of a search at most; then its best candidate is finished.
+    #[arg(long)]
+    max_seconds: Option<f64>,
+    /// Judge yourself: the views of each question lie in `ask.png`, and the numbers of those to keep are read here.
+    #[arg(long)]
+    person: bool,
     /// Pictures, each from a search of its own.
     #[arg(long, default_value_t = 4)]
     images: u32,
@@ -55,6 +64,10 @@ struct Cli {
     /// Folder for pictures, sheets and trace.
     #[arg(long, default_value = "out")]
     out: PathBuf,
+    /// Also write a page for the browser that shows each search: who was forked from whom, what was seen and judged when,
+    /// what was dropped, and what it cost over time.
+    #[arg(long)]
+    report: Option<PathBuf>,
     /// Say nothing but errors.
     #[arg(long)]
     quiet: bool,
@@ -69,25 +82,37 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     writable_folder(&cli.out)?;
-    let models = Models::load(&cli.settings, cli.strategy.asks())?;
-    let (mut generator, mut reward) = (
-        models.generator(cli.strategy.alive(cli.candidates))?,
-        models.judge(cli.candidates)?,
-    );
-    let mut strategy = cli.strategy.build(cli.candidates);
+    let asks = cli.effort.asks(cli.strategy);
+    let models = Models::load(&cli.settings, asks && !cli.person)?;
+    let alive = cli.effort.alive(cli.strategy);
+    let mut generator = models.generator(alive)?;
+    let mut reward = if cli.person {
+        person::at_terminal(cli.out.join("ask.png"))
+    } else {
+        models.judge(alive)?
+    };
+    let mut strategy = cli.effort.build(cli.strategy, generator.steps())?;
+    if let Some(seconds) = cli.max_seconds {
+        let limit = Duration::try_from_secs_f64(seconds)
+            .map_err(|_| "--max-seconds is a number of zero or more")?;
+        let begun = Instant::now();
+        strategy = Box::new(Budget::new(strategy).with_time(limit, move || begun.elapsed()));
+    }
     let started = Instant::now();
     let mut total = Cost::default();
     let (mut usual, mut runs, mut shown) = (Counts::default(), Vec::new(), Vec::new());
+    let mut sections = Vec::new();
     for image in 0..cli.images {
         let run = one_picture(&cli, image, &mut *generator, &mut *reward, &mut *strategy)?;
         total += run.decision.cost;
         let steps = u64::from(generator.steps());
-        let n = u64::from(cli.candidates);
+        let n = u64::from(cli.effort.candidates);
         let would = record::one_by_one(cli.strategy.name(), n, steps, &run.decision.cost);
         usual.steps += would.steps;
         usual.decodes += would.decodes;
         usual.questions += would.questions;
         runs.push(run.trace);
+        sections.extend(run.section);
         shown.push((run.pixels, run.label));
     }
     let size = generator.image_size();
@@ -98,13 +123,22 @@ fn run() -> Result<(), Box<dyn Error>> {
     );
     page.save(&cli.out.join("sheet.png"))?;
     let trace = json!({
-        "prompt": cli.prompt, "strategy": cli.strategy.name(), "candidates": cli.candidates, "images": cli.images,
+        "prompt": cli.prompt, "strategy": cli.strategy.name(), "candidates": cli.effort.candidates, "effort": cli.effort.describe(), "images": cli.images,
         "seed": cli.seed, "models": models.describe(), "device": models.device(), "cost": record::cost(&total), "pictures": runs,
     });
     write_whole(
         &cli.out.join("trace.json"),
         &serde_json::to_vec_pretty(&trace)?,
     )?;
+    if let Some(path) = &cli.report {
+        let device = models.device();
+        let settings = [models.describe(), &device].into_iter();
+        let settings = settings.filter_map(Value::as_object).flatten();
+        let set = settings.filter(|(_, value)| !value.is_null());
+        let about: Vec<String> = set.map(|(name, value)| format!("{name} {value}")).collect();
+        let page = page::page(&cli.prompt, &about.join(", ").replace('"', ""), &sections);
+        write_whole(path, page.as_bytes())?;
+    }
     if !cli.quiet {
         let seconds = started.elapsed().as_secs_f64();
         println!(
@@ -126,7 +160,9 @@ fn run() -> Result<(), Box<dyn Error>> {
             rejected: 0,
         };
         row("spent", spent);
-        row("one by one, as released", usual);
+        if cli.strategy != Strategy::Halving && cli.effort.describe().is_null() {
+            row("one by one, as released", usual);
+        }
     }
     Ok(())
 }
@@ -137,6 +173,8 @@ struct Run {
     pixels: Vec<u8>,
     label: String,
     trace: Value,
+    /// The search as a part of the report, if one is wanted.
+    section: Option<String>,
 }
 
 fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
@@ -149,10 +187,10 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     let started = Instant::now();
     let steps = generator.steps();
     let mut record = Record::new(generator.image_size());
-    let n = if cli.strategy == Strategy::Plain {
+    let n = if !cli.effort.asks(cli.strategy) {
         1
     } else {
-        u64::from(cli.candidates)
+        u64::from(cli.effort.candidates)
     };
     let bar = ProgressBar::new(n * u64::from(steps));
     if cli.quiet {
@@ -206,15 +244,7 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     let label = match &decision.verdict {
         // The last verdict of a path that had been dropped is the one on its potential.
         Some(v) if decision.fallback => format!("able {:.0}%, none left", v.p_yes * 100.0),
-        Some(v) => format!(
-            "{} {:.0}%",
-            if cli.strategy == Strategy::Prm {
-                "process"
-            } else {
-                "match"
-            },
-            v.p_yes * 100.0
-        ),
+        Some(v) => format!("{} {:.0}%", record.last_question(), v.p_yes * 100.0),
         None => "not judged".into(),
     };
     let cost = decision.cost;
@@ -235,6 +265,9 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     ];
     sheet::sheet(&record, &cli.prompt, &summary)
         .save(&cli.out.join(format!("sheet-{image}.png")))?;
+    let title = format!("Picture {image}");
+    let section = cli.report.as_ref();
+    let section = section.map(|_| page::section(&record, &title, &summary));
     let trace = json!({
         "image": image, "seed": seed, "winner": decision.winner.0, "codes": codes, "fallback": decision.fallback,
         "verdict": decision.verdict.as_ref().map(record::verdict), "cost": record::cost(&cost),
@@ -245,5 +278,6 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
         pixels,
         label,
         trace,
+        section: section.transpose()?,
     })
 }

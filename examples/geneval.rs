@@ -4,12 +4,18 @@
 //! `cargo run --release --example geneval --all-features -- --compare out/plain.jsonl out/parm.jsonl`
 //!
 //! Other models are named as `generate` names them. The detector reads the bundled world's pictures alone: those of another
-//! size are drawn for the official scorer (`--pictures`) and not scored here.
+//! size are drawn for the official scorer (`--pictures`) and not scored here. Its results come back with `--table`, the
+//! detections of any other detector with `--score`. Several processes share the prompts by their ranks, as the files in
+//! `examples/jobs` show, and `--merge` makes one result of theirs.
 
 #[path = "support/choice.rs"]
 mod choice;
+#[path = "support/detections.rs"]
+mod detections;
 #[path = "demo/detector.rs"]
 mod detector;
+#[path = "support/layout.rs"]
+mod layout;
 #[path = "support/open/mod.rs"]
 mod open;
 #[path = "support/png_file.rs"]
@@ -20,6 +26,8 @@ mod results;
 mod rules;
 #[path = "support/score.rs"]
 mod score;
+#[path = "support/shard.rs"]
+mod shard;
 #[expect(
     dead_code,
     reason = "the detector needs only the world's names and size"
@@ -41,16 +49,17 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};
 use maquette::rng::Stream;
-use maquette::search::SearchStrategy;
 use maquette::{Flow, Generator, Prompt, RewardModel};
 use serde_json::{Value, json};
 
-use choice::Strategy;
+use choice::{Effort, Search, Strategy};
+use detections::RuleArgs;
 use detector::Detector;
 use open::{Models, Settings, picture_seed};
 use png_file::{Picture, writable_folder, write_whole};
-use results::Results;
+use results::{Lines, Results};
 use rules::{Request, Rules};
+use shard::Shard;
 
 /// Score a strategy on a set of prompts.
 #[derive(Debug, Parser)]
@@ -60,9 +69,8 @@ struct Cli {
     prompts: PathBuf,
     #[arg(long, value_enum, default_value_t = Strategy::Plain)]
     strategy: Strategy,
-    /// Candidates of a search.
-    #[arg(short = 'n', long, default_value_t = 20)]
-    candidates: u32,
+    #[command(flatten)]
+    effort: Effort,
     /// Pictures of each prompt.
     #[arg(long, default_value_t = 4)]
     images: u32,
@@ -71,18 +79,37 @@ struct Cli {
     /// Only so many prompts, spread evenly over the set.
     #[arg(long)]
     limit: Option<usize>,
-    /// Pictures drawn at the same time; changes no result. [default: all cores]
+    /// Pictures drawn at the same time; changes no result. [default: all cores, shared with other ranks of this machine]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Result file; an unfinished one of the same settings is gone on with.
-    #[arg(long, default_value = "out/geneval.jsonl")]
-    out: PathBuf,
+    /// Result file; an unfinished one of the same settings is gone on with. [default: out/geneval.jsonl]
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Also write the pictures here, as the official scorer reads them.
     #[arg(long)]
     pictures: Option<PathBuf>,
     /// Compare two result files, second minus first, prompt by prompt, and draw nothing.
     #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"])]
     compare: Option<Vec<PathBuf>>,
+    /// Print the table of a result file, of this program or of the official scorer, and draw nothing.
+    #[arg(long, value_name = "RESULTS")]
+    table: Option<PathBuf>,
+    /// Mark what another detector saw, write the results to `--out`, if it is given, as
+    /// the official scorer does, and draw nothing.
+    #[arg(long, value_name = "DETECTIONS")]
+    score: Option<PathBuf>,
+    #[command(flatten)]
+    rules: RuleArgs,
+    /// Draw every so many-th prompt alone: rank of this process. [default: as torchrun, mpirun, srun, Kubernetes indexed
+    /// jobs and GNU parallel tell it]
+    #[arg(long, requires = "world")]
+    rank: Option<u64>,
+    /// Number of processes.
+    #[arg(long, requires = "rank")]
+    world: Option<u64>,
+    /// Make one result file of those that all ranks wrote, and draw nothing.
+    #[arg(long)]
+    merge: bool,
     /// Say nothing but the table.
     #[arg(long)]
     quiet: bool,
@@ -107,12 +134,17 @@ fn run() -> Result<(), Box<dyn Error>> {
     if let Some([a, b]) = cli.compare.as_deref() {
         return compare(a, b);
     }
-    let jobs = cli
-        .jobs
-        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
-        .max(1);
-    // The jobs share the cores already.
-    cli.settings.threads = cli.settings.threads.or(Some(1));
+    if let Some(path) = &cli.table {
+        table(&path.display().to_string(), &results::read(path)?);
+        return Ok(());
+    }
+    let default = PathBuf::from("out/geneval.jsonl");
+    let out = cli.out.clone().unwrap_or(default);
+    if cli.merge {
+        let lines = results::merge(&shard::files(&out)?, &out)?;
+        report(&out.display().to_string(), &lines);
+        return Ok(());
+    }
     let text = fs::read_to_string(&cli.prompts)
         .map_err(|e| format!("cannot read {}: {e}", cli.prompts.display()))?;
     let mut requests = Vec::new();
@@ -121,11 +153,35 @@ fn run() -> Result<(), Box<dyn Error>> {
             .map_err(|e| format!("{} line {}: {e}", cli.prompts.display(), i + 1))?;
         requests.push((i, request, line));
     }
+    if let Some(path) = &cli.score {
+        let lines = detections::score(path, &cli.rules.rules(), &requests)?;
+        if let Some(out) = &cli.out {
+            let text: String = lines.values().map(|line| format!("{line}\n")).collect();
+            write_whole(out, text.as_bytes())?;
+        }
+        table(&path.display().to_string(), &lines);
+        return Ok(());
+    }
+    let given = cli.rank.zip(cli.world);
+    let shard = Shard::find(given, |name| std::env::var(name).ok())?;
+    let jobs = cli.jobs.unwrap_or_else(|| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        cores / shard.local
+    });
+    let jobs = jobs.max(1);
+    // The jobs share the cores already.
+    cli.settings.threads = cli.settings.threads.or(Some(1));
     let all = requests.len();
     let keep = cli.limit.unwrap_or(all).min(all);
-    let tasks: Vec<Task<'_>> = (0..keep)
+    let kept: Vec<_> = (0..keep)
         .filter_map(|i| requests.get(i * all / keep))
-        .flat_map(|(prompt, request, raw)| {
+        .collect();
+    if kept.is_empty() || cli.images == 0 {
+        return Err("nothing to draw: no prompts or no images".into());
+    }
+    let own = kept.iter().enumerate().filter(|(i, _)| shard.has(*i));
+    let tasks: Vec<Task<'_>> = own
+        .flat_map(|(_, (prompt, request, raw))| {
             (0..cli.images).map(move |image| Task {
                 prompt: *prompt,
                 image,
@@ -134,21 +190,23 @@ fn run() -> Result<(), Box<dyn Error>> {
             })
         })
         .collect();
-    if tasks.is_empty() {
-        return Err("nothing to draw: no prompts or no images".into());
+    if shard.world > 1 && !cli.quiet {
+        let (rank, world, told_by) = (shard.rank, shard.world, shard.told_by);
+        eprintln!("rank {rank} of {world}, says {told_by}");
     }
 
     if let Some(folder) = &cli.pictures {
         writable_folder(folder)?;
     }
-    let models = Models::load(&cli.settings, cli.strategy.asks())?;
-    let eye = detector(&cli, &models)?;
+    let models = Models::load(&cli.settings, cli.effort.asks(cli.strategy))?;
+    let known = kept.iter().all(|(_, request, _)| in_the_world(request));
+    let eye = detector(&cli, &models, known)?;
     let header = json!({
-        "strategy": cli.strategy.name(), "candidates": cli.candidates, "images": cli.images, "seed": cli.seed,
-        "prompts": cli.prompts.file_name().map(|n| n.to_string_lossy()), "limit": cli.limit,
+        "strategy": cli.strategy.name(), "candidates": cli.effort.candidates, "effort": cli.effort.describe(),
+        "images": cli.images, "seed": cli.seed, "pictures": kept.len() * cli.images as usize, "prompts": cli.prompts.file_name().map(|n| n.to_string_lossy()), "limit": cli.limit,
         "models": models.describe(), "scored": eye.is_some(),
     });
-    let mut results = Results::open(&cli.out, &header)?;
+    let mut results = Results::open(&shard.file(&out), &header)?;
     let todo: Vec<&Task<'_>> = tasks
         .iter()
         .filter(|t| {
@@ -195,18 +253,45 @@ fn run() -> Result<(), Box<dyn Error>> {
         Ok(())
     })?;
     bar.abandon();
+    if let Some(folder) = &cli.pictures {
+        for task in tasks.iter().filter(|task| task.image == 0) {
+            let touched = todo.iter().any(|other| other.prompt == task.prompt);
+            if touched || !layout::has_grid(folder, task.prompt) {
+                layout::grid(folder, task.prompt, cli.images)?;
+            }
+        }
+    }
     results.finish()?;
-    report(&cli, &results, todo.len(), started.elapsed().as_secs_f64());
+    report(cli.strategy.name(), &results.lines);
+    if !todo.is_empty() {
+        let (n, seconds) = (todo.len(), started.elapsed().as_secs_f64());
+        let each = seconds / n as f64;
+        println!("  {n} pictures drawn now in {seconds:.1} s, {each:.3} s each");
+    }
     if !cli.quiet {
         println!("  {jobs} jobs, {}", models.device());
     }
     Ok(())
 }
 
-/// The evaluating detector, if it can read the pictures.
-fn detector(cli: &Cli, models: &Models) -> Result<Option<Detector<Cpu>>, Box<dyn Error>> {
+/// Whether the detector knows everything that a prompt asks for.
+fn in_the_world(request: &Request) -> bool {
+    request.include.iter().chain(&request.exclude).all(|want| {
+        let colour = want.color.as_deref();
+        world::KINDS.contains(&want.class.as_str())
+            && colour.is_none_or(|colour| world::COLOURS.contains(&colour))
+    })
+}
+
+/// The evaluating detector, if it can read the pictures and knows what they should show.
+fn detector(
+    cli: &Cli,
+    models: &Models,
+    known: bool,
+) -> Result<Option<Detector<Cpu>>, Box<dyn Error>> {
     let size = models.generator(1)?.image_size();
-    if [size.height, size.width].map(|n| n as usize) == [world::SIDE; 2] {
+    let fits = [size.height, size.width].map(|n| n as usize) == [world::SIDE; 2];
+    if fits && known {
         let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/detectors");
         return Ok(Some(Detector::load(Cpu::new(), &weights, "eval")?));
     }
@@ -214,11 +299,12 @@ fn detector(cli: &Cli, models: &Models) -> Result<Option<Detector<Cpu>>, Box<dyn
         return Ok(None);
     }
     let (height, width, side) = (size.height, size.width, world::SIDE);
-    Err(format!(
-        "the detector reads {side}x{side} pictures, these have {width}x{height}: \
-         name a folder for the official scorer with --pictures"
-    )
-    .into())
+    let why = if fits {
+        "the detector does not know all objects and colours of these prompts".into()
+    } else {
+        format!("the detector reads {side}x{side} pictures, these have {width}x{height}")
+    };
+    Err(format!("{why}: name a folder for the official scorer with --pictures").into())
 }
 
 /// Draws pictures until none is left.
@@ -230,33 +316,24 @@ fn work(
     next: &AtomicUsize,
     send: &mpsc::Sender<Result<Value, String>>,
 ) -> Result<(), Box<dyn Error>> {
-    let (mut generator, mut reward) = (
-        models.generator(cli.strategy.alive(cli.candidates))?,
-        models.judge(cli.candidates)?,
-    );
-    let mut strategy = cli.strategy.build(cli.candidates);
+    let alive = cli.effort.alive(cli.strategy);
+    let (mut generator, mut reward) = (models.generator(alive)?, models.judge(alive)?);
+    let mut strategy = cli.effort.build(cli.strategy, generator.steps())?;
     while let Some(task) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let line = one_picture(
-            cli,
-            eye,
-            task,
-            &mut *generator,
-            &mut *reward,
-            &mut *strategy,
-        )
-        .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
+        let line = one_picture(cli, eye, task, &mut *generator, &mut *reward, &mut strategy)
+            .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
         send.send(Ok(line))?;
     }
     Ok(())
 }
 
-fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+fn one_picture<G: Generator + ?Sized + 'static, R: RewardModel + ?Sized + 'static>(
     cli: &Cli,
     eye: Option<&Detector<Cpu>>,
     task: &Task<'_>,
     generator: &mut G,
     reward: &mut R,
-    strategy: &mut dyn SearchStrategy<G, R>,
+    strategy: &mut Search<G, R>,
 ) -> Result<Value, Box<dyn Error>> {
     let seed = picture_seed(cli.seed, u32::try_from(task.prompt)?, task.image);
     let prompt = Prompt::new(&task.request.prompt);
@@ -276,20 +353,13 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     )?;
     generator.prune(&[decision.winner])?;
     if let Some(folder) = &cli.pictures {
-        let folder = folder.join(format!("{:05}", task.prompt));
-        let samples = folder.join("samples");
-        fs::create_dir_all(&samples)
-            .map_err(|e| format!("cannot make {}: {e}", samples.display()))?;
-        write_whole(&folder.join("metadata.jsonl"), task.raw.as_bytes())?;
         let picture = Picture {
             width: size.width as usize,
             height: size.height as usize,
             pixels: &pixels,
         };
-        write_whole(
-            &samples.join(format!("{:04}.png", task.image)),
-            &picture.png()?,
-        )?;
+        let place = [task.prompt, task.image as usize];
+        layout::write(folder, place, task.raw, &picture)?;
     }
     let (correct, reason, seen) = match eye {
         Some(eye) => {
@@ -316,28 +386,30 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     }))
 }
 
-fn report(cli: &Cli, results: &Results, drawn: usize, seconds: f64) {
-    let lines = &results.lines;
-    let (name, drawn_in_all) = (cli.strategy.name(), lines.len());
-    if lines.values().any(|line| line["correct"].is_null()) {
-        println!("{name} over {drawn_in_all} pictures, not scored");
-    } else {
-        println!("{name} over {drawn_in_all} pictures (share correct, 95 % interval over prompts)");
-        for line in score::lines(&results::shares(lines)) {
-            println!("{line}");
-        }
-    }
+/// Prints the table and what a picture cost.
+fn report(name: &str, lines: &Lines) {
+    table(name, lines);
     let mean = |key: &str| {
         lines.values().filter_map(|l| l[key].as_f64()).sum::<f64>() / lines.len().max(1) as f64
     };
     let (steps, decodes, questions) = (mean("steps"), mean("decodes"), mean("questions"));
     println!("  per picture: {steps:.1} steps, {decodes:.1} decodes, {questions:.1} questions");
-    if drawn > 0 {
-        println!(
-            "  {drawn} pictures drawn now in {seconds:.1} s, {:.3} s each",
-            seconds / drawn as f64
-        );
+}
+
+fn table(name: &str, lines: &Lines) {
+    let n = lines.len();
+    if lines.values().any(|line| line["correct"].is_null()) {
+        println!("{name} over {n} pictures, not scored");
+        return;
     }
+    println!("{name} over {n} pictures (share correct, 95 % interval over prompts)");
+    for line in score::lines(&results::shares(lines)) {
+        println!("{line}");
+    }
+    let [pictures, prompts] = results::summary(lines);
+    println!(
+        "  of all pictures {pictures:.3} are correct, of all prompts {prompts:.3} in at least one"
+    );
 }
 
 /// Prints how much better the second run is.

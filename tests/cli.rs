@@ -3,6 +3,7 @@
 mod programs;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -38,6 +39,116 @@ fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
         .map(|e| e.unwrap().file_name())
         .collect();
     assert_eq!(left.len(), 4, "{left:?}");
+}
+
+#[test]
+fn a_report_is_one_page_that_shows_every_look_and_needs_no_network() {
+    let home = folder("report");
+    let page = home.join("report.html");
+    let mut command = example("generate");
+    command.args(["a photo of a red car", "--strategy", "prm", "-n", "4"]);
+    command.args(["--width", "2", "--steps", "3", "--images", "2", "--quiet"]);
+    succeeds(command.arg("--out").arg(&home).arg("--report").arg(&page));
+    let page = fs::read_to_string(page).unwrap();
+    let count = |part: &str| page.matches(part).count();
+    // Two searches of three steps and four looks each, which the winner is among.
+    assert_eq!((count("<section>"), count("<image ")), (2, 2 * 12));
+    assert_eq!(
+        count("<image "),
+        count("href=\"data:image/png;base64,iVBORw0KGgo")
+    );
+    assert_eq!(count("process: yes"), 24);
+    // Of four and twice two forks all but the winner's line are gone.
+    assert!(
+        count("<li>candidate ") >= 2 * 4 && count("path won") >= 2,
+        "{page}"
+    );
+    for opened in [
+        "section", "svg", "figure", "details", "ul", "g", "p", "html",
+    ] {
+        let close = format!("</{opened}>");
+        let open = count(&format!("<{opened}>")) + count(&format!("<{opened} "));
+        assert_eq!(open, count(&close), "{opened}");
+    }
+    for outside in ["http:", "https:", "<script", "<link", "url("] {
+        assert_eq!(count(outside), 0, "{outside}");
+    }
+}
+
+#[test]
+fn a_person_judges_at_a_terminal() {
+    let home = folder("person");
+    let judged = |answers: &str| {
+        let mut command = example("generate");
+        command.args(["a photo of a red car", "--strategy", "halving", "-n", "3"]);
+        command.args([
+            "--rungs", "2", "--steps", "4", "--images", "1", "--quiet", "--person",
+        ]);
+        command.arg("--out").arg(&home);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // It may have ended before it reads everything.
+        let _ = child.stdin.take().unwrap().write_all(answers.as_bytes());
+        let out = child.wait_with_output().unwrap();
+        (out.status.success(), String::from_utf8(out.stderr).unwrap())
+    };
+    // What is no number of a view is asked again; then the second and third go on, and the third wins.
+    let (fine, told) = judged("4\ncar\n2, 3\n2\n");
+    assert!(
+        fine && told.matches("Numbers from 1 to 3").count() == 3,
+        "{told}"
+    );
+    let trace: serde_json::Value =
+        serde_json::from_slice(&fs::read(home.join("trace.json")).unwrap()).unwrap();
+    assert_eq!(trace["pictures"][0]["winner"], 2);
+    assert_eq!(trace["models"]["judge"], serde_json::Value::Null);
+    let (fine, told) = judged("1\n");
+    assert!(!fine && told.contains("nobody answers"), "{told}");
+}
+
+#[test]
+fn settings_of_another_strategy_are_told() {
+    let home = folder("strategy-settings");
+    for (args, want) in [
+        (&["--strategy", "parm", "--width", "2"][..], "--width"),
+        (&["--strategy", "prm", "--rungs", "2"], "--rungs"),
+        (
+            &["--strategy", "best-of-n", "--min-clarity-step", "2"],
+            "--min-clarity-step",
+        ),
+        (
+            &["--strategy", "plain", "--clarity-interval", "2"],
+            "--clarity-interval",
+        ),
+        (
+            &["--strategy", "halving", "--rungs", "19"],
+            "\"rungs\" is 19",
+        ),
+        (
+            &["--strategy", "plain", "--max-steps", "17"],
+            "\"budget of steps\" is 17",
+        ),
+        (&["--strategy", "plain", "--round", "0"], "--round"),
+        (
+            &["--strategy", "plain", "--max-seconds=-1"],
+            "--max-seconds",
+        ),
+    ] {
+        let mut command = example("generate");
+        command.args([
+            "a photo of a red car",
+            "-n",
+            "2",
+            "--images",
+            "1",
+            "--quiet",
+        ]);
+        let told = fails(command.args(args).arg("--out").arg(&home));
+        assert!(told.contains(want), "{args:?}: {told}");
+    }
 }
 
 #[test]

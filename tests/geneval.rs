@@ -13,6 +13,9 @@ mod scene;
 #[expect(dead_code, reason = "the program prints more than the tests look at")]
 #[path = "../examples/support/score.rs"]
 mod score;
+#[expect(dead_code, reason = "the tests look at ranks and not at files")]
+#[path = "../examples/support/shard.rs"]
+mod shard;
 #[path = "../examples/demo/world.rs"]
 mod world;
 

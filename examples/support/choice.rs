@@ -1,8 +1,13 @@
-//! The strategies by name.
+//! The strategies by name, and what bounds them.
 
-use clap::ValueEnum;
-use maquette::search::{BestOfN, Parm, ParmForm, Plain, Prm, SearchStrategy};
+use std::error::Error;
+
+use clap::{Args, ValueEnum};
+use maquette::search::{
+    Adaptive, BestOfN, Budget, Halving, Parm, ParmForm, Plain, Prm, SearchStrategy,
+};
 use maquette::{Generator, RewardModel};
+use serde_json::{Value, json};
 
 /// A strategy of the crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -11,13 +16,50 @@ pub enum Strategy {
     Plain,
     /// Finish N, keep the best outcome.
     BestOfN,
-    /// N continuations of every step, keep the best one.
+    /// N continuations of every step, keep the best one, or a beam of them.
     Prm,
     /// Drop paths without potential as soon as they are clear.
     Parm,
     /// PARM as released: paths without potential run to their end.
     ParmReleased,
+    /// Drop the worse half at every rung.
+    Halving,
 }
+
+/// How much a search may spend, and where.
+#[derive(Debug, Clone, Args)]
+pub struct Effort {
+    /// Candidates of a search.
+    #[arg(short = 'n', long, default_value_t = 20)]
+    pub candidates: u32,
+    /// Candidates of a round: the search is repeated until the judge is sure, or all candidates are drawn.
+    #[arg(long)]
+    round: Option<u32>,
+    /// P(yes) of an outcome that is sure enough to end the rounds. [default: 0.9]
+    #[arg(long, requires = "round")]
+    sure: Option<f32>,
+    /// Steps of a search at most; then its best candidate is finished.
+    #[arg(long)]
+    max_steps: Option<u64>,
+    /// Questions of a search at most; then its best candidate is finished.
+    #[arg(long)]
+    max_questions: Option<u64>,
+    /// Paths that prm keeps. [default: 1]
+    #[arg(long)]
+    width: Option<u32>,
+    /// Steps after which halving drops the worse half. [default: a quarter, a half and three quarters of the way]
+    #[arg(long, value_delimiter = ',')]
+    rungs: Vec<u32>,
+    /// First step after which parm asks about clarity. [default: 1]
+    #[arg(long)]
+    min_clarity_step: Option<u32>,
+    /// Parm asks about clarity at every so many-th step. [default: 1]
+    #[arg(long)]
+    clarity_interval: Option<u32>,
+}
+
+/// A strategy as the programs run it.
+pub type Search<G, R> = Box<dyn SearchStrategy<G, R>>;
 
 impl Strategy {
     /// The name on the command line.
@@ -28,30 +70,107 @@ impl Strategy {
             Self::Prm => "prm",
             Self::Parm => "parm",
             Self::ParmReleased => "parm-released",
+            Self::Halving => "halving",
+        }
+    }
+}
+
+impl Effort {
+    /// Whether a judge is asked.
+    pub fn asks(&self, strategy: Strategy) -> bool {
+        strategy != Strategy::Plain || self.round.is_some()
+    }
+
+    /// Candidates that are alive at once.
+    pub fn alive(&self, strategy: Strategy) -> u32 {
+        let best = u32::from(self.round.is_some());
+        let one = self.round.unwrap_or(self.candidates);
+        best + if strategy == Strategy::Plain { 1 } else { one }
+    }
+
+    /// What was set beside strategy and candidates.
+    pub fn describe(&self) -> Value {
+        let settings = [
+            ("round", self.round.map(Value::from)),
+            ("sure", self.sure.map(Value::from)),
+            ("max_steps", self.max_steps.map(Value::from)),
+            ("max_questions", self.max_questions.map(Value::from)),
+            ("width", self.width.map(Value::from)),
+            ("rungs", (!self.rungs.is_empty()).then(|| json!(self.rungs))),
+            ("min_clarity_step", self.min_clarity_step.map(Value::from)),
+            ("clarity_interval", self.clarity_interval.map(Value::from)),
+        ];
+        let set = settings
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let set: serde_json::Map<String, Value> = set.collect();
+        if set.is_empty() {
+            Value::Null
+        } else {
+            Value::Object(set)
         }
     }
 
-    /// Whether it asks a judge.
-    pub fn asks(self) -> bool {
-        self != Self::Plain
-    }
-
-    /// Candidates that are alive at once in a search over `n`.
-    pub fn alive(self, n: u32) -> u32 {
-        if self.asks() { n } else { 1 }
-    }
-
-    /// The strategy itself, over `n` candidates.
-    pub fn build<G: Generator + ?Sized, R: RewardModel + ?Sized>(
-        self,
-        n: u32,
-    ) -> Box<dyn SearchStrategy<G, R>> {
-        match self {
-            Self::Plain => Box::new(Plain),
-            Self::BestOfN => Box::new(BestOfN::new(n)),
-            Self::Prm => Box::new(Prm::new(n)),
-            Self::Parm => Box::new(Parm::new(n)),
-            Self::ParmReleased => Box::new(Parm::new(n).with_form(ParmForm::Released)),
+    /// The search itself, for a generator of so many steps.
+    pub fn build<G: Generator + ?Sized + 'static, R: RewardModel + ?Sized + 'static>(
+        &self,
+        strategy: Strategy,
+        steps: u32,
+    ) -> Result<Search<G, R>, Box<dyn Error>> {
+        self.check(strategy)?;
+        let n = self.round.unwrap_or(self.candidates);
+        let parm = |form| {
+            Parm::new(n)
+                .with_form(form)
+                .with_min_clarity_step(self.min_clarity_step.unwrap_or(1))
+                .with_clarity_interval(self.clarity_interval.unwrap_or(1))
+        };
+        let mut search: Search<G, R> = match strategy {
+            Strategy::Plain => Box::new(Plain),
+            Strategy::BestOfN => Box::new(BestOfN::new(n)),
+            Strategy::Prm => Box::new(Prm::new(n).with_width(self.width.unwrap_or(1))),
+            Strategy::Parm => Box::new(parm(ParmForm::Pruned)),
+            Strategy::ParmReleased => Box::new(parm(ParmForm::Released)),
+            Strategy::Halving if self.rungs.is_empty() => {
+                let quarters = [1, 2, 3].map(|i| (steps * i / 4).max(1));
+                Box::new(Halving::new(n, quarters))
+            }
+            Strategy::Halving => Box::new(Halving::new(n, self.rungs.iter().copied())),
+        };
+        if self.round.is_some() {
+            let each = if strategy == Strategy::Plain { 1 } else { n };
+            let rounds = self.candidates.div_ceil(each);
+            let sure = self.sure.unwrap_or(0.9);
+            search = Box::new(Adaptive::new(search, rounds).with_confidence(sure));
         }
+        if self.max_steps.is_some() || self.max_questions.is_some() {
+            let mut budget = Budget::new(search);
+            (budget.steps, budget.questions) = (self.max_steps, self.max_questions);
+            search = Box::new(budget);
+        }
+        Ok(search)
+    }
+
+    fn check(&self, strategy: Strategy) -> Result<(), Box<dyn Error>> {
+        let parm = matches!(strategy, Strategy::Parm | Strategy::ParmReleased);
+        for (name, given, known) in [
+            ("width", self.width.is_some(), strategy == Strategy::Prm),
+            (
+                "rungs",
+                !self.rungs.is_empty(),
+                strategy == Strategy::Halving,
+            ),
+            ("min-clarity-step", self.min_clarity_step.is_some(), parm),
+            ("clarity-interval", self.clarity_interval.is_some(), parm),
+        ] {
+            if given && !known {
+                let strategy = strategy.name();
+                return Err(format!("--{name} is no setting of the strategy {strategy}").into());
+            }
+        }
+        if self.round == Some(0) {
+            return Err("--round is at least 1".into());
+        }
+        Ok(())
     }
 }

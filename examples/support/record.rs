@@ -1,6 +1,7 @@
 //! What happened in one search: who was seen when, judged how, rejected where. Feeds progress, sheet and trace.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use maquette::search::{Cost, Decision, Event};
 use maquette::{CandidateId, ImageSize, Judgement, Verdict};
@@ -36,9 +37,19 @@ pub struct Counts {
     pub rejected: u64,
 }
 
+/// What had been spent at some moment, and the highest "yes" about a whole picture by then.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub seconds: f64,
+    pub counts: Counts,
+    pub best: f32,
+}
+
 /// Listens to one search.
 #[derive(Debug)]
 pub struct Record {
+    begun: Instant,
+    pub timeline: Vec<Moment>,
     pub size: ImageSize,
     pub lives: BTreeMap<CandidateId, Life>,
     pub rows: usize,
@@ -75,6 +86,8 @@ impl Record {
     /// A record that knows nothing yet.
     pub fn new(size: ImageSize) -> Self {
         Self {
+            begun: Instant::now(),
+            timeline: Vec::new(),
             size,
             lives: BTreeMap::new(),
             rows: 0,
@@ -93,10 +106,11 @@ impl Record {
         };
         let free = (0..self.rows).find(|&row| !taken(row));
         match (free, parent.and_then(|p| self.lives.get(&p))) {
+            // Who begins anew would overwrite what the row shows.
+            (_, None) => self.rows,
             (Some(row), _) => row,
             // Forks without a free row go on in their parent's.
             (None, Some(parent)) => parent.row,
-            (None, None) => self.rows,
         }
     }
 
@@ -163,9 +177,13 @@ impl Record {
                 })
             }
             Event::Rejected { id, parked } => {
-                self.counts.rejected += 1;
-                if let Some(life) = self.lives.get_mut(&id) {
+                if let Some(life) = self.lives.get_mut(&id)
+                    && (life.rejected_at.is_none() || life.resumed)
+                {
+                    // A parked one that is pruned later was rejected already.
+                    self.counts.rejected += 1;
                     life.rejected_at = Some(life.taken);
+                    life.resumed = false;
                 }
                 json!({ "event": "rejected", "id": id.0, "parked": parked })
             }
@@ -182,6 +200,22 @@ impl Record {
             _ => return,
         };
         self.events.push(line);
+        let best = match *event {
+            Event::Stepped { .. } | Event::Observed { .. } => 0.0,
+            Event::Judged {
+                judgement: Judgement::Outcome | Judgement::Process,
+                verdict,
+                ..
+            } => verdict.p_yes,
+            Event::Judged { .. } => 0.0,
+            _ => return,
+        };
+        let before = self.timeline.last().map_or(0.0, |moment| moment.best);
+        self.timeline.push(Moment {
+            seconds: self.begun.elapsed().as_secs_f64(),
+            counts: self.counts,
+            best: before.max(best),
+        });
     }
 
     /// Adds the finished winner, which a search without a judge never looks at.
@@ -189,6 +223,19 @@ impl Record {
         self.winner = Some(decision.winner);
         if let Some(life) = self.lives.get_mut(&decision.winner) {
             life.sights.entry(steps).or_default().pixels = Some(pixels.to_vec());
+        }
+    }
+
+    /// What the winner was asked about last, in one word.
+    pub fn last_question(&self) -> &'static str {
+        let life = self.winner.and_then(|id| self.lives.get(&id));
+        let mut sights = life.into_iter().flat_map(|life| life.sights.values().rev());
+        let last = sights.find_map(|sight| sight.verdicts.last());
+        match last {
+            Some((Judgement::Process, _)) => "process",
+            Some((Judgement::Potential, _)) => "able",
+            Some((Judgement::Clarity, _)) => "clear",
+            _ => "match",
         }
     }
 

@@ -1,18 +1,18 @@
 //! The result file of an evaluation: a header with all settings, then one line a finished picture.
 //!
 //! A line is on the disk before the next picture is counted, so a killed run loses nothing that it reported; a line
-//! torn by the kill is dropped and drawn again.
+//! torn by the kill is dropped and drawn again. Several processes write a file each, which become one.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::png_file::write_whole;
-use crate::score::Prompts;
+use crate::score::{Prompts, TASKS};
 
 /// An open result file.
 #[derive(Debug)]
@@ -65,17 +65,17 @@ impl Results {
         if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(told)?;
         }
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(told(e).into()),
-        };
-        let (found, old, whole) = parse(path, &bytes)?;
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
             .map_err(told)?;
+        // Where a file system knows no locks, the caller sees to it that a rank runs once.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(format!("{}: another process is writing it", path.display()).into());
+        }
+        let bytes = fs::read(path).map_err(told)?;
+        let (found, old, whole) = parse(path, &bytes)?;
         file.set_len(whole as u64)?;
         let mut results = Self {
             path: path.into(),
@@ -122,28 +122,109 @@ impl Results {
 
     /// Puts the lines in order, whoever finished first.
     pub fn finish(&self) -> Result<(), Box<dyn Error>> {
-        let mut text = self.header.clone();
-        text.push('\n');
-        for line in self.raw.values() {
-            text.push_str(line);
-            text.push('\n');
-        }
-        write_whole(&self.path, text.as_bytes())
+        write_in_order(&self.path, &self.header, &self.raw)
     }
 }
 
-/// Lines of a result file that is only read.
-pub fn read(path: &Path) -> Result<Lines, Box<dyn Error>> {
-    let bytes = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let (_, lines, _) = parse(path, &bytes)?;
-    Ok(lines
-        .into_iter()
-        .filter_map(|(line, _)| Some((place(&line)?, line)))
-        .collect())
+fn write_in_order(
+    path: &Path,
+    header: &str,
+    lines: &BTreeMap<(u64, u64), String>,
+) -> Result<(), Box<dyn Error>> {
+    let mut text = format!("{header}\n");
+    for line in lines.values() {
+        text.push_str(line);
+        text.push('\n');
+    }
+    write_whole(path, text.as_bytes())
 }
 
-fn task(line: &Value) -> Option<usize> {
-    crate::score::TASKS.iter().position(|t| line["tag"] == t.0)
+/// Makes one file of those that several processes wrote: byte for byte what a single one would have written.
+pub fn merge(parts: &[PathBuf], whole: &Path) -> Result<Lines, Box<dyn Error>> {
+    let mut header: Option<String> = None;
+    let (mut lines, mut raw) = (Lines::new(), BTreeMap::new());
+    for part in parts {
+        let told = |what: &str| format!("{} {what}", part.display());
+        let bytes = fs::read(part).map_err(|e| told(&format!("cannot be read: {e}")))?;
+        let (found, these, _) = parse(part, &bytes)?;
+        let found = found.ok_or_else(|| told("is empty: start its rank again"))?;
+        if header.get_or_insert_with(|| found.clone()) != &found {
+            return Err(told("was made with other settings than the files before it").into());
+        }
+        for (line, text) in these {
+            let key = place(&line).ok_or_else(|| told("has a line without its place"))?;
+            if raw.insert(key, text).is_some() {
+                let (prompt, image) = key;
+                return Err(told(&format!("draws prompt {prompt}, image {image} again")).into());
+            }
+            lines.insert(key, line);
+        }
+    }
+    let header = header.ok_or("nothing to merge")?;
+    let settings: Value = serde_json::from_str(&header)?;
+    let want = settings["pictures"].as_u64().unwrap_or_default();
+    if lines.len() as u64 != want {
+        return Err(format!(
+            "{} of {want} pictures are there: start the ranks again that have not finished",
+            lines.len()
+        )
+        .into());
+    }
+    write_in_order(whole, &header, &raw)?;
+    Ok(lines)
+}
+
+/// Lines of a result file that is only read: of this program, or of the official scorer, whose lines name a picture's
+/// file and have no header.
+pub fn read(path: &Path) -> Result<Lines, Box<dyn Error>> {
+    let bytes = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let (first, lines, _) = parse(path, &bytes)?;
+    let first = first.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let official = first.filter(|line| line["filename"].is_string());
+    if official.is_none() {
+        let lines = lines.into_iter().map(|(line, _)| line);
+        return Ok(lines.filter_map(|l| Some((place(&l)?, l))).collect());
+    }
+    let mut all = Lines::new();
+    let lines = official.into_iter().chain(lines.into_iter().map(|l| l.0));
+    for (i, line) in lines.enumerate() {
+        let told = |what: &str| format!("{} line {}: {what}", path.display(), i + 1);
+        let name = line["filename"].as_str().unwrap_or_default();
+        let key = picture_of(name).ok_or_else(|| {
+            told(&format!(
+                "\"{name}\" is no picture PROMPT/samples/IMAGE.png"
+            ))
+        })?;
+        if !line["tag"].is_string() || !line["correct"].is_boolean() {
+            return Err(told("tag or verdict are missing").into());
+        }
+        if all.insert(key, line).is_some() {
+            return Err(told("this picture was there before").into());
+        }
+    }
+    Ok(all)
+}
+
+/// Prompt and image of a picture's file in the official layout.
+pub fn picture_of(name: &str) -> Option<(u64, u64)> {
+    let mut parts = name.rsplit(['/', '\\']);
+    let image = parts.next()?.strip_suffix(".png")?.parse().ok()?;
+    parts.next().filter(|folder| *folder == "samples")?;
+    Some((parts.next()?.parse().ok()?, image))
+}
+
+/// Shares over pictures and over prompts, as the official summary prints them beside the table.
+pub fn summary(lines: &Lines) -> [f64; 2] {
+    let mut prompts: BTreeMap<u64, bool> = BTreeMap::new();
+    let mut right = 0;
+    for (key, line) in lines {
+        let correct = line["correct"] == true;
+        right += usize::from(correct);
+        *prompts.entry(key.0).or_default() |= correct;
+    }
+    let any = prompts.values().filter(|&&any| any).count();
+    let share = |n: usize, all: usize| n as f64 / all.max(1) as f64;
+    [share(right, lines.len()), share(any, prompts.len())]
 }
 
 fn correct(line: &Value) -> f64 {
@@ -152,16 +233,27 @@ fn correct(line: &Value) -> f64 {
 
 /// Each prompt's mean of `value` over the given lines.
 fn by_prompt<'a>(lines: impl Iterator<Item = (u64, &'a Value, f64)>) -> Prompts {
-    let mut sums: BTreeMap<u64, (usize, f64, f64)> = BTreeMap::new();
+    let mut sums: BTreeMap<u64, (&str, f64, f64)> = BTreeMap::new();
     for (prompt, line, value) in lines {
-        let Some(task) = task(line) else { continue };
-        let sum = sums.entry(prompt).or_insert((task, 0.0, 0.0));
+        let tag = line["tag"].as_str().unwrap_or_default();
+        let sum = sums.entry(prompt).or_insert((tag, 0.0, 0.0));
         sum.1 += value;
         sum.2 += 1.0;
     }
-    sums.into_values()
-        .map(|(task, sum, n)| (task, sum / n))
-        .collect()
+    let mut tags: Vec<&str> = TASKS.iter().map(|task| task.0).collect();
+    for (tag, ..) in sums.values() {
+        if !tags.contains(tag) {
+            tags.push(tag);
+        }
+    }
+    let place = |tag| tags.iter().position(|known| known == &tag).unwrap_or(0);
+    Prompts {
+        means: sums
+            .into_values()
+            .map(|(tag, sum, n)| (place(tag), sum / n))
+            .collect(),
+        tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+    }
 }
 
 /// Share of correct pictures of each prompt.

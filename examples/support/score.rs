@@ -14,8 +14,14 @@ pub const TASKS: [(&str, &str); 6] = [
 ];
 const RESAMPLES: usize = 2000;
 
-/// Means of one number over a prompt's pictures: `(task, mean)`, one a prompt.
-pub type Prompts = Vec<(usize, f64)>;
+/// Means of one number over each prompt's pictures.
+#[derive(Debug, Clone, Default)]
+pub struct Prompts {
+    /// GenEval's tags in its order, then others that occur.
+    pub tags: Vec<String>,
+    /// `(place in tags, mean)`, one a prompt.
+    pub means: Vec<(usize, f64)>,
+}
 
 /// A mean with its 95 % bootstrap interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,7 +32,7 @@ pub struct Estimate {
 }
 
 /// One estimate a task that occurs, and the unweighted mean of the tasks. Prompts are drawn again within their task.
-pub fn table(prompts: &Prompts) -> (Vec<(usize, Estimate)>, Estimate) {
+pub fn table(prompts: &[(usize, f64)]) -> (Vec<(usize, Estimate)>, Estimate) {
     let mut tasks: Vec<(usize, Vec<f64>)> = Vec::new();
     for &(task, value) in prompts {
         match tasks.iter_mut().find(|t| t.0 == task) {
@@ -68,19 +74,24 @@ pub fn table(prompts: &Prompts) -> (Vec<(usize, Estimate)>, Estimate) {
 
 /// Lines of a table for the terminal.
 pub fn lines(prompts: &Prompts) -> Vec<String> {
-    let (rows, overall) = table(prompts);
+    let (rows, overall) = table(&prompts.means);
     let line = |name: &str, n: usize, e: &Estimate| {
         format!(
             "  {name:<12} {:6.3}   [{:6.3}, {:6.3}]   {n} prompts",
             e.mean, e.low, e.high
         )
     };
-    let count = |task: usize| prompts.iter().filter(|p| p.0 == task).count();
+    let count = |tag: usize| prompts.means.iter().filter(|p| p.0 == tag).count();
+    let heading = |tag: usize| {
+        let tag = prompts.tags.get(tag).map_or("", String::as_str);
+        let known = TASKS.iter().find(|task| task.0 == tag);
+        known.map_or(tag, |task| task.1)
+    };
     let mut out: Vec<String> = rows
         .iter()
-        .map(|(t, e)| line(TASKS[*t].1, count(*t), e))
+        .map(|(tag, e)| line(heading(*tag), count(*tag), e))
         .collect();
-    out.push(line("overall", prompts.len(), &overall));
+    out.push(line("overall", prompts.means.len(), &overall));
     out
 }
 
@@ -99,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_interval_holds_the_mean() {
-        let prompts: Prompts = (0..100).map(|i| (0, f64::from(i % 2))).collect();
+        let prompts: Vec<_> = (0..100).map(|i| (0, f64::from(i % 2))).collect();
         let (_, e) = table(&prompts);
         assert!(
             e.low < 0.5 && 0.5 < e.high && e.high - e.low < 0.25,

@@ -9,9 +9,9 @@ use crate::canvas::{Canvas, LETTER, Rgb};
 use crate::png_file::Picture;
 use crate::record::Record;
 
-const PAPER: Rgb = [252, 252, 250];
-const INK: Rgb = [40, 40, 44];
-const FAINT: Rgb = [140, 140, 146];
+pub const PAPER: Rgb = [252, 252, 250];
+pub const INK: Rgb = [40, 40, 44];
+pub const FAINT: Rgb = [140, 140, 146];
 const YES: Rgb = [22, 130, 56];
 const NO: Rgb = [200, 40, 40];
 const SIDE: usize = 64;

@@ -181,7 +181,7 @@ pub struct Decision {
     pub verdict: Option<Verdict>,
     /// Whether the winner had been rejected and came back since nobody survived.
     pub fallback: bool,
-    /// Whether the listener ended the search.
+    /// Whether the listener or a budget ended the search.
     pub stopped: bool,
     /// What was spent.
     pub cost: Cost,

@@ -5,6 +5,7 @@
 mod layouts;
 #[path = "../programs/mod.rs"]
 mod programs;
+mod published;
 #[path = "../../examples/support/random_file.rs"]
 mod random_file;
 mod tiny;
