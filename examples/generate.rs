@@ -10,8 +10,6 @@ mod canvas;
 mod choice;
 #[path = "support/open/mod.rs"]
 mod open;
-#[path = "support/page.rs"]
-mod page;
 #[path = "support/person.rs"]
 mod person;
 #[path = "support/png_file.rs"]
@@ -64,10 +62,6 @@ struct Cli {
     /// Folder for pictures, sheets and trace.
     #[arg(long, default_value = "out")]
     out: PathBuf,
-    /// Also write a page for the browser that shows each search: who was forked from whom, what was seen and judged when,
-    /// what was dropped, and what it cost over time.
-    #[arg(long)]
-    report: Option<PathBuf>,
     /// Say nothing but errors.
     #[arg(long)]
     quiet: bool,
@@ -101,7 +95,6 @@ fn run() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let mut total = Cost::default();
     let (mut usual, mut runs, mut shown) = (Counts::default(), Vec::new(), Vec::new());
-    let mut sections = Vec::new();
     for image in 0..cli.images {
         let run = one_picture(&cli, image, &mut *generator, &mut *reward, &mut *strategy)?;
         total += run.decision.cost;
@@ -112,7 +105,6 @@ fn run() -> Result<(), Box<dyn Error>> {
         usual.decodes += would.decodes;
         usual.questions += would.questions;
         runs.push(run.trace);
-        sections.extend(run.section);
         shown.push((run.pixels, run.label));
     }
     let size = generator.image_size();
@@ -130,15 +122,6 @@ fn run() -> Result<(), Box<dyn Error>> {
         &cli.out.join("trace.json"),
         &serde_json::to_vec_pretty(&trace)?,
     )?;
-    if let Some(path) = &cli.report {
-        let device = models.device();
-        let settings = [models.describe(), &device].into_iter();
-        let settings = settings.filter_map(Value::as_object).flatten();
-        let set = settings.filter(|(_, value)| !value.is_null());
-        let about: Vec<String> = set.map(|(name, value)| format!("{name} {value}")).collect();
-        let page = page::page(&cli.prompt, &about.join(", ").replace('"', ""), &sections);
-        write_whole(path, page.as_bytes())?;
-    }
     if !cli.quiet {
         let seconds = started.elapsed().as_secs_f64();
         println!(
@@ -173,8 +156,6 @@ struct Run {
     pixels: Vec<u8>,
     label: String,
     trace: Value,
-    /// The search as a part of the report, if one is wanted.
-    section: Option<String>,
 }
 
 fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
@@ -265,9 +246,6 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     ];
     sheet::sheet(&record, &cli.prompt, &summary)
         .save(&cli.out.join(format!("sheet-{image}.png")))?;
-    let title = format!("Picture {image}");
-    let section = cli.report.as_ref();
-    let section = section.map(|_| page::section(&record, &title, &summary));
     let trace = json!({
         "image": image, "seed": seed, "winner": decision.winner.0, "codes": codes, "fallback": decision.fallback,
         "verdict": decision.verdict.as_ref().map(record::verdict), "cost": record::cost(&cost),
@@ -278,6 +256,5 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
         pixels,
         label,
         trace,
-        section: section.transpose()?,
     })
 }

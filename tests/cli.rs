@@ -42,40 +42,6 @@ fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
 }
 
 #[test]
-fn a_report_is_one_page_that_shows_every_look_and_needs_no_network() {
-    let home = folder("report");
-    let page = home.join("report.html");
-    let mut command = example("generate");
-    command.args(["a photo of a red car", "--strategy", "prm", "-n", "4"]);
-    command.args(["--width", "2", "--steps", "3", "--images", "2", "--quiet"]);
-    succeeds(command.arg("--out").arg(&home).arg("--report").arg(&page));
-    let page = fs::read_to_string(page).unwrap();
-    let count = |part: &str| page.matches(part).count();
-    // Two searches of three steps and four looks each, which the winner is among.
-    assert_eq!((count("<section>"), count("<image ")), (2, 2 * 12));
-    assert_eq!(
-        count("<image "),
-        count("href=\"data:image/png;base64,iVBORw0KGgo")
-    );
-    assert_eq!(count("process: yes"), 24);
-    // Of four and twice two forks all but the winner's line are gone.
-    assert!(
-        count("<li>candidate ") >= 2 * 4 && count("path won") >= 2,
-        "{page}"
-    );
-    for opened in [
-        "section", "svg", "figure", "details", "ul", "g", "p", "html",
-    ] {
-        let close = format!("</{opened}>");
-        let open = count(&format!("<{opened}>")) + count(&format!("<{opened} "));
-        assert_eq!(open, count(&close), "{opened}");
-    }
-    for outside in ["http:", "https:", "<script", "<link", "url("] {
-        assert_eq!(count(outside), 0, "{outside}");
-    }
-}
-
-#[test]
 fn a_person_judges_at_a_terminal() {
     let home = folder("person");
     let judged = |answers: &str| {

@@ -1,7 +1,6 @@
 //! What happened in one search: who was seen when, judged how, rejected where. Feeds progress, sheet and trace.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use maquette::search::{Cost, Decision, Event};
 use maquette::{CandidateId, ImageSize, Judgement, Verdict};
@@ -37,19 +36,9 @@ pub struct Counts {
     pub rejected: u64,
 }
 
-/// What had been spent at some moment, and the highest "yes" about a whole picture by then.
-#[derive(Debug, Clone, Copy)]
-pub struct Moment {
-    pub seconds: f64,
-    pub counts: Counts,
-    pub best: f32,
-}
-
 /// Listens to one search.
 #[derive(Debug)]
 pub struct Record {
-    begun: Instant,
-    pub timeline: Vec<Moment>,
     pub size: ImageSize,
     pub lives: BTreeMap<CandidateId, Life>,
     pub rows: usize,
@@ -86,8 +75,6 @@ impl Record {
     /// A record that knows nothing yet.
     pub fn new(size: ImageSize) -> Self {
         Self {
-            begun: Instant::now(),
-            timeline: Vec::new(),
             size,
             lives: BTreeMap::new(),
             rows: 0,
@@ -200,22 +187,6 @@ impl Record {
             _ => return,
         };
         self.events.push(line);
-        let best = match *event {
-            Event::Stepped { .. } | Event::Observed { .. } => 0.0,
-            Event::Judged {
-                judgement: Judgement::Outcome | Judgement::Process,
-                verdict,
-                ..
-            } => verdict.p_yes,
-            Event::Judged { .. } => 0.0,
-            _ => return,
-        };
-        let before = self.timeline.last().map_or(0.0, |moment| moment.best);
-        self.timeline.push(Moment {
-            seconds: self.begun.elapsed().as_secs_f64(),
-            counts: self.counts,
-            best: before.max(best),
-        });
     }
 
     /// Adds the finished winner, which a search without a judge never looks at.
