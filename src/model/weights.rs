@@ -25,7 +25,7 @@ use crate::quant::{Block, Format};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct Precision {
-    /// In memory.
+    /// In memory; [`Format::fitting`] says what becomes of rows that are no whole blocks.
     pub format: Format,
     /// In products.
     pub activations: Activations,
