@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use half::{bf16, f16};
 
 pub use self::loader::Loader;
-pub(in crate::model) use self::loader::{finite, reserved};
+#[cfg(feature = "safetensors")]
+pub(in crate::model) use self::loader::finite;
+pub(in crate::model) use self::loader::reserved;
 use crate::ops::gemm::Activations;
 use crate::quant::{Block, Format};
 
