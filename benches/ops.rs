@@ -62,7 +62,12 @@ fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             ("bf16", Format::Bf16),
             ("q8_0", Format::Q8_0),
             ("q4_0", Format::Q4_0),
+            ("q4_k", Format::Q4K),
+            ("q4_g128", Format::Q4G128),
         ] {
+            if format.fitting(k) != format {
+                continue;
+            }
             let mut bytes = vec![0; format.bytes(n, k)?];
             format.quantise(&data, &mut bytes);
             stored.push((name, format, bytes));

@@ -223,9 +223,10 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
         &picture.png()?,
     )?;
     let label = match &decision.verdict {
-        // The last verdict of a path that had been dropped is the one on its potential.
-        Some(v) if decision.fallback => format!("able {:.0}%, none left", v.p_yes * 100.0),
-        Some(v) => format!("{} {:.0}%", record.last_question(), v.p_yes * 100.0),
+        Some(v) => {
+            let none = if decision.fallback { ", none left" } else { "" };
+            format!("{} {:.0}%{none}", record.last_question(), v.p_yes * 100.0)
+        }
         None => "not judged".into(),
     };
     let cost = decision.cost;

@@ -126,7 +126,8 @@ fn gemm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
         return Ok(Vec::new());
     };
     let mut cases: Vec<Case<'a>> = Vec::new();
-    for format in [Format::F32, Format::Bf16, Format::Q8_0, Format::Q4_0] {
+    let formats = Format::ALL.into_iter();
+    for format in formats.filter(|format| format.fitting(k) == *format) {
         for activations in [Activations::F32, Activations::A8] {
             if activations == Activations::A8 && format.block() == 1 {
                 continue;

@@ -26,6 +26,8 @@ pub mod combine;
 pub mod cpu;
 pub mod error;
 pub mod generator;
+#[cfg(all(any(doc, doctest), feature = "testing"))]
+pub mod guide;
 pub mod human;
 pub mod image;
 pub mod math;

@@ -53,11 +53,21 @@ impl Numbers {
 
     /// Blocks of even bytes or nibbles whose values have this spread.
     fn blocks(&mut self, format: Format, spread: f32, out: &mut [u8]) {
-        let half = if format == Format::Q4_0 { 8.0 } else { 128.0 };
-        let scale = half::f16::from_f32(spread / half).to_le_bytes();
+        let half = if format == Format::Q8_0 { 128.0 } else { 8.0 };
+        let scale = spread / half;
+        let mut head = Vec::from(half::f16::from_f32(scale).to_le_bytes());
+        if format == Format::Q4K {
+            // All scales and offsets are 63: what is taken off is eight levels, as in the other formats of 4 bits.
+            let scale = half::f16::from_f32(scale / 63.0).to_f32();
+            head = [scale, 8.0 * scale]
+                .map(|v| half::f16::from_f32(v).to_le_bytes())
+                .concat();
+            head.resize(16, 0xff);
+        }
         for block in out.chunks_exact_mut(format.block_bytes()) {
-            block[..2].copy_from_slice(&scale);
-            for out in block[2..].chunks_mut(8) {
+            let (start, rest) = block.split_at_mut(head.len());
+            start.copy_from_slice(&head);
+            for out in rest.chunks_mut(8) {
                 out.copy_from_slice(&self.word().to_le_bytes()[..out.len()]);
             }
         }
@@ -80,7 +90,7 @@ fn entry(spec: &Spec, layout: &Layout, kept: Option<Format>) -> (Entry, Option<F
     let mut shape = spec.shape.clone();
     let (dtype, size) = match (format, spec.fill) {
         (_, Fill::Powers) => ("I64", 8),
-        (Some(f @ (Format::Q8_0 | Format::Q4_0)), _) => {
+        (Some(f), _) if f.block() > 1 => {
             shape[1] = width / f.block() * f.block_bytes();
             ("U8", 1)
         }
@@ -120,7 +130,7 @@ fn fill(
             },
         );
         match (spec.fill, format) {
-            (Fill::Weight(inputs), Some(f @ (Format::Q8_0 | Format::Q4_0))) => {
+            (Fill::Weight(inputs), Some(f)) if f.block() > 1 => {
                 let bytes = &mut bytes[..n / f.block() * f.block_bytes()];
                 numbers.blocks(f, spread(inputs), bytes);
                 out.write_all(bytes)?;

@@ -16,6 +16,12 @@ pub enum Weights {
     /// 4-bit blocks of 32.
     #[value(name = "q4_0")]
     Q4,
+    /// 4-bit blocks of 256, with scales and offsets for every 32.
+    #[value(name = "q4_k")]
+    Q4K,
+    /// 4-bit blocks of 128.
+    #[value(name = "q4_g128")]
+    Q4G128,
 }
 
 impl Weights {
@@ -26,6 +32,8 @@ impl Weights {
             Self::Bf16 => Format::Bf16,
             Self::Q8 => Format::Q8_0,
             Self::Q4 => Format::Q4_0,
+            Self::Q4K => Format::Q4K,
+            Self::Q4G128 => Format::Q4G128,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Bound: for one row the reading of the weights, in the order in which they lie; for many rows the instruction that
 //! multiplies quads of bytes. It wants one side unsigned: weights are stored with 128 or 8 added, and a row's sums start
-//! at what that adds too much. Sums over a block are exact, so that any order gives their bits.
+//! at what that adds too much. Q4_K's are unsigned as they are, and have offsets: what comes off is the offset times the
+//! sum of the activations, a product of its own. Sums over a block are exact, so that any order gives their bits.
 //!
 //! [`Activations::A8`]: crate::ops::gemm::Activations::A8
 
@@ -12,13 +13,14 @@ use super::Cpu;
 use super::gemm::{Sums, finish, split};
 use super::packed::{PANEL, Strips, panel_width};
 use super::simd::{Dots, DotsJob, Lanes};
-use super::strips::{Q4_STRIP, Q8_STRIP, STRIP, StripBlock};
+use super::strips::{Q4_STRIP, Q4G_STRIP, Q4K_STRIP, Q8_STRIP, STRIP, StripBlock};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::{Result, product};
 use crate::ops::gemm::GemmShape;
 use crate::quant::{A8_BLOCK, quantise_a8};
 
-/// Words of a block of activations: eight quads, the scale, and where its sums start.
+/// Words of a block of activations: eight quads, the scale, and where its sums start or, if weights have offsets, minus
+/// the sum of the activations as a float.
 const WORDS: usize = A8_BLOCK / 4 + 2;
 
 /// Rows of the first group of so many: rows of a group stand block by block beside each other.
@@ -34,8 +36,8 @@ fn group<D: Dots>(rows: usize) -> usize {
 struct Round<'a> {
     x: &'a [f32],
     k: usize,
-    /// What was added to the weights.
-    added: i32,
+    /// What was added to the weights, which then have no offsets.
+    added: Option<i32>,
     /// Whether rows stand in groups, or alone.
     grouped: bool,
     out: &'a mut [u32],
@@ -68,11 +70,23 @@ impl DotsJob for Round<'_> {
                     }
                     let rest = &mut out[rows * (A8_BLOCK / 4)..];
                     rest[r] = scale.to_bits();
-                    rest[rows + r] = (-self.added * sum).cast_unsigned();
+                    rest[rows + r] = match self.added {
+                        Some(added) => (-added * sum).cast_unsigned(),
+                        None => sum_as_float(-sum).to_bits(),
+                    };
                 }
             }
         }
     }
+}
+
+#[inline(always)]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a sum of 32 bytes is below 2^24"
+)]
+fn sum_as_float(sum: i32) -> f32 {
+    sum as f32
 }
 
 /// One tile of the output.
@@ -114,26 +128,30 @@ fn column_sums<D: Dots>(
     column: usize,
     sums: &mut Sums,
 ) {
-    let blocks = k / A8_BLOCK;
     for at in (0..panel_width(n, column)).step_by(STRIP) {
-        let first = (column + at) / STRIP * blocks;
+        let number = (column + at) / STRIP;
         match w {
-            Strips::Q8_0(w) => {
-                let w = &w.as_chunks::<Q8_STRIP>().0[first..][..blocks];
-                strip::<D, _>(x, w, at, sums);
-            }
-            Strips::Q4_0(w) => {
-                let w = &w.as_chunks::<Q4_STRIP>().0[first..][..blocks];
-                strip::<D, _>(x, w, at, sums);
+            Strips::Q8_0(w) => strip::<D, _>(x, w.as_chunks::<Q8_STRIP>().0, [number, k], at, sums),
+            Strips::Q4_0(w) => strip::<D, _>(x, w.as_chunks::<Q4_STRIP>().0, [number, k], at, sums),
+            Strips::Q4K(w) => strip::<D, _>(x, w.as_chunks::<Q4K_STRIP>().0, [number, k], at, sums),
+            Strips::Q4G128(w) => {
+                strip::<D, _>(x, w.as_chunks::<Q4G_STRIP>().0, [number, k], at, sums)
             }
         }
     }
 }
 
-/// sums\[r, at + c\] of all rows and the outputs c of a strip.
+/// sums\[r, at + c\] of all rows and the outputs c of strip `number`.
 #[inline(always)]
-fn strip<D: Dots, B: StripBlock>(x: &[u32], w: &[B], at: usize, sums: &mut Sums) {
-    let row = w.len() * WORDS;
+fn strip<D: Dots, B: StripBlock>(
+    x: &[u32],
+    w: &[B],
+    [number, k]: [usize; 2],
+    at: usize,
+    sums: &mut Sums,
+) {
+    let blocks = k / (B::PARTS * A8_BLOCK);
+    let (w, row) = (&w[number * blocks..][..blocks], k / A8_BLOCK * WORDS);
     let (mut r, rows) = (0, x.len() / row);
     while r < rows {
         let (x, sums) = (&x[r * row..], &mut sums[r..]);
@@ -157,18 +175,28 @@ fn tile<D: Dots, B: StripBlock, const R: usize>(
 ) -> usize {
     for c in (0..STRIP).step_by(D::N) {
         let mut all = [D::Floats::splat(0.0); R];
-        for (w, x) in w.iter().zip(x.chunks_exact(R * WORDS)) {
-            let (quads, rest) = x.split_at(8 * R);
-            let (scales, starts) = rest.split_at(R);
-            let mut dots = [D::splat(0); R];
-            for (dot, start) in dots.iter_mut().zip(starts) {
-                *dot = D::splat(start.cast_signed());
-            }
-            w.dots(c, quads, &mut dots);
-            let w_scale = w.scales::<D::Floats>(c);
-            for ((all, dot), scale) in all.iter_mut().zip(dots).zip(scales) {
-                let scale = D::Floats::splat(f32::from_bits(*scale));
-                *all = all.add(dot.floats().mul(w_scale).mul(scale));
+        for (w, x) in w.iter().zip(x.chunks_exact(B::PARTS * R * WORDS)) {
+            for (part, x) in x.chunks_exact(R * WORDS).enumerate() {
+                let (quads, rest) = x.split_at(8 * R);
+                let (scales, starts) = rest.split_at(R);
+                let mut dots = [D::splat(0); R];
+                if !B::OFFSETS {
+                    for (dot, start) in dots.iter_mut().zip(starts) {
+                        *dot = D::splat(start.cast_signed());
+                    }
+                }
+                w.dots(part, c, quads, &mut dots);
+                let w_scale = w.scales::<D::Floats>(part, c);
+                let w_offset = w.offsets::<D::Floats>(part, c);
+                for r in 0..R {
+                    let scale = D::Floats::splat(f32::from_bits(scales[r]));
+                    let mut part = dots[r].floats().mul(w_scale);
+                    if B::OFFSETS {
+                        let turned = D::Floats::splat(f32::from_bits(starts[r]));
+                        part = part.add(turned.mul(w_offset));
+                    }
+                    all[r] = all[r].add(part.mul(scale));
+                }
             }
         }
         for (all, sums) in all.into_iter().zip(&mut *sums) {
@@ -212,7 +240,7 @@ fn rounded_words(
     cpu: &Cpu,
     [rows, k]: [usize; 2],
     x: &[f32],
-    added: i32,
+    added: Option<i32>,
     grouped: bool,
     words: &mut [u32],
 ) {

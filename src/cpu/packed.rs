@@ -15,10 +15,10 @@ use bytemuck::allocation::try_zeroed_slice_box;
 
 use super::pool::Pool;
 use super::simd::Lanes;
-use super::strips::{Q4_STRIP, Q8_STRIP, QUAD, SCALES, STRIP, StripBlock};
+use super::strips::{Q4_STRIP, Q4G_STRIP, Q4K_STRIP, Q8_STRIP, STRIP, StripBlock};
 use crate::error::{Error, Result, product};
 use crate::ops::gemm::SUM_BLOCK;
-use crate::quant::{Format, Q4_BLOCK_BYTES, Q8_BLOCK, Q8_BLOCK_BYTES, QuantData, QuantMatrix};
+use crate::quant::{A8_BLOCK, Format, QuantData, QuantMatrix};
 
 /// Outputs of a panel.
 pub(super) const PANEL: usize = 64;
@@ -40,6 +40,10 @@ enum Data {
     Q8_0(Aligned<u8>),
     /// Strips of [`Q4_STRIP`].
     Q4_0(Aligned<u8>),
+    /// Strips of [`Q4K_STRIP`].
+    Q4K(Aligned<u8>),
+    /// Strips of [`Q4G_STRIP`].
+    Q4G128(Aligned<u8>),
 }
 
 /// A matrix of blocks, in strips.
@@ -49,6 +53,10 @@ pub(super) enum Strips<'a> {
     Q8_0(&'a [u8]),
     /// Of [`Q4_STRIP`] bytes a block.
     Q4_0(&'a [u8]),
+    /// Of [`Q4K_STRIP`] bytes a block.
+    Q4K(&'a [u8]),
+    /// Of [`Q4G_STRIP`] bytes a block.
+    Q4G128(&'a [u8]),
 }
 
 /// Elements that start at a cache line.
@@ -88,11 +96,12 @@ pub(super) fn panel_width(n: usize, from: usize) -> usize {
 }
 
 impl Strips<'_> {
-    /// What was added to the integers.
-    pub(super) const fn added(self) -> i32 {
+    /// What was added to the integers; nothing if an offset of their own is taken from their products.
+    pub(super) const fn added(self) -> Option<i32> {
         match self {
-            Self::Q8_0(_) => 128,
-            Self::Q4_0(_) => 8,
+            Self::Q8_0(_) => Some(128),
+            Self::Q4_0(_) | Self::Q4G128(_) => Some(8),
+            Self::Q4K(_) => None,
         }
     }
 }
@@ -110,6 +119,8 @@ impl Packed {
             Format::Bf16 => Data::Bf16(Aligned::zeros(all)?),
             Format::Q8_0 => Data::Q8_0(Aligned::zeros(format.bytes(wide, k)?)?),
             Format::Q4_0 => Data::Q4_0(Aligned::zeros(format.bytes(wide, k)?)?),
+            Format::Q4K => Data::Q4K(Aligned::zeros(format.bytes(wide, k)?)?),
+            Format::Q4G128 => Data::Q4G128(Aligned::zeros(format.bytes(wide, k)?)?),
         };
         Ok(Self { n, k, data })
     }
@@ -120,6 +131,8 @@ impl Packed {
             Data::Bf16(_) => Format::Bf16,
             Data::Q8_0(_) => Format::Q8_0,
             Data::Q4_0(_) => Format::Q4_0,
+            Data::Q4K(_) => Format::Q4K,
+            Data::Q4G128(_) => Format::Q4G128,
         }
     }
 
@@ -128,6 +141,8 @@ impl Packed {
         match &self.data {
             Data::Q8_0(data) => Some(Strips::Q8_0(data.as_slice())),
             Data::Q4_0(data) => Some(Strips::Q4_0(data.as_slice())),
+            Data::Q4K(data) => Some(Strips::Q4K(data.as_slice())),
+            Data::Q4G128(data) => Some(Strips::Q4G128(data.as_slice())),
             Data::F32(_) | Data::Bf16(_) => None,
         }
     }
@@ -149,6 +164,8 @@ impl Packed {
                 k,
             }
         });
+        // Bytes of a panel of blocks.
+        let strips = PANEL * (k / rows.format().block() * rows.format().block_bytes());
         match (&mut self.data, rows.data()) {
             (Data::F32(out), QuantData::F32(rows)) => {
                 let panels = places.zip(out.panels(PANEL * k, first));
@@ -164,16 +181,27 @@ impl Packed {
                 });
             }
             (Data::Q8_0(out), QuantData::Q8_0(rows)) => {
-                let panels = places.zip(out.panels(PANEL * (k / Q8_BLOCK) * Q8_BLOCK_BYTES, first));
+                let panels = places.zip(out.panels(strips, first));
                 pool.each(work, panels, |(place, out)| {
-                    // Adding 128 is turning the highest bit.
-                    place.blocks::<Q8_BLOCK_BYTES, Q8_STRIP>(rows, out, 0x80);
+                    place.blocks(rows, out.as_chunks_mut::<Q8_STRIP>().0);
                 });
             }
             (Data::Q4_0(out), QuantData::Q4_0(rows)) => {
-                let panels = places.zip(out.panels(PANEL * (k / Q8_BLOCK) * Q4_BLOCK_BYTES, first));
+                let panels = places.zip(out.panels(strips, first));
                 pool.each(work, panels, |(place, out)| {
-                    place.blocks::<Q4_BLOCK_BYTES, Q4_STRIP>(rows, out, 0);
+                    place.blocks(rows, out.as_chunks_mut::<Q4_STRIP>().0);
+                });
+            }
+            (Data::Q4K(out), QuantData::Q4K(rows)) => {
+                let panels = places.zip(out.panels(strips, first));
+                pool.each(work, panels, |(place, out)| {
+                    place.blocks(rows, out.as_chunks_mut::<Q4K_STRIP>().0);
+                });
+            }
+            (Data::Q4G128(out), QuantData::Q4G128(rows)) => {
+                let panels = places.zip(out.panels(strips, first));
+                pool.each(work, panels, |(place, out)| {
+                    place.blocks(rows, out.as_chunks_mut::<Q4G_STRIP>().0);
                 });
             }
             // `place` compared the formats.
@@ -212,31 +240,17 @@ impl Place {
         }
     }
 
-    /// Blocks of a scale and bytes, of which some bits are turned.
-    fn blocks<const BLOCK: usize, const STRIP_BLOCK: usize>(
-        self,
-        rows: &[u8],
-        out: &mut [u8],
-        turned: u8,
-    ) {
-        let per_row = self.k / Q8_BLOCK;
-        let turned = u32::from_ne_bytes([turned; 4]);
-        let rows = rows.as_chunks::<BLOCK>().0;
-        let out = out.as_chunks_mut::<STRIP_BLOCK>().0;
+    /// Canonical blocks.
+    fn blocks<B: StripBlock>(self, rows: &[u8], out: &mut [B]) {
+        let per_row = self.k / (B::PARTS * A8_BLOCK);
         for c in 0..self.columns {
             let (strip, lane) = (
                 (self.column + c) / STRIP * per_row,
                 (self.column + c) % STRIP,
             );
-            let row = &rows[(self.first + c) * per_row..][..per_row];
-            for (block, out) in row.iter().zip(&mut out[strip..]) {
-                let (scales, quads) = out.split_at_mut(SCALES);
-                scales[2 * lane..][..2].copy_from_slice(&block[..2]);
-                let quads = quads.chunks_exact_mut(QUAD);
-                for (quad, out) in block[2..].as_chunks::<4>().0.iter().zip(quads) {
-                    let quad = (u32::from_ne_bytes(*quad) ^ turned).to_ne_bytes();
-                    out[4 * lane..][..4].copy_from_slice(&quad);
-                }
+            let row = &rows[(self.first + c) * per_row * B::BYTES..][..per_row * B::BYTES];
+            for (block, out) in row.chunks_exact(B::BYTES).zip(&mut out[strip..]) {
+                out.put(lane, block);
             }
         }
     }
@@ -284,6 +298,18 @@ pub(super) fn panel<'a, V: Lanes>(
             write_floats::<V, _>(strips, [w.k, column, from], width, out);
             out
         }
+        Data::Q4K(strips) => {
+            let out = &mut scratch[..k * width];
+            let strips = strips.as_slice().as_chunks::<Q4K_STRIP>().0;
+            write_floats::<V, _>(strips, [w.k, column, from], width, out);
+            out
+        }
+        Data::Q4G128(strips) => {
+            let out = &mut scratch[..k * width];
+            let strips = strips.as_slice().as_chunks::<Q4G_STRIP>().0;
+            write_floats::<V, _>(strips, [w.k, column, from], width, out);
+            out
+        }
     };
     Panel { w, width, k }
 }
@@ -296,10 +322,10 @@ fn write_floats<V: Lanes, B: StripBlock>(
     width: usize,
     out: &mut [f32],
 ) {
-    let per_strip = k / Q8_BLOCK;
+    let block = B::PARTS * A8_BLOCK;
     for strip in 0..width / STRIP {
-        let first = (column / STRIP + strip) * per_strip + from / Q8_BLOCK;
-        let out = out.chunks_exact_mut(Q8_BLOCK * width);
+        let first = (column / STRIP + strip) * (k / block) + from / block;
+        let out = out.chunks_exact_mut(block * width);
         for (block, out) in blocks[first..].iter().zip(out) {
             block.floats::<V>(width, &mut out[strip * STRIP..]);
         }

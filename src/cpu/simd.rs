@@ -22,8 +22,10 @@ pub(super) trait Lanes: Copy {
     fn load(x: &[f32]) -> Self;
     /// The first bytes, the second ones … of the first `N` quads, less 128.
     fn load_quads(x: &[u8]) -> [Self; 4];
-    /// The low halves, and the high halves, of the first bytes, the second ones … of the first `N` quads, less eight.
-    fn load_nibble_quads(x: &[u8]) -> [[Self; 4]; 2];
+    /// The low halves, and the high halves, of the first bytes, the second ones … of the first `N` quads, less a number.
+    fn load_nibble_quads<const LESS: i32>(x: &[u8]) -> [[Self; 4]; 2];
+    /// Some bits, in their places, of the first `N` bytes.
+    fn load_bits<const MASK: i32>(x: &[u8]) -> Self;
     /// The first `N` floats of half precision.
     fn load_f16(x: &[u8]) -> Self;
     /// The first `N` upper halves of floats.
@@ -220,13 +222,22 @@ impl Lanes for Four {
     }
 
     #[inline(always)]
-    fn load_nibble_quads(x: &[u8]) -> [[Self; 4]; 2] {
+    #[expect(clippy::cast_precision_loss, reason = "a difference of small numbers")]
+    fn load_nibble_quads<const LESS: i32>(x: &[u8]) -> [[Self; 4]; 2] {
         let x = &x[..16];
         [0, 4].map(|shift: u8| {
             [0, 1, 2, 3].map(|i: usize| {
-                Self([0, 4, 8, 12].map(|at: usize| f32::from(x[at + i] >> shift & 15) - 8.0))
+                let level = |at: usize| (i32::from(x[at + i] >> shift & 15) - LESS) as f32;
+                Self([0, 4, 8, 12].map(level))
             })
         })
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_precision_loss, reason = "below 256")]
+    fn load_bits<const MASK: i32>(x: &[u8]) -> Self {
+        let x = &x[..4];
+        Self([0, 1, 2, 3].map(|i: usize| (i32::from(x[i]) & MASK) as f32))
     }
 
     #[inline(always)]

@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use half::{bf16, f16};
 
 pub use self::loader::Loader;
-pub(in crate::model) use self::loader::{finite, reserved};
+#[cfg(feature = "safetensors")]
+pub(in crate::model) use self::loader::finite;
+pub(in crate::model) use self::loader::reserved;
 use crate::ops::gemm::Activations;
 use crate::quant::{Block, Format};
 
@@ -25,7 +27,7 @@ use crate::quant::{Block, Format};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct Precision {
-    /// In memory.
+    /// In memory; [`Format::fitting`] says what becomes of rows that are no whole blocks.
     pub format: Format,
     /// In products.
     pub activations: Activations,

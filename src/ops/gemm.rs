@@ -96,7 +96,15 @@ impl GemmShape {
 ///
 /// With [`Activations::F32`] summed in blocks of [`SUM_BLOCK`]. With [`Activations::A8`] and a matrix of blocks, the
 /// activations are rounded by [`quantise_a8`], and a sum runs over the blocks b of 32: Σ_b (q_b · d_w) · d_x, where q_b
-/// is the exact integer product of the two blocks and d_w, d_x are their scales.
+/// is the exact integer product of the two blocks and d_w, d_x are their scales. Weights with an offset o_w (Q4_K) have
+/// Σ_b (q_b · d_w + t_b · o_w) · d_x, where t_b is the exact sum of the block's rounded activations with its sign turned.
+///
+/// # Numbers that are not ordinary
+/// All of it is arithmetic of floats as IEEE 754 has it, no step fused with another and denormal numbers as they are. So
+/// with `F32` an infinity or NaN on either side goes where the formula takes it, also through products with zero. With
+/// `A8` a block of activations that holds one is NaN, and so is the sum; a block whose scale would be denormal is all
+/// zeros, which a weight's scale that is infinite or NaN makes NaN. Denormal scales of weights are exact. Which of many
+/// NaN comes out is not defined; whether one does is the same on every path.
 ///
 /// # Errors
 /// See [`GemmShape::check`].
@@ -142,19 +150,24 @@ fn float_sum(x: &[f32], w: &QuantMatrix<'_>, j: usize) -> f32 {
 fn integer_sum(x: &[f32], w: &QuantMatrix<'_>, j: usize) -> Option<f32> {
     let mut sum = 0.0;
     for (b, x) in x.as_chunks::<A8_BLOCK>().0.iter().enumerate() {
-        let (w_scale, w) = w.levels(j, b)?;
+        let w = w.part(j, b)?;
         let (x_scale, x) = quantise_a8(x);
         let dot: i32 = x
             .iter()
-            .zip(w)
+            .zip(w.levels)
             .map(|(&x, w)| i32::from(x) * i32::from(w))
             .sum();
+        let turned: i32 = x.iter().map(|&x| -i32::from(x)).sum();
         #[expect(
             clippy::cast_precision_loss,
             reason = "below 2^24: 32 products of two bytes"
         )]
-        let dot = dot as f32;
-        sum += dot * w_scale * x_scale;
+        let (dot, turned) = (dot as f32, turned as f32);
+        let mut part = dot * w.scale;
+        if let Some(offset) = w.offset {
+            part += turned * offset;
+        }
+        sum += part * x_scale;
     }
     Some(sum)
 }

@@ -156,14 +156,15 @@ impl Backend for Reference {
             _ => format.bytes(1, k)?,
         };
         let range = range.start * width..range.end * width;
+        // `place` compared the formats.
         match (&mut matrix.data, rows.data()) {
             (HostData::F32(data), QuantData::F32(rows)) => data[range].copy_from_slice(rows),
-            (
-                HostData::Bytes(_, data),
-                QuantData::Bf16(rows) | QuantData::Q8_0(rows) | QuantData::Q4_0(rows),
-            ) => data[range].copy_from_slice(rows),
-            // `place` compared the formats.
-            _ => {}
+            (HostData::F32(_), _) => {}
+            (HostData::Bytes(_, data), rows) => {
+                if let Some(rows) = rows.bytes() {
+                    data[range].copy_from_slice(rows);
+                }
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Block formats of GGUF files: bytes and values, bit for bit.
+//! Block formats of GGUF files, bytes and values bit for bit, and one of this crate's own.
 //!
 //! Every value is a product of numbers that come from half precision, or such a product and a sum, in the order below
 //! and without fused multiply-add.
@@ -6,7 +6,10 @@
 use half::f16;
 
 use super::k;
-use super::{dequantise_q4_0, dequantise_q8_0, quantise_q4_0, quantise_q8_0};
+use super::{
+    dequantise_q4_0, dequantise_q4_g128, dequantise_q4_k, dequantise_q8_0, quantise_q4_0,
+    quantise_q4_g128, quantise_q4_k, quantise_q8_0,
+};
 use crate::error::{Error, Result};
 
 /// A block format: some elements that share their scales.
@@ -35,11 +38,13 @@ pub enum Block {
     Q5K,
     /// 256 elements of 6 bits, with 8-bit scales for every 16.
     Q6K,
+    /// 128 elements of 4 bits and a scale. No GGUF file has it.
+    Q4G128,
 }
 
 impl Block {
     /// All block formats.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Q8_0,
         Self::Q4_0,
         Self::Q4_1,
@@ -51,9 +56,10 @@ impl Block {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Q4G128,
     ];
 
-    /// The name that GGUF tools give it.
+    /// The name that GGUF tools give it; they have none for `Q4_G128`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -68,6 +74,7 @@ impl Block {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Q4G128 => "Q4_G128",
         }
     }
 
@@ -77,6 +84,7 @@ impl Block {
     pub const fn len(self) -> usize {
         match self {
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 256,
+            Self::Q4G128 => 128,
             _ => 32,
         }
     }
@@ -95,6 +103,7 @@ impl Block {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Q4G128 => 66,
         }
     }
 
@@ -113,13 +122,14 @@ impl Block {
         let one: fn(&[u8], &mut [f32]) = match self {
             Self::Q8_0 => return dequantise_q8_0(blocks, out),
             Self::Q4_0 => return dequantise_q4_0(blocks, out),
+            Self::Q4K => return dequantise_q4_k(blocks, out),
+            Self::Q4G128 => return dequantise_q4_g128(blocks, out),
             Self::Q4_1 => q4_1,
             Self::Q5_0 => q5_0,
             Self::Q5_1 => q5_1,
             Self::Iq4Nl => iq4_nl,
             Self::Q2K => k::q2,
             Self::Q3K => k::q3,
-            Self::Q4K => k::q4,
             Self::Q5K => k::q5,
             Self::Q6K => k::q6,
         };
@@ -135,11 +145,13 @@ impl Block {
     /// are not finite give blocks that mean nothing; callers who must not have that check first.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a format that is only read: IQ4_NL and all formats of 256 elements.
+    /// [`Error::Unsupported`] for a format that is only read: IQ4_NL, Q2_K, Q3_K, Q5_K and Q6_K.
     pub fn quantise(self, x: &[f32], out: &mut [u8]) -> Result<()> {
         let one: fn(&[f32], &mut [u8]) = match self {
             Self::Q8_0 => quantise_q8_0,
             Self::Q4_0 => quantise_q4_0,
+            Self::Q4K => quantise_q4_k,
+            Self::Q4G128 => quantise_q4_g128,
             Self::Q4_1 => to_q4_1,
             Self::Q5_0 => to_q5_0,
             Self::Q5_1 => to_q5_1,

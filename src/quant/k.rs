@@ -1,21 +1,7 @@
-//! Blocks of 256 elements: two levels of scales. Read only.
+//! Blocks of 256 elements: two levels of scales. Read only; Q4_K, which is written too, has a file of its own.
 
 use super::blocks::half;
-
-/// Six-bit scale and offset of the eighth `s` of a block: four of each lie whole in twelve bytes, the other four in
-/// halves.
-fn scale_and_offset(packed: &[u8], s: usize) -> (f32, f32) {
-    let (scale, offset) = if s < 4 {
-        (packed[s] & 63, packed[s + 4] & 63)
-    } else {
-        let low = packed[s + 4];
-        (
-            low & 15 | packed[s - 4] >> 6 << 4,
-            low >> 4 | packed[s] >> 6 << 4,
-        )
-    };
-    (f32::from(scale), f32::from(offset))
-}
+use super::q4_k;
 
 /// 16 bytes of scale and offset (a nibble each), 64 of elements, scale, offset.
 pub(super) fn q2(block: &[u8], out: &mut [f32]) {
@@ -43,24 +29,11 @@ pub(super) fn q3(block: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Scale, offset, 12 bytes of scales and offsets, 128 of elements.
-pub(super) fn q4(block: &[u8], out: &mut [f32]) {
-    let (scale, offset) = (half(block, 0), half(block, 2));
-    for (s, out) in out.chunks_exact_mut(32).enumerate() {
-        let (own, least) = scale_and_offset(&block[4..16], s);
-        let (scale, offset) = (scale * own, offset * least);
-        for (v, byte) in out.iter_mut().zip(&block[16 + s / 2 * 32..]) {
-            let q = byte >> (s % 2 * 4) & 15;
-            *v = scale * f32::from(q) - offset;
-        }
-    }
-}
-
 /// Scale, offset, 12 bytes of scales and offsets, 32 of fifth bits, 128 of the four lower ones.
 pub(super) fn q5(block: &[u8], out: &mut [f32]) {
     let (scale, offset) = (half(block, 0), half(block, 2));
     for (s, out) in out.chunks_exact_mut(32).enumerate() {
-        let (own, least) = scale_and_offset(&block[4..16], s);
+        let [own, least] = q4_k::part(block, s).map(f32::from);
         let (scale, offset) = (scale * own, offset * least);
         let bits = &block[16..48];
         for ((v, byte), bits) in out.iter_mut().zip(&block[48 + s / 2 * 32..]).zip(bits) {

@@ -3,7 +3,8 @@
 use maquette::ops::Reference;
 use maquette::ops::attention::AttentionShape;
 use maquette::ops::conv::ConvShape;
-use maquette::ops::gemm::GemmShape;
+use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::quant::Format;
 use proptest::prelude::*;
 
 use super::{attended, convolution, cpus, product};
@@ -12,10 +13,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn prop_products_agree(m in 0_usize..60, n in 1_usize..140, blocks in 1_usize..10, flags in any::<[bool; 3]>()) {
-        let q8 = flags[1] && m < 8;
-        let s = GemmShape { accumulate: flags[0], ..GemmShape::new(m, n, 32 * blocks) };
-        agree!(|b| product(b, s, q8, flags[2]));
+    fn prop_products_agree(
+        m in 0_usize..60, n in 1_usize..140, blocks in 1_usize..10, kind in 0..Format::ALL.len(), flags in any::<[bool; 3]>(),
+    ) {
+        let format = if m < 8 { Format::ALL[kind] } else { Format::F32 };
+        let activations = if flags[1] { Activations::A8 } else { Activations::F32 };
+        let k = (32 * blocks).next_multiple_of(format.block());
+        let s = GemmShape { accumulate: flags[0], activations, ..GemmShape::new(m, n, k) };
+        agree!(|b| product(b, s, format, flags[2]));
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! What loading makes of numbers that a format cannot hold, and of half precision.
 
 use half::{bf16, f16};
+use maquette::cpu::Cpu;
 use maquette::model::files::maquette::write;
 use maquette::model::weights::{DType, Loader, Tensor, WeightSource};
-use maquette::ops::Reference;
+use maquette::ops::vq::GatherShape;
+use maquette::ops::{Backend, Reference};
 use maquette::quant::Format;
 use maquette::{Error, Result};
 
-/// One matrix, `[n, 32]`.
+/// Whole blocks of every format.
+const WIDTH: usize = 256;
+
+/// One matrix, `[n, WIDTH]`.
 struct One {
     dtype: DType,
     bytes: Vec<u8>,
@@ -15,10 +20,10 @@ struct One {
 
 impl WeightSource for One {
     fn tensor(&self, _: &str) -> Option<Tensor<'_>> {
-        let (_, size) = self.dtype.piece().unwrap();
+        let (len, size) = self.dtype.piece().unwrap();
         Some(Tensor {
             dtype: self.dtype,
-            shape: vec![self.bytes.len() / size / 32, 32],
+            shape: vec![self.bytes.len() / size * len / WIDTH, WIDTH],
             bytes: &self.bytes,
         })
     }
@@ -30,7 +35,7 @@ impl WeightSource for One {
 
 /// Two rows of ones in which the number at `place` is another.
 fn with(dtype: DType, place: usize, value: f32) -> One {
-    let mut x = [1.0; 64];
+    let mut x = [1.0; 2 * WIDTH];
     x[place] = value;
     let bytes = match dtype {
         DType::F32 => x.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -49,7 +54,7 @@ fn with(dtype: DType, place: usize, value: f32) -> One {
 fn load(source: &One, format: Format) -> Result<()> {
     let same = |name: &str| name.to_owned();
     let loader = Loader::new(&Reference, source, format, &same);
-    loader.matrix(&[("w.weight", 2)], 32).map(drop)
+    loader.matrix(&[("w.weight", 2)], WIDTH).map(drop)
 }
 
 #[test]
@@ -57,7 +62,7 @@ fn numbers_that_a_format_cannot_hold_are_refused_by_name_and_place() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for format in Format::ALL {
-                for place in [0, 31, 32, 63] {
+                for place in [0, 31, 32, 255, 256, 511] {
                     let source = with(dtype, place, value);
                     let got = load(&source, format).unwrap_err();
                     assert!(
@@ -65,7 +70,7 @@ fn numbers_that_a_format_cannot_hold_are_refused_by_name_and_place() {
                         "{dtype:?} {format:?}: {got}"
                     );
                 }
-                let source = with(dtype, 33, value);
+                let source = with(dtype, 300, value);
                 let got = write(&source, format, &[], &mut |_| Ok(())).unwrap_err();
                 assert!(
                     got.to_string().contains("\"w.weight\" has a number"),
@@ -86,8 +91,15 @@ fn numbers_that_a_format_cannot_hold_are_refused_by_name_and_place() {
         (65504.0 * 8.2, Format::Q4_0, false),
         (f32::MIN_POSITIVE / 2.0, Format::Q4_0, true),
         (f32::MAX, Format::Q8_0, false),
+        (65504.0 * 63.0 * 14.9, Format::Q4K, true),
+        (65504.0 * 63.0 * 15.1, Format::Q4K, false),
+        (-65504.0 * 62.9, Format::Q4K, true),
+        (-65504.0 * 63.1, Format::Q4K, false),
+        (f32::MAX, Format::Q4K, false),
+        (65504.0 * 8.0, Format::Q4G128, true),
+        (-65504.0 * 8.2, Format::Q4G128, false),
     ] {
-        for place in [5, 40] {
+        for place in [5, 340] {
             let source = with(DType::F32, place, value);
             let (loaded, written) = (
                 load(&source, format),
@@ -117,15 +129,97 @@ fn every_number_of_half_precision_is_read_exactly() {
         (DType::BF16, |b| bf16::from_bits(b).to_f32()),
     ] {
         let bits: Vec<u16> = (0..=u16::MAX).filter(|b| float(*b).is_finite()).collect();
-        let bits = &bits[..bits.len() / 32 * 32];
+        let bits = &bits[..bits.len() / WIDTH * WIDTH];
         let bytes = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
         let (source, same) = (One { dtype, bytes }, |name: &str| name.to_owned());
         let loader = Loader::new(&Reference, &source, Format::F32, &same);
-        let got = loader.floats("w.weight", &[bits.len() / 32, 32]).unwrap();
+        let got = loader
+            .floats("w.weight", &[bits.len() / WIDTH, WIDTH])
+            .unwrap();
         assert!(
             bits.iter()
                 .zip(&got)
                 .all(|(b, v)| float(*b).to_bits() == v.to_bits())
         );
+    }
+}
+
+/// Random blocks, as no quantiser here would write them.
+fn blocks(format: Format, rows: usize) -> Vec<u8> {
+    let mut bytes = vec![0; format.bytes(rows, WIDTH).unwrap()];
+    for (i, out) in (0..).zip(bytes.chunks_mut(16)) {
+        let words = maquette::rng::philox([i, 3], [0; 4]).map(u32::to_le_bytes);
+        out.copy_from_slice(&words.as_flattened()[..out.len()]);
+    }
+    for block in bytes.chunks_mut(format.block_bytes()) {
+        // Finite scales of either sign.
+        block[1] &= 0xbf;
+        if format == Format::Q4K {
+            block[3] &= 0xbf;
+        }
+    }
+    bytes
+}
+
+#[test]
+fn blocks_of_a_file_are_kept_bit_for_bit() {
+    let rows = 70;
+    for format in Format::ALL {
+        let Some(block) = format.as_block() else {
+            continue;
+        };
+        let (bytes, same) = (blocks(format, rows), |name: &str| name.to_owned());
+        let mut want = vec![0.0; rows * WIDTH];
+        block.dequantise(&bytes, &mut want);
+        let source = One {
+            dtype: DType::Block(block),
+            bytes,
+        };
+        let cpu = Cpu::with_threads(1).unwrap();
+        let loader = Loader::new(&cpu, &source, format, &same);
+        let matrix = loader.matrix(&[("w.weight", rows)], WIDTH).unwrap();
+        let s = GatherShape {
+            rows,
+            width: WIDTH,
+            table_rows: rows,
+        };
+        let (mut index, mut out) = (cpu.zeros(rows).unwrap(), cpu.zeros(want.len()).unwrap());
+        cpu.write(&mut index, 0, &(0..70).collect::<Vec<u32>>())
+            .unwrap();
+        cpu.gather_rows(s, &index, &matrix, &mut out).unwrap();
+        let mut got = vec![0.0; want.len()];
+        cpu.read(&out, 0, &mut got).unwrap();
+        let same = want
+            .iter()
+            .zip(&got)
+            .all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{}", format.name());
+        // And in a checkpoint of this crate.
+        let mut file = Vec::new();
+        write(&source, format, &[], &mut |bytes| {
+            file.extend_from_slice(bytes);
+            Ok(())
+        })
+        .unwrap();
+        assert!(file.ends_with(&source.bytes), "{}", format.name());
+        // A second scale that is no number is seen, as the first is.
+        for at in [0, 2]
+            .into_iter()
+            .take(if format == Format::Q4K { 2 } else { 1 })
+        {
+            let mut bad = One {
+                dtype: source.dtype,
+                bytes: source.bytes.clone(),
+            };
+            let place = 3 * format.block_bytes() + at;
+            bad.bytes[place..place + 2].copy_from_slice(&0xfc00_u16.to_le_bytes());
+            let got = Loader::new(&Reference, &bad, format, &|name: &str| name.to_owned())
+                .matrix(&[("w.weight", rows)], WIDTH);
+            let want = 3 * format.block();
+            assert!(
+                matches!(got, Err(Error::NotFinite { row, .. }) if row == want),
+                "{got:?}"
+            );
+        }
     }
 }

@@ -5,6 +5,7 @@ mod layouts;
 #[path = "../../examples/support/random_file.rs"]
 mod random_file;
 
+mod drift;
 mod measured;
 mod tiny;
 
@@ -199,7 +200,10 @@ fn load(folder: &Path, format: Format) -> Result<()> {
 #[test]
 fn small_models_in_published_layouts_load() {
     for (name, layout) in tiny::all() {
-        for format in [None, Some(Format::Q8_0), Some(Format::Q4_0)] {
+        for format in [None]
+            .into_iter()
+            .chain([Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q4G128].map(Some))
+        {
             let folder = fresh(&format!("synthetic-{name}-{format:?}"));
             random_file::write(&layout, format, 7, &folder).unwrap();
             load(&folder, format.unwrap_or_default())

@@ -30,7 +30,8 @@ fn llamagen(condition: Condition) -> LlamaGen {
     }
 }
 
-fn janus() -> Janus {
+/// Janus with a grid of 4 × 4 codes.
+pub fn janus() -> Janus {
     Janus {
         width: 64,
         layers: 2,

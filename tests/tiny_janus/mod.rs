@@ -1,7 +1,5 @@
 //! The fixture's random weights, with a vocabulary that spells prompts for them.
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use maquette::Result;
@@ -13,14 +11,12 @@ use maquette::model::words::Words;
 use maquette::ops::Backend;
 use maquette::quant::Format;
 
-fn bytes(name: &str) -> Vec<u8> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/janus-pro");
-    fs::read(folder.join(name)).unwrap()
-}
+const CONFIG: &str = include_str!("../golden/janus-pro/config.json");
+const WEIGHTS: &[u8] = include_bytes!("../golden/janus-pro/model.safetensors");
 
 /// The fixture's shape; prompts laid out as released, in the few words there are.
 pub fn config() -> JanusConfig {
-    let json = JsonConfig::parse(&String::from_utf8(bytes("config.json")).unwrap()).unwrap();
+    let json = JsonConfig::parse(CONFIG).unwrap();
     let mut config = JanusConfig::from_json(&json).unwrap();
     let begin = "<\u{ff5c}begin\u{2581}of\u{2581}sentence\u{ff5c}><|User|> : ";
     let ask = |question: &str| {
@@ -80,7 +76,6 @@ pub fn load_as<B: Backend>(
     config: JanusConfig,
     precision: impl Into<Precision>,
 ) -> Result<Arc<Janus<B>>> {
-    let weights = bytes("model.safetensors");
-    let source = SafetensorsSource::new(&weights).unwrap();
+    let source = SafetensorsSource::new(WEIGHTS).unwrap();
     Janus::load(Arc::new(backend), config, &source, precision).map(Arc::new)
 }

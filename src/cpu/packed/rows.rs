@@ -2,7 +2,10 @@
 
 use half::bf16;
 
-use super::{Data, PANEL, Packed, Q4_STRIP, Q8_BLOCK, Q8_STRIP, STRIP, StripBlock, panel_width};
+use super::{
+    A8_BLOCK, Data, PANEL, Packed, Q4_STRIP, Q4G_STRIP, Q4K_STRIP, Q8_STRIP, STRIP, StripBlock,
+    panel_width,
+};
 use crate::error::Result;
 use crate::ops::vq::GatherShape;
 
@@ -50,15 +53,23 @@ impl Packed {
                 let blocks = strips.as_slice().as_chunks::<Q4_STRIP>().0;
                 write_row(blocks, row, out);
             }
+            Data::Q4K(strips) => {
+                let blocks = strips.as_slice().as_chunks::<Q4K_STRIP>().0;
+                write_row(blocks, row, out);
+            }
+            Data::Q4G128(strips) => {
+                let blocks = strips.as_slice().as_chunks::<Q4G_STRIP>().0;
+                write_row(blocks, row, out);
+            }
         }
     }
 }
 
 /// A row of a matrix of blocks.
 fn write_row<B: StripBlock>(blocks: &[B], row: usize, out: &mut [f32]) {
-    let outs = out.as_chunks_mut::<Q8_BLOCK>().0;
-    let first = row / STRIP * outs.len();
-    for (out, block) in outs.iter_mut().zip(&blocks[first..]) {
-        block.row(row % STRIP, out);
+    let block = B::PARTS * A8_BLOCK;
+    let first = row / STRIP * (out.len() / block);
+    for (out, strip) in out.chunks_exact_mut(block).zip(&blocks[first..]) {
+        strip.row(row % STRIP, out);
     }
 }

@@ -66,22 +66,30 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
-    fn load_nibble_quads(x: &[u8]) -> [[Self; 4]; 2] {
+    fn load_nibble_quads<const LESS: i32>(x: &[u8]) -> [[Self; 4]; 2] {
         let x = words256(x);
         [
             [
-                less256::<15, 8>(x),
-                less256::<15, 8>(intrinsic!(_mm256_srli_epi32::<8>(x))),
-                less256::<15, 8>(intrinsic!(_mm256_srli_epi32::<16>(x))),
-                less256::<15, 8>(intrinsic!(_mm256_srli_epi32::<24>(x))),
+                less256::<15, LESS>(x),
+                less256::<15, LESS>(intrinsic!(_mm256_srli_epi32::<8>(x))),
+                less256::<15, LESS>(intrinsic!(_mm256_srli_epi32::<16>(x))),
+                less256::<15, LESS>(intrinsic!(_mm256_srli_epi32::<24>(x))),
             ],
             [
-                less256::<15, 8>(intrinsic!(_mm256_srli_epi32::<4>(x))),
-                less256::<15, 8>(intrinsic!(_mm256_srli_epi32::<12>(x))),
-                less256::<15, 8>(intrinsic!(_mm256_srli_epi32::<20>(x))),
-                less256::<15, 8>(intrinsic!(_mm256_srli_epi32::<28>(x))),
+                less256::<15, LESS>(intrinsic!(_mm256_srli_epi32::<4>(x))),
+                less256::<15, LESS>(intrinsic!(_mm256_srli_epi32::<12>(x))),
+                less256::<15, LESS>(intrinsic!(_mm256_srli_epi32::<20>(x))),
+                less256::<15, LESS>(intrinsic!(_mm256_srli_epi32::<28>(x))),
             ],
         ]
+    }
+
+    #[inline(always)]
+    fn load_bits<const MASK: i32>(x: &[u8]) -> Self {
+        let x = &x[..8];
+        // SAFETY: the instruction set is there, and 8 bytes are readable.
+        let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
+        less256::<MASK, 0>(intrinsic!(_mm256_cvtepu8_epi32(bytes)))
     }
 
     #[inline(always)]
@@ -193,22 +201,30 @@ impl Lanes for Sixteen {
     }
 
     #[inline(always)]
-    fn load_nibble_quads(x: &[u8]) -> [[Self; 4]; 2] {
+    fn load_nibble_quads<const LESS: i32>(x: &[u8]) -> [[Self; 4]; 2] {
         let x = words512(x);
         [
             [
-                less512::<15, 8>(x),
-                less512::<15, 8>(intrinsic!(_mm512_srli_epi32::<8>(x))),
-                less512::<15, 8>(intrinsic!(_mm512_srli_epi32::<16>(x))),
-                less512::<15, 8>(intrinsic!(_mm512_srli_epi32::<24>(x))),
+                less512::<15, LESS>(x),
+                less512::<15, LESS>(intrinsic!(_mm512_srli_epi32::<8>(x))),
+                less512::<15, LESS>(intrinsic!(_mm512_srli_epi32::<16>(x))),
+                less512::<15, LESS>(intrinsic!(_mm512_srli_epi32::<24>(x))),
             ],
             [
-                less512::<15, 8>(intrinsic!(_mm512_srli_epi32::<4>(x))),
-                less512::<15, 8>(intrinsic!(_mm512_srli_epi32::<12>(x))),
-                less512::<15, 8>(intrinsic!(_mm512_srli_epi32::<20>(x))),
-                less512::<15, 8>(intrinsic!(_mm512_srli_epi32::<28>(x))),
+                less512::<15, LESS>(intrinsic!(_mm512_srli_epi32::<4>(x))),
+                less512::<15, LESS>(intrinsic!(_mm512_srli_epi32::<12>(x))),
+                less512::<15, LESS>(intrinsic!(_mm512_srli_epi32::<20>(x))),
+                less512::<15, LESS>(intrinsic!(_mm512_srli_epi32::<28>(x))),
             ],
         ]
+    }
+
+    #[inline(always)]
+    fn load_bits<const MASK: i32>(x: &[u8]) -> Self {
+        let x = &x[..16];
+        // SAFETY: the instruction set is there, and 16 bytes are readable.
+        let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+        less512::<MASK, 0>(intrinsic!(_mm512_cvtepu8_epi32(bytes)))
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use super::safetensors::{Entry, SafetensorsSource, entry, header};
 use super::table::push;
 use crate::error::{Error, Result, product};
 use crate::model::weights::{DType, Tensor, WeightSource, finite};
-use crate::quant::{Block, Format};
+use crate::quant::Format;
 
 const FORMAT: &str = "maquette";
 const VERSION: &str = "1";
@@ -60,7 +60,9 @@ impl<'a> MaquetteSource<'a> {
             let whole = match file.stored(name) {
                 Some(stored) if stored.dtype == BYTES => {
                     let row = stored.shape.get(1).copied().unwrap_or(0);
-                    block(format).is_some_and(|b| row > 0 && row.is_multiple_of(b.bytes()))
+                    format
+                        .as_block()
+                        .is_some_and(|b| row > 0 && row.is_multiple_of(b.bytes()))
                         && stored.shape.len() == 2
                 }
                 _ => true,
@@ -91,18 +93,10 @@ impl<'a> MaquetteSource<'a> {
 /// The type that blocks have in the file.
 const BYTES: DType = DType::Other("U8");
 
-const fn block(format: Format) -> Option<Block> {
-    match format {
-        Format::F32 | Format::Bf16 => None,
-        Format::Q8_0 => Some(Block::Q8_0),
-        Format::Q4_0 => Some(Block::Q4_0),
-    }
-}
-
 impl WeightSource for MaquetteSource<'_> {
     fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         let mut tensor = self.file.tensor(name)?;
-        if let (BYTES, Some(block)) = (tensor.dtype, block(self.format)) {
+        if let (BYTES, Some(block)) = (tensor.dtype, self.format.as_block()) {
             tensor.dtype = DType::Block(block);
             for row in tensor.shape.iter_mut().skip(1) {
                 *row = *row / block.bytes() * block.len();
@@ -178,7 +172,7 @@ fn plan(name: String, tensor: &Tensor<'_>, format: Format) -> Option<Plan> {
         _ if matrix => match format {
             Format::F32 => ("F32", 4, Some(format)),
             Format::Bf16 => ("BF16", 2, Some(format)),
-            Format::Q8_0 | Format::Q4_0 => ("U8", 1, Some(format)),
+            _ => ("U8", 1, Some(format)),
         },
         DType::F32 => ("F32", 4, None),
         DType::F16 => ("F16", 2, None),
@@ -227,7 +221,7 @@ fn convert(
     let mut packed = filled(most, 0_u8)?;
     for bytes in tensor.bytes.chunks(portion / piece * size) {
         let n = bytes.len() / size * piece;
-        let own = block(format).map(DType::Block);
+        let own = format.as_block().map(DType::Block);
         if own == Some(tensor.dtype) {
             out(bytes)?;
         } else {

@@ -205,8 +205,8 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(buffer)
     }
 
-    /// A packed matrix of tensors `[n, k]` below each other, in the loader's format where `k` allows it, else in F32.
-    /// Blocks that are stored in that format are taken as they are.
+    /// A packed matrix of tensors `[n, k]` below each other, in the loader's format or what
+    /// [`Format::fitting`] makes of it. Blocks that are stored in that format are taken as they are.
     ///
     /// # Errors
     /// As [`floats`](Self::floats).
@@ -220,7 +220,9 @@ impl<'a, B: Backend> Loader<'a, B> {
             .iter()
             .map(|&(name, n)| self.checked(name, &[n, k]))
             .collect::<Result<Vec<_>>>()?;
-        let mut matrix = self.backend.matrix(self.precision.format.or_f32(k), n, k)?;
+        let mut matrix = self
+            .backend
+            .matrix(self.precision.format.fitting(k), n, k)?;
         let mut at = 0;
         for (tensor, &(_, n)) in tensors.iter().zip(parts) {
             self.put(tensor, (self.precision.format, k), 0..n, &mut matrix, at)?;
@@ -258,7 +260,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     ) -> Result<B::Matrix> {
         let tensor = self.checked(name, &shape)?;
         covers("weights", "rows", shape[0], rows.end)?;
-        let format = self.precision.format.or_f32(shape[1]);
+        let format = self.precision.format.fitting(shape[1]);
         let mut matrix = self.backend.matrix(format, rows.len(), shape[1])?;
         self.put(
             &tensor,
@@ -281,7 +283,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         order: &dyn Fn(usize) -> usize,
     ) -> Result<B::Matrix> {
         let tensor = self.checked(name, &[n, k])?;
-        let format = self.precision.format.or_f32(k);
+        let format = self.precision.format.fitting(k);
         let mut matrix = self.backend.matrix(format, n, k)?;
         for to in 0..n {
             let row = order(to);
@@ -314,7 +316,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         matrix: &mut B::Matrix,
         (mut to, release): (usize, bool),
     ) -> Result<()> {
-        let format = format.or_f32(k);
+        let format = format.fitting(k);
         let stored = stored_as(format, tensor.tensor.dtype);
         // Rows that need no room of their own come in portions that occupy all threads of a device.
         let most = if stored {
@@ -347,12 +349,12 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(())
     }
 
-    /// A packed matrix `[n, k]` from floats, in the loader's format where `k` allows it, else in F32.
+    /// A packed matrix `[n, k]` from floats, in the loader's format or what [`Format::fitting`] makes of it.
     ///
     /// # Errors
     /// Another number of elements, or no memory.
     pub fn pack(&self, n: usize, k: usize, data: &[f32]) -> Result<B::Matrix> {
-        let format = self.precision.format.or_f32(k);
+        let format = self.precision.format.fitting(k);
         if format == Format::F32 {
             return self.pack_f32(n, k, data);
         }
@@ -400,6 +402,8 @@ const fn stored_as(format: Format, dtype: DType) -> bool {
         (Format::Bf16, DType::BF16)
             | (Format::Q8_0, DType::Block(Block::Q8_0))
             | (Format::Q4_0, DType::Block(Block::Q4_0))
+            | (Format::Q4K, DType::Block(Block::Q4K))
+            | (Format::Q4G128, DType::Block(Block::Q4G128))
     )
 }
 
@@ -455,6 +459,10 @@ const fn not_finite(row: usize) -> Error {
 pub(in crate::model) fn finite(format: Format, bytes: &[u8]) -> core::result::Result<(), usize> {
     let bad = |head: &[u8]| match (format, head) {
         (Format::Bf16, &[a, b, ..]) => !bf16::from_le_bytes([a, b]).is_finite(),
+        // Two scales.
+        (Format::Q4K, &[a, b, c, d, ..]) => ![[a, b], [c, d]]
+            .into_iter()
+            .all(|scale| f16::from_le_bytes(scale).is_finite()),
         (_, &[a, b, ..]) => !f16::from_le_bytes([a, b]).is_finite(),
         _ => true,
     };
