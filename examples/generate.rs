@@ -16,11 +16,13 @@ mod person;
 mod png_file;
 #[path = "support/record.rs"]
 mod record;
+#[path = "support/report/mod.rs"]
+mod report;
 #[path = "support/sheet.rs"]
 mod sheet;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -62,6 +64,9 @@ struct Cli {
     /// Folder for pictures, sheets and trace.
     #[arg(long, default_value = "out")]
     out: PathBuf,
+    /// Also one page about all of it for a browser: candidates step by step, verdicts, cost over time.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Say nothing but errors.
     #[arg(long)]
     quiet: bool,
@@ -76,6 +81,13 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     writable_folder(&cli.out)?;
+    if let Some(folder) = cli.report.as_deref().and_then(Path::parent) {
+        writable_folder(if folder == Path::new("") {
+            Path::new(".")
+        } else {
+            folder
+        })?;
+    }
     let asks = cli.effort.asks(cli.strategy);
     let models = Models::load(&cli.settings, asks && !cli.person)?;
     let alive = cli.effort.alive(cli.strategy);
@@ -95,15 +107,30 @@ fn run() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let mut total = Cost::default();
     let (mut usual, mut runs, mut shown) = (Counts::default(), Vec::new(), Vec::new());
+    let mut told = Vec::new();
+    // The released code has no rungs, rounds or budgets.
+    let released = cli.strategy != Strategy::Halving && cli.effort.describe().is_null();
     for image in 0..cli.images {
         let run = one_picture(&cli, image, &mut *generator, &mut *reward, &mut *strategy)?;
         total += run.decision.cost;
         let steps = u64::from(generator.steps());
         let n = u64::from(cli.effort.candidates);
-        let would = record::one_by_one(cli.strategy.name(), n, steps, &run.decision.cost);
-        usual.steps += would.steps;
-        usual.decodes += would.decodes;
-        usual.questions += would.questions;
+        let would =
+            released.then(|| record::one_by_one(cli.strategy.name(), n, steps, &run.decision.cost));
+        if let Some(would) = would {
+            usual.steps += would.steps;
+            usual.decodes += would.decodes;
+            usual.questions += would.questions;
+        }
+        if cli.report.is_some() {
+            told.push(report::picture(&report::Shown {
+                record: &run.record,
+                pixels: &run.pixels,
+                label: &run.label,
+                seconds: run.seconds,
+                one_by_one: would,
+            })?);
+        }
         runs.push(run.trace);
         shown.push((run.pixels, run.label));
     }
@@ -122,6 +149,13 @@ fn run() -> Result<(), Box<dyn Error>> {
         &cli.out.join("trace.json"),
         &serde_json::to_vec_pretty(&trace)?,
     )?;
+    if let Some(file) = &cli.report {
+        let run = json!({
+            "prompt": cli.prompt, "strategy": cli.strategy.name(), "candidates": cli.effort.candidates, "seed": cli.seed,
+            "models": models.describe(), "device": models.device(), "steps": generator.steps(),
+        });
+        write_whole(file, report::page(run, told).as_bytes())?;
+    }
     if !cli.quiet {
         let seconds = started.elapsed().as_secs_f64();
         println!(
@@ -143,7 +177,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             rejected: 0,
         };
         row("spent", spent);
-        if cli.strategy != Strategy::Halving && cli.effort.describe().is_null() {
+        if released {
             row("one by one, as released", usual);
         }
     }
@@ -156,6 +190,8 @@ struct Run {
     pixels: Vec<u8>,
     label: String,
     trace: Value,
+    record: Record,
+    seconds: f64,
 }
 
 fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
@@ -247,15 +283,18 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     ];
     sheet::sheet(&record, &cli.prompt, &summary)
         .save(&cli.out.join(format!("sheet-{image}.png")))?;
+    let seconds = started.elapsed().as_secs_f64();
     let trace = json!({
         "image": image, "seed": seed, "winner": decision.winner.0, "codes": codes, "fallback": decision.fallback,
         "verdict": decision.verdict.as_ref().map(record::verdict), "cost": record::cost(&cost),
-        "seconds": started.elapsed().as_secs_f64(), "events": record.events,
+        "seconds": seconds, "events": record.events,
     });
     Ok(Run {
         decision,
         pixels,
         label,
         trace,
+        record,
+        seconds,
     })
 }

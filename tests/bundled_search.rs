@@ -19,8 +19,10 @@ use maquette::model::show_o::{ShowOOptions, ShowOSession};
 use maquette::model::words::Words;
 use maquette::quant::Format;
 use maquette::rng::Stream;
-use maquette::search::{BestOfN, Parm, ParmForm, Plain, Prm, SearchStrategy};
-use maquette::{Cost, Flow, Generator, Prompt};
+use maquette::search::{
+    Adaptive, BestOfN, Budget, Halving, Parm, ParmForm, Plain, Prm, SearchStrategy,
+};
+use maquette::{Cost, Flow, Generator, Judgement, Prompt};
 use proptest::prelude::*;
 
 const N: usize = 5;
@@ -93,11 +95,16 @@ fn found(
     }
 }
 
-fn strategies(n: u32) -> [Strategy; 3] {
+fn strategies(n: u32) -> [Strategy; 6] {
+    let two = n.min(2);
+    let rounds = Adaptive::new(BestOfN::new(two), two);
     [
         Box::new(BestOfN::new(n)),
         Box::new(Prm::new(n).with_judged_steps([3, 9, 15])),
         Box::new(Parm::new(n)),
+        Box::new(Prm::new(n).with_judged_steps([4, 12]).with_width(two)),
+        Box::new(Halving::new(n, [6, 12]).with_judgement(Judgement::Potential)),
+        Box::new(Budget::new(rounds).with_steps(54)),
     ]
 }
 
@@ -134,7 +141,7 @@ fn one_candidate_is_plain_generation() {
 fn threads_and_neighbours_change_nothing() {
     let one = Models::load(&Cpu::new);
     let mut sessions = one.sessions();
-    let tasks: Vec<(usize, &str, u64)> = (0..3)
+    let tasks: Vec<(usize, &str, u64)> = (0..6)
         .flat_map(|strategy| PROMPTS.map(|prompt| (strategy, prompt, 5 + strategy as u64)))
         .collect();
     let want: Vec<Found> = tasks

@@ -204,6 +204,13 @@ impl Watch<'_> {
         self.since = self.now();
         self.since.saturating_add(next).saturating_add(rest) <= self.timer.limit
     }
+
+    /// Steps for which there is time.
+    fn steps(&mut self) -> u64 {
+        let left = self.timer.limit.saturating_sub(self.now());
+        let steps = left.as_nanos().checked_div(self.step.as_nanos());
+        steps.map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(u64::MAX))
+    }
 }
 
 impl Ledger<'_> {
@@ -299,19 +306,21 @@ impl Ledger<'_> {
         self.lives.iter().map(left).min().unwrap_or(0)
     }
 
-    /// Finishes the best candidate for which there are steps.
+    /// Finishes the best candidate for which there are steps and time; the furthest if time is short for all.
     fn end(&mut self) -> Flow {
         if self.closed {
             return Flow::Continue;
         }
         self.closed = true;
+        let time = self.watch.as_mut().map_or(u64::MAX, Watch::steps);
+        let within = self.steps_left.min(time.max(self.least_left(&[])));
         let rank = |life: &Life| {
             let score = life.last.as_ref().map_or(-1.0, confidence);
             (life.taken >= self.steps, !life.parked, score)
         };
         let mut best: Option<&Life> = None;
         for life in &self.lives {
-            let fits = self.left(life) <= self.steps_left;
+            let fits = self.left(life) <= within;
             if fits && best.is_none_or(|best| rank(life) > rank(best)) {
                 best = Some(life);
             }
