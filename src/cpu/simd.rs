@@ -24,8 +24,10 @@ pub(super) trait Lanes: Copy {
     fn load_quads(x: &[u8]) -> [Self; 4];
     /// The low halves, and the high halves, of the first bytes, the second ones … of the first `N` quads, less a number.
     fn load_nibble_quads<const LESS: i32>(x: &[u8]) -> [[Self; 4]; 2];
-    /// Some bits, in their places, of the first `N` bytes.
-    fn load_bits<const MASK: i32>(x: &[u8]) -> Self;
+    /// The lower six bits of the first `N` bytes.
+    fn load_low_six(x: &[u8]) -> Self;
+    /// Six bits: the two highest ones of the first `N` bytes of one side, and four from bit `AT`, 0 or 4, on of the other.
+    fn load_split_six<const AT: u32>(upper: &[u8], lower: &[u8]) -> Self;
     /// The first `N` floats of half precision.
     fn load_f16(x: &[u8]) -> Self;
     /// The first `N` upper halves of floats.
@@ -234,10 +236,15 @@ impl Lanes for Four {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_precision_loss, reason = "below 256")]
-    fn load_bits<const MASK: i32>(x: &[u8]) -> Self {
+    fn load_low_six(x: &[u8]) -> Self {
         let x = &x[..4];
-        Self([0, 1, 2, 3].map(|i: usize| (i32::from(x[i]) & MASK) as f32))
+        Self([0, 1, 2, 3].map(|i: usize| f32::from(x[i] & 63)))
+    }
+
+    #[inline(always)]
+    fn load_split_six<const AT: u32>(upper: &[u8], lower: &[u8]) -> Self {
+        let (upper, lower) = (&upper[..4], &lower[..4]);
+        Self([0, 1, 2, 3].map(|i: usize| f32::from(upper[i] >> 6 << 4 | lower[i] >> AT & 15)))
     }
 
     #[inline(always)]

@@ -179,21 +179,18 @@ impl StripBlock for [u8; Q4K_STRIP] {
 
     #[inline(always)]
     fn scales<V: Lanes>(&self, part: usize, c: usize) -> V {
-        let own = V::load_bits::<63>(&self[Q4K_LINES + part * STRIP + c..]);
-        V::load_f16(&self[2 * c..]).mul(own)
+        V::load_f16(&self[2 * c..]).mul(V::load_low_six(&self[Q4K_LINES + part * STRIP + c..]))
     }
 
     #[inline(always)]
     fn offsets<V: Lanes>(&self, part: usize, c: usize) -> V {
-        // Sixteen times the upper bits, and the lower ones: all of it is exact.
-        let upper = V::load_bits::<0xc0>(&self[Q4K_LINES + part * STRIP + c..]);
-        let low = &self[Q4K_LINES + (8 + part % 4) * STRIP + c..];
-        let lower = if part < 4 {
-            V::load_bits::<15>(low)
+        let upper = &self[Q4K_LINES + part * STRIP + c..];
+        let lower = &self[Q4K_LINES + (8 + part % 4) * STRIP + c..];
+        let own = if part < 4 {
+            V::load_split_six::<0>(upper, lower)
         } else {
-            V::load_bits::<0xf0>(low).mul(V::splat(0.0625))
+            V::load_split_six::<4>(upper, lower)
         };
-        let own = upper.mul(V::splat(0.25)).add(lower);
         V::load_f16(&self[SCALES + 2 * c..]).mul(own)
     }
 

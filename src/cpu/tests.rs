@@ -169,27 +169,30 @@ fn every_instruction_set_gives_the_reference_product() {
 /// The largest integers of both sides, and activations that are no normal numbers.
 #[test]
 fn the_ends_of_the_integers_give_the_reference_product() {
-    let k = 96;
-    let mut row = alloc::vec![1.0_f32; k];
-    row.extend((0..k).map(|i| if i % 2 == 0 { -1e30 } else { 1e30 }));
-    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0] {
-        row.extend((0..k).map(|i| if i == 40 { odd } else { i as f32 }));
-    }
-    let m = row.len() / k;
-    let mut bytes = alloc::vec![0; Format::Q8_0.bytes(2, k).unwrap()];
-    for (i, block) in bytes.chunks_exact_mut(34).enumerate() {
-        block.fill([0x80, 0x7f][i / 3]);
-        block[..2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
-    }
-    let mut nibbles = alloc::vec![0; Format::Q4_0.bytes(2, k).unwrap()];
-    for (i, block) in nibbles.chunks_exact_mut(18).enumerate() {
-        block.fill([0x00, 0xff][i / 3]);
-        block[..2].copy_from_slice(&half::f16::from_f32(-0.5).to_le_bytes());
-    }
-    for w in [
-        QuantMatrix::q8_0(2, k, &bytes).unwrap(),
-        QuantMatrix::q4_0(2, k, &nibbles).unwrap(),
-    ] {
+    for format in Format::ALL.into_iter().filter(|f| f.block() > 1) {
+        let k = 3 * format.block();
+        let mut row = alloc::vec![1.0_f32; k];
+        row.extend((0..k).map(|i| if i % 2 == 0 { -1e30 } else { 1e30 }));
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0] {
+            row.extend((0..k).map(|i| if i == 40 { odd } else { i as f32 }));
+        }
+        let m = row.len() / k;
+        let mut bytes = alloc::vec![0; format.bytes(2, k).unwrap()];
+        let ends = if format == Format::Q8_0 {
+            [0x80, 0x7f]
+        } else {
+            [0x00, 0xff]
+        };
+        for (i, block) in bytes.chunks_exact_mut(format.block_bytes()).enumerate() {
+            block.fill(ends[i / 3]);
+            block[..2].copy_from_slice(&half::f16::from_f32(-0.5).to_le_bytes());
+            if format == Format::Q4K {
+                block[2..4].copy_from_slice(&half::f16::from_f32(2.0).to_le_bytes());
+                // The largest scales and offsets, too.
+                block[4..16].fill(0xff);
+            }
+        }
+        let w = QuantMatrix::from_bytes(format, 2, k, &bytes).unwrap();
         for activations in [Activations::F32, Activations::A8] {
             let s = GemmShape {
                 activations,
