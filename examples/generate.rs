@@ -14,11 +14,13 @@ mod open;
 mod png_file;
 #[path = "support/record.rs"]
 mod record;
+#[path = "support/report/mod.rs"]
+mod report;
 #[path = "support/sheet.rs"]
 mod sheet;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -55,6 +57,9 @@ struct Cli {
     /// Folder for pictures, sheets and trace.
     #[arg(long, default_value = "out")]
     out: PathBuf,
+    /// Also one page about all of it for a browser: candidates step by step, verdicts, cost over time.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Say nothing but errors.
     #[arg(long)]
     quiet: bool,
@@ -69,6 +74,13 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     writable_folder(&cli.out)?;
+    if let Some(folder) = cli.report.as_deref().and_then(Path::parent) {
+        writable_folder(if folder == Path::new("") {
+            Path::new(".")
+        } else {
+            folder
+        })?;
+    }
     let models = Models::load(&cli.settings, cli.strategy.asks())?;
     let (mut generator, mut reward) = (
         models.generator(cli.strategy.alive(cli.candidates))?,
@@ -78,6 +90,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let mut total = Cost::default();
     let (mut usual, mut runs, mut shown) = (Counts::default(), Vec::new(), Vec::new());
+    let mut told = Vec::new();
     for image in 0..cli.images {
         let run = one_picture(&cli, image, &mut *generator, &mut *reward, &mut *strategy)?;
         total += run.decision.cost;
@@ -87,6 +100,15 @@ fn run() -> Result<(), Box<dyn Error>> {
         usual.steps += would.steps;
         usual.decodes += would.decodes;
         usual.questions += would.questions;
+        if cli.report.is_some() {
+            told.push(report::picture(&report::Shown {
+                record: &run.record,
+                pixels: &run.pixels,
+                label: &run.label,
+                seconds: run.seconds,
+                one_by_one: would,
+            })?);
+        }
         runs.push(run.trace);
         shown.push((run.pixels, run.label));
     }
@@ -105,6 +127,13 @@ fn run() -> Result<(), Box<dyn Error>> {
         &cli.out.join("trace.json"),
         &serde_json::to_vec_pretty(&trace)?,
     )?;
+    if let Some(file) = &cli.report {
+        let run = json!({
+            "prompt": cli.prompt, "strategy": cli.strategy.name(), "candidates": cli.candidates, "seed": cli.seed,
+            "models": models.describe(), "device": models.device(), "steps": generator.steps(),
+        });
+        write_whole(file, report::page(run, told).as_bytes())?;
+    }
     if !cli.quiet {
         let seconds = started.elapsed().as_secs_f64();
         println!(
@@ -137,6 +166,8 @@ struct Run {
     pixels: Vec<u8>,
     label: String,
     trace: Value,
+    record: Record,
+    seconds: f64,
 }
 
 fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
@@ -235,15 +266,18 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     ];
     sheet::sheet(&record, &cli.prompt, &summary)
         .save(&cli.out.join(format!("sheet-{image}.png")))?;
+    let seconds = started.elapsed().as_secs_f64();
     let trace = json!({
         "image": image, "seed": seed, "winner": decision.winner.0, "codes": codes, "fallback": decision.fallback,
         "verdict": decision.verdict.as_ref().map(record::verdict), "cost": record::cost(&cost),
-        "seconds": started.elapsed().as_secs_f64(), "events": record.events,
+        "seconds": seconds, "events": record.events,
     });
     Ok(Run {
         decision,
         pixels,
         label,
         trace,
+        record,
+        seconds,
     })
 }

@@ -41,6 +41,69 @@ fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
 }
 
 #[test]
+fn a_report_holds_every_look_and_needs_nothing_beside_itself() {
+    let home = folder("report");
+    let file = home.join("page.html");
+    succeeds(
+        example("generate")
+            .args([
+                "a photo of a red car",
+                "-n",
+                "4",
+                "--images",
+                "2",
+                "--quiet",
+            ])
+            .arg("--out")
+            .arg(&home)
+            .arg("--report")
+            .arg(&file),
+    );
+    let page = fs::read_to_string(&file).unwrap();
+    for outside in ["http://", "https://", "src=", "href=", "@import"] {
+        let allowed = page.matches("http://www.w3.org/2000/svg").count();
+        let found = page.matches(outside).count();
+        let want = if outside == "http://" { allowed } else { 0 };
+        assert_eq!(found, want, "the page asks for {outside}");
+    }
+    let start = page.find("id=\"data\">").unwrap() + "id=\"data\">".len();
+    let len = page[start..].find('<').unwrap();
+    let data: serde_json::Value = serde_json::from_str(&page[start..start + len]).unwrap();
+    let trace: serde_json::Value =
+        serde_json::from_slice(&fs::read(home.join("trace.json")).unwrap()).unwrap();
+    let pictures = data["pictures"].as_array().unwrap();
+    assert_eq!(pictures.len(), 2);
+    for (told, traced) in pictures.iter().zip(trace["pictures"].as_array().unwrap()) {
+        let lives = told["lives"].as_array().unwrap();
+        assert_eq!(lives.len(), 4);
+        let sights = |life: &serde_json::Value| life["sights"].as_array().unwrap().clone();
+        let verdicts: usize = lives
+            .iter()
+            .flat_map(sights)
+            .map(|sight| sight["verdicts"].as_array().unwrap().len())
+            .sum();
+        let events = traced["events"].as_array().unwrap();
+        let judged = events.iter().filter(|e| e["event"] == "judged").count();
+        assert_eq!(verdicts, judged);
+        let winners: Vec<_> = lives.iter().filter(|l| l["winner"] == true).collect();
+        assert_eq!(winners.len(), 1);
+        assert_eq!(winners[0]["id"], traced["winner"]);
+        assert_eq!(told["cost"]["steps"], traced["cost"]["steps"]);
+    }
+    let told = fails(
+        example("generate")
+            .args([
+                "a photo of a red car",
+                "--report",
+                "/proc/none/page.html",
+                "--out",
+            ])
+            .arg(&home),
+    );
+    assert!(told.contains("is not writable"), "{told}");
+}
+
+#[test]
 fn an_output_folder_that_is_not_writable_is_told_before_any_work() {
     let home = folder("unwritable");
     fs::write(home.join("file"), "").unwrap();

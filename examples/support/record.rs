@@ -1,6 +1,7 @@
 //! What happened in one search: who was seen when, judged how, rejected where. Feeds progress, sheet and trace.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use maquette::search::{Cost, Decision, Event};
 use maquette::{CandidateId, ImageSize, Judgement, Verdict};
@@ -36,6 +37,16 @@ pub struct Counts {
     pub rejected: u64,
 }
 
+/// What was spent when something happened, and how things stood.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Since the search began.
+    pub seconds: f64,
+    pub counts: Counts,
+    /// The highest "yes" to a question about the prompt among those in the running.
+    pub best: Option<f32>,
+}
+
 /// Listens to one search.
 #[derive(Debug)]
 pub struct Record {
@@ -44,7 +55,9 @@ pub struct Record {
     pub rows: usize,
     pub counts: Counts,
     pub events: Vec<Value>,
+    pub history: Vec<Moment>,
     pub winner: Option<CandidateId>,
+    began: Instant,
 }
 
 /// The question's name in traces and on sheets.
@@ -80,7 +93,9 @@ impl Record {
             rows: 0,
             counts: Counts::default(),
             events: Vec::new(),
+            history: Vec::new(),
             winner: None,
+            began: Instant::now(),
         }
     }
 
@@ -182,6 +197,30 @@ impl Record {
             _ => return,
         };
         self.events.push(line);
+        // A batch of verdicts is one moment.
+        if !matches!(event, Event::Judged { .. }) {
+            self.history.push(Moment {
+                seconds: self.began.elapsed().as_secs_f64(),
+                counts: self.counts,
+                best: self.best(),
+            });
+        }
+    }
+
+    fn best(&self) -> Option<f32> {
+        let running = self
+            .lives
+            .values()
+            .filter(|life| life.rejected_at.is_none() || life.resumed);
+        let last = running.filter_map(|life| {
+            let mut verdicts = life
+                .sights
+                .values()
+                .rev()
+                .flat_map(|s| s.verdicts.iter().rev());
+            verdicts.find(|(question, _)| *question != Judgement::Clarity)
+        });
+        last.map(|(_, verdict)| verdict.p_yes).reduce(f32::max)
     }
 
     /// Adds the finished winner, which a search without a judge never looks at.
