@@ -100,6 +100,26 @@ impl Cpu {
         })
     }
 
+    /// As [`with_threads`](Self::with_threads), with kernels that keep to one of this machine's
+    /// [`instruction_sets`](Self::instruction_sets): for tests and comparisons, since the widest is the fastest.
+    ///
+    /// # Errors
+    /// As `with_threads`, or [`Error::Unsupported`] for instructions that this machine does not have.
+    pub fn with_instructions(n: usize, instructions: &str) -> Result<Self> {
+        let isa = Isa::all().find(|isa| isa.name() == instructions);
+        Ok(Self {
+            isa: isa.ok_or(Error::Unsupported {
+                what: "an instruction set that this machine lacks",
+            })?,
+            ..Self::with_threads(n)?
+        })
+    }
+
+    /// What [`with_instructions`](Self::with_instructions) takes here, the widest last.
+    pub fn instruction_sets() -> impl Iterator<Item = &'static str> {
+        Isa::all().map(Isa::name)
+    }
+
     /// The instructions that its kernels use: `portable`, `avx2`, `avx512`, or `avx512vnni`. They decide the speed and
     /// nothing else.
     #[must_use]
@@ -111,17 +131,6 @@ impl Cpu {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.pool.threads()
-    }
-}
-
-#[cfg(test)]
-impl Cpu {
-    /// A device that keeps to one instruction set.
-    fn with_isa(isa: Isa) -> Result<Self> {
-        Ok(Self {
-            pool: Pool::new(2)?,
-            isa,
-        })
     }
 }
 

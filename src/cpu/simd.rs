@@ -181,19 +181,19 @@ impl Isa {
         }
     }
 
-    /// Every instruction set of this machine, for tests.
-    #[cfg(all(test, target_arch = "x86_64"))]
-    pub(super) fn all() -> alloc::vec::Vec<Self> {
-        let mut all = alloc::vec![Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni];
-        let widest = all.iter().position(|isa| *isa == Self::detect());
-        all.truncate(widest.unwrap_or(0) + 1);
-        all
-    }
+    /// Those of the target, each with what those before it have.
+    #[cfg(target_arch = "x86_64")]
+    const ALL: &[Self] = &[Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni];
 
-    /// Every instruction set of this machine, for tests.
-    #[cfg(all(test, not(target_arch = "x86_64")))]
-    pub(super) fn all() -> alloc::vec::Vec<Self> {
-        alloc::vec![Self::Portable]
+    /// Those of the target.
+    #[cfg(not(target_arch = "x86_64"))]
+    const ALL: &[Self] = &[Self::Portable];
+
+    /// Every instruction set of this machine, the widest last.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let widest = Self::detect();
+        let before = Self::ALL.iter().take_while(move |isa| **isa != widest);
+        before.copied().chain([widest])
     }
 }
 

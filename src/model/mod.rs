@@ -8,6 +8,7 @@ pub mod llava;
 pub mod magvit;
 pub mod raster;
 pub mod resize;
+mod session;
 pub mod show_o;
 pub mod t5;
 mod template;

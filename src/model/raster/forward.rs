@@ -80,7 +80,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         model.head(1, &m.x, &mut m.inner, &mut m.logits)?;
         b.copy(&m.x, 0, &mut m.last, place * width, width)?;
         b.copy(&m.logits, 0, &mut m.first, place * v, v)?;
-        self.prefixes.fill(place, words, len);
+        self.prefixes.fill(place, words, len)?;
         Ok(place)
     }
 

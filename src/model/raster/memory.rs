@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 
 use super::{PrefixRows, RasterModel, RasterOptions};
+use crate::codes::Code;
 use crate::error::{Error, Result, product};
+use crate::model::session::reserved;
 use crate::model::transformer::{Cache, Scratch};
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
@@ -183,27 +185,32 @@ pub(super) struct Host {
     /// The candidates of a call, and those of a batch that go together.
     pub(super) batch: Vec<usize>,
     pub(super) group: Vec<usize>,
+    /// Places for new candidates.
+    pub(super) free: Vec<usize>,
     pub(super) codes: Vec<u32>,
     pub(super) positions: Vec<u32>,
     pub(super) places: Vec<u32>,
     pub(super) spans: Vec<u32>,
     pub(super) keys: Vec<u32>,
     pub(super) drawn: Vec<u32>,
+    /// Codes on their way to the image tokenizer.
+    pub(super) seen: Vec<Code>,
 }
 
 impl Host {
-    pub(super) fn new(layout: &Layout, o: &RasterOptions) -> Self {
-        let words = |n: usize| Vec::with_capacity(n);
-        Self {
-            batch: Vec::with_capacity(o.candidates),
-            group: Vec::with_capacity(o.batch),
-            codes: words(layout.rows),
-            positions: words(layout.rows),
-            places: words(layout.rows),
-            spans: words(layout.halves * o.batch * SPAN_WORDS),
-            keys: words(o.batch * DRAW_WORDS),
-            drawn: words(o.batch),
-        }
+    pub(super) fn new(layout: &Layout, o: &RasterOptions) -> Result<Self> {
+        Ok(Self {
+            batch: reserved(o.candidates)?,
+            group: reserved(o.batch)?,
+            free: reserved(o.candidates)?,
+            codes: reserved(layout.rows)?,
+            positions: reserved(layout.rows)?,
+            places: reserved(layout.rows)?,
+            spans: reserved(layout.halves * o.batch * SPAN_WORDS)?,
+            keys: reserved(o.batch * DRAW_WORDS)?,
+            drawn: reserved(o.batch)?,
+            seen: reserved(product(OP, &[o.candidates, layout.cells])?)?,
+        })
     }
 
     /// Empties what the device is told.

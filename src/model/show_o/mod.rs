@@ -244,17 +244,19 @@ impl ShowOConfig {
     /// the frame, as the released code cuts them.
     #[must_use]
     pub fn text_tokens(&self, words: &[TokenId]) -> Vec<TokenId> {
-        let mut tokens = vec![self.t2i()];
-        if words.first() != Some(&self.bos_id) {
-            tokens.push(self.bos_id);
-        }
-        tokens.extend_from_slice(words);
-        tokens.push(self.bos_id);
-        if tokens.len() > self.text_rows() {
-            tokens.truncate(self.text_rows() - 1);
-            tokens.push(self.bos_id);
-        }
+        let mut tokens = Vec::new();
+        self.write_text(words, &mut tokens);
         tokens
+    }
+
+    /// Appends the [`text_tokens`](Self::text_tokens) of some words, of which those that do not fit may be left out.
+    fn write_text(&self, words: &[TokenId], tokens: &mut Vec<TokenId>) {
+        let frame = words.first() != Some(&self.bos_id);
+        tokens.push(self.t2i());
+        tokens.extend(frame.then_some(self.bos_id));
+        let room = (self.text_rows() - 1).saturating_sub(tokens.len());
+        tokens.extend(words.iter().take(room));
+        tokens.push(self.bos_id);
     }
 
     /// Token of a masked place.
