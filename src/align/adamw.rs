@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use super::parameters::{Parameter, zeros};
+use super::parameters::{Parameter, copied, zeros};
 use crate::error::{Result, covers};
 use crate::math;
 
@@ -97,6 +97,17 @@ impl AdamW {
             .map(|p| Ok([zeros(p.values.len())?, zeros(p.values.len())?]))
             .collect::<Result<_>>()?;
         Ok(Self { steps: 0, moments })
+    }
+
+    /// A copy.
+    pub(super) fn copy(&self) -> Result<Self> {
+        let both = self.moments.iter();
+        Ok(Self {
+            steps: self.steps,
+            moments: both
+                .map(|[m, s]| Ok([copied(m)?, copied(s)?]))
+                .collect::<Result<_>>()?,
+        })
     }
 
     /// Takes one step at a rate.

@@ -136,7 +136,7 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
         if !reader.0.is_empty() {
             return Err(malformed("goes on after its last parameter"));
         }
-        let before = self.engine.values();
+        let before = self.engine.values()?;
         if let Err(error) = self.engine.restore(&values) {
             self.engine.restore(&before)?;
             return Err(error);

@@ -97,7 +97,7 @@ impl ScoredPair {
 /// Adds the gradients of a batch of pairs to the engine's sums.
 ///
 /// # Errors
-/// No pair, or one whose scores are not finite ([`Error::Example`]), and as [`Engine::policy`].
+/// No pair ([`Error::Example`]), one whose scores are not finite ([`Error::NotFinite`]), and as [`Engine::policy`].
 pub fn batch<B: Backward, L: Learner<B>>(
     engine: &mut Engine<B, L>,
     pairs: &[ScoredPair],
@@ -121,10 +121,10 @@ pub fn batch<B: Backward, L: Learner<B>>(
         let worse = score(&engine.policy(rejected, Some(&mut *kept_rejected))?);
         let delta = (better - worse) - (pair.reference[0] - pair.reference[1]);
         if !delta.is_finite() {
-            return Err(Error::Example {
+            return Err(Error::NotFinite {
                 op: OP,
-                at,
-                problem: "has a score that is NaN or infinite",
+                arg: "the score of a pair",
+                row: at,
             });
         }
         let [loss, below] = preference_loss(config.beta * delta);

@@ -3,12 +3,13 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::parameters::{Parameter, Parameters, Trained, zeros};
+use super::parameters::{EndGrads, Parameter, Parameters, Trained, copied, zeros};
 use crate::error::{Error, Result, covers, product};
-use crate::model::learner::{Example, Input, Learner};
+use crate::model::learner::{Example, Input, Learner, Scope};
 use crate::model::transformer::backward::{Adapters, BlockGrads, Tape, Whole, Work};
 use crate::model::weights::WeightSource;
 use crate::ops::backward::labels::LabelShape;
+use crate::ops::gemm::GemmShape;
 use crate::ops::norm::NormShape;
 use crate::ops::vq::GatherShape;
 use crate::ops::{Backend, Backward};
@@ -53,6 +54,7 @@ pub struct Engine<B: Backward, L: Learner<B>> {
     parameters: Parameters,
     adapters: Option<Adapters<B>>,
     grads: Vec<BlockGrads<B>>,
+    ends: Option<EndGrads<B>>,
     work: Work<B>,
     output: Output<B>,
     x: B::Buffer<f32>,
@@ -80,7 +82,10 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
                 });
             }
         }
-        let whole = matches!(trained, Trained::Blocks(_));
+        let (whole, all) = (
+            trained.whole().is_some(),
+            matches!(trained, Trained::All(_)),
+        );
         let parameters = Parameters::of(&learner, trained)?;
         let adapters = parameters.adapters(&learner)?;
         let device = Arc::clone(learner.backend());
@@ -90,6 +95,7 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
         let zeros = |n: usize, width: usize| b.zeros(product("engine", &[n, width])?);
         Ok(Self {
             grads: stack.grads(b, whole, adapters.as_ref())?,
+            ends: if all { EndGrads::new(&learner)? } else { None },
             work: stack.work(b, limits.rows, rank)?,
             output: Output {
                 picked: zeros(limits.labels, width)?,
@@ -130,7 +136,7 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
     /// # Errors
     /// A name that is not trained, or another number of values; then nothing has changed.
     pub fn set(&mut self, values: &[(&str, &[f32])]) -> Result<()> {
-        let before: Vec<Vec<f32>> = self.values();
+        let before = self.values()?;
         let result = values
             .iter()
             .try_for_each(|(name, values)| self.parameters.set(name, values))
@@ -156,14 +162,14 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
     }
 
     /// Copies of all values.
-    pub(super) fn values(&self) -> Vec<Vec<f32>> {
+    pub(super) fn values(&self) -> Result<Vec<Vec<f32>>> {
         let all = self.parameters.all.iter();
-        all.map(|p| p.values.clone()).collect()
+        all.map(|p| copied(&p.values)).collect()
     }
 
     pub(super) fn restore(&mut self, values: &[Vec<f32>]) -> Result<()> {
         for (parameter, values) in self.parameters.all.iter_mut().zip(values) {
-            parameter.values.clone_from(values);
+            parameter.values.copy_from_slice(values);
         }
         self.load()
     }
@@ -254,7 +260,17 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
             (self.adapters.as_ref(), &mut self.grads),
             &mut self.dx,
             (&kept.tape, &mut self.work),
-        )
+        )?;
+        if let (Some(ends), Input::Tokens(tokens)) = (&mut self.ends, &example.input) {
+            b.write(&mut self.ids, 0, tokens)?;
+            let s = GatherShape {
+                rows,
+                width,
+                table_rows: ends.tokens,
+            };
+            b.gather_dw(s, &self.ids, &self.dx, &mut ends.embedding)?;
+        }
+        Ok(())
     }
 
     /// The sums of gradients, one vector a parameter.
@@ -262,7 +278,8 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
     /// # Errors
     /// No memory.
     pub fn gradients(&self) -> Result<Vec<Vec<f32>>> {
-        self.parameters.gradients(&self.learner, &self.grads)
+        let sums = (&*self.grads, self.ends.as_ref());
+        self.parameters.gradients(&self.learner, sums)
     }
 
     /// Makes the sums of gradients zero.
@@ -273,6 +290,9 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
         let whole = self.adapters.is_none();
         let stack = self.learner.stack();
         self.grads = stack.grads(self.learner.backend(), whole, self.adapters.as_ref())?;
+        if self.ends.is_some() {
+            self.ends = EndGrads::new(&self.learner)?;
+        }
         Ok(())
     }
 
@@ -423,8 +443,16 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
             None => head.last.frozen_dx(b, n, &o.logits, &mut o.d_normed)?,
         }
         b.write(&mut o.d_picked, 0, &zeros(n * width)?)?;
+        let mut norm = None;
+        if let Some(ends) = &mut self.ends {
+            let [dw, db] = &mut ends.heads[usize::from(example.scope == Scope::Codes)];
+            let s = GemmShape::new(n, labels.width, width);
+            b.gemm_dw(s, &o.logits, &o.normed, dw)?;
+            b.sum_rows([n, labels.width], &o.logits, db)?;
+            norm = Some(&mut ends.norm);
+        }
         let both = (&o.picked, &o.d_normed);
-        head.norm.apply_dx(b, s, both, None, &mut o.d_picked)?;
+        head.norm.apply_dx(b, s, both, norm, &mut o.d_picked)?;
         Ok(Vec::new())
     }
 }

@@ -92,7 +92,7 @@ impl Token {
         let ratio = libm::exp(now - old);
         let plain = ratio * advantage;
         let cut = match config.clip {
-            Some(c) => ratio.clamp(1.0 - c, 1.0 + c) * advantage,
+            Some(c) => ratio.min(1.0 + c).max(1.0 - c) * advantage,
             None => plain,
         };
         let d = reference - now;

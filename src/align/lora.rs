@@ -198,7 +198,8 @@ impl<'a> Merged<'a> {
     /// Adds adapters to the weights that they stand beside.
     ///
     /// # Errors
-    /// A layer that the checkpoint lacks or that has another shape, or no memory.
+    /// A pair whose shapes do not fit each other, a layer that the checkpoint lacks or that has another shape, or no
+    /// memory.
     pub fn new(
         base: &'a dyn WeightSource,
         parameters: &[Parameter],
@@ -215,7 +216,17 @@ impl<'a> Merged<'a> {
             let (Some(second), [r, k]) = (second, &*first.shape) else {
                 continue;
             };
-            let n = second.values.len() / r;
+            let n = second.shape.first().copied().unwrap_or(0);
+            for (parameter, shape) in [(first, [*r, *k]), (second, [n, *r])] {
+                let len = product("adapters", &shape)?;
+                if *parameter.shape != shape || len == 0 || parameter.values.len() != len {
+                    return Err(Error::TensorShape {
+                        name: Name::owned(&parameter.name),
+                        got: Name::shape(&parameter.shape),
+                        want: Name::shape(&shape),
+                    });
+                }
+            }
             let name = format!("{layer}.weight");
             let mut weight = floats(base, &name, &[n, *k])?;
             let rows = weight.chunks_exact_mut(*k);

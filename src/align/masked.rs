@@ -120,7 +120,7 @@ impl ShowOConfig {
             arg: "code",
             got: u64::from(code),
             min: 0,
-            max: self.codebook_size as u64 - 1,
+            max: self.codebook_size.saturating_sub(1) as u64,
         })
     }
 

@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 
 use super::lora::LoraConfig;
 use crate::error::{Error, Name, Result, covers, product};
-use crate::model::learner::Learner;
+use crate::model::learner::{EndValues, Learner, Scope};
 use crate::model::linear::backward::LowRank;
 use crate::model::transformer::backward::{Adapters, BlockAdapters, BlockGrads, NormSite, Site};
 use crate::model::transformer::{BlockNames, Norm};
-use crate::ops::Backward;
+use crate::ops::{Backend, Backward};
 use crate::quant::Format;
 use crate::rng::Stream;
 
@@ -20,9 +20,20 @@ use crate::rng::Stream;
 pub enum Trained {
     /// Low-rank pairs beside frozen weights of any format.
     Adapters(LoraConfig),
-    /// All weights of the blocks, which are kept in this format: F32 or BF16. Embeddings, the last norm and the head
-    /// stay as they are.
+    /// All weights of the blocks, which are kept in this format: F32 or BF16.
     Blocks(Format),
+    /// The blocks and what stands before and behind them: embedding, last norm, head.
+    All(Format),
+}
+
+impl Trained {
+    /// The format of weights that are trained themselves.
+    pub(super) const fn whole(&self) -> Option<Format> {
+        match self {
+            Self::Adapters(_) => None,
+            Self::Blocks(format) | Self::All(format) => Some(*format),
+        }
+    }
 }
 
 /// A trained tensor.
@@ -47,10 +58,75 @@ enum Place {
     Bias { site: Site, at: usize },
     /// Part 0 is the weight of a norm, part 1 its bias.
     Norm { site: NormSite, part: usize },
+    /// The embedding.
+    Embedding,
+    /// Part 0 is the weight of the last norm, part 1 its bias.
+    LastNorm { part: usize },
+    /// The weight of the head.
+    Head,
+    /// Its bias.
+    HeadBias,
     /// The first matrix of pair `slot` beside a layer.
     A { site: Site, slot: usize },
     /// The second one, of outputs from `at` on.
     B { site: Site, slot: usize, at: usize },
+}
+
+/// Stands for a layer at the places that are in none.
+const ENDS: usize = usize::MAX;
+
+/// Sums of the gradients of what stands before and behind the blocks.
+#[derive(Debug)]
+pub(super) struct EndGrads<B: Backend> {
+    pub(super) tokens: usize,
+    codes_at: usize,
+    width: usize,
+    pub(super) embedding: B::Buffer<f32>,
+    pub(super) norm: B::Buffer<f32>,
+    /// Weight and bias of the head of all tokens, and of that of the codes.
+    pub(super) heads: [[B::Buffer<f32>; 2]; 2],
+}
+
+impl<B: Backward> EndGrads<B> {
+    /// Reserves sums.
+    pub(super) fn new(learner: &dyn Learner<B>) -> Result<Option<Self>> {
+        let (b, width) = (&**learner.backend(), learner.stack().config().width);
+        let Some(ends) = learner.ends() else {
+            return Ok(None);
+        };
+        let zeros = |n: usize| b.zeros(product("gradients", &[n, width])?);
+        let norm = learner.head(Scope::Vocabulary)?.norm.grads(b)?;
+        let codes = learner.head(Scope::Codes)?.last.n();
+        Ok(Some(Self {
+            tokens: ends.tokens,
+            codes_at: ends.codes_at,
+            width,
+            embedding: zeros(ends.tokens)?,
+            norm,
+            heads: [
+                [zeros(ends.tokens)?, b.zeros(ends.tokens)?],
+                [zeros(codes)?, b.zeros(codes)?],
+            ],
+        }))
+    }
+
+    fn read(&self, device: &B, place: Place, out: &mut [f32]) -> Result<()> {
+        let [all, codes] = &self.heads;
+        let (from, part, at) = match place {
+            Place::Embedding => return device.read(&self.embedding, 0, out),
+            Place::LastNorm { part } => return device.read(&self.norm, part * out.len(), out),
+            Place::HeadBias => (&all[1], &codes[1], self.codes_at),
+            _ => (&all[0], &codes[0], self.codes_at * self.width),
+        };
+        device.read(from, 0, out)?;
+        // The codes' head is some rows of the other one.
+        let mut own = zeros(device.len(part))?;
+        device.read(part, 0, &mut own)?;
+        for (out, own) in out.iter_mut().skip(at).zip(own) {
+            *out += own;
+        }
+        Ok(())
+    }
 }
 
 /// All trained parameters of a model.
@@ -96,6 +172,12 @@ pub(super) fn zeros(len: usize) -> Result<Vec<f32>> {
     Ok(out)
 }
 
+pub(super) fn copied(values: &[f32]) -> Result<Vec<f32>> {
+    let mut out = zeros(values.len())?;
+    out.copy_from_slice(values);
+    Ok(out)
+}
+
 impl Parameters {
     /// The parameters of a model. Adapters begin with random first and zero second matrices, so that they change
     /// nothing; whole weights begin as zeros, and are read by their names.
@@ -135,7 +217,7 @@ impl Parameters {
                             out.push(layer, b, format!("{name}.lora_B.weight"), &[n, r], second);
                         }
                     }
-                    Trained::Blocks(format) => {
+                    Trained::Blocks(format) | Trained::All(format) => {
                         if !matches!(format, Format::F32 | Format::Bf16) {
                             return Err(Error::Unsupported {
                                 what: "training weights that are kept in blocks",
@@ -153,7 +235,7 @@ impl Parameters {
                     }
                 }
             }
-            if matches!(trained, Trained::Blocks(_)) {
+            if trained.whole().is_some() {
                 let norms = [
                     (NormSite::First, &names.norm1, c.width, c.norm),
                     (NormSite::Second, &names.norm2, c.width, c.norm),
@@ -184,6 +266,9 @@ impl Parameters {
                 }
             }
         }
+        if let Trained::All(_) = trained {
+            out.push_ends(learner)?;
+        }
         if out.all.is_empty() {
             return Err(Error::Config {
                 key: "target_modules",
@@ -191,6 +276,36 @@ impl Parameters {
             });
         }
         Ok(out)
+    }
+
+    fn push_ends<B: Backward>(&mut self, learner: &dyn Learner<B>) -> Result<()> {
+        let ends = learner.ends().ok_or(Error::Unsupported {
+            what: "training embedding and head of this model",
+        })?;
+        let (n, c) = (ends.tokens, learner.stack().config());
+        let table = product("parameters", &[n, c.width])?;
+        let (embedding, norm, head) = (&ends.embedding, &ends.norm, &ends.head);
+        let mut push = |place, name: String, shape: &[usize], len| {
+            self.push(ENDS, place, name, shape, zeros(len)?);
+            Ok::<_, Error>(())
+        };
+        let [matrix, row] = [&[n, c.width][..], &[c.width]];
+        push(
+            Place::Embedding,
+            format!("{embedding}.weight"),
+            matrix,
+            table,
+        )?;
+        let part = |part| Place::LastNorm { part };
+        push(part(0), format!("{norm}.weight"), row, c.width)?;
+        if c.norm == Norm::Layer {
+            push(part(1), format!("{norm}.bias"), row, c.width)?;
+        }
+        push(Place::Head, format!("{head}.weight"), matrix, table)?;
+        if learner.head(Scope::Vocabulary)?.last.has_bias() {
+            push(Place::HeadBias, format!("{head}.bias"), &[n], n)?;
+        }
+        Ok(())
     }
 
     fn push(
@@ -224,7 +339,7 @@ impl Parameters {
     const fn scale(&self) -> f32 {
         match &self.trained {
             Trained::Adapters(config) => config.scale(),
-            Trained::Blocks(_) => 1.0,
+            _ => 1.0,
         }
     }
 
@@ -235,7 +350,7 @@ impl Parameters {
         };
         match &self.trained {
             Trained::Adapters(config) => config.rank * self.places.iter().filter(own).count(),
-            Trained::Blocks(_) => 0,
+            _ => 0,
         }
     }
 
@@ -295,7 +410,7 @@ impl Parameters {
 
     /// Writes whole weights into the model.
     pub(super) fn write_back<B: Backward>(&self, learner: &mut dyn Learner<B>) -> Result<()> {
-        let Trained::Blocks(format) = self.trained else {
+        let Some(format) = self.trained.whole() else {
             return Ok(());
         };
         let device = alloc::sync::Arc::clone(learner.backend());
@@ -319,7 +434,7 @@ impl Parameters {
                     let bias = (layer, Place::Norm { site, part: 1 });
                     let mut all = self.all.iter().zip(&self.places);
                     let bias = all.find(|(_, place)| **place == bias);
-                    let mut values = parameter.values.clone();
+                    let mut values = copied(&parameter.values)?;
                     values.extend(bias.into_iter().flat_map(|(bias, _)| &bias.values));
                     if let Some(norm) = stack.norm_mut(layer, site) {
                         norm.replace(&device, &values)?;
@@ -328,14 +443,33 @@ impl Parameters {
                 _ => {}
             }
         }
+        if let Trained::All(_) = self.trained {
+            let part = |part| self.end(Place::LastNorm { part });
+            let mut norm = copied(part(0))?;
+            norm.extend(part(1));
+            let values = EndValues {
+                embedding: self.end(Place::Embedding),
+                norm: &norm,
+                head: self.end(Place::Head),
+                head_bias: self.end(Place::HeadBias),
+            };
+            learner.replace_ends(format, values)?;
+        }
         Ok(())
+    }
+
+    /// The values of one of the ends; nothing if the model does not have it.
+    fn end(&self, place: Place) -> &[f32] {
+        let mut all = self.all.iter().zip(&self.places);
+        let found = all.find(|(_, own)| **own == (ENDS, place));
+        found.map_or(&[], |(parameter, _)| &*parameter.values)
     }
 
     /// Reads the sums of gradients from the device, one vector a parameter.
     pub(super) fn gradients<B: Backward>(
         &self,
         learner: &dyn Learner<B>,
-        grads: &[BlockGrads<B>],
+        (grads, ends): (&[BlockGrads<B>], Option<&EndGrads<B>>),
     ) -> Result<Vec<Vec<f32>>> {
         let (device, mut out) = (&**learner.backend(), Vec::new());
         let (scale, missing) = (self.scale(), || Error::Config {
@@ -343,8 +477,13 @@ impl Parameters {
             problem: "are those of another model",
         });
         for (parameter, &(layer, place)) in self.all.iter().zip(&self.places) {
-            let block = grads.get(layer).ok_or_else(missing)?;
             let mut values = zeros(parameter.values.len())?;
+            if layer == ENDS {
+                ends.ok_or_else(missing)?.read(device, place, &mut values)?;
+                out.push(values);
+                continue;
+            }
+            let block = grads.get(layer).ok_or_else(missing)?;
             match place {
                 Place::Weight { site, at } => {
                     let whole = &block.linear[site as usize].whole;
@@ -361,6 +500,8 @@ impl Parameters {
                     let norm = block.norm[site as usize].as_ref().ok_or_else(missing)?;
                     device.read(norm, part * values.len(), &mut values)?;
                 }
+                // They were read above.
+                Place::Embedding | Place::LastNorm { .. } | Place::Head | Place::HeadBias => {}
                 Place::A { site, slot } => {
                     let pair = &block.linear[site as usize].low_rank;
                     let [da, _] = pair.as_ref().ok_or_else(missing)?;

@@ -81,7 +81,7 @@ pub fn example<B: Backward, M: RasterBackward<B>>(
             arg: "code",
             got: u64::from(code),
             min: 0,
-            max: model.codebook() as u64 - 1,
+            max: model.codebook().saturating_sub(1) as u64,
         });
     }
     let fed = codes.len().saturating_sub(1);

@@ -78,7 +78,7 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     /// objective goes through its examples one by one.
     ///
     /// # Errors
-    /// What `objective` returns, or [`Error::Diverged`] for a loss or a gradient that is NaN or infinite. Then the step
+    /// What `objective` returns, or [`Error::Diverged`] for a score, a loss or a gradient that is NaN or infinite. Then the step
     /// was not taken: parameters, optimiser and number of steps are as before.
     pub fn step(
         &mut self,
@@ -86,7 +86,10 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     ) -> Result<StepReport> {
         let step = self.step;
         self.engine.clear()?;
-        let loss = objective(&mut self.engine)?;
+        let loss = match objective(&mut self.engine) {
+            Err(Error::NotFinite { arg: what, .. }) => Err(Error::Diverged { what, step }),
+            other => other,
+        }?;
         if !loss.is_finite() {
             let what = "the loss";
             return Err(Error::Diverged { what, step });
@@ -101,7 +104,7 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
             clip(&mut gradients, length, most);
         }
         let rate = self.config.optimiser.rate * self.config.schedule.factor(step);
-        let before = (self.engine.values(), self.optimiser.clone());
+        let before = (self.engine.values()?, self.optimiser.copy()?);
         let parameters = self.engine.parameters_mut();
         let taken = self
             .optimiser

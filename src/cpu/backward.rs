@@ -349,3 +349,6 @@ impl Backward for Cpu {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What training asks of a model: its stack, the rows that enter it, and what turns the rows that leave it into logits.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Debug;
@@ -9,6 +10,7 @@ use crate::model::linear::Linear;
 use crate::model::transformer::{BlockNames, NormWeights, Stack};
 use crate::ops::norm::Activation;
 use crate::ops::{Backend, Backward};
+use crate::quant::Format;
 
 /// Which labels share the probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +62,35 @@ pub struct Head<'a, B: Backend> {
     pub last: &'a Linear<B>,
 }
 
+/// What stands before and behind the blocks: an embedding of tokens, the last norm, a head of one layer over all
+/// tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// Name of the embedding, without `.weight`.
+    pub embedding: String,
+    /// Name of the norm, without `.weight` and `.bias`.
+    pub norm: String,
+    /// Name of the head, without `.weight` and `.bias`.
+    pub head: String,
+    /// Rows of the embedding, outputs of the head.
+    pub tokens: usize,
+    /// The output of the head that is code 0.
+    pub codes_at: usize,
+}
+
+/// New values of the [`Ends`]; a bias that the model does not have stays empty.
+#[derive(Debug, Clone, Copy)]
+pub struct EndValues<'a> {
+    /// `[tokens, width]`.
+    pub embedding: &'a [f32],
+    /// Weight, then bias.
+    pub norm: &'a [f32],
+    /// `[tokens, width]`.
+    pub head: &'a [f32],
+    /// `[tokens]`.
+    pub head_bias: &'a [f32],
+}
+
 /// A model that can be trained. A trait, since masked and raster generators read and write their stacks in different
 /// ways, and an application may train one of its own.
 pub trait Learner<B: Backward>: Debug {
@@ -72,6 +103,20 @@ pub trait Learner<B: Backward>: Debug {
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) if others share the weights.
     fn stack_mut(&mut self) -> Result<&mut Stack<B>>;
+    /// What can be trained beside the blocks.
+    fn ends(&self) -> Option<Ends> {
+        None
+    }
+    /// Replaces the [`Ends`] of a model whose large matrices are kept as `format`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) unless overridden, or if others share the weights.
+    fn replace_ends(&mut self, format: Format, values: EndValues<'_>) -> Result<()> {
+        let _ = (format, values);
+        Err(crate::Error::Unsupported {
+            what: "training embedding and head of this model",
+        })
+    }
     /// Names of a block's tensors.
     fn block_names(&self, layer: usize) -> BlockNames;
     /// The head of a scope.

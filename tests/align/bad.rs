@@ -43,6 +43,14 @@ fn a_loss_that_is_no_number_stops_with_step_and_cause_and_keeps_the_last_state()
     ));
     let error = run.step(|_| Err(Error::foreign("the data ended")));
     assert!(error.is_err());
+    // Adapters that are no numbers any more.
+    let own = run.engine().parameters()[1].clone();
+    let broken = vec![f32::NAN; own.values.len()];
+    run.engine_mut().set(&[(&own.name, &broken)]).unwrap();
+    let error = preference_step(&mut run).unwrap_err();
+    let told = "training: the score of a pair is NaN or infinite at step 2";
+    assert_eq!(error.to_string(), told);
+    run.engine_mut().set(&[(&own.name, &own.values)]).unwrap();
     assert!(run.checkpoint().unwrap() == before);
     preference_step(&mut run).unwrap();
     assert_eq!(run.steps(), 3);
@@ -66,9 +74,9 @@ fn pairs_and_groups_that_teach_nothing_are_named() {
     let error = dpo::batch(&mut engine, &pairs, &DpoConfig::default(), &mut kept);
     assert!(matches!(
         error,
-        Err(Error::Example {
+        Err(Error::NotFinite {
             op: "dpo",
-            at: 0,
+            row: 0,
             ..
         })
     ));
@@ -168,8 +176,10 @@ fn adapters_that_do_not_fit_are_errors() {
 #[test]
 fn weights_in_blocks_are_not_trained_whole() {
     for format in [Format::Q8_0, Format::Q4_0] {
-        let error = engine_of(&reference(), format, Trained::Blocks(format));
-        assert!(matches!(error, Err(Error::Unsupported { .. })));
+        for trained in [Trained::Blocks(format), Trained::All(format)] {
+            let error = engine_of(&reference(), format, trained);
+            assert!(matches!(error, Err(Error::Unsupported { .. })));
+        }
     }
     // What is stated must be what the model is kept in.
     assert!(engine_of(&reference(), Format::Q8_0, Trained::Blocks(Format::F32)).is_err());

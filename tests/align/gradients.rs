@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use maquette::align::{Engine, Trained};
+use maquette::codes::UNKNOWN;
 use maquette::cpu::Cpu;
 use maquette::model::learner::{Example, Learner};
 use maquette::ops::Backward;
@@ -102,12 +103,16 @@ fn adapters_over_every_format_have_the_gradient_of_their_differences() {
 }
 
 #[test]
-fn whole_blocks_have_the_gradient_of_their_differences() {
-    let trained = Trained::Blocks(Format::F32);
-    check(
-        &mut engine_of(&reference(), Format::F32, trained).unwrap(),
-        &examples(),
-    );
+fn whole_weights_have_the_gradient_of_their_differences() {
+    let codes = &pair(0).chosen;
+    let steps = [vec![UNKNOWN; codes.len()]];
+    let mut all = examples();
+    // A pass whose labels are codes, beside those whose labels are tokens.
+    all.extend(show_o().trajectory(&pair(0).text, &steps, codes).unwrap());
+    for trained in [Trained::Blocks(Format::F32), Trained::All(Format::F32)] {
+        let mut engine = engine_of(&reference(), Format::F32, trained).unwrap();
+        check(&mut engine, &all);
+    }
 }
 
 #[test]

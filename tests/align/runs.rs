@@ -19,6 +19,8 @@ fn a_resumed_run_has_the_bits_of_one_that_never_stopped() {
     let kinds = [
         (Format::Q4_0, Trained::Adapters(lora(&ALL))),
         (Format::F32, Trained::Blocks(Format::F32)),
+        (Format::F32, Trained::All(Format::F32)),
+        (Format::Bf16, Trained::Blocks(Format::Bf16)),
     ];
     for (format, trained) in kinds {
         let new = || trainer(engine_of(&device, format, trained.clone()).unwrap());

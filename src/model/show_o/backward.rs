@@ -7,12 +7,20 @@ use alloc::vec::Vec;
 use super::{ShowO, ShowOConfig, block_names};
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Result, covers};
-use crate::model::learner::{Example, Head, Input, Learner, Scope};
+use crate::model::learner::{EndValues, Ends, Example, Head, Input, Learner, Scope};
 use crate::model::linear::Linear;
 use crate::model::transformer::{BlockNames, Stack};
-use crate::model::weights::{Loader, Precision, WeightSource};
+use crate::model::weights::{Loader, Precision, WeightSource, reserved};
 use crate::ops::Backward;
 use crate::prompt::TokenId;
+use crate::quant::{Format, QuantMatrix};
+
+const EMBEDDING: &str = "showo.model.embed_tokens";
+const HEAD: &str = "showo.lm_head";
+
+const SHARED: Error = Error::Unsupported {
+    what: "training weights that others share",
+};
 
 /// A Show-o model with its whole head: generation needs the image codes alone, training every token.
 #[derive(Debug)]
@@ -35,7 +43,7 @@ impl<B: Backward> ShowOLearner<B> {
         let device = Arc::clone(&model.backend);
         let loader = Loader::new(&*device, source, precision, &rename);
         let c = &model.config;
-        let head = Linear::load(&loader, "showo.lm_head", c.vocab_size, c.hidden_size, true)?;
+        let head = Linear::load(&loader, HEAD, c.vocab_size, c.hidden_size, true)?;
         Ok(Self { model, head })
     }
 
@@ -71,7 +79,7 @@ impl ShowOConfig {
                 arg,
                 got: u64::from(got),
                 min: 0,
-                max: len as u64 - 1,
+                max: len.saturating_sub(1) as u64,
             })
         };
         for &token in text {
@@ -124,10 +132,41 @@ impl<B: Backward> Learner<B> for ShowOLearner<B> {
     }
 
     fn stack_mut(&mut self) -> Result<&mut Stack<B>> {
-        let model = Arc::get_mut(&mut self.model).ok_or(Error::Unsupported {
-            what: "training weights that others share",
-        })?;
+        let model = Arc::get_mut(&mut self.model).ok_or(SHARED)?;
         Ok(&mut model.stack)
+    }
+
+    fn ends(&self) -> Option<Ends> {
+        Some(Ends {
+            embedding: String::from(EMBEDDING),
+            norm: String::from("showo.model.final_layernorm"),
+            head: String::from(HEAD),
+            tokens: self.model.config.vocab_size,
+            codes_at: self.model.config.image_offset(),
+        })
+    }
+
+    fn replace_ends(&mut self, format: Format, values: EndValues<'_>) -> Result<()> {
+        let model = Arc::get_mut(&mut self.model).ok_or(SHARED)?;
+        let (b, c) = (&*model.backend, &model.config);
+        let (d, bias) = (c.hidden_size, values.head_bias);
+        self.head.replace(b, (format, 0), values.head, Some(bias))?;
+        let codes = c.image_offset()..c.image_offset() + c.codebook_size;
+        let rows = values.head.get(codes.start * d..codes.end * d);
+        let bias = bias.get(codes);
+        model
+            .head
+            .replace(b, (format, 0), rows.unwrap_or_default(), bias)?;
+        model.final_norm.replace(b, values.norm)?;
+        // The table is kept as it was stored.
+        let (n, table) = (c.vocab_size, values.embedding);
+        let floats = QuantMatrix::f32(n, d, table)?;
+        if b.put(&mut model.embedding, 0, &floats).is_ok() {
+            return Ok(());
+        }
+        let mut bytes = reserved(Format::Bf16.bytes(n, d)?)?;
+        Format::Bf16.quantise(table, &mut bytes);
+        b.put(&mut model.embedding, 0, &QuantMatrix::bf16(n, d, &bytes)?)
     }
 
     fn block_names(&self, layer: usize) -> BlockNames {

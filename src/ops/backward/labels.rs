@@ -35,7 +35,13 @@ pub(crate) fn log_probs_row(logits: &[f32], label: u32) -> f32 {
     };
     let largest = lane_max(logits);
     let total = lane_sum(logits, |v| math::exp(v - largest));
-    own - largest - math::ln(total)
+    // The logarithm is one of numbers: it would make a number of a NaN.
+    let total = if total.is_finite() {
+        math::ln(total)
+    } else {
+        f32::NAN
+    };
+    own - largest - total
 }
 
 /// logits\[c\] = weight · ((c is the label) − softmax(logits)\[c\]), for one row; zeros for a label outside it.
@@ -55,7 +61,7 @@ pub(crate) fn log_probs_row_dx(label: u32, weight: f32, logits: &mut [f32]) {
     logits[label as usize] += weight;
 }
 
-/// out\[r\] = log softmax(logits\[r\])\[labels\[r\]\]; 0 for a label outside the row.
+/// out\[r\] = log softmax(logits\[r\])\[labels\[r\]\]; 0 for a label outside the row, NaN where a logit is NaN or +∞.
 ///
 /// # Errors
 /// See [`LabelShape::check`].
@@ -100,6 +106,19 @@ mod tests {
         log_probs_dx(s, &[2, 4], &[2.0, 1.0], &mut logits).unwrap();
         let want = [-0.5, -0.5, 1.5, -0.5, 0.0, 0.0, 0.0, 0.0];
         assert!(logits.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn a_logit_that_is_no_number_is_not_hidden() {
+        let s = LabelShape { rows: 1, width: 3 };
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let mut out = [9.0];
+            log_probs(s, &[1.0, wrong, 2.0], &[0], &mut out).unwrap();
+            assert!(out[0].is_nan());
+            let mut logits = [1.0, wrong, 2.0];
+            log_probs_dx(s, &[0], &[1.0], &mut logits).unwrap();
+            assert!(logits.iter().any(|v| v.is_nan()));
+        }
     }
 
     #[test]
