@@ -1,16 +1,19 @@
 //! What is trained: names, shapes and values on the host, and their way to the device and back.
 
+mod ends;
+
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+pub(super) use self::ends::EndGrads;
 use super::lora::LoraConfig;
 use crate::error::{Error, Name, Result, covers, product};
 use crate::model::learner::{EndValues, Learner, Scope};
 use crate::model::linear::backward::LowRank;
 use crate::model::transformer::backward::{Adapters, BlockAdapters, BlockGrads, NormSite, Site};
 use crate::model::transformer::{BlockNames, Norm};
-use crate::ops::{Backend, Backward};
+use crate::ops::Backward;
 use crate::quant::Format;
 use crate::rng::Stream;
 
@@ -74,60 +77,6 @@ enum Place {
 
 /// Stands for a layer at the places that are in none.
 const ENDS: usize = usize::MAX;
-
-/// Sums of the gradients of what stands before and behind the blocks.
-#[derive(Debug)]
-pub(super) struct EndGrads<B: Backend> {
-    pub(super) tokens: usize,
-    codes_at: usize,
-    width: usize,
-    pub(super) embedding: B::Buffer<f32>,
-    pub(super) norm: B::Buffer<f32>,
-    /// Weight and bias of the head of all tokens, and of that of the codes.
-    pub(super) heads: [[B::Buffer<f32>; 2]; 2],
-}
-
-impl<B: Backward> EndGrads<B> {
-    /// Reserves sums.
-    pub(super) fn new(learner: &dyn Learner<B>) -> Result<Option<Self>> {
-        let (b, width) = (&**learner.backend(), learner.stack().config().width);
-        let Some(ends) = learner.ends() else {
-            return Ok(None);
-        };
-        let zeros = |n: usize| b.zeros(product("gradients", &[n, width])?);
-        let norm = learner.head(Scope::Vocabulary)?.norm.grads(b)?;
-        let codes = learner.head(Scope::Codes)?.last.n();
-        Ok(Some(Self {
-            tokens: ends.tokens,
-            codes_at: ends.codes_at,
-            width,
-            embedding: zeros(ends.tokens)?,
-            norm,
-            heads: [
-                [zeros(ends.tokens)?, b.zeros(ends.tokens)?],
-                [zeros(codes)?, b.zeros(codes)?],
-            ],
-        }))
-    }
-
-    fn read(&self, device: &B, place: Place, out: &mut [f32]) -> Result<()> {
-        let [all, codes] = &self.heads;
-        let (from, part, at) = match place {
-            Place::Embedding => return device.read(&self.embedding, 0, out),
-            Place::LastNorm { part } => return device.read(&self.norm, part * out.len(), out),
-            Place::HeadBias => (&all[1], &codes[1], self.codes_at),
-            _ => (&all[0], &codes[0], self.codes_at * self.width),
-        };
-        device.read(from, 0, out)?;
-        // The codes' head is some rows of the other one.
-        let mut own = zeros(device.len(part))?;
-        device.read(part, 0, &mut own)?;
-        for (out, own) in out.iter_mut().skip(at).zip(own) {
-            *out += own;
-        }
-        Ok(())
-    }
-}
 
 /// All trained parameters of a model.
 #[derive(Debug)]
