@@ -55,6 +55,12 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "align",
+        &[
+            "error", "math", "rng", "prompt", "codes", "image", "quant", "ops", "model",
+        ],
+    ),
+    (
         "testing",
         &[
             "error",

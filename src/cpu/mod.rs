@@ -1,6 +1,8 @@
 #![doc = include_str!("kernels.md")]
 
 mod attention;
+#[cfg(feature = "align")]
+mod backward;
 mod conv;
 mod gemm;
 mod integer;

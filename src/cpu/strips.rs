@@ -52,8 +52,8 @@ pub(super) trait StripBlock {
     }
     /// Adds a part's integers' products with the activations of R rows, from output `c` of the strip on.
     fn dots<D: Dots, const R: usize>(&self, part: usize, c: usize, x: &[u32], sums: &mut [D; R]);
-    /// Writes the floats of k in lines of `width`.
-    fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]);
+    /// Writes a part's floats in 32 lines of `width`.
+    fn floats<V: Lanes>(&self, part: usize, width: usize, out: &mut [f32]);
     /// Writes the floats of one output.
     fn row(&self, c: usize, out: &mut [f32]);
     /// Takes the canonical block of one output.
@@ -84,7 +84,7 @@ impl StripBlock for [u8; Q8_STRIP] {
     }
 
     #[inline(always)]
-    fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]) {
+    fn floats<V: Lanes>(&self, _part: usize, width: usize, out: &mut [f32]) {
         for g in 0..8 {
             for c in (0..STRIP).step_by(V::N) {
                 let quads = V::load_quads(&self[SCALES + g * QUAD + 4 * c..]);
@@ -140,14 +140,11 @@ macro_rules! symmetric_nibbles {
             }
 
             #[inline(always)]
-            fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]) {
-                for part in 0..Self::PARTS {
-                    for c in (0..STRIP).step_by(V::N) {
-                        let (scale, nibbles) =
-                            (self.scales::<V>(part, c), &self[SCALES + part * NIBBLES..]);
-                        let out = &mut out[part * A8_BLOCK * width + c..];
-                        floats_of_nibbles::<V, 8>(nibbles, c, [scale, V::splat(-0.0)], width, out);
-                    }
+            fn floats<V: Lanes>(&self, part: usize, width: usize, out: &mut [f32]) {
+                let nibbles = &self[SCALES + part * NIBBLES..];
+                for c in (0..STRIP).step_by(V::N) {
+                    let own = [self.scales::<V>(part, c), V::splat(-0.0)];
+                    floats_of_nibbles::<V, 8>(nibbles, c, own, width, &mut out[c..]);
                 }
             }
 
@@ -200,15 +197,12 @@ impl StripBlock for [u8; Q4K_STRIP] {
     }
 
     #[inline(always)]
-    fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]) {
-        for part in 0..Self::PARTS {
-            for c in (0..STRIP).step_by(V::N) {
-                let offset = self.offsets::<V>(part, c).mul(V::splat(-1.0));
-                let own = [self.scales::<V>(part, c), offset];
-                let nibbles = &self[Q4K_NIBBLES + part * NIBBLES..];
-                let out = &mut out[part * A8_BLOCK * width + c..];
-                floats_of_nibbles::<V, 0>(nibbles, c, own, width, out);
-            }
+    fn floats<V: Lanes>(&self, part: usize, width: usize, out: &mut [f32]) {
+        let nibbles = &self[Q4K_NIBBLES + part * NIBBLES..];
+        for c in (0..STRIP).step_by(V::N) {
+            let offset = self.offsets::<V>(part, c).mul(V::splat(-1.0));
+            let own = [self.scales::<V>(part, c), offset];
+            floats_of_nibbles::<V, 0>(nibbles, c, own, width, &mut out[c..]);
         }
     }
 

@@ -2,6 +2,8 @@
 
 pub mod files;
 pub mod janus;
+#[cfg(feature = "align")]
+pub mod learner;
 pub mod linear;
 pub mod llamagen;
 pub mod llava;

@@ -1,5 +1,7 @@
 //! One transformer stack for the text towers, the image towers and the generators.
 
+#[cfg(feature = "align")]
+pub mod backward;
 mod cache;
 mod config;
 

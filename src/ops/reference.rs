@@ -64,7 +64,7 @@ enum HostData {
 }
 
 impl HostMatrix {
-    fn view(&self) -> Result<QuantMatrix<'_>> {
+    pub(in crate::ops) fn view(&self) -> Result<QuantMatrix<'_>> {
         match &self.data {
             HostData::F32(data) => QuantMatrix::f32(self.n, self.k, data),
             HostData::Bytes(format, bytes) => {

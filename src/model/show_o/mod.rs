@@ -4,10 +4,14 @@
 //! Xie et al., "Show-o: One Single Transformer to Unify Multimodal Understanding and Generation", arXiv 2408.12528;
 //! quirks of the released code are named where they are kept.
 
+#[cfg(feature = "align")]
+mod backward;
 mod options;
 mod prompts;
 mod session;
 
+#[cfg(feature = "align")]
+pub use backward::ShowOLearner;
 pub use options::{LongPrompt, ShowOOptions, TemperaturePolicy};
 pub use session::{GivenStep, ShowOSession};
 
@@ -300,6 +304,24 @@ impl ShowOConfig {
     }
 }
 
+/// Names of a block's tensors in the upstream naming.
+fn block_names(layer: usize) -> BlockNames {
+    let at = |part: &str| format!("showo.model.layers.{layer}.{part}");
+    BlockNames {
+        norm1: at("input_layernorm"),
+        norm2: String::new(),
+        qkv: [
+            at("self_attn.q_proj"),
+            at("self_attn.k_proj"),
+            at("self_attn.v_proj"),
+        ],
+        out: at("self_attn.dense"),
+        qk_norm: [at("self_attn.q_layernorm"), at("self_attn.k_layernorm")],
+        mlp_in: vec![at("mlp.fc1")],
+        mlp_out: at("mlp.fc2"),
+    }
+}
+
 /// A Show-o model: immutable weights, shared by any number of sessions.
 #[derive(Debug)]
 pub struct ShowO<B: Backend> {
@@ -327,22 +349,7 @@ impl<B: Backend> ShowO<B> {
         let device = Arc::clone(&backend);
         let rename = |name: &str| String::from(name);
         let loader = Loader::new(&*device, source, precision, &rename);
-        let stack = Stack::load(&loader, config.stack(), &|layer| {
-            let at = |part: &str| format!("showo.model.layers.{layer}.{part}");
-            BlockNames {
-                norm1: at("input_layernorm"),
-                norm2: String::new(),
-                qkv: [
-                    at("self_attn.q_proj"),
-                    at("self_attn.k_proj"),
-                    at("self_attn.v_proj"),
-                ],
-                out: at("self_attn.dense"),
-                qk_norm: [at("self_attn.q_layernorm"), at("self_attn.k_layernorm")],
-                mlp_in: vec![at("mlp.fc1")],
-                mlp_out: at("mlp.fc2"),
-            }
-        })?;
+        let stack = Stack::load(&loader, config.stack(), &block_names)?;
         let width = config.hidden_size;
         let embedding = loader.table(
             "showo.model.embed_tokens.weight",
