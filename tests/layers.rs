@@ -60,6 +60,7 @@ const RULES: &[(&str, &[&str])] = &[
             "error", "math", "rng", "prompt", "codes", "image", "quant", "ops", "model",
         ],
     ),
+    ("guide", &[]),
     (
         "testing",
         &[
