@@ -16,6 +16,7 @@ use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession};
 use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
 use maquette::model::weights::Precision;
+use maquette::ops::attention::KvFormat;
 use maquette::{Generator, RewardModel};
 
 use crate::words::{AnyWords, RandomFeatures};
@@ -93,6 +94,8 @@ pub struct Drawing {
     pub tokens_per_step: Option<usize>,
     pub candidates: usize,
     pub batch: usize,
+    /// How a raster model keeps keys and values.
+    pub kv: KvFormat,
     /// Rows of random features that stand for a prompt.
     pub features: usize,
 }
@@ -110,6 +113,7 @@ pub fn generator(
         o.batch = d.batch.min(d.candidates);
         o.tokens_per_step = d.tokens_per_step;
         o.prompts = 1;
+        o.kv = d.kv;
         o
     };
     Ok(Some(match model {
