@@ -94,6 +94,8 @@ pub struct Drawing {
     pub tokens_per_step: Option<usize>,
     pub candidates: usize,
     pub batch: usize,
+    /// Guidance scale, if not the model's own.
+    pub guidance: Option<f32>,
     /// How a raster model keeps keys and values.
     pub kv: KvFormat,
     /// Rows of random features that stand for a prompt.
@@ -114,6 +116,7 @@ pub fn generator(
         o.tokens_per_step = d.tokens_per_step;
         o.prompts = 1;
         o.kv = d.kv;
+        o.guidance_scale = d.guidance.unwrap_or(o.guidance_scale);
         o
     };
     Ok(Some(match model {
@@ -125,6 +128,7 @@ pub fn generator(
             };
             let mut o = ShowOOptions::default();
             o.steps = d.steps;
+            o.guidance_scale = d.guidance.unwrap_or(o.guidance_scale);
             o.candidates = d.candidates;
             o.batch = d.batch.min(d.candidates);
             o.prompts = 1;

@@ -180,7 +180,13 @@ impl Job for Queries<'_> {
 #[inline(always)]
 fn exponentials(p: &mut [f32], first_weight: f32) -> f32 {
     let largest = lane_max(p);
-    for v in p.iter_mut() {
+    let (groups, rest) = p.as_chunks_mut::<16>();
+    for group in groups {
+        for v in group {
+            *v = math::exp(*v - largest);
+        }
+    }
+    for v in rest {
         *v = math::exp(*v - largest);
     }
     if let Some(first) = p.first_mut() {

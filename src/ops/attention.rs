@@ -4,7 +4,7 @@ mod q8;
 
 pub use q8::{KvFormat, append_q8, attention_q8};
 #[cfg(feature = "alloc")]
-pub(crate) use q8::{blocks, round_row};
+pub(crate) use q8::{round_block, round_row};
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;

@@ -241,7 +241,10 @@ impl<K> Few<'_, K> {
         {
             let (n, weight) = (self.seen(r), s.first_weight(self.span(r)));
             for scores in scores.chunks_exact_mut(words) {
-                let total = exponentials(&mut scores[..n], weight);
+                // Whole vectors: what is added weighs nothing.
+                let whole = n.next_multiple_of(16);
+                scores[n..whole].fill(f32::NEG_INFINITY);
+                let total = exponentials(&mut scores[..whole], weight);
                 scores[words - 1] = if total > 0.0 { 1.0 / total } else { 1.0 };
             }
             self.tile.at(r)[column..][..group * d].fill(0.0);

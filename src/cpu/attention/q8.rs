@@ -8,7 +8,7 @@ use core::ops::Range;
 
 use super::few::{Cached, Few, KEYS};
 use crate::cpu::simd::{Dots, DotsJob, Lanes};
-use crate::ops::attention::{AttentionShape, blocks};
+use crate::ops::attention::{AttentionShape, round_block};
 use crate::quant::A8_BLOCK;
 
 /// Words of a block's levels.
@@ -33,8 +33,8 @@ impl<D> Copy for Q8<'_, D> {}
 /// Words of scratch of a query and of turned keys.
 pub(super) const fn words(d: usize) -> [usize; 2] {
     let blocks = d.div_ceil(A8_BLOCK);
-    // Of a query levels, scales and where its sums start; of keys levels as they are, then turned, and scales.
-    [blocks * (WORDS + 2), KEYS * blocks * (2 * WORDS + 1)]
+    // Of a query levels, scales and where its sums start; of keys turned levels, and scales.
+    [blocks * (WORDS + 2), KEYS * blocks * (WORDS + 1)]
 }
 
 impl<D: Dots> Cached<D::Floats> for Q8<'_, D> {
@@ -46,7 +46,8 @@ impl<D: Dots> Cached<D::Floats> for Q8<'_, D> {
         let (scales, starts) = rest.split_at_mut(count);
         let places = scales.iter_mut().zip(starts);
         let places = levels.chunks_exact_mut(WORDS).zip(places);
-        for ((words, (place, start)), (scale, levels)) in places.zip(blocks(q)) {
+        for (b, (words, (place, start))) in places.enumerate() {
+            let (scale, levels) = round_block(q, b);
             for (word, four) in words.iter_mut().zip(levels.as_chunks::<4>().0) {
                 *word = u32::from_le_bytes(four.map(i8::cast_unsigned));
             }
@@ -58,35 +59,37 @@ impl<D: Dots> Cached<D::Floats> for Q8<'_, D> {
     #[inline(always)]
     fn turn(self, s: &AttentionShape, rows: Range<usize>, head: usize, out: &mut [f32]) {
         let count = s.head_dim.div_ceil(A8_BLOCK);
-        let (levels, n) = (count * WORDS, rows.len());
-        let (copied, rest) = out.split_at_mut(KEYS * levels);
-        let (turned, scales) = rest.split_at_mut(KEYS * levels);
-        let words: &mut [u32] = bytemuck::cast_slice_mut(copied);
-        for (i, (copied, j)) in words.chunks_exact_mut(levels).zip(rows).enumerate() {
-            let at = j * s.kv_stride + s.k_offset + head;
-            let (row, row_scales) = self.keys[at..][..levels + count].split_at(levels);
-            for (copied, word) in copied.iter_mut().zip(row) {
-                *copied = (word ^ 0x8080_8080).to_le();
+        let (levels, whole) = (count * WORDS, count * WORDS / 16 * 16);
+        let (turned, scales) = out.split_at_mut(KEYS * levels);
+        let last = rows.end - 1;
+        for c in (0..rows.len()).step_by(16) {
+            let mut keys: [&[f32]; 16] = [&[]; 16];
+            for (i, key) in keys.iter_mut().enumerate() {
+                // Columns past the last key hold anything.
+                let at = (rows.start + c + i).min(last) * s.kv_stride + s.k_offset + head;
+                *key = bytemuck::cast_slice(&self.keys[at..][..levels + count]);
             }
-            for (scales, scale) in scales.chunks_exact_mut(KEYS).zip(row_scales) {
-                scales[i] = f32::from_bits(*scale);
-            }
-        }
-        for c in (0..n).step_by(16) {
-            let keys = &copied[c * levels..];
-            let whole = levels / 16 * 16;
             for t in (0..whole).step_by(16) {
-                let mut columns: [&[f32]; 16] = [&[]; 16];
-                for (i, column) in columns.iter_mut().enumerate() {
-                    *column = &keys[i * levels + t..];
+                let mut columns = keys;
+                for column in &mut columns {
+                    *column = &column[t..];
                 }
                 D::Floats::turn(columns, KEYS, &mut turned[t * KEYS + c..]);
             }
             for t in whole..levels {
-                for (i, out) in turned[t * KEYS + c..][..16].iter_mut().enumerate() {
-                    *out = keys[i * levels + t];
+                for (out, key) in turned[t * KEYS + c..].iter_mut().zip(keys) {
+                    *out = key[t];
                 }
             }
+            for b in 0..count {
+                for (out, key) in scales[b * KEYS + c..].iter_mut().zip(keys) {
+                    *out = key[levels + b];
+                }
+            }
+        }
+        let turned: &mut [u32] = bytemuck::cast_slice_mut(turned);
+        for word in turned {
+            *word = (*word ^ 0x8080_8080).to_le();
         }
     }
 
@@ -96,7 +99,7 @@ impl<D: Dots> Cached<D::Floats> for Q8<'_, D> {
         let count = q.len() / (WORDS + 2);
         let (levels, rest) = q.split_at(count * WORDS);
         let (q_scales, starts) = rest.split_at(count);
-        let (turned, scales) = turned[KEYS * levels.len()..].split_at(KEYS * levels.len());
+        let (turned, scales) = turned.split_at(KEYS * levels.len());
         let turned: &[u8] = bytemuck::cast_slice(turned);
         let scale = D::Floats::splat(scale);
         for c in (0..KEYS).step_by(D::N) {

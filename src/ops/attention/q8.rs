@@ -38,17 +38,18 @@ impl KvFormat {
     }
 }
 
-/// The blocks of a head, the last one filled up with zeros.
+/// One block of a head, filled up with zeros.
 #[inline(always)]
-pub(crate) fn blocks(head: &[f32]) -> impl Iterator<Item = (f32, [i8; A8_BLOCK])> {
-    head.chunks(A8_BLOCK).map(
-        #[inline(always)]
-        |part| {
-            let mut block = [0.0; A8_BLOCK];
-            block[..part.len()].copy_from_slice(part);
-            quantise_a8(&block)
-        },
-    )
+pub(crate) fn round_block(head: &[f32], block: usize) -> (f32, [i8; A8_BLOCK]) {
+    let part = &head[block * A8_BLOCK..];
+    let mut padded = [0.0; A8_BLOCK];
+    let x = if let Some(whole) = part.first_chunk() {
+        whole
+    } else {
+        padded[..part.len()].copy_from_slice(part);
+        &padded
+    };
+    quantise_a8(x)
 }
 
 /// One head to a row of [`KvFormat::Q8`].
@@ -56,7 +57,8 @@ pub(crate) fn blocks(head: &[f32]) -> impl Iterator<Item = (f32, [i8; A8_BLOCK])
 pub(crate) fn round_row(head: &[f32], row: &mut [u32]) {
     let (levels, scales) = row.split_at_mut(head.len().div_ceil(A8_BLOCK) * (A8_BLOCK / 4));
     let places = levels.chunks_exact_mut(A8_BLOCK / 4).zip(scales);
-    for ((words, place), (scale, levels)) in places.zip(blocks(head)) {
+    for (b, (words, place)) in places.enumerate() {
+        let (scale, levels) = round_block(head, b);
         for (word, four) in words.iter_mut().zip(levels.as_chunks::<4>().0) {
             *word = u32::from_le_bytes(four.map(i8::cast_unsigned));
         }
@@ -135,13 +137,12 @@ pub fn attention_q8(
             let out = &mut out[(row * s.n_heads + h) * d..][..d];
             let score = |j: usize| {
                 let key = Row::of(d, &keys[j * s.kv_stride + s.k_offset + kv_head..]);
-                let sum = blocks(query)
-                    .enumerate()
-                    .fold(0.0, |sum, (b, (d_q, levels))| {
-                        let terms = (0..A8_BLOCK)
-                            .map(|i| i32::from(levels[i]) * i32::from(key.level(b * A8_BLOCK + i)));
-                        sum + terms.sum::<i32>() as f32 * key.scale(b) * d_q
-                    });
+                let sum = (0..d.div_ceil(A8_BLOCK)).fold(0.0, |sum, b| {
+                    let (d_q, levels) = round_block(query, b);
+                    let terms = (0..A8_BLOCK)
+                        .map(|i| i32::from(levels[i]) * i32::from(key.level(b * A8_BLOCK + i)));
+                    sum + terms.sum::<i32>() as f32 * key.scale(b) * d_q
+                });
                 sum * scale
             };
             let largest = rows()
