@@ -165,9 +165,9 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             buffer(cpu, &spans)?,
         );
         let mut out = cpu.zeros(sequences * queries * width)?;
-        let amount = Throughput::Elements((2 * sequences * queries * keys * width) as u64);
+        let amount = || Throughput::Elements((2 * sequences * queries * keys * width) as u64);
         let shape = format!("s{sequences}_q{queries}_k{keys}_h{heads}_d{head_dim}");
-        time(c, &format!("attention/f32/{shape}"), amount, || {
+        time(c, &format!("attention/f32/{shape}"), amount(), || {
             cpu.attention(s, &q, &kv, &kv, &spans, &mut out)
         });
         let words = KvFormat::Q8.words(head_dim);
@@ -191,7 +191,7 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
         time(c, &format!("append/q8/{shape}"), written, || {
             cpu.append_q8(append, &kv, &places, &mut rounded)
         });
-        time(c, &format!("attention/q8/{shape}"), amount, || {
+        time(c, &format!("attention/q8/{shape}"), amount(), || {
             cpu.attention_q8(s, &q, &rounded, &rounded, &spans, &mut out)
         });
     }
