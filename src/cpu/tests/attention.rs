@@ -70,7 +70,8 @@ fn attended_q8<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> 
         offset: 0,
         cache_rows: s.kv_rows,
     };
-    let places: Vec<u32> = (0..s.kv_rows as u32).rev().collect();
+    let mut places: Vec<u32> = (0..).take(s.kv_rows).collect();
+    places.reverse();
     let places = buffer(b, &places);
     let kv = [2, 3].map(|seed| {
         let x = buffer(b, &numbers(s.kv_rows * width, seed));

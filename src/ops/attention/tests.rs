@@ -303,7 +303,10 @@ fn attention_over_8_bits_stays_close_to_floats() {
         offset: 0,
         cache_rows: n,
     };
-    let places: [u32; 50] = core::array::from_fn(|i| i as u32);
+    let mut places = [0; 50];
+    for (place, row) in places.iter_mut().zip(0..) {
+        *place = row;
+    }
     let (mut keys, mut values) = ([0; 900], [0; 900]);
     append_q8(append, &x, &places, &mut keys).unwrap();
     append_q8(append, &v, &places, &mut values).unwrap();
