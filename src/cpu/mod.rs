@@ -3,6 +3,7 @@
 mod attention;
 #[cfg(feature = "align")]
 mod backward;
+mod cache;
 mod conv;
 mod gemm;
 mod integer;
@@ -271,7 +272,7 @@ impl Backend for Cpu {
     }
 
     fn add(&self, len: usize, x: &Buffer<f32>, y: &mut Buffer<f32>) -> Result<()> {
-        Reference.add(len, x, y)
+        self.added(len, x.as_slice(), y.as_mut_slice())
     }
 
     fn activate(&self, activation: Activation, len: usize, x: &mut Buffer<f32>) -> Result<()> {
@@ -289,7 +290,7 @@ impl Backend for Cpu {
         positions: &Buffer<u32>,
         table: &Buffer<f32>,
     ) -> Result<()> {
-        Reference.rotary(s, x, positions, table)
+        self.rotated(s, x.as_mut_slice(), positions.as_slice(), table.as_slice())
     }
 
     fn append(
@@ -299,7 +300,17 @@ impl Backend for Cpu {
         places: &Buffer<u32>,
         cache: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.append(s, x, places, cache)
+        self.appended(s, x.as_slice(), places.as_slice(), cache.as_mut_slice())
+    }
+
+    fn append_q8(
+        &self,
+        s: AppendShape,
+        x: &Buffer<f32>,
+        places: &Buffer<u32>,
+        cache: &mut Buffer<u32>,
+    ) -> Result<()> {
+        self.appended_q8(s, x.as_slice(), places.as_slice(), cache.as_mut_slice())
     }
 
     fn attention(
@@ -313,6 +324,19 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let rows = [keys.as_slice(), values.as_slice()];
         self.attend(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
+    }
+
+    fn attention_q8(
+        &self,
+        s: AttentionShape,
+        q: &Buffer<f32>,
+        keys: &Buffer<u32>,
+        values: &Buffer<u32>,
+        spans: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        let rows = [keys.as_slice(), values.as_slice()];
+        self.attend_q8(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
     }
 
     fn relative_attention(

@@ -18,6 +18,9 @@ use crate::error::{Error, Foreign, Result};
 /// Looks at the generation before a worker sleeps: some 300 µs, the longest pause between two operations of a model.
 const SPINS: usize = 10000;
 
+/// Pauses of a caller between two looks at whether the workers are done.
+const PAUSES: usize = 16;
+
 /// Scratch that nobody uses now: as much as callers ever used at the same time.
 #[derive(Debug, Default)]
 struct Spare<T>(Mutex<Vec<Vec<T>>>);
@@ -62,6 +65,8 @@ struct State {
     /// Workers inside the job.
     running: usize,
     sleeping: usize,
+    /// Whether the caller sleeps until they are done.
+    waiting: bool,
     stop: bool,
     panic: Option<Box<dyn Any + Send>>,
 }
@@ -112,7 +117,7 @@ impl Shared {
             if let Err(panic) = result {
                 state.panic = Some(panic);
             }
-            if state.running == 0 {
+            if state.running == 0 && state.waiting {
                 self.done.notify_all();
             }
         }
@@ -126,13 +131,26 @@ impl Drop for Finish<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.job = None;
+        // Tasks are short: sleeping and being woken would mostly take longer than the last of them.
+        for _ in 0..SPINS / PAUSES {
+            if state.running == 0 {
+                return;
+            }
+            drop(state);
+            for _ in 0..PAUSES {
+                hint::spin_loop();
+            }
+            state = self.0.lock();
+        }
         while state.running > 0 {
+            state.waiting = true;
             state = self
                 .0
                 .done
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        state.waiting = false;
     }
 }
 

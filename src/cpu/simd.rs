@@ -32,6 +32,8 @@ pub(super) trait Lanes: Copy {
     fn load_f16(x: &[u8]) -> Self;
     /// The first `N` upper halves of floats.
     fn load_bf16(x: &[u16]) -> Self;
+    /// The first `N` signed bytes of words, those in the lowest bits first.
+    fn load_levels(x: &[u32]) -> Self;
     /// Writes the first `N` floats.
     fn store(self, out: &mut [f32]);
     /// Writes the first 16 floats of 16 rows as columns: those of the first row to the first of each 16 places that are
@@ -256,6 +258,11 @@ impl Lanes for Four {
     #[inline(always)]
     fn load_bf16(x: &[u16]) -> Self {
         Self([0, 1, 2, 3].map(|i: usize| f32::from_bits(u32::from(x[i]) << 16)))
+    }
+
+    #[inline(always)]
+    fn load_levels(x: &[u32]) -> Self {
+        Self(x[0].to_le_bytes().map(|byte| f32::from(byte.cast_signed())))
     }
 
     #[inline(always)]

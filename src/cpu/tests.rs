@@ -4,13 +4,14 @@ use alloc::vec::Vec;
 
 use super::Cpu;
 use super::simd::Isa;
-use crate::ops::attention::AttentionShape;
 use crate::ops::conv::ConvShape;
 use crate::ops::gemm::{Activations, GemmShape};
 use crate::ops::norm::{Activation, GroupNormShape, NormShape};
 use crate::ops::sample::{Draw, DrawShape};
 use crate::ops::{Backend, Element, Reference};
 use crate::quant::{Format, QuantMatrix};
+
+mod attention;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| crate::rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
@@ -50,17 +51,6 @@ fn convolution<B: Backend>(b: &B, s: ConvShape, w: &QuantMatrix<'_>) -> Vec<u32>
     let mut y = buffer(b, &numbers(s.images * rows * cols * s.c_out, 4));
     b.conv2d(s, &x, &w, &bias, &mut y).unwrap();
     bits(b, &y)
-}
-
-fn attended<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> {
-    let q = buffer(b, &numbers(s.sequences * s.queries * s.q_stride, 1));
-    let kv = buffer(b, &numbers(s.kv_rows * s.kv_stride, 2));
-    let mut out = b
-        .zeros(s.sequences * s.queries * s.n_heads * s.head_dim)
-        .unwrap();
-    b.attention(s, &q, &kv, &kv, &buffer(b, spans), &mut out)
-        .unwrap();
-    bits(b, &out)
 }
 
 fn rows<B: Backend>(b: &B, width: usize) -> Vec<u32> {
@@ -293,46 +283,6 @@ fn every_instruction_set_gives_the_reference_convolution() {
                 ..ConvShape::same(2, [7, 9], c_in, c_out, kernel)
             };
             matrices(c_out, s.k(), |_, w| agree(s, w));
-        }
-    }
-}
-
-#[test]
-fn every_instruction_set_gives_the_reference_attention() {
-    for isa in Isa::all() {
-        let cpu = Cpu::with_instructions(2, isa.name()).unwrap();
-        for (queries, head_dim, causal) in [
-            (1, 24, true),
-            (1, 64, false),
-            (1, 100, true),
-            (1, 256, true),
-            (1, 260, true),
-            (50, 32, true),
-            (13, 72, false),
-            (2, 128, true),
-        ] {
-            let s = AttentionShape {
-                sequences: 2,
-                queries,
-                n_heads: 4,
-                n_kv_heads: 2,
-                head_dim,
-                q_stride: 4 * head_dim + 3,
-                q_offset: 2,
-                kv_rows: 150,
-                kv_stride: 4 * head_dim,
-                kv_head_stride: head_dim,
-                k_offset: 0,
-                v_offset: 2 * head_dim,
-                causal,
-                repeated_prefix: false,
-            };
-            let spans = [0, 20, 20, 70, 5, 0, 90, 66];
-            assert_eq!(
-                attended(&cpu, s, &spans),
-                attended(&Reference, s, &spans),
-                "{isa:?} {s:?}"
-            );
         }
     }
 }

@@ -125,6 +125,14 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
+    fn load_levels(x: &[u32]) -> Self {
+        let x = &x[..2];
+        // SAFETY: the instruction set is there, and 8 bytes are readable.
+        let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
+        Self(intrinsic!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))))
+    }
+
+    #[inline(always)]
     fn store(self, out: &mut [f32]) {
         let out = &mut out[..8];
         // SAFETY: the instruction set is there, and 8 floats are writable.
@@ -268,6 +276,14 @@ impl Lanes for Sixteen {
         let words = unsafe { _mm512_slli_epi32::<16>(words) };
         // SAFETY: the instruction set is there.
         Self(unsafe { _mm512_castsi512_ps(words) })
+    }
+
+    #[inline(always)]
+    fn load_levels(x: &[u32]) -> Self {
+        let x = &x[..4];
+        // SAFETY: the instruction set is there, and 16 bytes are readable.
+        let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+        Self(intrinsic!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))))
     }
 
     #[inline(always)]

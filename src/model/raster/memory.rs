@@ -126,8 +126,8 @@ pub(super) struct Memory<B: Backend> {
     pub(super) last: B::Buffer<f32>,
     /// Hidden rows of each candidate's places, if they are kept.
     pub(super) hidden: Option<B::Buffer<f32>>,
-    /// Rows of one layer on their way from one candidate to another.
-    pub(super) copied: B::Buffer<f32>,
+    /// Hidden rows on their way from one candidate to another.
+    pub(super) moved: B::Buffer<f32>,
     pub(super) codes: B::Buffer<u32>,
     pub(super) positions: B::Buffer<u32>,
     pub(super) places: B::Buffer<u32>,
@@ -151,10 +151,9 @@ impl<B: Backend> Memory<B> {
         let (v, rows) = (model.codebook(), layout.rows);
         let sequences = layout.halves * o.batch;
         let hidden = if o.hidden { layout.cells } else { 0 };
-        let copied = product(OP, &[layout.own, c.n_kv_heads, c.head_dim])?
-            .max(product(OP, &[hidden, c.width])?);
+        let cache_rows = layout.cache_rows(o.candidates)?;
         Ok(Self {
-            cache: model.stack().cache(b, layout.cache_rows(o.candidates)?)?,
+            cache: model.stack().cache_as(b, cache_rows, o.kv)?,
             scratch: model.stack().scratch(b, rows)?,
             x: zeros(&[rows, c.width])?,
             normed: zeros(&[rows, c.width])?,
@@ -166,7 +165,7 @@ impl<B: Backend> Memory<B> {
                 .hidden
                 .then(|| zeros(&[o.candidates, layout.cells, c.width]))
                 .transpose()?,
-            copied: b.zeros(copied)?,
+            moved: zeros(&[hidden, c.width])?,
             codes: words(&[rows])?,
             positions: words(&[rows])?,
             places: words(&[rows])?,
