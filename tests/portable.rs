@@ -1,7 +1,8 @@
 //! The portable kernels, the worker threads and the scratch at small awkward sizes: small enough for Miri, which sees every
 //! read past an end and every race.
 //!
-//! `cargo +nightly miri test --test portable --no-default-features --features threads`, and with `alloc` for `threads`.
+//! `cargo +nightly miri test --test portable --no-default-features --features threads,libm/force-soft-floats`: without the
+//! last one libm has assembly, which Miri cannot run. The same with `alloc` for `threads` has the scratch of one thread.
 #![cfg(feature = "alloc")]
 
 use maquette::cpu::Cpu;
