@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use maquette::Result;
 use maquette::cpu::Cpu;
-use maquette::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeShape, RotaryShape};
 use maquette::ops::conv::{ConvShape, PatchShape, Rounding};
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -170,10 +170,34 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             buffer(cpu, &spans)?,
         );
         let mut out = cpu.zeros(sequences * queries * width)?;
-        let amount = Throughput::Elements((2 * sequences * queries * keys * width) as u64);
-        let name = format!("attention/f32/s{sequences}_q{queries}_k{keys}_h{heads}_d{head_dim}");
-        time(c, &name, amount, || {
+        let amount = || Throughput::Elements((2 * sequences * queries * keys * width) as u64);
+        let shape = format!("s{sequences}_q{queries}_k{keys}_h{heads}_d{head_dim}");
+        time(c, &format!("attention/f32/{shape}"), amount(), || {
             cpu.attention(s, &q, &kv, &kv, &spans, &mut out)
+        });
+        let words = KvFormat::Q8.words(head_dim);
+        let s = AttentionShape {
+            kv_stride: words,
+            kv_head_stride: sequences * keys * words,
+            ..s
+        };
+        let append = AppendShape {
+            rows: sequences * keys,
+            heads,
+            head_dim,
+            stride: width,
+            offset: 0,
+            cache_rows: sequences * keys,
+        };
+        let places: Vec<u32> = (0..).take(sequences * keys).collect();
+        let places = buffer(cpu, &places)?;
+        let mut rounded = cpu.zeros(sequences * keys * heads * words)?;
+        let written = Throughput::Bytes(4 * (sequences * keys * (width + heads * words)) as u64);
+        time(c, &format!("append/q8/{shape}"), written, || {
+            cpu.append_q8(append, &kv, &places, &mut rounded)
+        });
+        time(c, &format!("attention/q8/{shape}"), amount(), || {
+            cpu.attention_q8(s, &q, &rounded, &rounded, &spans, &mut out)
         });
     }
     let s = RelativeShape {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use maquette::Result;
 use maquette::cpu::{Cpu, Roof};
-use maquette::ops::attention::AttentionShape;
+use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
 use maquette::ops::conv::ConvShape;
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{GroupNormShape, NormShape};
@@ -38,8 +38,8 @@ struct Cli {
     /// One operation alone. [default: all]
     #[arg(long, value_enum)]
     op: Option<Op>,
-    /// Its sizes: m,n,k of gemm; size,c_in,c_out of conv2d; sequences,queries,keys,heads,head_dim of attention; rows,width
-    /// of the others. [default: some of each]
+    /// Its sizes: m,n,k of gemm; size,c_in,c_out of conv2d; sequences,queries,keys,heads,head_dim of attention, and
+    /// keys of a prefix that all share; rows,width of the others. [default: some of each]
     #[arg(long, value_delimiter = ',')]
     shape: Vec<usize>,
     /// Seconds for each row.
@@ -85,6 +85,7 @@ impl Op {
             ],
             Self::Attention => &[
                 &[40, 1, 256, 20, 64],
+                &[40, 1, 32, 20, 64, 224],
                 &[1, 729, 729, 16, 72],
                 &[2, 385, 385, 32, 64],
             ],
@@ -187,50 +188,87 @@ fn conv2d<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     Ok(cases)
 }
 
+/// Attention of sequences to a prefix that they share and to keys of their own.
 fn attention<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
-    let &[sequences, queries, keys, heads, d] = shape else {
+    let (&[sequences, queries, keys, heads, d], prefix) = (match shape {
+        [shape @ .., prefix] if shape.len() == 5 => (shape, *prefix),
+        _ => (shape, 0),
+    }) else {
         return Ok(Vec::new());
     };
-    let (width, rows) = (heads * d, sequences * keys);
-    let s = AttentionShape {
-        sequences,
-        queries,
-        n_heads: heads,
-        n_kv_heads: heads,
-        head_dim: d,
-        q_stride: width,
-        q_offset: 0,
-        kv_rows: rows,
-        kv_stride: d,
-        kv_head_stride: rows * d,
-        k_offset: 0,
-        v_offset: 0,
-        causal: false,
-        repeated_prefix: false,
-    };
+    let (width, rows) = (heads * d, prefix + sequences * keys);
     let spans: Vec<u32> = (0..sequences)
-        .flat_map(|i| [0, 0, (i * keys) as u32, keys as u32])
+        .flat_map(|i| [0, prefix, prefix + i * keys, keys])
+        .map(|word| word as u32)
         .collect();
-    let q = buffer(cpu, &numbers(sequences * queries * width))?;
-    let (k, v) = (
-        buffer(cpu, &numbers(rows * width))?,
-        buffer(cpu, &numbers(rows * width))?,
-    );
-    let (spans, mut out) = (
-        buffer(cpu, &spans)?,
-        cpu.zeros(sequences * queries * width)?,
-    );
-    let (roof, amount) = if queries == 1 {
-        (Roof::Read, 8.0 * (rows * width) as f64)
-    } else {
-        (
-            Roof::Floats,
-            4.0 * (sequences * queries * keys * width) as f64,
-        )
-    };
-    let name = format!("f32/s{sequences}_q{queries}_k{keys}_h{heads}x{d}");
-    let call = move |_| cpu.attention(s, &q, &k, &v, &spans, &mut out);
-    Ok(vec![(name, roof, amount, Box::new(call))])
+    let places: Vec<u32> = (0..rows as u32).collect();
+    let fresh = numbers(rows * d);
+    let mut cases: Vec<Case<'a>> = Vec::new();
+    for format in [KvFormat::F32, KvFormat::Q8] {
+        let words = format.words(d);
+        let s = AttentionShape {
+            sequences,
+            queries,
+            n_heads: heads,
+            n_kv_heads: heads,
+            head_dim: d,
+            q_stride: width,
+            q_offset: 0,
+            kv_rows: rows,
+            kv_stride: words,
+            kv_head_stride: rows * words,
+            k_offset: 0,
+            v_offset: 0,
+            causal: false,
+            repeated_prefix: false,
+        };
+        let q = buffer(cpu, &numbers(sequences * queries * width))?;
+        let spans = buffer(cpu, &spans)?;
+        let mut out = cpu.zeros(sequences * queries * width)?;
+        let (roof, amount) = if queries == 1 {
+            (Roof::Read, 8.0 * (rows * heads * words) as f64)
+        } else {
+            let sums = sequences * queries * (prefix + keys) * width;
+            (Roof::Floats, 4.0 * sums as f64)
+        };
+        let mut name = format!(
+            "{}/s{sequences}_q{queries}_k{keys}_h{heads}x{d}",
+            format.name()
+        );
+        if prefix > 0 {
+            name.push_str(&format!("_p{prefix}"));
+        }
+        let append = AppendShape {
+            rows,
+            heads: 1,
+            head_dim: d,
+            stride: d,
+            offset: 0,
+            cache_rows: rows,
+        };
+        let call: Box<dyn FnMut(usize) -> Result<()> + 'a> = if format == KvFormat::Q8 {
+            let mut head = cpu.zeros(rows * words)?;
+            let places = buffer(cpu, &places)?;
+            cpu.append_q8(append, &buffer(cpu, &fresh)?, &places, &mut head)?;
+            let (mut k, mut v) = (
+                cpu.zeros(rows * heads * words)?,
+                cpu.zeros(rows * heads * words)?,
+            );
+            for h in 0..heads {
+                cpu.copy(&head, 0, &mut k, h * rows * words, rows * words)?;
+                cpu.copy(&head, 0, &mut v, h * rows * words, rows * words)?;
+            }
+            Box::new(move |_| cpu.attention_q8(s, &q, &k, &v, &spans, &mut out))
+        } else {
+            let (k, v) = (
+                buffer(cpu, &numbers(rows * width))?,
+                buffer(cpu, &numbers(rows * width))?,
+            );
+            Box::new(move |_| cpu.attention(s, &q, &k, &v, &spans, &mut out))
+        };
+        cases.push((name.to_lowercase(), roof, amount, call));
+    }
+    Ok(cases)
 }
 
 fn rms_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {

@@ -89,6 +89,7 @@ impl<R: RewardModel> RewardModel for Mean<R> {
                 max: u64::MAX,
             });
         }
+        self.answers.clear();
         room(&mut self.answers, out.len())?;
         self.answers.resize(out.len(), Verdict::malformed());
         out.fill(Verdict {
@@ -175,12 +176,12 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Cascade<A, B> {
 
     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
         self.first.judge(ask, out)?;
-        self.subset.clear();
+        self.subset.begin(ask)?;
         for (row, verdict) in out.iter().enumerate() {
             verdict.check(row)?;
             let sure = (verdict.p_yes - verdict.p_no).abs() >= self.threshold;
             if !sure || verdict.answer == Answer::Other {
-                self.subset.add(ask, row)?;
+                self.subset.add(ask, row);
             }
         }
         self.subset.judge(ask, &mut self.second, out)
@@ -266,11 +267,11 @@ impl<R: RewardModel> RewardModel for Cached<R> {
     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
         same_length(ask, out)?;
         let prompt = fingerprint(ask.prompt);
-        self.subset.clear();
+        self.subset.begin(ask)?;
         for (row, verdict) in out.iter_mut().enumerate() {
             match self.recall(ask.keys[row], ask.judgement, prompt) {
                 Some(known) => *verdict = known,
-                None => self.subset.add(ask, row)?,
+                None => self.subset.add(ask, row),
             }
         }
         self.subset.judge(ask, &mut self.inner, out)?;
@@ -349,36 +350,44 @@ impl Subset {
         }
     }
 
-    fn clear(&mut self) {
+    /// Forgets all rows, and makes room for those of a question, so that the next one of its size allocates nothing.
+    fn begin(&mut self, ask: &Ask<'_>) -> Result<()> {
+        let n = ask.keys.len();
         self.rows.clear();
         self.keys.clear();
         self.pixels.clear();
         self.codes.clear();
         self.hidden.clear();
+        self.verdicts.clear();
+        room(&mut self.rows, n)?;
+        room(&mut self.keys, n)?;
+        room(&mut self.verdicts, n)?;
+        let bytes = |pixels: ImageBatch<'_>| pixels.size().len_bytes().saturating_mul(n);
+        room(&mut self.pixels, ask.pixels.map_or(0, bytes))?;
+        room(&mut self.codes, ask.codes.map_or(0, <[Code]>::len))?;
+        room(&mut self.hidden, ask.hidden.map_or(0, <[f32]>::len))
     }
 
-    fn add(&mut self, ask: &Ask<'_>, row: usize) -> Result<()> {
+    /// A row of the question that all was made ready for.
+    fn add(&mut self, ask: &Ask<'_>, row: usize) {
         let n = ask.keys.len();
-        room(&mut self.rows, 1)?;
-        room(&mut self.keys, 1)?;
         self.rows.push(row);
         self.keys.push(ask.keys[row]);
         if let Some(picture) = ask.pixels.and_then(|pixels| pixels.picture(row)) {
-            copy_row(&mut self.pixels, picture)?;
+            self.pixels.extend_from_slice(picture);
         }
         if let Some(codes) = ask
             .codes
             .and_then(|codes| codes.chunks_exact((codes.len() / n).max(1)).nth(row))
         {
-            copy_row(&mut self.codes, codes)?;
+            self.codes.extend_from_slice(codes);
         }
         if let Some(hidden) = ask
             .hidden
             .and_then(|rows| rows.chunks_exact((rows.len() / n).max(1)).nth(row))
         {
-            copy_row(&mut self.hidden, hidden)?;
+            self.hidden.extend_from_slice(hidden);
         }
-        Ok(())
     }
 
     /// Has a judge answer for these rows and writes the answers where they belong.
@@ -399,7 +408,6 @@ impl Subset {
         ask.codes = all.codes.map(|_| self.codes.as_slice());
         ask.hidden = all.hidden.map(|_| self.hidden.as_slice());
         self.verdicts.clear();
-        room(&mut self.verdicts, n)?;
         self.verdicts.resize(n, Verdict::malformed());
         judge.judge(&ask, &mut self.verdicts)?;
         for (&row, &verdict) in self.rows.iter().zip(&self.verdicts) {
@@ -407,10 +415,4 @@ impl Subset {
         }
         Ok(())
     }
-}
-
-fn copy_row<T: Copy>(rows: &mut Vec<T>, row: &[T]) -> Result<()> {
-    room(rows, row.len())?;
-    rows.extend_from_slice(row);
-    Ok(())
 }

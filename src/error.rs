@@ -143,6 +143,24 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// An example of a training set is of no use.
+    #[error("{op}: example {at} {problem}")]
+    Example {
+        /// What it was to be used for.
+        op: &'static str,
+        /// Its place in the set.
+        at: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A number of a training step is NaN or infinite; the step changed nothing.
+    #[error("training: {what} is NaN or infinite at step {step}")]
+    Diverged {
+        /// The number.
+        what: &'static str,
+        /// The step, from 0.
+        step: u64,
+    },
     /// Memory could not be reserved.
     #[error("{what}: {bytes} bytes could not be reserved")]
     OutOfMemory {

@@ -19,6 +19,8 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+#[cfg(feature = "align")]
+pub mod align;
 pub mod codes;
 #[cfg(feature = "alloc")]
 pub mod combine;

@@ -19,6 +19,7 @@ pub use self::activations::{A8_BLOCK, quantise_a8};
 pub use self::blocks::Block;
 pub use self::matrix::{QuantData, QuantMatrix};
 pub use self::q4_k::{Q4K_BLOCK, Q4K_BLOCK_BYTES, dequantise_q4_k, quantise_q4_k};
+#[cfg(feature = "alloc")]
 pub(crate) use self::q4_k::{level as q4_k_level, part as q4_k_part};
 pub use self::symmetric::{
     Q4_BLOCK, Q4_BLOCK_BYTES, Q4G_BLOCK, Q4G_BLOCK_BYTES, Q8_BLOCK, Q8_BLOCK_BYTES,

@@ -9,9 +9,10 @@ use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};
 use maquette::model::janus::{Janus, JanusConfig, JanusSession};
 use maquette::model::llava::JudgeOptions;
-use maquette::model::raster::{PrefixPair, RasterOptions};
+use maquette::model::raster::{Given, PrefixPair, RasterOptions};
 use maquette::model::weights::Precision;
 use maquette::model::words::Words;
+use maquette::ops::attention::KvFormat;
 use maquette::ops::gemm::Activations;
 use maquette::ops::{Backend, Reference};
 use maquette::quant::Format;
@@ -72,7 +73,16 @@ fn the_contracts_hold_for_one_set_of_weights_that_draws_and_judges() {
 
 #[test]
 fn steps_batches_threads_and_devices_change_no_code() {
+    for kv in [KvFormat::F32, KvFormat::Q8] {
+        let mut options = options();
+        options.kv = kv;
+        same_at_any_size(options);
+    }
+}
+
+fn same_at_any_size(options: RasterOptions) {
     let seeds = [3, 4, 5];
+    let options = || options;
     let model = load(Cpu::with_threads(1).unwrap(), config());
     let want = draw(&mut session(&model, options()), &seeds);
     assert_ne!(want[0], want[1]);
@@ -235,6 +245,39 @@ fn fewer_bits_move_the_logits_little() {
         let share = off(Precision::from(format).with_activations(Activations::A8));
         assert!(share > 0.0 && share < most, "{}: {share}", format.name());
     }
+}
+
+/// What 8-bit keys and values change on random weights; `--nocapture` shows the figures.
+#[test]
+fn eight_bit_keys_and_values_move_the_logits_little() {
+    let model = load(Cpu::new(), config());
+    let draws: Vec<Given<'_>> = (0..PLACES as u32)
+        .map(|i| Given::Code(7 * i % 64))
+        .collect();
+    let given = |kv| {
+        let mut options = options();
+        (options.kv, options.tokens_per_step) = (kv, Some(PLACES));
+        let mut s = session(&model, options);
+        let mut id = [CandidateId::default()];
+        s.start(&PROMPT, &[8], &mut id).unwrap();
+        s.step_given(id[0], &draws).unwrap()
+    };
+    let (full, rounded) = (given(KvFormat::F32), given(KvFormat::Q8));
+    let (mut square, mut off, mut same) = (0.0_f32, 0.0_f32, 0);
+    let best = |p: &[f32]| (0..p.len()).max_by(|&a, &b| p[a].total_cmp(&p[b]));
+    for (full, rounded) in full.iter().zip(&rounded) {
+        for (a, b) in full.conditional.iter().zip(&rounded.conditional) {
+            square += a * a;
+            off += (a - b) * (a - b);
+        }
+        same += usize::from(best(&full.guided) == best(&rounded.guided));
+    }
+    let share = (off / square).sqrt();
+    println!(
+        "K/V in Q8: {share:.5} of the logits' root mean square, {same} of {PLACES} likeliest codes the same"
+    );
+    assert!(share > 0.0 && share < 0.05, "{share}");
+    assert!(same >= PLACES - 3, "{same}");
 }
 
 #[test]

@@ -58,6 +58,13 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "align",
+        &[
+            "error", "math", "rng", "prompt", "codes", "image", "quant", "ops", "model",
+        ],
+    ),
+    ("guide", &[]),
+    (
         "testing",
         &[
             "error",

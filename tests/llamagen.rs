@@ -15,6 +15,7 @@ use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
 use maquette::model::weights::{Tensor, WeightSource};
 use maquette::model::words::Words;
+use maquette::ops::attention::KvFormat;
 use maquette::ops::{Backend, Reference};
 use maquette::quant::Format;
 use maquette::search::{BestOfN, Parm, Prm, SearchStrategy};
@@ -216,6 +217,20 @@ fn the_contract_holds() {
     let mut o = options();
     o.guidance_scale = 1.0;
     conformance::generator(&mut text.session(o), &Prompt::new("a photo")).unwrap();
+    // A prefix that is one row, and prompts whose rows are kept, in 8 bits.
+    let mut o = options();
+    o.kv = KvFormat::Q8;
+    conformance::generator(&mut text.session(o), &Prompt::new("a photo")).unwrap();
+    conformance::generator(&mut classes.session(o), &Prompt::new("3")).unwrap();
+}
+
+#[test]
+fn eight_bit_keys_and_values_draw_the_same_on_every_device() {
+    let mut o = options();
+    o.kv = KvFormat::Q8;
+    let cpu = alone(&mut Drawing::text(Cpu::new()).session(o), "a photo", 5);
+    let reference = alone(&mut Drawing::text(Reference).session(o), "a photo", 5);
+    assert_eq!(cpu, reference);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The CPU device gives the bits of the reference: any size, any number of threads, any number of rows at once.
+//! The CPU device gives the bits of the reference: any size, any number of threads, any number of rows at once, any
+//! instruction set. It touches no byte outside its buffers and packed weights: each lies against a page that cannot be read.
 #![cfg(feature = "alloc")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -14,9 +15,24 @@ use maquette::ops::{Backend, Element, Reference};
 use maquette::quant::{Format, QuantMatrix};
 use maquette::{Error, rng};
 
+#[cfg(all(unix, not(miri)))]
+#[path = "ops/guarded.rs"]
+mod guarded;
+#[cfg(all(unix, not(miri)))]
+use guarded::guarded;
+
+#[cfg(not(all(unix, not(miri))))]
+fn guarded<T>(call: impl FnOnce() -> T) -> T {
+    call()
+}
+
 fn cpus() -> &'static [Cpu] {
     static CPUS: OnceLock<Vec<Cpu>> = OnceLock::new();
-    CPUS.get_or_init(|| [1, 2, 3].map(|n| Cpu::with_threads(n).unwrap()).into())
+    CPUS.get_or_init(|| {
+        let threads = [1, 2, 3].map(|n| Cpu::with_threads(n).unwrap());
+        let sets = Cpu::instruction_sets().map(|set| Cpu::with_instructions(2, set).unwrap());
+        sets.chain(threads).collect()
+    })
 }
 
 /// Runs the same lines on the reference and on every CPU device, and compares what they return.
@@ -27,11 +43,12 @@ macro_rules! agree {
             $body
         };
         for $b in cpus() {
-            let got: Vec<u32> = $body;
+            let got: Vec<u32> = crate::guarded(|| $body);
             assert!(
                 got == want,
-                "{} threads differ from the reference",
-                $b.threads()
+                "{} threads with {} differ from the reference",
+                $b.threads(),
+                $b.instructions()
             );
         }
     }};

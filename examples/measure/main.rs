@@ -32,7 +32,7 @@ use maquette::{
     Verdict,
 };
 use models::{Drawing, Model, Res};
-use precision::{Arithmetic, Weights, precision};
+use precision::{Arithmetic, Kv, Weights, precision};
 use report::{Report, weights_gb};
 use script::{QUESTIONS, Script, Scripted};
 use timed::{Spent, Timed};
@@ -60,6 +60,12 @@ struct Cli {
     judge_format: Option<Weights>,
     #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
     activations: Arithmetic,
+    /// Guidance scale; at 1 a candidate is one row instead of two. [default: the model's own]
+    #[arg(long)]
+    guidance: Option<f32>,
+    /// How a raster model keeps keys and values.
+    #[arg(long, value_enum, default_value_t = Kv::F32)]
+    kv: Kv,
     /// Steps that are taken.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -69,7 +75,7 @@ struct Cli {
     /// Codes of a step, for models that draw them one by one. [default: a row of the grid]
     #[arg(long)]
     tokens_per_step: Option<usize>,
-    /// Candidates, a guided pair each.
+    /// Candidates, a guided pair each unless guidance is off.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     candidates: u32,
     /// Candidates that go through the generator at once: memory grows with them.
@@ -152,6 +158,8 @@ fn run(cli: &Cli) -> Res<()> {
         tokens_per_step: cli.tokens_per_step,
         candidates: cli.candidates as usize,
         batch: cli.batch as usize,
+        guidance: cli.guidance,
+        kv: cli.kv.format(),
         features: cli.features as usize,
     };
     let generator = models::generator(&model, pixels.as_ref(), text.as_ref(), &drawing)?;
@@ -205,6 +213,7 @@ fn draw(
 ) -> Res<Option<Pictures>> {
     report.begin("generator");
     report.put("candidates", cli.candidates);
+    report.put("kv", cli.kv.format().name());
     let seeds: Vec<u64> = (0..u64::from(cli.candidates)).collect();
     let mut ids = vec![CandidateId::default(); seeds.len()];
     generator.start(&Prompt::new(&cli.prompt), &seeds, &mut ids)?;

@@ -16,6 +16,7 @@ use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession};
 use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
 use maquette::model::weights::Precision;
+use maquette::ops::attention::KvFormat;
 use maquette::{Generator, RewardModel};
 
 use crate::words::{AnyWords, RandomFeatures};
@@ -93,6 +94,10 @@ pub struct Drawing {
     pub tokens_per_step: Option<usize>,
     pub candidates: usize,
     pub batch: usize,
+    /// Guidance scale, if not the model's own.
+    pub guidance: Option<f32>,
+    /// How a raster model keeps keys and values.
+    pub kv: KvFormat,
     /// Rows of random features that stand for a prompt.
     pub features: usize,
 }
@@ -110,6 +115,8 @@ pub fn generator(
         o.batch = d.batch.min(d.candidates);
         o.tokens_per_step = d.tokens_per_step;
         o.prompts = 1;
+        o.kv = d.kv;
+        o.guidance_scale = d.guidance.unwrap_or(o.guidance_scale);
         o
     };
     Ok(Some(match model {
@@ -121,6 +128,7 @@ pub fn generator(
             };
             let mut o = ShowOOptions::default();
             o.steps = d.steps;
+            o.guidance_scale = d.guidance.unwrap_or(o.guidance_scale);
             o.candidates = d.candidates;
             o.batch = d.batch.min(d.candidates);
             o.prompts = 1;

@@ -5,6 +5,7 @@ mod weights;
 
 use clap::ValueEnum;
 use maquette::model::weights::Precision;
+use maquette::ops::attention::KvFormat;
 use maquette::ops::gemm::Activations;
 
 pub use weights::Weights;
@@ -16,6 +17,25 @@ pub enum Arithmetic {
     F32,
     /// Round them to 8 bits in blocks of 32: faster.
     A8,
+}
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kv {
+    /// As they are.
+    F32,
+    /// In 8-bit blocks of 32: faster, and a quarter of the memory.
+    Q8,
+}
+
+impl Kv {
+    /// Its name in the library.
+    pub fn format(self) -> KvFormat {
+        match self {
+            Self::F32 => KvFormat::F32,
+            Self::Q8 => KvFormat::Q8,
+        }
+    }
 }
 
 /// Both.

@@ -1,8 +1,15 @@
-//! Attention as two products with the kernel of [`gemm`](super::gemm): keys and values of a sequence's head are packed
-//! into panels, then meet up to 48 queries at once.
+//! Attention. Of many queries as two products with the kernel of [`gemm`](super::gemm): keys and values of a sequence's
+//! head are packed into panels, then meet up to 48 queries at once. Of few queries, and over 8 bits, see [`few`].
 
-mod one;
+mod few;
+mod floats;
+mod q8;
 
+use core::marker::PhantomData;
+
+use self::few::Few;
+use self::floats::Floats;
+use self::q8::Q8;
 use super::Cpu;
 use super::gemm::{Rows, Sums, block};
 use super::packed::{PANEL, Panel, panel_width};
@@ -10,7 +17,7 @@ use super::simd::{Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::{Error, Result};
 use crate::math;
-use crate::ops::attention::{AttentionShape, RelativeShape, SPAN_WORDS};
+use crate::ops::attention::{AttentionShape, KvFormat, RelativeShape, SPAN_WORDS};
 use crate::ops::gemm::SUM_BLOCK;
 use crate::ops::norm::{lane_max, lane_sum};
 
@@ -173,7 +180,13 @@ impl Job for Queries<'_> {
 #[inline(always)]
 fn exponentials(p: &mut [f32], first_weight: f32) -> f32 {
     let largest = lane_max(p);
-    for v in p.iter_mut() {
+    let (groups, rest) = p.as_chunks_mut::<16>();
+    for group in groups {
+        for v in group {
+            *v = math::exp(*v - largest);
+        }
+    }
+    for v in rest {
         *v = math::exp(*v - largest);
     }
     if let Some(first) = p.first_mut() {
@@ -314,34 +327,29 @@ impl Cpu {
         if s.queries == 0 {
             return Ok(());
         }
-        let width = s.n_heads * s.head_dim;
-        let most = |span: &[u32]| {
-            s.visible(span, s.queries - 1)
-                .into_iter()
-                .map(|range| range.len())
-                .sum()
-        };
-        let n: usize = spans
-            .chunks_exact(SPAN_WORDS)
-            .take(s.sequences)
-            .map(most)
-            .max()
-            .unwrap_or(0);
+        let isa = self.isa;
         // Panels of all keys and values pay only for many queries.
-        let one = s.queries == 1 && bias.is_empty() && s.head_dim <= SUM_BLOCK;
-        let len = if one {
-            one::scratch(&s, n)
-        } else {
-            scratch(&s, n, s.queries.min(ROWS))
-                .into_iter()
-                .fold(0, usize::saturating_add)
-        };
-        let work = s
-            .sequences
-            .saturating_mul(s.queries)
-            .saturating_mul(n)
-            .saturating_mul(width)
-            / 4;
+        if s.queries == 1 && bias.is_empty() && s.head_dim <= SUM_BLOCK {
+            let plan = Plan::new(self, &s, spans, Floats::words(s.head_dim));
+            return self.each_few(&s, &plan, out, |scratch, tile| {
+                isa.run(Few {
+                    s,
+                    q,
+                    cached: Floats { keys, values },
+                    spans,
+                    scale,
+                    together: plan.together,
+                    words: plan.words,
+                    scratch,
+                    tile,
+                });
+            });
+        }
+        let width = s.n_heads * s.head_dim;
+        let n = most_keys(&s, spans);
+        let len = scratch(&s, n, s.queries.min(ROWS))
+            .into_iter()
+            .fold(0, usize::saturating_add);
         let tasks = s.sequences * s.queries.div_ceil(ROWS);
         let wanted = if self.threads() == 1 {
             1
@@ -355,31 +363,121 @@ impl Cpu {
             s.queries,
             columns,
         );
-        let isa = self.isa;
-        self.pool.each_with(work, len, tiles, |scratch, tile| {
-            if one {
-                return isa.run(one::Query {
+        self.pool
+            .each_with(work(&s, n), len, tiles, |scratch, tile| {
+                isa.run(Queries {
                     s,
                     q,
                     keys,
                     values,
                     spans,
                     scale,
+                    bias,
                     scratch,
                     tile,
                 });
-            }
-            isa.run(Queries {
+            })
+    }
+
+    pub(super) fn attend_q8(
+        &self,
+        s: AttentionShape,
+        q: &[f32],
+        [keys, values]: [&[u32]; 2],
+        spans: &[u32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let lens = [q.len(), keys.len(), values.len(), spans.len(), out.len()];
+        s.check_as(KvFormat::Q8, lens)?;
+        if s.queries == 0 {
+            return Ok(());
+        }
+        let scale = 1.0 / math::sqrt(s.head_dim as f32);
+        let plan = Plan::new(self, &s, spans, q8::words(s.head_dim));
+        let isa = self.isa;
+        self.each_few(&s, &plan, out, |scratch, tile| {
+            isa.run_dots(Few {
                 s,
                 q,
-                keys,
-                values,
+                cached: Q8 {
+                    keys,
+                    values,
+                    dots: PhantomData,
+                },
                 spans,
                 scale,
-                bias,
+                together: plan.together,
+                words: plan.words,
                 scratch,
                 tile,
             });
         })
+    }
+
+    /// Shares out the tiles of rows that share what they see.
+    fn each_few(
+        &self,
+        s: &AttentionShape,
+        plan: &Plan,
+        out: &mut [f32],
+        f: impl Fn(&mut [f32], Tile<'_>) + Sync,
+    ) -> Result<()> {
+        let width = s.n_heads * s.head_dim;
+        let out = &mut out[..s.sequences * s.queries * width];
+        let together = if s.queries == 1 {
+            s.sequences
+        } else {
+            s.queries
+        };
+        let tiles = Tiles::new(out, width, together, plan.columns);
+        self.pool.each_with(plan.work, plan.scratch, tiles, f)
+    }
+}
+
+/// Most keys that a query sees.
+fn most_keys(s: &AttentionShape, spans: &[u32]) -> usize {
+    let most = |span: &[u32]| {
+        let [prefix, own] = s.visible(span, s.queries.saturating_sub(1));
+        prefix.len() + own.len()
+    };
+    let spans = spans.chunks_exact(SPAN_WORDS).take(s.sequences);
+    spans.map(most).max().unwrap_or(0)
+}
+
+/// Vector operations for so many keys.
+fn work(s: &AttentionShape, keys: usize) -> usize {
+    [s.queries, keys, s.n_heads, s.head_dim]
+        .into_iter()
+        .fold(s.sequences, usize::saturating_mul)
+        / 4
+}
+
+/// How [`Few`] goes about a shape.
+struct Plan {
+    together: usize,
+    words: [usize; 3],
+    scratch: usize,
+    columns: usize,
+    work: usize,
+}
+
+impl Plan {
+    fn new(cpu: &Cpu, s: &AttentionShape, spans: &[u32], [query, keys]: [usize; 2]) -> Self {
+        let n = most_keys(s, spans);
+        let scores = few::score_words(n);
+        let together = few::together(s, scores);
+        let group = s.n_heads / s.n_kv_heads;
+        let heads = together * group;
+        // Heads that share keys stay together; enough tasks that none of them is long.
+        let tasks = s.n_kv_heads.div_ceil(8 * cpu.threads());
+        Self {
+            together,
+            words: [query, keys, scores],
+            scratch: heads
+                .saturating_mul(query.saturating_add(scores))
+                .saturating_add(keys),
+            columns: tasks * group * s.head_dim,
+            work: work(s, n),
+        }
     }
 }

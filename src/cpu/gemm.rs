@@ -184,13 +184,15 @@ impl Cpu {
     }
 }
 
-/// Columns of a task: all of them if the rows alone give every thread enough to do, else whole panels.
+/// Columns of a task: all of them if the rows alone make enough tasks that the last one is short beside the whole, else
+/// whole panels. Few rows are bound by reading, which goes best in long stretches.
 pub(super) fn split(pool: &Pool, m: usize, n: usize) -> usize {
     let (rows, panels) = (m.div_ceil(ROWS).max(1), n.div_ceil(PANEL).max(1));
+    let tasks = if m < 8 { 8 } else { 32 };
     let groups = if pool.threads() == 1 {
         1
     } else {
-        (4 * pool.threads()).div_ceil(rows).min(panels)
+        (tasks * pool.threads()).div_ceil(rows).min(panels)
     };
     panels.div_ceil(groups) * PANEL
 }

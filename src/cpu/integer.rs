@@ -23,10 +23,13 @@ use crate::quant::{A8_BLOCK, quantise_a8};
 /// the sum of the activations as a float.
 const WORDS: usize = A8_BLOCK / 4 + 2;
 
+/// Most rows of a group; smaller groups divide it or end a tile.
+const GROUP: usize = 12;
+
 /// Rows of the first group of so many: rows of a group stand block by block beside each other.
 #[inline(always)]
 fn group<D: Dots>(rows: usize) -> usize {
-    [12, 8, 4, 2]
+    [GROUP, 8, 4, 2]
         .into_iter()
         .find(|&r| r <= D::ROWS && r <= rows)
         .unwrap_or(1)
@@ -244,10 +247,11 @@ fn rounded_words(
     grouped: bool,
     words: &mut [u32],
 ) {
+    // Tiles begin with whole groups.
     let tiles = x
-        .chunks(ROWS * k)
-        .zip(words.chunks_mut(ROWS * (k / A8_BLOCK * WORDS)));
-    cpu.pool.each(rows * k / 8, tiles, |(x, out)| {
+        .chunks(GROUP * k)
+        .zip(words.chunks_mut(GROUP * (k / A8_BLOCK * WORDS)));
+    cpu.pool.each(rows * k, tiles, |(x, out)| {
         cpu.isa.run_dots(Round {
             x,
             k,

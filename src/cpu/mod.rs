@@ -1,6 +1,9 @@
 #![doc = include_str!("kernels.md")]
 
 mod attention;
+#[cfg(feature = "align")]
+mod backward;
+mod cache;
 mod conv;
 mod gemm;
 mod integer;
@@ -100,6 +103,26 @@ impl Cpu {
         })
     }
 
+    /// As [`with_threads`](Self::with_threads), with kernels that keep to one of this machine's
+    /// [`instruction_sets`](Self::instruction_sets): for tests and comparisons, since the widest is the fastest.
+    ///
+    /// # Errors
+    /// As `with_threads`, or [`Error::Unsupported`] for instructions that this machine does not have.
+    pub fn with_instructions(n: usize, instructions: &str) -> Result<Self> {
+        let isa = Isa::all().find(|isa| isa.name() == instructions);
+        Ok(Self {
+            isa: isa.ok_or(Error::Unsupported {
+                what: "an instruction set that this machine lacks",
+            })?,
+            ..Self::with_threads(n)?
+        })
+    }
+
+    /// What [`with_instructions`](Self::with_instructions) takes here, the widest last.
+    pub fn instruction_sets() -> impl Iterator<Item = &'static str> {
+        Isa::all().map(Isa::name)
+    }
+
     /// The instructions that its kernels use: `portable`, `avx2`, `avx512`, or `avx512vnni`. They decide the speed and
     /// nothing else.
     #[must_use]
@@ -111,17 +134,6 @@ impl Cpu {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.pool.threads()
-    }
-}
-
-#[cfg(test)]
-impl Cpu {
-    /// A device that keeps to one instruction set.
-    fn with_isa(isa: Isa) -> Result<Self> {
-        Ok(Self {
-            pool: Pool::new(2)?,
-            isa,
-        })
     }
 }
 
@@ -260,7 +272,7 @@ impl Backend for Cpu {
     }
 
     fn add(&self, len: usize, x: &Buffer<f32>, y: &mut Buffer<f32>) -> Result<()> {
-        Reference.add(len, x, y)
+        self.added(len, x.as_slice(), y.as_mut_slice())
     }
 
     fn activate(&self, activation: Activation, len: usize, x: &mut Buffer<f32>) -> Result<()> {
@@ -278,7 +290,7 @@ impl Backend for Cpu {
         positions: &Buffer<u32>,
         table: &Buffer<f32>,
     ) -> Result<()> {
-        Reference.rotary(s, x, positions, table)
+        self.rotated(s, x.as_mut_slice(), positions.as_slice(), table.as_slice())
     }
 
     fn append(
@@ -288,7 +300,17 @@ impl Backend for Cpu {
         places: &Buffer<u32>,
         cache: &mut Buffer<f32>,
     ) -> Result<()> {
-        Reference.append(s, x, places, cache)
+        self.appended(s, x.as_slice(), places.as_slice(), cache.as_mut_slice())
+    }
+
+    fn append_q8(
+        &self,
+        s: AppendShape,
+        x: &Buffer<f32>,
+        places: &Buffer<u32>,
+        cache: &mut Buffer<u32>,
+    ) -> Result<()> {
+        self.appended_q8(s, x.as_slice(), places.as_slice(), cache.as_mut_slice())
     }
 
     fn attention(
@@ -302,6 +324,19 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let rows = [keys.as_slice(), values.as_slice()];
         self.attend(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
+    }
+
+    fn attention_q8(
+        &self,
+        s: AttentionShape,
+        q: &Buffer<f32>,
+        keys: &Buffer<u32>,
+        values: &Buffer<u32>,
+        spans: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        let rows = [keys.as_slice(), values.as_slice()];
+        self.attend_q8(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
     }
 
     fn relative_attention(

@@ -75,7 +75,10 @@ impl<T: Zeroable> Aligned<T> {
             what: "matrix",
             bytes: room.saturating_mul(size_of::<T>()),
         })?;
-        let start = data.as_ptr().align_offset(64).min(room - len);
+        // The last line that fits: what is read past the end lies outside the block, where tests have a guard.
+        let (first, line) = (data.as_ptr().align_offset(64), 64 / size_of::<T>());
+        let start = first.min(room - len);
+        let start = start + (room - len - start) / line * line;
         Ok(Self { data, start, len })
     }
 
@@ -265,7 +268,7 @@ pub(super) struct Panel<'a> {
 }
 
 /// The floats of k = `from .. from + k` in the panel at output `column`; other formats are written to `scratch` first.
-/// Both ends are ends of blocks.
+/// In formats of blocks both ends are multiples of 32.
 #[inline(always)]
 pub(super) fn panel<'a, V: Lanes>(
     w: &'a Packed,
@@ -322,12 +325,11 @@ fn write_floats<V: Lanes, B: StripBlock>(
     width: usize,
     out: &mut [f32],
 ) {
-    let block = B::PARTS * A8_BLOCK;
     for strip in 0..width / STRIP {
-        let first = (column / STRIP + strip) * (k / block) + from / block;
-        let out = out.chunks_exact_mut(block * width);
-        for (block, out) in blocks[first..].iter().zip(out) {
-            block.floats::<V>(width, &mut out[strip * STRIP..]);
+        let first = (column / STRIP + strip) * (k / A8_BLOCK) + from / A8_BLOCK;
+        for (part, out) in (first..).zip(out.chunks_exact_mut(A8_BLOCK * width)) {
+            let block = &blocks[part / B::PARTS];
+            block.floats::<V>(part % B::PARTS, width, &mut out[strip * STRIP..]);
         }
     }
 }

@@ -18,6 +18,27 @@ use crate::error::{Error, Foreign, Result};
 /// Looks at the generation before a worker sleeps: some 300 µs, the longest pause between two operations of a model.
 const SPINS: usize = 10000;
 
+/// Pauses of a caller between two looks at whether the workers are done.
+const PAUSES: usize = 16;
+
+/// Scratch that nobody uses now: as much as callers ever used at the same time.
+#[derive(Debug, Default)]
+struct Spare<T>(Mutex<Vec<Vec<T>>>);
+
+impl<T> Spare<T> {
+    fn take(&self) -> Vec<T> {
+        locked(&self.0).pop().unwrap_or_default()
+    }
+
+    fn give(&self, scratch: Vec<T>) {
+        let mut spare = locked(&self.0);
+        // Scratch that cannot be kept is reserved again, which costs time and nothing else.
+        if spare.try_reserve(1).is_ok() {
+            spare.push(scratch);
+        }
+    }
+}
+
 /// Threads that help the caller.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -25,8 +46,8 @@ pub(super) struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// Held by the caller whose job the workers do.
     entry: Mutex<()>,
-    scratch: Mutex<Vec<f32>>,
-    words: Mutex<Vec<u32>>,
+    scratch: Spare<f32>,
+    words: Spare<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +65,8 @@ struct State {
     /// Workers inside the job.
     running: usize,
     sleeping: usize,
+    /// Whether the caller sleeps until they are done.
+    waiting: bool,
     stop: bool,
     panic: Option<Box<dyn Any + Send>>,
 }
@@ -94,7 +117,7 @@ impl Shared {
             if let Err(panic) = result {
                 state.panic = Some(panic);
             }
-            if state.running == 0 {
+            if state.running == 0 && state.waiting {
                 self.done.notify_all();
             }
         }
@@ -108,13 +131,26 @@ impl Drop for Finish<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.job = None;
+        // Tasks are short: sleeping and being woken would mostly take longer than the last of them.
+        for _ in 0..SPINS / PAUSES {
+            if state.running == 0 {
+                return;
+            }
+            drop(state);
+            for _ in 0..PAUSES {
+                hint::spin_loop();
+            }
+            state = self.0.lock();
+        }
         while state.running > 0 {
+            state.waiting = true;
             state = self
                 .0
                 .done
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        state.waiting = false;
     }
 }
 
@@ -125,8 +161,8 @@ impl Pool {
             shared: Arc::default(),
             workers: Vec::new(),
             entry: Mutex::default(),
-            scratch: Mutex::default(),
-            words: Mutex::default(),
+            scratch: Spare::default(),
+            words: Spare::default(),
         };
         for _ in 1..n {
             let shared = Arc::clone(&pool.shared);
@@ -216,7 +252,7 @@ impl Pool {
         tasks: I,
         f: impl Fn(&mut [f32], I::Item) + Sync,
     ) -> Result<()> {
-        let mut scratch = core::mem::take(&mut *locked(&self.scratch));
+        let mut scratch = self.scratch.take();
         let result = grow(&mut scratch, len, self.threads());
         if result.is_ok() {
             let pieces = Mutex::new(scratch.chunks_mut(len.max(1)));
@@ -235,15 +271,15 @@ impl Pool {
                 self.run(&job)
             }
         }
-        *locked(&self.scratch) = scratch;
+        self.scratch.give(scratch);
         result
     }
 
     /// Lends `len` words, of unknown content, that all threads share.
     pub(super) fn with_words<T>(&self, len: usize, f: impl FnOnce(&mut [u32]) -> T) -> Result<T> {
-        let mut words = core::mem::take(&mut *locked(&self.words));
+        let mut words = self.words.take();
         let result = grow(&mut words, len, 1).map(|()| f(&mut words[..len]));
-        *locked(&self.words) = words;
+        self.words.give(words);
         result
     }
 }
@@ -267,6 +303,31 @@ impl Drop for Pool {
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its jobs, so that there is nothing to learn here.
             drop(worker.join());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    /// Asleep in the wait for a wake-up a thread takes no time of the processor; how soon it gets there is not asked.
+    #[test]
+    fn workers_without_a_job_go_to_sleep_and_wake_for_the_next() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..3 {
+            let done = AtomicUsize::new(0);
+            pool.each(SERIAL_WORK, 0..100_usize, |i| {
+                done.fetch_add(i, Ordering::Relaxed);
+            });
+            assert_eq!(done.into_inner(), 4950);
+            let asleep = (0..60_000).any(|_| {
+                thread::sleep(Duration::from_millis(1));
+                pool.shared.lock().sleeping == 2
+            });
+            assert!(asleep);
         }
     }
 }

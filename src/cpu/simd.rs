@@ -24,12 +24,16 @@ pub(super) trait Lanes: Copy {
     fn load_quads(x: &[u8]) -> [Self; 4];
     /// The low halves, and the high halves, of the first bytes, the second ones … of the first `N` quads, less a number.
     fn load_nibble_quads<const LESS: i32>(x: &[u8]) -> [[Self; 4]; 2];
-    /// Some bits, in their places, of the first `N` bytes.
-    fn load_bits<const MASK: i32>(x: &[u8]) -> Self;
+    /// The lower six bits of the first `N` bytes.
+    fn load_low_six(x: &[u8]) -> Self;
+    /// Six bits: the two highest ones of the first `N` bytes of one side, and four from bit `AT`, 0 or 4, on of the other.
+    fn load_split_six<const AT: u32>(upper: &[u8], lower: &[u8]) -> Self;
     /// The first `N` floats of half precision.
     fn load_f16(x: &[u8]) -> Self;
     /// The first `N` upper halves of floats.
     fn load_bf16(x: &[u16]) -> Self;
+    /// The first `N` signed bytes of words, those in the lowest bits first.
+    fn load_levels(x: &[u32]) -> Self;
     /// Writes the first `N` floats.
     fn store(self, out: &mut [f32]);
     /// Writes the first 16 floats of 16 rows as columns: those of the first row to the first of each 16 places that are
@@ -179,19 +183,19 @@ impl Isa {
         }
     }
 
-    /// Every instruction set of this machine, for tests.
-    #[cfg(all(test, target_arch = "x86_64"))]
-    pub(super) fn all() -> alloc::vec::Vec<Self> {
-        let mut all = alloc::vec![Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni];
-        let widest = all.iter().position(|isa| *isa == Self::detect());
-        all.truncate(widest.unwrap_or(0) + 1);
-        all
-    }
+    /// Those of the target, each with what those before it have.
+    #[cfg(target_arch = "x86_64")]
+    const ALL: &[Self] = &[Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni];
 
-    /// Every instruction set of this machine, for tests.
-    #[cfg(all(test, not(target_arch = "x86_64")))]
-    pub(super) fn all() -> alloc::vec::Vec<Self> {
-        alloc::vec![Self::Portable]
+    /// Those of the target.
+    #[cfg(not(target_arch = "x86_64"))]
+    const ALL: &[Self] = &[Self::Portable];
+
+    /// Every instruction set of this machine, the widest last.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let widest = Self::detect();
+        let before = Self::ALL.iter().take_while(move |isa| **isa != widest);
+        before.copied().chain([widest])
     }
 }
 
@@ -234,10 +238,15 @@ impl Lanes for Four {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_precision_loss, reason = "below 256")]
-    fn load_bits<const MASK: i32>(x: &[u8]) -> Self {
+    fn load_low_six(x: &[u8]) -> Self {
         let x = &x[..4];
-        Self([0, 1, 2, 3].map(|i: usize| (i32::from(x[i]) & MASK) as f32))
+        Self([0, 1, 2, 3].map(|i: usize| f32::from(x[i] & 63)))
+    }
+
+    #[inline(always)]
+    fn load_split_six<const AT: u32>(upper: &[u8], lower: &[u8]) -> Self {
+        let (upper, lower) = (&upper[..4], &lower[..4]);
+        Self([0, 1, 2, 3].map(|i: usize| f32::from(upper[i] >> 6 << 4 | lower[i] >> AT & 15)))
     }
 
     #[inline(always)]
@@ -249,6 +258,11 @@ impl Lanes for Four {
     #[inline(always)]
     fn load_bf16(x: &[u16]) -> Self {
         Self([0, 1, 2, 3].map(|i: usize| f32::from_bits(u32::from(x[i]) << 16)))
+    }
+
+    #[inline(always)]
+    fn load_levels(x: &[u32]) -> Self {
+        Self(x[0].to_le_bytes().map(|byte| f32::from(byte.cast_signed())))
     }
 
     #[inline(always)]

@@ -52,8 +52,8 @@ pub(super) trait StripBlock {
     }
     /// Adds a part's integers' products with the activations of R rows, from output `c` of the strip on.
     fn dots<D: Dots, const R: usize>(&self, part: usize, c: usize, x: &[u32], sums: &mut [D; R]);
-    /// Writes the floats of k in lines of `width`.
-    fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]);
+    /// Writes a part's floats in 32 lines of `width`.
+    fn floats<V: Lanes>(&self, part: usize, width: usize, out: &mut [f32]);
     /// Writes the floats of one output.
     fn row(&self, c: usize, out: &mut [f32]);
     /// Takes the canonical block of one output.
@@ -84,7 +84,7 @@ impl StripBlock for [u8; Q8_STRIP] {
     }
 
     #[inline(always)]
-    fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]) {
+    fn floats<V: Lanes>(&self, _part: usize, width: usize, out: &mut [f32]) {
         for g in 0..8 {
             for c in (0..STRIP).step_by(V::N) {
                 let quads = V::load_quads(&self[SCALES + g * QUAD + 4 * c..]);
@@ -140,14 +140,11 @@ macro_rules! symmetric_nibbles {
             }
 
             #[inline(always)]
-            fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]) {
-                for part in 0..Self::PARTS {
-                    for c in (0..STRIP).step_by(V::N) {
-                        let (scale, nibbles) =
-                            (self.scales::<V>(part, c), &self[SCALES + part * NIBBLES..]);
-                        let out = &mut out[part * A8_BLOCK * width + c..];
-                        floats_of_nibbles::<V, 8>(nibbles, c, [scale, V::splat(-0.0)], width, out);
-                    }
+            fn floats<V: Lanes>(&self, part: usize, width: usize, out: &mut [f32]) {
+                let nibbles = &self[SCALES + part * NIBBLES..];
+                for c in (0..STRIP).step_by(V::N) {
+                    let own = [self.scales::<V>(part, c), V::splat(-0.0)];
+                    floats_of_nibbles::<V, 8>(nibbles, c, own, width, &mut out[c..]);
                 }
             }
 
@@ -179,21 +176,18 @@ impl StripBlock for [u8; Q4K_STRIP] {
 
     #[inline(always)]
     fn scales<V: Lanes>(&self, part: usize, c: usize) -> V {
-        let own = V::load_bits::<63>(&self[Q4K_LINES + part * STRIP + c..]);
-        V::load_f16(&self[2 * c..]).mul(own)
+        V::load_f16(&self[2 * c..]).mul(V::load_low_six(&self[Q4K_LINES + part * STRIP + c..]))
     }
 
     #[inline(always)]
     fn offsets<V: Lanes>(&self, part: usize, c: usize) -> V {
-        // Sixteen times the upper bits, and the lower ones: all of it is exact.
-        let upper = V::load_bits::<0xc0>(&self[Q4K_LINES + part * STRIP + c..]);
-        let low = &self[Q4K_LINES + (8 + part % 4) * STRIP + c..];
-        let lower = if part < 4 {
-            V::load_bits::<15>(low)
+        let upper = &self[Q4K_LINES + part * STRIP + c..];
+        let lower = &self[Q4K_LINES + (8 + part % 4) * STRIP + c..];
+        let own = if part < 4 {
+            V::load_split_six::<0>(upper, lower)
         } else {
-            V::load_bits::<0xf0>(low).mul(V::splat(0.0625))
+            V::load_split_six::<4>(upper, lower)
         };
-        let own = upper.mul(V::splat(0.25)).add(lower);
         V::load_f16(&self[SCALES + 2 * c..]).mul(own)
     }
 
@@ -203,15 +197,12 @@ impl StripBlock for [u8; Q4K_STRIP] {
     }
 
     #[inline(always)]
-    fn floats<V: Lanes>(&self, width: usize, out: &mut [f32]) {
-        for part in 0..Self::PARTS {
-            for c in (0..STRIP).step_by(V::N) {
-                let offset = self.offsets::<V>(part, c).mul(V::splat(-1.0));
-                let own = [self.scales::<V>(part, c), offset];
-                let nibbles = &self[Q4K_NIBBLES + part * NIBBLES..];
-                let out = &mut out[part * A8_BLOCK * width + c..];
-                floats_of_nibbles::<V, 0>(nibbles, c, own, width, out);
-            }
+    fn floats<V: Lanes>(&self, part: usize, width: usize, out: &mut [f32]) {
+        let nibbles = &self[Q4K_NIBBLES + part * NIBBLES..];
+        for c in (0..STRIP).step_by(V::N) {
+            let offset = self.offsets::<V>(part, c).mul(V::splat(-1.0));
+            let own = [self.scales::<V>(part, c), offset];
+            floats_of_nibbles::<V, 0>(nibbles, c, own, width, &mut out[c..]);
         }
     }
 

@@ -4,13 +4,14 @@ use alloc::vec::Vec;
 
 use super::Cpu;
 use super::simd::Isa;
-use crate::ops::attention::AttentionShape;
 use crate::ops::conv::ConvShape;
 use crate::ops::gemm::{Activations, GemmShape};
 use crate::ops::norm::{Activation, GroupNormShape, NormShape};
 use crate::ops::sample::{Draw, DrawShape};
 use crate::ops::{Backend, Element, Reference};
 use crate::quant::{Format, QuantMatrix};
+
+mod attention;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| crate::rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
@@ -50,17 +51,6 @@ fn convolution<B: Backend>(b: &B, s: ConvShape, w: &QuantMatrix<'_>) -> Vec<u32>
     let mut y = buffer(b, &numbers(s.images * rows * cols * s.c_out, 4));
     b.conv2d(s, &x, &w, &bias, &mut y).unwrap();
     bits(b, &y)
-}
-
-fn attended<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> {
-    let q = buffer(b, &numbers(s.sequences * s.queries * s.q_stride, 1));
-    let kv = buffer(b, &numbers(s.kv_rows * s.kv_stride, 2));
-    let mut out = b
-        .zeros(s.sequences * s.queries * s.n_heads * s.head_dim)
-        .unwrap();
-    b.attention(s, &q, &kv, &kv, &buffer(b, spans), &mut out)
-        .unwrap();
-    bits(b, &out)
 }
 
 fn rows<B: Backend>(b: &B, width: usize) -> Vec<u32> {
@@ -145,7 +135,7 @@ fn every_instruction_set_gives_the_reference_product() {
                 };
                 let want = product(&Reference, s, w);
                 for isa in Isa::all() {
-                    let cpu = Cpu::with_isa(isa).unwrap();
+                    let cpu = Cpu::with_instructions(2, isa.name()).unwrap();
                     assert_eq!(product(&cpu, s, w), want, "{isa:?} {format:?} {s:?}");
                 }
             }
@@ -169,27 +159,30 @@ fn every_instruction_set_gives_the_reference_product() {
 /// The largest integers of both sides, and activations that are no normal numbers.
 #[test]
 fn the_ends_of_the_integers_give_the_reference_product() {
-    let k = 96;
-    let mut row = alloc::vec![1.0_f32; k];
-    row.extend((0..k).map(|i| if i % 2 == 0 { -1e30 } else { 1e30 }));
-    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0] {
-        row.extend((0..k).map(|i| if i == 40 { odd } else { i as f32 }));
-    }
-    let m = row.len() / k;
-    let mut bytes = alloc::vec![0; Format::Q8_0.bytes(2, k).unwrap()];
-    for (i, block) in bytes.chunks_exact_mut(34).enumerate() {
-        block.fill([0x80, 0x7f][i / 3]);
-        block[..2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
-    }
-    let mut nibbles = alloc::vec![0; Format::Q4_0.bytes(2, k).unwrap()];
-    for (i, block) in nibbles.chunks_exact_mut(18).enumerate() {
-        block.fill([0x00, 0xff][i / 3]);
-        block[..2].copy_from_slice(&half::f16::from_f32(-0.5).to_le_bytes());
-    }
-    for w in [
-        QuantMatrix::q8_0(2, k, &bytes).unwrap(),
-        QuantMatrix::q4_0(2, k, &nibbles).unwrap(),
-    ] {
+    for format in Format::ALL.into_iter().filter(|f| f.block() > 1) {
+        let k = 3 * format.block();
+        let mut row = alloc::vec![1.0_f32; k];
+        row.extend((0..k).map(|i| if i % 2 == 0 { -1e30 } else { 1e30 }));
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0] {
+            row.extend((0..k).map(|i| if i == 40 { odd } else { i as f32 }));
+        }
+        let m = row.len() / k;
+        let mut bytes = alloc::vec![0; format.bytes(2, k).unwrap()];
+        let ends = if format == Format::Q8_0 {
+            [0x80, 0x7f]
+        } else {
+            [0x00, 0xff]
+        };
+        for (i, block) in bytes.chunks_exact_mut(format.block_bytes()).enumerate() {
+            block.fill(ends[i / 3]);
+            block[..2].copy_from_slice(&half::f16::from_f32(-0.5).to_le_bytes());
+            if format == Format::Q4K {
+                block[2..4].copy_from_slice(&half::f16::from_f32(2.0).to_le_bytes());
+                // The largest scales and offsets, too.
+                block[4..16].fill(0xff);
+            }
+        }
+        let w = QuantMatrix::from_bytes(format, 2, k, &bytes).unwrap();
         for activations in [Activations::F32, Activations::A8] {
             let s = GemmShape {
                 activations,
@@ -206,7 +199,7 @@ fn the_ends_of_the_integers_give_the_reference_product() {
             assert!(want[4..10].iter().all(|y| !y.is_finite()), "{want:?}");
             assert!(want[..4].iter().chain(&want[10..]).all(|y| y.is_finite()));
             for isa in Isa::all() {
-                let got = run(&Cpu::with_isa(isa).unwrap());
+                let got = run(&Cpu::with_instructions(2, isa.name()).unwrap());
                 for (got, want) in got.into_iter().zip(&want) {
                     let got = f32::from_bits(got);
                     // Which of many NaN it is is nobody's promise.
@@ -266,7 +259,7 @@ fn every_instruction_set_gives_the_reference_convolution() {
         for s in [s, up, down] {
             let want = convolution(&Reference, s, w);
             for isa in Isa::all() {
-                let cpu = Cpu::with_isa(isa).unwrap();
+                let cpu = Cpu::with_instructions(2, isa.name()).unwrap();
                 assert_eq!(convolution(&cpu, s, w), want, "{isa:?} {s:?}");
             }
         }
@@ -295,49 +288,9 @@ fn every_instruction_set_gives_the_reference_convolution() {
 }
 
 #[test]
-fn every_instruction_set_gives_the_reference_attention() {
-    for isa in Isa::all() {
-        let cpu = Cpu::with_isa(isa).unwrap();
-        for (queries, head_dim, causal) in [
-            (1, 24, true),
-            (1, 64, false),
-            (1, 100, true),
-            (1, 256, true),
-            (1, 260, true),
-            (50, 32, true),
-            (13, 72, false),
-            (2, 128, true),
-        ] {
-            let s = AttentionShape {
-                sequences: 2,
-                queries,
-                n_heads: 4,
-                n_kv_heads: 2,
-                head_dim,
-                q_stride: 4 * head_dim + 3,
-                q_offset: 2,
-                kv_rows: 150,
-                kv_stride: 4 * head_dim,
-                kv_head_stride: head_dim,
-                k_offset: 0,
-                v_offset: 2 * head_dim,
-                causal,
-                repeated_prefix: false,
-            };
-            let spans = [0, 20, 20, 70, 5, 0, 90, 66];
-            assert_eq!(
-                attended(&cpu, s, &spans),
-                attended(&Reference, s, &spans),
-                "{isa:?} {s:?}"
-            );
-        }
-    }
-}
-
-#[test]
 fn every_instruction_set_gives_the_reference_rows() {
     for isa in Isa::all() {
-        let cpu = Cpu::with_isa(isa).unwrap();
+        let cpu = Cpu::with_instructions(2, isa.name()).unwrap();
         for width in [1, 2, 15, 16, 17, 64, 65, 257] {
             assert_eq!(
                 rows(&cpu, width),

@@ -23,6 +23,11 @@ impl<'a> Tile<'a> {
         self.rows.iter_mut().take(self.len).map(|row| &mut **row)
     }
 
+    /// One of the rows' columns.
+    pub(super) fn at(&mut self, row: usize) -> &mut [f32] {
+        self.rows[row]
+    }
+
     /// Number of columns.
     pub(super) fn columns(&self) -> usize {
         self.rows[0].len()

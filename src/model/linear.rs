@@ -1,5 +1,8 @@
 //! The only way to a product.
 
+#[cfg(feature = "align")]
+pub mod backward;
+
 use alloc::vec::Vec;
 
 use crate::error::Result;

@@ -2,12 +2,15 @@
 
 pub mod files;
 pub mod janus;
+#[cfg(feature = "align")]
+pub mod learner;
 pub mod linear;
 pub mod llamagen;
 pub mod llava;
 pub mod magvit;
 pub mod raster;
 pub mod resize;
+mod session;
 pub mod show_o;
 pub mod t5;
 mod template;

@@ -1,5 +1,7 @@
 //! One transformer stack for the text towers, the image towers and the generators.
 
+#[cfg(feature = "align")]
+pub mod backward;
 mod cache;
 mod config;
 
@@ -13,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::model::linear::Linear;
 use crate::model::weights::{Loader, reserved};
 use crate::ops::Backend;
-use crate::ops::attention::{AppendShape, AttentionShape, RotaryShape, rotary_table};
+use crate::ops::attention::{RotaryShape, rotary_table};
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 
 /// Names of one block's tensors, without `.weight` and `.bias`. Names that a configuration does not use stay empty.
@@ -315,22 +317,8 @@ impl<B: Backend> Stack<B> {
         (cache, scratch): (&mut Cache<B>, &mut Scratch<B>),
         look: Look<'_, B>,
     ) -> Result<()> {
-        let last = cache.layers.len().saturating_sub(1);
         for (layer, block) in self.blocks.iter().enumerate() {
-            let kv = cache.layers.get_mut(layer.min(last)).ok_or(Error::Length {
-                op: "forward",
-                arg: "cache",
-                got: 0,
-                want: 1,
-            })?;
-            self.attend(
-                backend,
-                (layer, block),
-                pass,
-                x,
-                (kv, cache.rows, scratch),
-                look,
-            )?;
+            self.attend(backend, (layer, block), pass, x, (cache, scratch), look)?;
             let s = self.norm_shape(pass.sequences * pass.queries);
             if let Some(norm) = &block.norm2 {
                 block.out.apply_add(backend, s.rows, &scratch.context, x)?;
@@ -361,7 +349,7 @@ impl<B: Backend> Stack<B> {
         (layer, block): (usize, &Block<B>),
         pass: &Pass<'_, B>,
         x: &B::Buffer<f32>,
-        (kv, kv_rows, scratch): (&mut [B::Buffer<f32>; 2], usize, &mut Scratch<B>),
+        (cache, scratch): (&mut Cache<B>, &mut Scratch<B>),
         look: Look<'_, B>,
     ) -> Result<()> {
         let c = &self.config;
@@ -410,42 +398,8 @@ impl<B: Backend> Stack<B> {
             backend.rotary(s, &mut scratch.qkv, pass.positions, table)?;
         }
         look(layer, Stage::Rotated, &scratch.qkv)?;
-        for (cache, offset) in kv.iter_mut().zip([c.q_width(), c.q_width() + c.kv_width()]) {
-            let s = AppendShape {
-                rows,
-                heads: c.n_kv_heads,
-                head_dim: c.head_dim,
-                stride,
-                offset,
-                cache_rows: kv_rows,
-            };
-            backend.append(s, &scratch.qkv, pass.places, cache)?;
-        }
-        let s = AttentionShape {
-            sequences: pass.sequences,
-            queries: pass.queries,
-            n_heads: c.n_heads,
-            n_kv_heads: c.n_kv_heads,
-            head_dim: c.head_dim,
-            q_stride: stride,
-            q_offset: 0,
-            kv_rows,
-            kv_stride: c.head_dim,
-            kv_head_stride: kv_rows * c.head_dim,
-            k_offset: 0,
-            v_offset: 0,
-            causal: pass.causal,
-            repeated_prefix: self.repeated_prefix,
-        };
-        let [keys, values] = kv;
-        backend.attention(
-            s,
-            &scratch.qkv,
-            keys,
-            values,
-            pass.spans,
-            &mut scratch.context,
-        )?;
+        let Scratch { qkv, context, .. } = &mut *scratch;
+        self.attend_cached(backend, pass, qkv, (layer, cache), context)?;
         look(layer, Stage::Context, &scratch.context)
     }
 

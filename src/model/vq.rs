@@ -2,7 +2,6 @@
 
 use alloc::sync::Arc;
 use alloc::vec;
-use alloc::vec::Vec;
 
 use crate::codes::Code;
 use crate::error::{Result, covers, product};
@@ -309,13 +308,12 @@ impl<B: Backend> Codebook<B> for Table<B> {
             Blank::Zeros => size,
             Blank::Mean => size + 1,
         };
-        let index: Vec<u32> = codes
-            .iter()
-            .map(|&code| if code < size { code } else { other })
-            .collect();
-        backend.write(&mut scratch.codes, 0, &index)?;
+        let known = |&code: &Code| if code < size { code } else { other };
+        scratch.index.clear();
+        scratch.index.extend(codes.iter().map(known));
+        backend.write(&mut scratch.codes, 0, &scratch.index)?;
         let shape = GatherShape {
-            rows: index.len(),
+            rows: codes.len(),
             width: self.z,
             table_rows: self.size + 2,
         };

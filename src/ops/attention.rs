@@ -1,5 +1,11 @@
 //! Rotary embedding, cache append, attention.
 
+mod q8;
+
+pub use q8::{KvFormat, append_q8, attention_q8};
+#[cfg(feature = "alloc")]
+pub(crate) use q8::{round_block, round_row};
+
 use crate::error::{Error, Result, covers, product};
 use crate::math;
 use crate::ops::norm::nonzero;
@@ -100,21 +106,26 @@ pub fn rotary(s: RotaryShape, x: &mut [f32], positions: &[u32], table: &[f32]) -
     if s.stride == 0 {
         return Ok(());
     }
-    let half = s.rotary_dim / 2;
     for (row, &p) in x.chunks_exact_mut(s.stride).zip(positions).take(s.rows) {
-        let p = p as usize;
-        if p >= s.positions {
-            continue;
-        }
-        let (cos, sin) = table[p * s.rotary_dim..][..s.rotary_dim].split_at(half);
-        for head in row[s.offset..].chunks_exact_mut(s.head_dim).take(s.heads) {
-            let (a, rest) = head.split_at_mut(half);
-            for (((a, b), c), s) in a.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
-                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-            }
-        }
+        rotate_row(&s, row, p, table);
     }
     Ok(())
+}
+
+/// One row of [`rotary`].
+#[inline(always)]
+pub(crate) fn rotate_row(s: &RotaryShape, row: &mut [f32], position: u32, table: &[f32]) {
+    let (p, half) = (position as usize, s.rotary_dim / 2);
+    if p >= s.positions {
+        return;
+    }
+    let (cos, sin) = table[p * s.rotary_dim..][..s.rotary_dim].split_at(half);
+    for head in row[s.offset..].chunks_exact_mut(s.head_dim).take(s.heads) {
+        let (a, rest) = head.split_at_mut(half);
+        for (((a, b), c), s) in a.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
+            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+        }
+    }
 }
 
 /// Heads of rows that are copied into a cache, `[heads, cache_rows, head_dim]`.
@@ -140,6 +151,17 @@ impl AppendShape {
     /// # Errors
     /// See [`Error`].
     pub fn check(&self, x: usize, places: usize, cache: usize) -> Result<()> {
+        self.check_as(KvFormat::F32, x, places, cache)
+    }
+
+    /// As [`check`](Self::check), for a cache of this format.
+    pub(crate) fn check_as(
+        &self,
+        kv: KvFormat,
+        x: usize,
+        places: usize,
+        cache: usize,
+    ) -> Result<()> {
         const OP: &str = "append";
         nonzero(OP, "heads", self.heads)?;
         nonzero(OP, "head_dim", self.head_dim)?;
@@ -148,7 +170,8 @@ impl AppendShape {
         covers(OP, "stride", self.stride, used)?;
         covers(OP, "x", x, product(OP, &[self.rows, self.stride])?)?;
         covers(OP, "places", places, self.rows)?;
-        covers(OP, "cache", cache, product(OP, &[self.cache_rows, width])?)
+        let kept = product(OP, &[self.cache_rows, self.heads, kv.words(self.head_dim)])?;
+        covers(OP, "cache", cache, kept)
     }
 }
 
@@ -190,7 +213,7 @@ pub struct AttentionShape {
     pub q_offset: usize,
     /// Rows of the key and value buffers.
     pub kv_rows: usize,
-    /// Distance of a head's rows in the key and value buffers.
+    /// Distance of a head's rows in the key and value buffers, in their elements.
     pub kv_stride: usize,
     /// Distance of a row's heads there.
     pub kv_head_stride: usize,
@@ -220,6 +243,15 @@ impl AttentionShape {
         spans: usize,
         out: usize,
     ) -> Result<()> {
+        self.check_as(KvFormat::F32, [q, keys, values, spans, out])
+    }
+
+    /// As [`check`](Self::check), for keys and values of this format.
+    pub(crate) fn check_as(
+        &self,
+        kv: KvFormat,
+        [q, keys, values, spans, out]: [usize; 5],
+    ) -> Result<()> {
         const OP: &str = "attention";
         nonzero(OP, "head_dim", self.head_dim)?;
         nonzero(OP, "n_kv_heads", self.n_kv_heads)?;
@@ -245,7 +277,8 @@ impl AttentionShape {
         if self.kv_rows > 0 {
             let rows = product(OP, &[self.kv_rows - 1, self.kv_stride])?;
             let heads = product(OP, &[self.n_kv_heads - 1, self.kv_head_stride])?;
-            let end = rows.saturating_add(heads).saturating_add(self.head_dim);
+            let row = kv.words(self.head_dim);
+            let end = rows.saturating_add(heads).saturating_add(row);
             covers(OP, "keys", keys, end.saturating_add(self.k_offset))?;
             covers(OP, "values", values, end.saturating_add(self.v_offset))?;
         }

@@ -144,6 +144,24 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         spans: &Self::Buffer<u32>,
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
+    /// Rounds rows to 8 bits, to the places a buffer names; see [`append_q8`](super::attention::append_q8).
+    fn append_q8(
+        &self,
+        s: AppendShape,
+        x: &Self::Buffer<f32>,
+        places: &Self::Buffer<u32>,
+        cache: &mut Self::Buffer<u32>,
+    ) -> Result<()>;
+    /// Attention over keys and values in 8 bits; see [`attention_q8`](super::attention::attention_q8).
+    fn attention_q8(
+        &self,
+        s: AttentionShape,
+        q: &Self::Buffer<f32>,
+        keys: &Self::Buffer<u32>,
+        values: &Self::Buffer<u32>,
+        spans: &Self::Buffer<u32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
     /// Attention of a sequence to itself with a bias by distance; see
     /// [`relative_attention`](super::attention::relative_attention).
     fn relative_attention(

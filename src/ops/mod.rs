@@ -6,6 +6,8 @@
 //! [`gemm::SUM_BLOCK`], each block from zero upwards, block after block.
 
 pub mod attention;
+#[cfg(feature = "align")]
+pub mod backward;
 pub mod conv;
 pub mod gemm;
 pub mod norm;
@@ -19,6 +21,8 @@ pub mod vq;
 pub use backend::Backend;
 #[cfg(feature = "alloc")]
 pub(crate) use backend::Sealed;
+#[cfg(feature = "align")]
+pub use backward::Backward;
 #[cfg(feature = "alloc")]
 pub use reference::Reference;
 

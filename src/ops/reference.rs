@@ -64,7 +64,7 @@ enum HostData {
 }
 
 impl HostMatrix {
-    fn view(&self) -> Result<QuantMatrix<'_>> {
+    pub(in crate::ops) fn view(&self) -> Result<QuantMatrix<'_>> {
         match &self.data {
             HostData::F32(data) => QuantMatrix::f32(self.n, self.k, data),
             HostData::Bytes(format, bytes) => {
@@ -270,6 +270,28 @@ impl Backend for Reference {
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
         attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
+    }
+
+    fn append_q8(
+        &self,
+        s: AppendShape,
+        x: &HostBuffer<f32>,
+        places: &HostBuffer<u32>,
+        cache: &mut HostBuffer<u32>,
+    ) -> Result<()> {
+        attention::append_q8(s, &x.0, &places.0, &mut cache.0)
+    }
+
+    fn attention_q8(
+        &self,
+        s: AttentionShape,
+        q: &HostBuffer<f32>,
+        keys: &HostBuffer<u32>,
+        values: &HostBuffer<u32>,
+        spans: &HostBuffer<u32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        attention::attention_q8(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
     }
 
     fn relative_attention(

@@ -325,4 +325,27 @@ mod tests {
         assert!(QuantMatrix::q4_g128(1, 128, &[0; 65]).is_err());
         assert!(QuantMatrix::q8_0(usize::MAX, 32, &[0; 34]).is_err());
     }
+
+    #[test]
+    fn elements_and_parts_are_the_numbers_of_the_row() {
+        const K: usize = 512;
+        // No scale among them is infinite or NaN.
+        let bytes: [u8; 2 * K] =
+            core::array::from_fn(|i| u8::try_from(i * (i + 37) % 0x70).unwrap());
+        for format in Format::ALL.into_iter().skip(1) {
+            let bytes = &bytes[..format.bytes(1, K).unwrap()];
+            let w = QuantMatrix::from_bytes(format, 1, K, bytes).unwrap();
+            let mut row = [0.0; K];
+            w.row(0, &mut row).unwrap();
+            for (i, v) in row.iter().enumerate() {
+                assert_eq!(w.element(0, i).to_bits(), v.to_bits(), "{format:?} {i}");
+                if let Some(part) = w.part(0, i / A8_BLOCK) {
+                    let level = part.scale * f32::from(part.levels[i % A8_BLOCK]);
+                    let same = part.offset.map_or(level, |offset| level - offset);
+                    assert_eq!(same.to_bits(), v.to_bits(), "{format:?} {i}");
+                }
+            }
+            assert_eq!(w.part(0, 0).is_some(), format.block() > 1);
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! A generator without a model.
 
-use alloc::collections::BTreeMap;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::codes::{Code, CodeGrid, UNKNOWN};
@@ -29,8 +27,9 @@ pub struct Calls {
     pub pruned: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct State {
+    id: CandidateId,
     seed: u64,
     prompt: u64,
     taken: u32,
@@ -39,9 +38,19 @@ struct State {
     anneal: bool,
 }
 
+impl State {
+    /// Becomes a copy of another one, in its own memory.
+    fn copy(&mut self, from: &Self) {
+        (self.prompt, self.taken, self.anneal) = (from.prompt, from.taken, from.anneal);
+        self.settled.clone_from(&from.settled);
+        self.prediction.clone_from(&from.prediction);
+    }
+}
+
 /// Draws pseudo-pictures: code after code from seed, step, place, prompt and the codes before it.
 ///
-/// It holds its callers strictly to the contract and can be told to fail.
+/// It holds its callers strictly to the contract and can be told to fail. Memory of pruned candidates is used again, so that
+/// it allocates nothing where it had as many before.
 ///
 /// ```
 /// use maquette::testing::ScriptedGenerator;
@@ -62,7 +71,10 @@ pub struct ScriptedGenerator {
     capacity: usize,
     fail_at: Option<u64>,
     next: u64,
-    states: BTreeMap<CandidateId, State>,
+    /// Those alive, in the order of their ids.
+    states: Vec<State>,
+    /// Those pruned.
+    spare: Vec<State>,
     calls: Calls,
 }
 
@@ -77,7 +89,8 @@ impl ScriptedGenerator {
             capacity: 64,
             fail_at: None,
             next: 0,
-            states: BTreeMap::new(),
+            states: Vec::new(),
+            spare: Vec::new(),
             calls: Calls {
                 calls: 0,
                 candidates: 0,
@@ -125,7 +138,8 @@ impl ScriptedGenerator {
     /// Settled codes of a candidate, if it is alive.
     #[must_use]
     pub fn codes(&self, id: CandidateId) -> Option<&[Code]> {
-        self.states.get(&id).map(|state| state.settled.as_slice())
+        let state = self.state("codes", id).ok()?;
+        Some(&state.settled)
     }
 
     fn count_call(&mut self) -> Result<()> {
@@ -137,10 +151,14 @@ impl ScriptedGenerator {
         Ok(())
     }
 
-    fn state(&self, op: &'static str, id: CandidateId) -> Result<&State> {
+    fn at(&self, op: &'static str, id: CandidateId) -> Result<usize> {
         self.states
-            .get(&id)
-            .ok_or(Error::UnknownCandidate { op, id: id.0 })
+            .binary_search_by_key(&id, |state| state.id)
+            .map_err(|_| Error::UnknownCandidate { op, id: id.0 })
+    }
+
+    fn state(&self, op: &'static str, id: CandidateId) -> Result<&State> {
+        self.at(op, id).map(|at| &self.states[at])
     }
 
     fn check(&self, op: &'static str, ids: &[CandidateId]) -> Result<()> {
@@ -156,9 +174,9 @@ impl ScriptedGenerator {
     fn admit(
         &mut self,
         op: &'static str,
-        model: &State,
         seeds: &[u64],
         out: &mut [CandidateId],
+        fill: impl Fn(&[State], &mut State),
     ) -> Result<()> {
         covers(op, "out", out.len(), seeds.len())?;
         if seeds.len() > self.capacity - self.states.len() {
@@ -170,20 +188,18 @@ impl ScriptedGenerator {
         for (&seed, out) in seeds.iter().zip(out) {
             *out = CandidateId(self.next);
             self.next += 1;
-            self.states.insert(
-                *out,
-                State {
-                    seed,
-                    ..model.clone()
-                },
-            );
+            let mut state = self.spare.pop().unwrap_or_default();
+            fill(&self.states, &mut state);
+            (state.id, state.seed) = (*out, seed);
+            self.states.push(state);
         }
         self.calls.candidates += seeds.len() as u64;
         Ok(())
     }
 
-    fn advance(&self, state: &mut State) {
+    fn advance(&mut self, at: usize) {
         let (places, steps) = (self.grid.len(), self.steps.max(1) as usize);
+        let state = &mut self.states[at];
         let step = state.taken;
         let (from, to) = (
             places * step as usize / steps,
@@ -244,17 +260,14 @@ impl Generator for ScriptedGenerator {
 
     fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
         self.count_call()?;
-        let codes = vec![UNKNOWN; self.grid.len()];
-        let prediction = vec![0; codes.len()];
-        let model = State {
-            seed: 0,
-            prompt: digest(prompt),
-            taken: 0,
-            settled: codes,
-            prediction,
-            anneal: true,
-        };
-        self.admit("start", &model, seeds, out)
+        let places = self.grid.len();
+        self.admit("start", seeds, out, |_, state| {
+            (state.prompt, state.taken, state.anneal) = (digest(prompt), 0, true);
+            for (list, value) in [(&mut state.settled, UNKNOWN), (&mut state.prediction, 0)] {
+                list.clear();
+                list.resize(places, value);
+            }
+        })
     }
 
     fn resume(
@@ -276,21 +289,15 @@ impl Generator for ScriptedGenerator {
                 max,
             });
         }
-        let settled = from.codes[..self.grid.len()].to_vec();
-        let prediction = settled
-            .iter()
-            .map(|&code| if code == UNKNOWN { 0 } else { code })
-            .collect();
-        let (taken, anneal) = (from.step, from.anneal);
-        let model = State {
-            seed: 0,
-            prompt: digest(prompt),
-            taken,
-            settled,
-            prediction,
-            anneal,
-        };
-        self.admit("resume", &model, seeds, out)
+        let codes = &from.codes[..self.grid.len()];
+        self.admit("resume", seeds, out, |_, state| {
+            (state.prompt, state.taken, state.anneal) = (digest(prompt), from.step, from.anneal);
+            let known = |&code: &Code| if code == UNKNOWN { 0 } else { code };
+            state.settled.clear();
+            state.settled.extend_from_slice(codes);
+            state.prediction.clear();
+            state.prediction.extend(codes.iter().map(known));
+        })
     }
 
     fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>> {
@@ -303,8 +310,8 @@ impl Generator for ScriptedGenerator {
 
     fn fork(&mut self, parent: CandidateId, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
         self.count_call()?;
-        let model = self.state("fork", parent)?.clone();
-        self.admit("fork", &model, seeds, out)
+        let at = self.at("fork", parent)?;
+        self.admit("fork", seeds, out, |states, state| state.copy(&states[at]))
     }
 
     fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
@@ -319,10 +326,7 @@ impl Generator for ScriptedGenerator {
             }
         }
         for &id in ids {
-            if let Some(mut state) = self.states.remove(&id) {
-                self.advance(&mut state);
-                self.states.insert(id, state);
-            }
+            self.advance(self.at("step", id)?);
         }
         self.calls.steps += ids.len() as u64;
         self.calls.step_batches += 1;
@@ -406,8 +410,9 @@ impl Generator for ScriptedGenerator {
     fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
         self.count_call()?;
         self.check("prune", ids)?;
-        for id in ids {
-            self.states.remove(id);
+        for &id in ids {
+            let state = self.states.remove(self.at("prune", id)?);
+            self.spare.push(state);
         }
         self.calls.pruned += ids.len() as u64;
         Ok(())

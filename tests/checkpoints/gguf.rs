@@ -1,8 +1,10 @@
 //! GGUF files.
 
 use maquette::model::files::gguf::{GgufSource, Metadata};
-use maquette::model::weights::{DType, WeightSource};
-use maquette::quant::Block;
+use maquette::model::weights::{DType, Loader, WeightSource};
+use maquette::ops::gemm::GemmShape;
+use maquette::ops::{Backend, Reference};
+use maquette::quant::{Block, Format, QuantMatrix};
 
 use crate::build::Gguf;
 use crate::{eighths, floats, names, refused, stored};
@@ -62,6 +64,43 @@ fn tensors_and_metadata_of_another_program_are_read() {
     assert_eq!(texts, ["a", "", "c"].map(Metadata::Text));
     assert_eq!(list("n.list").len(), 3);
     assert!(source.metadata("n.none").is_none());
+}
+
+/// Blocks that no quantiser here writes, from the file to a product.
+#[test]
+fn blocks_of_256_are_multiplied_as_they_are_stored() {
+    let mut bytes: Vec<u8> = (0..4 * 144_u32).map(|i| (i * i % 251) as u8).collect();
+    for block in bytes.chunks_exact_mut(144) {
+        // −½ and ¾: scales of either sign are numbers of the format.
+        block[..4].copy_from_slice(&[0x00, 0xb8, 0x00, 0x3a]);
+    }
+    let file = Gguf::new().tensor("w.weight", &[512, 2], 12, &bytes).end();
+    let source = GgufSource::new(&file).unwrap();
+    let same = |name: &str| name.to_owned();
+    let loader = Loader::new(&Reference, &source, Format::Q4K, &same);
+    let loaded = loader.matrix(&[("w.weight", 2)], 512).unwrap();
+    let mut values = vec![0.0; 1024];
+    Block::Q4K.dequantise(&bytes, &mut values);
+    let floats = Reference.pack(&QuantMatrix::f32(2, 512, &values).unwrap());
+    // Each row of activations picks one weight.
+    let mut x = Reference.zeros(512 * 512).unwrap();
+    for i in 0..512 {
+        Reference.write(&mut x, i * 513, &[1.0]).unwrap();
+    }
+    let product = |w| {
+        let (mut y, mut out) = (Reference.zeros(1024).unwrap(), vec![0.0; 1024]);
+        Reference
+            .gemm(GemmShape::new(512, 2, 512), &x, w, None, &mut y)
+            .unwrap();
+        Reference.read(&y, 0, &mut out).unwrap();
+        out.iter().map(|v: &f32| v.to_bits()).collect::<Vec<_>>()
+    };
+    let (got, want) = (product(&loaded), product(&floats.unwrap()));
+    assert_eq!(got, want);
+    for (i, y) in got.into_iter().enumerate() {
+        let value = values[i % 2 * 512 + i / 2];
+        assert!(f32::from_bits(y) == value, "{i}");
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn fewer_bits_move_the_logits_little() {
         share
     };
     for (format, most) in [
-        (Format::Q8_0, 0.02),
+        (Format::Q8_0, 0.05),
         (Format::Q4K, 0.3),
         (Format::Q4_0, 0.3),
         (Format::Q4G128, 0.3),

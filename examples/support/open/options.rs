@@ -6,6 +6,7 @@ use maquette::model::show_o::{ShowOOptions, TemperaturePolicy};
 use serde_json::{Value, json};
 
 use super::Res;
+use super::precision::Kv;
 
 /// Which candidates choose their masks with noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,6 +56,9 @@ pub struct Options {
     /// What is seen where no code is drawn yet; not for Show-o. [default: repeat-row]
     #[arg(long, value_enum)]
     preview: Option<Unseen>,
+    /// How keys and values are kept; not for Show-o, which computes all of them anew in every step. [default: f32]
+    #[arg(long, value_enum)]
+    kv: Option<Kv>,
     /// Which candidates choose their masks with noise; for Show-o alone. [default: reset]
     #[arg(long, value_enum)]
     temperature_policy: Option<Policy>,
@@ -89,6 +93,7 @@ impl Options {
             ("top-k", self.top_k.is_some()),
             ("top-p", self.top_p.is_some()),
             ("preview", self.preview.is_some()),
+            ("kv", self.kv.is_some()),
         ];
         lacks("a Show-o", &others)?;
         let mut o = ShowOOptions::default();
@@ -122,6 +127,7 @@ impl Options {
         o.filter.temperature = self.temperature.unwrap_or(o.filter.temperature);
         o.filter.top_k = self.top_k.unwrap_or(o.filter.top_k);
         o.filter.top_p = self.top_p.unwrap_or(o.filter.top_p);
+        o.kv = self.kv.map_or(o.kv, Kv::format);
         o.preview = match self.preview {
             None => o.preview,
             Some(Unseen::RepeatRow) => Preview::RepeatRow,
@@ -153,5 +159,6 @@ pub fn describe_raster(o: &RasterOptions, [rows, cols]: [usize; 2]) -> Value {
     json!({
         "steps": rows.div_ceil(each), "guidance_scale": o.guidance_scale, "temperature": o.filter.temperature,
         "top_k": o.filter.top_k, "top_p": o.filter.top_p, "preview": preview,
+        "kv": o.kv.name(),
     })
 }

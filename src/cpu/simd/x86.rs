@@ -85,11 +85,22 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
-    fn load_bits<const MASK: i32>(x: &[u8]) -> Self {
-        let x = &x[..8];
-        // SAFETY: the instruction set is there, and 8 bytes are readable.
-        let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
-        less256::<MASK, 0>(intrinsic!(_mm256_cvtepu8_epi32(bytes)))
+    fn load_low_six(x: &[u8]) -> Self {
+        less256::<63, 0>(bytes256(x))
+    }
+
+    #[inline(always)]
+    fn load_split_six<const AT: u32>(upper: &[u8], lower: &[u8]) -> Self {
+        let upper = intrinsic!(_mm256_srli_epi32::<2>(bytes256(upper)));
+        let upper = intrinsic!(_mm256_and_si256(upper, _mm256_set1_epi32(0x30)));
+        let lower = bytes256(lower);
+        let lower = if AT == 0 {
+            lower
+        } else {
+            intrinsic!(_mm256_srli_epi32::<4>(lower))
+        };
+        let lower = intrinsic!(_mm256_and_si256(lower, _mm256_set1_epi32(15)));
+        less256::<63, 0>(intrinsic!(_mm256_or_si256(upper, lower)))
     }
 
     #[inline(always)]
@@ -111,6 +122,14 @@ impl Lanes for Eight {
         let words = unsafe { _mm256_slli_epi32::<16>(words) };
         // SAFETY: the instruction set is there.
         Self(unsafe { _mm256_castsi256_ps(words) })
+    }
+
+    #[inline(always)]
+    fn load_levels(x: &[u32]) -> Self {
+        let x = &x[..2];
+        // SAFETY: the instruction set is there, and 8 bytes are readable.
+        let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
+        Self(intrinsic!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))))
     }
 
     #[inline(always)]
@@ -220,11 +239,22 @@ impl Lanes for Sixteen {
     }
 
     #[inline(always)]
-    fn load_bits<const MASK: i32>(x: &[u8]) -> Self {
-        let x = &x[..16];
-        // SAFETY: the instruction set is there, and 16 bytes are readable.
-        let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
-        less512::<MASK, 0>(intrinsic!(_mm512_cvtepu8_epi32(bytes)))
+    fn load_low_six(x: &[u8]) -> Self {
+        less512::<63, 0>(bytes512(x))
+    }
+
+    #[inline(always)]
+    fn load_split_six<const AT: u32>(upper: &[u8], lower: &[u8]) -> Self {
+        let upper = intrinsic!(_mm512_srli_epi32::<2>(bytes512(upper)));
+        let upper = intrinsic!(_mm512_and_si512(upper, _mm512_set1_epi32(0x30)));
+        let lower = bytes512(lower);
+        let lower = if AT == 0 {
+            lower
+        } else {
+            intrinsic!(_mm512_srli_epi32::<4>(lower))
+        };
+        let lower = intrinsic!(_mm512_and_si512(lower, _mm512_set1_epi32(15)));
+        less512::<63, 0>(intrinsic!(_mm512_or_si512(upper, lower)))
     }
 
     #[inline(always)]
@@ -246,6 +276,14 @@ impl Lanes for Sixteen {
         let words = unsafe { _mm512_slli_epi32::<16>(words) };
         // SAFETY: the instruction set is there.
         Self(unsafe { _mm512_castsi512_ps(words) })
+    }
+
+    #[inline(always)]
+    fn load_levels(x: &[u32]) -> Self {
+        let x = &x[..4];
+        // SAFETY: the instruction set is there, and 16 bytes are readable.
+        let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+        Self(intrinsic!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))))
     }
 
     #[inline(always)]
@@ -322,6 +360,24 @@ fn words512(x: &[u8]) -> __m512i {
     let x = &x[..64];
     // SAFETY: the instruction set is there, and 64 bytes are readable.
     unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// Eight bytes, each in a word.
+#[inline(always)]
+fn bytes256(x: &[u8]) -> __m256i {
+    let x = &x[..8];
+    // SAFETY: the instruction set is there, and 8 bytes are readable.
+    let bytes = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
+    intrinsic!(_mm256_cvtepu8_epi32(bytes))
+}
+
+/// Sixteen bytes, each in a word.
+#[inline(always)]
+fn bytes512(x: &[u8]) -> __m512i {
+    let x = &x[..16];
+    // SAFETY: the instruction set is there, and 16 bytes are readable.
+    let bytes = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+    intrinsic!(_mm512_cvtepu8_epi32(bytes))
 }
 
 /// Some low bits of each word, less a number.

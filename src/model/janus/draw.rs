@@ -139,7 +139,7 @@ impl<B: Backend, T> fmt::Debug for JanusReader<B, T> {
 }
 
 impl<B: Backend, T: Tokenize> JanusReader<B, T> {
-    fn new(model: Arc<Janus<B>>, words: T) -> Result<Self> {
+    pub(super) fn new(model: Arc<Janus<B>>, words: T) -> Result<Self> {
         let limit = model.config.max_prompt_len;
         Ok(Self {
             draw: Template::new(&model.config.layouts.draw, &words, 0)?,

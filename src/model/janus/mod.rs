@@ -4,6 +4,8 @@
 //! Wu et al., arXiv 2410.13848; Chen et al., arXiv 2501.17811. In F32 from the logits on, where the released code
 //! rounds them, their softmax and the noise of its draws to BF16.
 
+#[cfg(feature = "align")]
+mod backward;
 mod config;
 mod draw;
 mod layouts;

@@ -4,6 +4,8 @@
 //! Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation", arXiv 2406.06525; quirks of
 //! the released code are named where they are kept.
 
+#[cfg(feature = "align")]
+mod backward;
 mod clean;
 mod config;
 mod prompts;
@@ -77,17 +79,6 @@ impl<B: Backend> LlamaGen<B> {
             table: &|| rotary_table(&config),
             repeated_prefix: true,
         };
-        let names = |layer| {
-            let at = |part: &str| format!("layers.{layer}.{part}");
-            BlockNames {
-                norm1: at("attention_norm"),
-                norm2: at("ffn_norm"),
-                out: at("attention.wo"),
-                mlp_in: vec![at("feed_forward.w1"), at("feed_forward.w3")],
-                mlp_out: at("feed_forward.w2"),
-                ..BlockNames::default()
-            }
-        };
         let (dim, v) = (config.dim, config.vocab_size);
         let condition = match config.condition {
             Condition::Text { tokens, width } => ConditionWeights::Text {
@@ -100,7 +91,7 @@ impl<B: Backend> LlamaGen<B> {
             ),
         };
         let model = Self {
-            stack: Stack::load_special(&loader, config.stack(), &names, &special)?,
+            stack: Stack::load_special(&loader, config.stack(), &block_names, &special)?,
             condition,
             embedding: loader.table("tok_embeddings.weight", [v, dim])?,
             final_norm: NormWeights::load(&loader, Norm::Rms, "norm", dim)?,
@@ -246,6 +237,19 @@ impl<B: Backend> LlamaGen<B> {
         let mut out = vec![0.0; rows * dim];
         b.read(&normed, 0, &mut out)?;
         Ok(out)
+    }
+}
+
+/// Names of a block's tensors; the q, k and v layer is the model's own.
+fn block_names(layer: usize) -> BlockNames {
+    let at = |part: &str| format!("layers.{layer}.{part}");
+    BlockNames {
+        norm1: at("attention_norm"),
+        norm2: at("ffn_norm"),
+        out: at("attention.wo"),
+        mlp_in: vec![at("feed_forward.w1"), at("feed_forward.w3")],
+        mlp_out: at("feed_forward.w2"),
+        ..BlockNames::default()
     }
 }
 

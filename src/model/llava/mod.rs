@@ -112,7 +112,8 @@ fn unused(name: &str, vision_layers: usize) -> bool {
         || part.contains(&format!("encoder.layers.{vision_layers}."))
 }
 
-fn block_names(layer: usize) -> BlockNames {
+/// Names of a block's tensors in the original naming.
+pub(super) fn block_names(layer: usize) -> BlockNames {
     let name = |part: &str| format!("model.layers.{layer}.{part}");
     BlockNames {
         norm1: name("input_layernorm"),

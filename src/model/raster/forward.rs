@@ -80,7 +80,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         model.head(1, &m.x, &mut m.inner, &mut m.logits)?;
         b.copy(&m.x, 0, &mut m.last, place * width, width)?;
         b.copy(&m.logits, 0, &mut m.first, place * v, v)?;
-        self.prefixes.fill(place, words, len);
+        self.prefixes.fill(place, words, len)?;
         Ok(place)
     }
 
@@ -342,14 +342,12 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         let fed = self.candidates[from].drawn.saturating_sub(1);
         for half in 0..layout.halves {
             let rows = [layout.own_row(from, half), layout.own_row(to, half)];
-            model
-                .stack()
-                .copy_rows(b, &mut m.cache, rows, fed, &mut m.copied)?;
+            model.stack().copy_rows(b, &mut m.cache, rows, fed)?;
         }
         if let Some(hidden) = &mut m.hidden {
             let len = layout.cells * model.stack().config().width;
-            b.copy(hidden, from * len, &mut m.copied, 0, len)?;
-            b.copy(&m.copied, 0, hidden, to * len, len)?;
+            b.copy(hidden, from * len, &mut m.moved, 0, len)?;
+            b.copy(&m.moved, 0, hidden, to * len, len)?;
         }
         Ok(())
     }

@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 
 use super::{PrefixRows, RasterModel, RasterOptions};
+use crate::codes::Code;
 use crate::error::{Error, Result, product};
+use crate::model::session::reserved;
 use crate::model::transformer::{Cache, Scratch};
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
@@ -124,8 +126,8 @@ pub(super) struct Memory<B: Backend> {
     pub(super) last: B::Buffer<f32>,
     /// Hidden rows of each candidate's places, if they are kept.
     pub(super) hidden: Option<B::Buffer<f32>>,
-    /// Rows of one layer on their way from one candidate to another.
-    pub(super) copied: B::Buffer<f32>,
+    /// Hidden rows on their way from one candidate to another.
+    pub(super) moved: B::Buffer<f32>,
     pub(super) codes: B::Buffer<u32>,
     pub(super) positions: B::Buffer<u32>,
     pub(super) places: B::Buffer<u32>,
@@ -149,10 +151,9 @@ impl<B: Backend> Memory<B> {
         let (v, rows) = (model.codebook(), layout.rows);
         let sequences = layout.halves * o.batch;
         let hidden = if o.hidden { layout.cells } else { 0 };
-        let copied = product(OP, &[layout.own, c.n_kv_heads, c.head_dim])?
-            .max(product(OP, &[hidden, c.width])?);
+        let cache_rows = layout.cache_rows(o.candidates)?;
         Ok(Self {
-            cache: model.stack().cache(b, layout.cache_rows(o.candidates)?)?,
+            cache: model.stack().cache_as(b, cache_rows, o.kv)?,
             scratch: model.stack().scratch(b, rows)?,
             x: zeros(&[rows, c.width])?,
             normed: zeros(&[rows, c.width])?,
@@ -164,7 +165,7 @@ impl<B: Backend> Memory<B> {
                 .hidden
                 .then(|| zeros(&[o.candidates, layout.cells, c.width]))
                 .transpose()?,
-            copied: b.zeros(copied)?,
+            moved: zeros(&[hidden, c.width])?,
             codes: words(&[rows])?,
             positions: words(&[rows])?,
             places: words(&[rows])?,
@@ -183,27 +184,32 @@ pub(super) struct Host {
     /// The candidates of a call, and those of a batch that go together.
     pub(super) batch: Vec<usize>,
     pub(super) group: Vec<usize>,
+    /// Places for new candidates.
+    pub(super) free: Vec<usize>,
     pub(super) codes: Vec<u32>,
     pub(super) positions: Vec<u32>,
     pub(super) places: Vec<u32>,
     pub(super) spans: Vec<u32>,
     pub(super) keys: Vec<u32>,
     pub(super) drawn: Vec<u32>,
+    /// Codes on their way to the image tokenizer.
+    pub(super) seen: Vec<Code>,
 }
 
 impl Host {
-    pub(super) fn new(layout: &Layout, o: &RasterOptions) -> Self {
-        let words = |n: usize| Vec::with_capacity(n);
-        Self {
-            batch: Vec::with_capacity(o.candidates),
-            group: Vec::with_capacity(o.batch),
-            codes: words(layout.rows),
-            positions: words(layout.rows),
-            places: words(layout.rows),
-            spans: words(layout.halves * o.batch * SPAN_WORDS),
-            keys: words(o.batch * DRAW_WORDS),
-            drawn: words(o.batch),
-        }
+    pub(super) fn new(layout: &Layout, o: &RasterOptions) -> Result<Self> {
+        Ok(Self {
+            batch: reserved(o.candidates)?,
+            group: reserved(o.batch)?,
+            free: reserved(o.candidates)?,
+            codes: reserved(layout.rows)?,
+            positions: reserved(layout.rows)?,
+            places: reserved(layout.rows)?,
+            spans: reserved(layout.halves * o.batch * SPAN_WORDS)?,
+            keys: reserved(o.batch * DRAW_WORDS)?,
+            drawn: reserved(o.batch)?,
+            seen: reserved(product(OP, &[o.candidates, layout.cells])?)?,
+        })
     }
 
     /// Empties what the device is told.

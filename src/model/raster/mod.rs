@@ -4,6 +4,8 @@
 //! what its prompts are through [`PrefixReader`]. Nothing is computed twice: a prefix runs once a prompt, its
 //! unconditional counterpart once a key, the first code's logits are shared by all candidates of a prompt.
 
+#[cfg(feature = "align")]
+mod backward;
 mod forward;
 mod given;
 mod memory;
@@ -12,6 +14,8 @@ mod prefixes;
 mod preview;
 mod session;
 
+#[cfg(feature = "align")]
+pub use backward::RasterBackward;
 pub use given::{Given, GivenCode};
 pub use options::{Preview, RasterOptions};
 pub use session::RasterSession;

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::error::{Error, Result};
+use crate::model::session::reserved;
 
 /// One cached prefix.
 #[derive(Debug, Default)]
@@ -24,11 +25,10 @@ pub(super) struct Prefixes {
 }
 
 impl Prefixes {
-    pub(super) fn new(count: usize) -> Self {
-        Self {
-            entries: (0..count).map(|_| Entry::default()).collect(),
-            clock: 0,
-        }
+    pub(super) fn new(count: usize) -> Result<Self> {
+        let mut entries = reserved(count)?;
+        entries.resize_with(count, Entry::default);
+        Ok(Self { entries, clock: 0 })
     }
 
     pub(super) fn get(&self, place: usize) -> &Entry {
@@ -62,9 +62,15 @@ impl Prefixes {
     }
 
     /// Says what a place holds now.
-    pub(super) fn fill(&mut self, place: usize, words: &[u32], len: usize) {
+    pub(super) fn fill(&mut self, place: usize, words: &[u32], len: usize) -> Result<()> {
         let entry = &mut self.entries[place];
+        let room = entry.words.try_reserve(words.len());
+        room.map_err(|_| Error::OutOfMemory {
+            what: "prompts of a session",
+            bytes: size_of_val(words),
+        })?;
         entry.words.extend_from_slice(words);
         (entry.len, entry.used) = (len, self.clock);
+        Ok(())
     }
 }

@@ -1,7 +1,5 @@
 //! What a partly drawn picture looks like.
 
-use alloc::vec;
-
 use super::{PrefixReader, Preview, RasterModel, RasterSession};
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Result, covers, product};
@@ -49,7 +47,6 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
 
     /// The pictures seen of each candidate.
     pub(super) fn show_pixels(&mut self, batch: &[usize], out: &mut [u8]) -> Result<()> {
-        let [rows, cols] = self.model.grid();
         let bytes = self.image_size().len_bytes();
         covers(
             "observe",
@@ -57,8 +54,18 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             out.len(),
             product("observe", &[batch.len(), bytes])?,
         )?;
-        let mut codes = vec![0; batch.len() * self.layout.cells];
+        let mut codes = core::mem::take(&mut self.host.seen);
+        codes.clear();
+        codes.resize(batch.len() * self.layout.cells, 0);
         self.show_codes(batch, &mut codes);
+        let result = self.decode(batch, &codes, out);
+        self.host.seen = codes;
+        result
+    }
+
+    fn decode(&mut self, batch: &[usize], codes: &[Code], out: &mut [u8]) -> Result<()> {
+        let [rows, cols] = self.model.grid();
+        let bytes = self.image_size().len_bytes();
         let Some((decoder, scratch)) = &mut self.pixels else {
             return Err(Error::Unsupported {
                 what: "showing pixels without an image tokenizer",
@@ -69,7 +76,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             _ => Blank::Zeros,
         };
         let count = (batch.len(), [rows, cols]);
-        decoder.decode(scratch, count, &codes, blank, self.options.rounding, out)?;
+        decoder.decode(scratch, count, codes, blank, self.options.rounding, out)?;
         if self.options.preview == Preview::Grey {
             let scale = decoder.config().scale();
             for (pixels, &at) in out.chunks_exact_mut(bytes).zip(batch) {

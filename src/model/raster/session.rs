@@ -1,7 +1,6 @@
 //! Candidates of a raster model.
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -12,6 +11,7 @@ use crate::codes::{Code, CodeGrid, UNKNOWN};
 use crate::error::{Error, Result, covers, product};
 use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
 use crate::image::ImageSize;
+use crate::model::session::{filled, reserved};
 use crate::model::vq::{Vq, VqScratch};
 use crate::ops::Backend;
 use crate::prompt::Prompt;
@@ -72,19 +72,22 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             let scratch = p.scratch_for(product("session", &[options.pictures, layout.cells])?)?;
             Ok::<_, Error>((p, scratch))
         };
-        let candidate = || Candidate {
-            id: None,
-            prefix: [0; 2],
-            seed: 0,
-            step: 0,
-            drawn: 0,
-            codes: vec![UNKNOWN; layout.cells],
-        };
+        let mut candidates = reserved(options.candidates)?;
+        for _ in 0..options.candidates {
+            candidates.push(Candidate {
+                id: None,
+                prefix: [0; 2],
+                seed: 0,
+                step: 0,
+                drawn: 0,
+                codes: filled(layout.cells, UNKNOWN)?,
+            });
+        }
         Ok(Self {
             pixels: pixels.map(scratch).transpose()?,
-            prefixes: Prefixes::new(layout.prefixes),
-            candidates: (0..options.candidates).map(|_| candidate()).collect(),
-            host: Host::new(&layout, &options),
+            prefixes: Prefixes::new(layout.prefixes)?,
+            candidates,
+            host: Host::new(&layout, &options)?,
             next: 0,
             model,
             reader,
@@ -121,47 +124,55 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         if let Some(from) = from {
             self.check_partial(from)?;
         }
-        let free = self.free_places(seeds.len())?;
-        let conditional = self.prefix(&prefixes.conditional)?;
-        let unconditional = if self.layout.halves == 2 {
-            self.prefix(&prefixes.unconditional)?
-        } else {
-            conditional
-        };
-        for (i, (&at, &seed)) in free.iter().zip(seeds).enumerate() {
-            let c = &mut self.candidates[at];
-            c.prefix = [conditional, unconditional];
-            (c.seed, c.step, c.drawn) = (seed, 0, 0);
-            if let Some(from) = from {
-                (c.step, c.drawn) = (from.step, self.layout.drawn(from.step));
-                c.codes[..c.drawn].copy_from_slice(&from.codes[..c.drawn]);
-                if i == 0 {
-                    self.prefill(at)?;
-                } else {
-                    self.copy_rows(free[0], at)?;
+        self.with_free(seeds.len(), |session, free| {
+            let conditional = session.prefix(&prefixes.conditional)?;
+            let unconditional = if session.layout.halves == 2 {
+                session.prefix(&prefixes.unconditional)?
+            } else {
+                conditional
+            };
+            for (i, (&at, &seed)) in free.iter().zip(seeds).enumerate() {
+                let c = &mut session.candidates[at];
+                c.prefix = [conditional, unconditional];
+                (c.seed, c.step, c.drawn) = (seed, 0, 0);
+                if let Some(from) = from {
+                    (c.step, c.drawn) = (from.step, session.layout.drawn(from.step));
+                    c.codes[..c.drawn].copy_from_slice(&from.codes[..c.drawn]);
+                    if i == 0 {
+                        session.prefill(at)?;
+                    } else {
+                        session.copy_rows(free[0], at)?;
+                    }
                 }
             }
-        }
-        for (at, out) in free.into_iter().zip(out) {
-            *out = self.enliven(at);
-        }
-        Ok(())
+            for (&at, out) in free.iter().zip(out) {
+                *out = session.enliven(at);
+            }
+            Ok(())
+        })
     }
 
-    /// So many places without a candidate.
-    fn free_places(&self, count: usize) -> Result<Vec<usize>> {
+    /// Calls `f` with so many places without a candidate.
+    fn with_free(
+        &mut self,
+        count: usize,
+        f: impl FnOnce(&mut Self, &[usize]) -> Result<()>,
+    ) -> Result<()> {
         let limit = self.candidates.len();
-        let free: Vec<usize> = (0..limit)
-            .filter(|&at| self.candidates[at].id.is_none())
-            .take(count)
-            .collect();
-        if free.len() < count {
-            return Err(Error::Full {
+        let mut free = core::mem::take(&mut self.host.free);
+        free.clear();
+        let places = (0..limit).filter(|&at| self.candidates[at].id.is_none());
+        free.extend(places.take(count));
+        let result = if free.len() == count {
+            f(self, &free)
+        } else {
+            Err(Error::Full {
                 what: "candidates of a session",
                 limit,
-            });
-        }
-        Ok(free)
+            })
+        };
+        self.host.free = free;
+        result
     }
 
     /// Gives the candidate at a place its id: from here on it is alive.
@@ -294,19 +305,20 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> Generator for RasterSess
     fn fork(&mut self, parent: CandidateId, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
         covers("fork", "out", out.len(), seeds.len())?;
         let from = self.at("fork", parent)?;
-        let free = self.free_places(seeds.len())?;
-        for (&at, &seed) in free.iter().zip(seeds) {
-            self.copy_rows(from, at)?;
-            if let Ok([parent, child]) = self.candidates.get_disjoint_mut([from, at]) {
-                (child.prefix, child.seed) = (parent.prefix, seed);
-                (child.step, child.drawn) = (parent.step, parent.drawn);
-                child.codes.copy_from_slice(&parent.codes);
+        self.with_free(seeds.len(), |session, free| {
+            for (&at, &seed) in free.iter().zip(seeds) {
+                session.copy_rows(from, at)?;
+                if let Ok([parent, child]) = session.candidates.get_disjoint_mut([from, at]) {
+                    (child.prefix, child.seed) = (parent.prefix, seed);
+                    (child.step, child.drawn) = (parent.step, parent.drawn);
+                    child.codes.copy_from_slice(&parent.codes);
+                }
             }
-        }
-        for (at, out) in free.into_iter().zip(out) {
-            *out = self.enliven(at);
-        }
-        Ok(())
+            for (&at, out) in free.iter().zip(out) {
+                *out = session.enliven(at);
+            }
+            Ok(())
+        })
     }
 
     fn step(&mut self, ids: &[CandidateId]) -> Result<()> {

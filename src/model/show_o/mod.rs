@@ -4,10 +4,14 @@
 //! Xie et al., "Show-o: One Single Transformer to Unify Multimodal Understanding and Generation", arXiv 2408.12528;
 //! quirks of the released code are named where they are kept.
 
+#[cfg(feature = "align")]
+mod backward;
 mod options;
 mod prompts;
 mod session;
 
+#[cfg(feature = "align")]
+pub use backward::ShowOLearner;
 pub use options::{LongPrompt, ShowOOptions, TemperaturePolicy};
 pub use session::{GivenStep, ShowOSession};
 
@@ -244,17 +248,19 @@ impl ShowOConfig {
     /// the frame, as the released code cuts them.
     #[must_use]
     pub fn text_tokens(&self, words: &[TokenId]) -> Vec<TokenId> {
-        let mut tokens = vec![self.t2i()];
-        if words.first() != Some(&self.bos_id) {
-            tokens.push(self.bos_id);
-        }
-        tokens.extend_from_slice(words);
-        tokens.push(self.bos_id);
-        if tokens.len() > self.text_rows() {
-            tokens.truncate(self.text_rows() - 1);
-            tokens.push(self.bos_id);
-        }
+        let mut tokens = Vec::new();
+        self.write_text(words, &mut tokens);
         tokens
+    }
+
+    /// Appends the [`text_tokens`](Self::text_tokens) of some words, of which those that do not fit may be left out.
+    fn write_text(&self, words: &[TokenId], tokens: &mut Vec<TokenId>) {
+        let frame = words.first() != Some(&self.bos_id);
+        tokens.push(self.t2i());
+        tokens.extend(frame.then_some(self.bos_id));
+        let room = (self.text_rows() - 1).saturating_sub(tokens.len());
+        tokens.extend(words.iter().take(room));
+        tokens.push(self.bos_id);
     }
 
     /// Token of a masked place.
@@ -298,6 +304,24 @@ impl ShowOConfig {
     }
 }
 
+/// Names of a block's tensors in the upstream naming.
+fn block_names(layer: usize) -> BlockNames {
+    let at = |part: &str| format!("showo.model.layers.{layer}.{part}");
+    BlockNames {
+        norm1: at("input_layernorm"),
+        norm2: String::new(),
+        qkv: [
+            at("self_attn.q_proj"),
+            at("self_attn.k_proj"),
+            at("self_attn.v_proj"),
+        ],
+        out: at("self_attn.dense"),
+        qk_norm: [at("self_attn.q_layernorm"), at("self_attn.k_layernorm")],
+        mlp_in: vec![at("mlp.fc1")],
+        mlp_out: at("mlp.fc2"),
+    }
+}
+
 /// A Show-o model: immutable weights, shared by any number of sessions.
 #[derive(Debug)]
 pub struct ShowO<B: Backend> {
@@ -325,22 +349,7 @@ impl<B: Backend> ShowO<B> {
         let device = Arc::clone(&backend);
         let rename = |name: &str| String::from(name);
         let loader = Loader::new(&*device, source, precision, &rename);
-        let stack = Stack::load(&loader, config.stack(), &|layer| {
-            let at = |part: &str| format!("showo.model.layers.{layer}.{part}");
-            BlockNames {
-                norm1: at("input_layernorm"),
-                norm2: String::new(),
-                qkv: [
-                    at("self_attn.q_proj"),
-                    at("self_attn.k_proj"),
-                    at("self_attn.v_proj"),
-                ],
-                out: at("self_attn.dense"),
-                qk_norm: [at("self_attn.q_layernorm"), at("self_attn.k_layernorm")],
-                mlp_in: vec![at("mlp.fc1")],
-                mlp_out: at("mlp.fc2"),
-            }
-        })?;
+        let stack = Stack::load(&loader, config.stack(), &block_names)?;
         let width = config.hidden_size;
         let embedding = loader.table(
             "showo.model.embed_tokens.weight",

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::error::{Error, Result};
+use crate::model::session::reserved;
 use crate::prompt::TokenId;
 
 /// One cached prompt.
@@ -28,18 +29,18 @@ pub(super) struct Prompts {
 
 impl Prompts {
     /// `count` places of `rows` cache rows each, from row `from` on.
-    pub(super) fn new(count: usize, rows: u32, from: u32) -> Self {
-        let entries = (0..)
-            .take(count)
-            .map(|i| Entry {
-                tokens: Vec::new(),
+    pub(super) fn new(count: usize, rows: u32, from: u32) -> Result<Self> {
+        let mut entries = reserved(count)?;
+        for i in (0..).take(count) {
+            entries.push(Entry {
+                tokens: reserved(rows as usize)?,
                 row: from + i * rows,
                 users: 0,
                 first: false,
                 used: 0,
-            })
-            .collect();
-        Self { entries, clock: 0 }
+            });
+        }
+        Ok(Self { entries, clock: 0 })
     }
 
     pub(super) fn entry(&mut self, place: usize) -> &mut Entry {

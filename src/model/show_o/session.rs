@@ -2,6 +2,7 @@
 //!
 //! A step is exact, and spends nothing twice: text rows are computed once a prompt, the unconditional text once a
 //! session, step 0 once a prompt for all its candidates, and the head runs for image columns and masked places alone.
+//! Nothing is allocated after [`ShowOSession::new`].
 
 mod generator;
 mod given;
@@ -9,16 +10,16 @@ mod given;
 pub use given::GivenStep;
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use super::options::{LongPrompt, ShowOOptions, TemperaturePolicy};
 use super::prompts::Prompts;
-use super::{SPECIAL_NAMES, ShowO};
+use super::{SPECIAL_NAMES, ShowO, ShowOConfig};
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Name, Result, covers, product};
 use crate::generator::{CandidateId, Partial};
 use crate::model::magvit::{Magvit, MagvitScratch};
+use crate::model::session::{filled, reserved};
 use crate::model::transformer::{Cache, Pass, Scratch};
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
@@ -73,10 +74,64 @@ struct Host {
     keys: Vec<u32>,
     codes: Vec<u32>,
     p: Vec<f32>,
+    /// Of one candidate's places: how sure the draws are, and what the choice of the masks needs.
+    sure: Vec<f32>,
     uniform: Vec<f32>,
     confidence: Vec<f32>,
     sorted: Vec<f32>,
+    /// Next codes and predictions of each candidate of a step.
     staged: Vec<(Vec<Code>, Vec<Code>)>,
+    /// The candidates of a call, and the same in the order of their work.
+    batch: Vec<usize>,
+    order: Vec<usize>,
+    /// A grid without codes.
+    blank: Vec<Code>,
+    /// Codes on their way to the image tokenizer.
+    seen: Vec<Code>,
+    /// Words of a prompt, and its text rows.
+    words: Vec<TokenId>,
+    text: Vec<TokenId>,
+}
+
+impl Host {
+    fn new(c: &ShowOConfig, o: &ShowOOptions, rows: usize) -> Result<Self> {
+        let (n, halves) = (c.num_vq_tokens, if guided(o) { 2 } else { 1 });
+        let (sequences, drawn) = (halves * o.batch, o.batch * n);
+        let mut staged = reserved(o.candidates)?;
+        for _ in 0..o.candidates {
+            staged.push((filled(n, UNKNOWN)?, filled(n, UNKNOWN)?));
+        }
+        Ok(Self {
+            ids: reserved(rows)?,
+            positions: reserved(rows)?,
+            places: reserved(rows)?,
+            spans: reserved(sequences * SPAN_WORDS)?,
+            index: reserved(halves * drawn)?,
+            keys: reserved(drawn * DRAW_WORDS)?,
+            codes: filled(drawn, 0)?,
+            p: filled(drawn, 0.0)?,
+            sure: filled(n, 0.0)?,
+            uniform: filled(n, 0.0)?,
+            confidence: filled(n, 0.0)?,
+            sorted: filled(n, 0.0)?,
+            staged,
+            batch: reserved(o.candidates)?,
+            order: reserved(o.candidates)?,
+            blank: filled(n, UNKNOWN)?,
+            seen: reserved(product("session", &[o.candidates, n])?)?,
+            words: reserved(c.text_rows())?,
+            text: reserved(c.text_rows() + 1)?,
+        })
+    }
+}
+
+/// Whose rows go through the model.
+#[derive(Debug, Clone, Copy)]
+enum Rows<'a> {
+    /// A grid without codes, of this prompt.
+    Blank(usize),
+    /// These candidates as they are.
+    Of(&'a [usize]),
 }
 
 /// Candidates over one model: a [`Generator`](crate::Generator).
@@ -171,28 +226,20 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             codes: b.zeros(o.batch * n)?,
             p: b.zeros(o.batch * n)?,
         };
-        let blank = || vec![UNKNOWN; n];
-        let candidates = (0..o.candidates)
-            .map(|_| Candidate {
+        let mut candidates = reserved(o.candidates)?;
+        for _ in 0..o.candidates {
+            candidates.push(Candidate {
                 id: None,
                 prompt: 0,
                 seed: 0,
                 step: 0,
                 anneal: false,
                 blank: true,
-                codes: blank(),
-                predicted: blank(),
-            })
-            .collect();
-        let host = Host {
-            codes: vec![0; o.batch * n],
-            p: vec![0.0; o.batch * n],
-            uniform: vec![0.0; n],
-            confidence: vec![0.0; n],
-            sorted: vec![0.0; n],
-            staged: (0..o.candidates).map(|_| (blank(), blank())).collect(),
-            ..Host::default()
-        };
+                codes: filled(n, UNKNOWN)?,
+                predicted: filled(n, UNKNOWN)?,
+            });
+        }
+        let host = Host::new(c, o, rows)?;
         // Grids of the generator's size, which need not be the tokenizer's own.
         let pixels = pixels
             .map(|p| {
@@ -205,7 +252,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             reason = "check bounds max_text_len by 2^16"
         )]
         let text_rows = c.text_rows() as u32;
-        let prompts = Prompts::new(o.prompts, text_rows, text_rows);
+        let prompts = Prompts::new(o.prompts, text_rows, text_rows)?;
         let mut session = Self {
             model,
             pixels,
@@ -280,7 +327,8 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         Ok((place, true))
     }
 
-    fn read_prompt(&self, prompt: &Prompt<'_>) -> Result<Vec<TokenId>> {
+    /// Leaves the text rows of a prompt in `host.text`.
+    fn read_prompt(&mut self, prompt: &Prompt<'_>) -> Result<()> {
         if prompt.plan().is_some() || prompt.previous().is_some() {
             return Err(Error::Unsupported {
                 what: "a plan or a correction for Show-o",
@@ -294,10 +342,17 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                 });
             }
         }
-        let mut words = Vec::new();
-        self.words.encode(prompt.text(), &mut |id| words.push(id))?;
-        let c = self.model.config();
-        if words.iter().any(|&w| w as usize >= c.llm_vocab_size) {
+        let (c, h) = (&self.model.config, &mut self.host);
+        // Words past the last text row would be cut off; they are only counted and checked.
+        let (mut count, mut largest) = (0, 0);
+        h.words.clear();
+        self.words.encode(prompt.text(), &mut |id| {
+            if count < c.text_rows() {
+                h.words.push(id);
+            }
+            (count, largest) = (count + 1, largest.max(id));
+        })?;
+        if count > 0 && largest as usize >= c.llm_vocab_size {
             return Err(Error::Config {
                 key: "llm_vocab_size",
                 problem: "is smaller than a token of the tokenizer",
@@ -305,13 +360,26 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
         // Task token and frame take three of the text rows.
         let max = c.text_rows() - 3;
-        if words.len() > max && self.options.long_prompts == LongPrompt::Reject {
-            return Err(Error::PromptTooLong {
-                got: words.len(),
-                max,
-            });
+        if count > max && self.options.long_prompts == LongPrompt::Reject {
+            return Err(Error::PromptTooLong { got: count, max });
         }
-        Ok(c.text_tokens(&words))
+        h.text.clear();
+        c.write_text(&h.words, &mut h.text);
+        Ok(())
+    }
+
+    fn start_text(
+        &mut self,
+        prompt: &Prompt<'_>,
+        from: Option<&Partial<'_>>,
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()> {
+        self.read_prompt(prompt)?;
+        let text = core::mem::take(&mut self.host.text);
+        let result = self.start_tokens(&text, from, seeds, out);
+        self.host.text = text;
+        result
     }
 
     /// As [`Generator::start`](crate::Generator::start) and [`Generator::resume`](crate::Generator::resume), for text
@@ -421,23 +489,28 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             .ok_or(Error::UnknownCandidate { op, id: id.0 })
     }
 
-    /// Places of a batch, each alive and named once.
-    fn batch(&self, op: &'static str, ids: &[CandidateId]) -> Result<Vec<usize>> {
-        let mut places = Vec::new();
-        places
-            .try_reserve_exact(ids.len())
-            .map_err(|_| Error::OutOfMemory {
-                what: "batch",
-                bytes: ids.len() * size_of::<usize>(),
-            })?;
-        for &id in ids {
-            let at = self.at(op, id)?;
-            if places.contains(&at) {
-                return Err(Error::RepeatedCandidate { op, id: id.0 });
-            }
-            places.push(at);
-        }
-        Ok(places)
+    /// Calls `f` with the places of a batch, each alive and named once.
+    fn with_batch(
+        &mut self,
+        op: &'static str,
+        ids: &[CandidateId],
+        f: impl FnOnce(&mut Self, &[usize]) -> Result<()>,
+    ) -> Result<()> {
+        let mut batch = core::mem::take(&mut self.host.batch);
+        batch.clear();
+        let result = ids
+            .iter()
+            .try_for_each(|&id| {
+                let at = self.at(op, id)?;
+                if batch.contains(&at) {
+                    return Err(Error::RepeatedCandidate { op, id: id.0 });
+                }
+                batch.push(at);
+                Ok(())
+            })
+            .and_then(|()| f(self, &batch));
+        self.host.batch = batch;
+        result
     }
 
     fn temperature(&self, step: u32, anneal: bool) -> f32 {
@@ -449,12 +522,16 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
     }
 
-    /// Runs the model for sequences of (prompt place, codes), leaving guided logits of the wanted rows in
-    /// `memory.logits`; returns their number. `all` wants every place, else the masked ones.
-    fn predict(&mut self, batch: &[(usize, &[Code])], all: bool) -> Result<usize> {
+    /// Runs the model, leaving guided logits of the wanted rows in `memory.logits`; returns their number. `all` wants
+    /// every place, else the masked ones.
+    fn predict(&mut self, batch: Rows<'_>, all: bool) -> Result<usize> {
         let c = &self.model.config;
         let (b, m, h) = (&*self.model.backend, &mut self.memory, &mut self.host);
         let (n, image) = (c.num_vq_tokens, c.image_rows());
+        let count = match batch {
+            Rows::Blank(_) => 1,
+            Rows::Of(batch) => batch.len(),
+        };
         let halves = if guided(&self.options) { 2 } else { 1 };
         for v in [
             &mut h.ids,
@@ -480,7 +557,14 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         )]
         let position = c.text_rows() as u32;
         for half in 0..halves {
-            for &(prompt, codes) in batch {
+            for i in 0..count {
+                let (prompt, codes) = match batch {
+                    Rows::Blank(prompt) => (prompt, &h.blank),
+                    Rows::Of(batch) => {
+                        let candidate = &self.candidates[batch[i]];
+                        (candidate.prompt, &candidate.codes)
+                    }
+                };
                 #[expect(
                     clippy::cast_possible_truncation,
                     reason = "as many sequences as fit the cache"
@@ -514,7 +598,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                 h.spans.extend([start, len as u32, base + row, image_u32]);
             }
         }
-        let (sequences, wanted) = (halves * batch.len(), h.index.len());
+        let (sequences, wanted) = (halves * count, h.index.len());
         b.write(&mut m.ids, 0, &h.ids)?;
         b.write(&mut m.positions, 0, &h.positions)?;
         b.write(&mut m.places, 0, &h.places)?;
@@ -552,7 +636,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                 &mut m.logits,
             )?;
         }
-        debug_assert!(rows <= n * batch.len());
+        debug_assert!(rows <= n * count);
         Ok(rows)
     }
 
@@ -562,8 +646,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             return Ok(());
         }
         let n = self.model.config.num_vq_tokens;
-        let blank = vec![UNKNOWN; n];
-        self.predict(&[(prompt, &blank)], true)?;
+        self.predict(Rows::Blank(prompt), true)?;
         let len = n * self.model.config.codebook_size;
         let m = &mut self.memory;
         self.model
@@ -623,12 +706,10 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         let (h, candidate) = (&mut self.host, &self.candidates[at]);
         let n = candidate.codes.len();
         let (state, predicted) = &mut h.staged[staged];
-        // `sorted` holds the probabilities until the cut needs it as scratch.
-        let mut p = core::mem::take(&mut h.confidence);
         let mut next = drawn;
         for ((slot, &code), (p, predicted)) in (0_u32..)
             .zip(&candidate.codes)
-            .zip(p.iter_mut().zip(&mut *predicted))
+            .zip(h.sure.iter_mut().zip(&mut *predicted))
         {
             if code == UNKNOWN {
                 (*predicted, *p) = (h.codes[next], h.p[next]);
@@ -640,24 +721,20 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             h.uniform[slot as usize] = rng::open_unit(bits);
         }
         state.copy_from_slice(predicted);
-        let result = if step + 1 < self.options.steps {
-            let masked = self
-                .options
-                .schedule
-                .masked(n, next - drawn, step, self.options.steps);
-            let r = Remask {
-                p: &p,
-                uniform: &h.uniform,
-                masked,
-                temperature,
-            };
-            let mut confidence = vec![0.0; n];
-            remask(&r, &mut confidence, &mut h.sorted, state)
-        } else {
-            Ok(())
+        if step + 1 == self.options.steps {
+            return Ok(());
+        }
+        let masked = self
+            .options
+            .schedule
+            .masked(n, next - drawn, step, self.options.steps);
+        let r = Remask {
+            p: &h.sure,
+            uniform: &h.uniform,
+            masked,
+            temperature,
         };
-        h.confidence = p;
-        result
+        remask(&r, &mut h.confidence, &mut h.sorted, state)
     }
 }
 

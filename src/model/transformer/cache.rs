@@ -2,17 +2,69 @@
 
 use alloc::vec::Vec;
 
-use super::Stack;
-use crate::error::{Result, product};
-use crate::ops::Backend;
-use crate::ops::attention::{AttentionShape, SPAN_WORDS};
+use super::{Pass, Stack};
+use crate::error::{Error, Result, product};
+use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS};
+use crate::ops::{Backend, Element};
 
-/// Keys and values, `[n_kv_heads, rows, head_dim]` each, so that what a head reads lies together: of every layer, or of
-/// one that all layers use in turn.
+/// Keys and values, `[n_kv_heads, rows, …]` each, so that what a head reads lies together: of every layer, or of one that
+/// all layers use in turn.
 #[derive(Debug)]
 pub struct Cache<B: Backend> {
-    pub(super) layers: Vec<[B::Buffer<f32>; 2]>,
-    pub(super) rows: usize,
+    kept: Kept<B>,
+    rows: usize,
+}
+
+#[derive(Debug)]
+enum Kept<B: Backend> {
+    F32(Layers<B, f32>),
+    Q8(Layers<B, u32>),
+}
+
+#[derive(Debug)]
+struct Layers<B: Backend, T: Element> {
+    kv: Vec<[B::Buffer<T>; 2]>,
+    /// Rows of one head on their way to other places.
+    moved: B::Buffer<T>,
+}
+
+impl<B: Backend, T: Element> Layers<B, T> {
+    fn new(backend: &B, layers: usize, [heads, row]: [usize; 2]) -> Result<Self> {
+        let len = product("cache", &[heads, row])?;
+        let kv = (0..layers)
+            .map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?]))
+            .collect::<Result<_>>()?;
+        let moved = backend.zeros(row)?;
+        Ok(Self { kv, moved })
+    }
+
+    /// The keys and values of a layer, or of the last one there is.
+    fn of(&mut self, layer: usize) -> Result<&mut [B::Buffer<T>; 2]> {
+        let last = self.kv.len().saturating_sub(1);
+        self.kv.get_mut(layer.min(last)).ok_or(Error::Length {
+            op: "forward",
+            arg: "cache",
+            got: 0,
+            want: 1,
+        })
+    }
+
+    /// Copies `len` elements of every head from one place to another; heads are `stride` apart.
+    fn copy(
+        &mut self,
+        backend: &B,
+        [heads, stride]: [usize; 2],
+        [from, to]: [usize; 2],
+        len: usize,
+    ) -> Result<()> {
+        for buffer in self.kv.iter_mut().flatten() {
+            for h in 0..heads {
+                backend.copy(buffer, h * stride + from, &mut self.moved, 0, len)?;
+                backend.copy(&self.moved, 0, buffer, h * stride + to, len)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<B: Backend> Cache<B> {
@@ -21,15 +73,32 @@ impl<B: Backend> Cache<B> {
     pub const fn rows(&self) -> usize {
         self.rows
     }
+
+    /// How they are kept.
+    #[must_use]
+    pub const fn format(&self) -> KvFormat {
+        match self.kept {
+            Kept::F32(_) => KvFormat::F32,
+            Kept::Q8(_) => KvFormat::Q8,
+        }
+    }
 }
 
 impl<B: Backend> Stack<B> {
-    /// Reserves a cache of `rows` rows.
+    /// Reserves a cache of `rows` rows in floats.
     ///
     /// # Errors
     /// No memory.
     pub fn cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
-        self.cache_of(backend, rows, self.config.layers)
+        self.cache_of(backend, rows, self.config.layers, KvFormat::F32)
+    }
+
+    /// Reserves a cache of `rows` rows in a format.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn cache_as(&self, backend: &B, rows: usize, format: KvFormat) -> Result<Cache<B>> {
+        self.cache_of(backend, rows, self.config.layers, format)
     }
 
     /// Reserves a cache for passes that see no rows but their own: the layers use one room in turn.
@@ -37,15 +106,100 @@ impl<B: Backend> Stack<B> {
     /// # Errors
     /// No memory.
     pub fn passing_cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
-        self.cache_of(backend, rows, 1)
+        self.cache_of(backend, rows, 1, KvFormat::F32)
     }
 
-    fn cache_of(&self, backend: &B, rows: usize, layers: usize) -> Result<Cache<B>> {
-        let len = product("cache", &[rows, self.config.kv_width()])?;
-        let layers = (0..layers)
-            .map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?]))
-            .collect::<Result<_>>()?;
-        Ok(Cache { layers, rows })
+    fn cache_of(
+        &self,
+        backend: &B,
+        rows: usize,
+        layers: usize,
+        format: KvFormat,
+    ) -> Result<Cache<B>> {
+        let c = &self.config;
+        let head = product("cache", &[rows, format.words(c.head_dim)])?;
+        let sizes = [c.n_kv_heads, head];
+        let kept = match format {
+            KvFormat::F32 => Kept::F32(Layers::new(backend, layers, sizes)?),
+            KvFormat::Q8 => Kept::Q8(Layers::new(backend, layers, sizes)?),
+        };
+        Ok(Cache { kept, rows })
+    }
+
+    /// What a layer appends to its cache: heads of rows `stride` apart.
+    fn append_shape(&self, rows: usize, cache_rows: usize, stride: usize) -> AppendShape {
+        AppendShape {
+            rows,
+            heads: self.config.n_kv_heads,
+            head_dim: self.config.head_dim,
+            stride,
+            offset: 0,
+            cache_rows,
+        }
+    }
+
+    /// Attention to a cache, of queries that lie at the beginning of rows.
+    fn attention_shape(
+        &self,
+        sequences: usize,
+        queries: usize,
+        cache: &Cache<B>,
+    ) -> AttentionShape {
+        let c = &self.config;
+        let words = cache.format().words(c.head_dim);
+        AttentionShape {
+            sequences,
+            queries,
+            n_heads: c.n_heads,
+            n_kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            q_stride: c.qkv_width(),
+            q_offset: 0,
+            kv_rows: cache.rows,
+            kv_stride: words,
+            kv_head_stride: cache.rows * words,
+            k_offset: 0,
+            v_offset: 0,
+            causal: false,
+            repeated_prefix: false,
+        }
+    }
+
+    /// Puts the keys and values of rows of q, k and v into the cache, and attends to it.
+    pub(super) fn attend_cached(
+        &self,
+        backend: &B,
+        pass: &Pass<'_, B>,
+        qkv: &B::Buffer<f32>,
+        (layer, cache): (usize, &mut Cache<B>),
+        out: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let c = &self.config;
+        let rows = pass.sequences * pass.queries;
+        let append = self.append_shape(rows, cache.rows, c.qkv_width());
+        let offsets = [c.q_width(), c.q_width() + c.kv_width()];
+        let parts = offsets.map(|offset| AppendShape { offset, ..append });
+        let s = AttentionShape {
+            causal: pass.causal,
+            repeated_prefix: self.repeated_prefix,
+            ..self.attention_shape(pass.sequences, pass.queries, cache)
+        };
+        match &mut cache.kept {
+            Kept::F32(layers) => {
+                let kv = layers.of(layer)?;
+                for (s, cache) in parts.into_iter().zip(&mut *kv) {
+                    backend.append(s, qkv, pass.places, cache)?;
+                }
+                backend.attention(s, qkv, &kv[0], &kv[1], pass.spans, out)
+            }
+            Kept::Q8(layers) => {
+                let kv = layers.of(layer)?;
+                for (s, cache) in parts.into_iter().zip(&mut *kv) {
+                    backend.append_q8(s, qkv, pass.places, cache)?;
+                }
+                backend.attention_q8(s, qkv, &kv[0], &kv[1], pass.spans, out)
+            }
+        }
     }
 
     /// Makes one cache row of a prefix whose keys are all zero: the mean of its values.
@@ -62,57 +216,52 @@ impl<B: Backend> Stack<B> {
         let c = &self.config;
         let width = c.kv_width();
         let (query, mut mean) = (backend.zeros(width)?, backend.zeros(width)?);
-        let mut spans = backend.zeros(SPAN_WORDS)?;
+        let (mut spans, mut place) = (backend.zeros(SPAN_WORDS)?, backend.zeros(1)?);
         backend.write(&mut spans, 0, &[0, 0, from, len])?;
+        backend.write(&mut place, 0, &[to])?;
+        let append = self.append_shape(1, cache.rows, width);
         // Attention of a query of zeros: every value counts the same.
         let s = AttentionShape {
-            sequences: 1,
-            queries: 1,
             n_heads: c.n_kv_heads,
-            n_kv_heads: c.n_kv_heads,
-            head_dim: c.head_dim,
             q_stride: width,
-            q_offset: 0,
-            kv_rows: cache.rows,
-            kv_stride: c.head_dim,
-            kv_head_stride: cache.rows * c.head_dim,
-            k_offset: 0,
-            v_offset: 0,
-            causal: false,
-            repeated_prefix: false,
+            ..self.attention_shape(1, 1, cache)
         };
-        for [keys, values] in &mut cache.layers {
-            backend.attention(s, &query, keys, values, &spans, &mut mean)?;
-            for h in 0..c.n_kv_heads {
-                let (from, to) = (h * c.head_dim, h * cache.rows + to as usize);
-                backend.copy(&mean, from, values, to * c.head_dim, c.head_dim)?;
-                backend.copy(&query, from, keys, to * c.head_dim, c.head_dim)?;
+        match &mut cache.kept {
+            Kept::F32(layers) => {
+                for [keys, values] in &mut layers.kv {
+                    backend.attention(s, &query, keys, values, &spans, &mut mean)?;
+                    backend.append(append, &mean, &place, values)?;
+                    backend.append(append, &query, &place, keys)?;
+                }
+            }
+            Kept::Q8(layers) => {
+                for [keys, values] in &mut layers.kv {
+                    backend.attention_q8(s, &query, keys, values, &spans, &mut mean)?;
+                    backend.append_q8(append, &mean, &place, values)?;
+                    backend.append_q8(append, &query, &place, keys)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Copies `rows` cache rows from one row on to another, through a buffer that holds those of one head.
+    /// Copies `rows` cache rows from one row on to another.
     ///
     /// # Errors
-    /// Rows outside the cache, or a shorter buffer.
+    /// Rows outside the cache.
     pub fn copy_rows(
         &self,
         backend: &B,
         cache: &mut Cache<B>,
         [from, to]: [u32; 2],
         rows: usize,
-        through: &mut B::Buffer<f32>,
     ) -> Result<()> {
-        let d = self.config.head_dim;
-        let len = rows * d;
-        for buffer in cache.layers.iter_mut().flatten() {
-            for h in 0..self.config.n_kv_heads {
-                let at = |row: u32| (h * cache.rows + row as usize) * d;
-                backend.copy(buffer, at(from), through, 0, len)?;
-                backend.copy(through, 0, buffer, at(to), len)?;
-            }
+        let words = cache.format().words(self.config.head_dim);
+        let sizes = [self.config.n_kv_heads, cache.rows * words];
+        let places = [from, to].map(|row| row as usize * words);
+        match &mut cache.kept {
+            Kept::F32(layers) => layers.copy(backend, sizes, places, rows * words),
+            Kept::Q8(layers) => layers.copy(backend, sizes, places, rows * words),
         }
-        Ok(())
     }
 }

@@ -1,8 +1,12 @@
 //! Memory of one decoding or encoding at a time.
 
+use alloc::vec::Vec;
+
 use super::blocks::Work;
 use super::{Channels, OP, RGB, within};
+use crate::codes::Code;
 use crate::error::{Error, Result, product};
+use crate::model::session::reserved;
 use crate::ops::Backend;
 
 /// Memory of one decoding or encoding at a time.
@@ -11,6 +15,8 @@ pub struct Scratch<B: Backend> {
     pub(in crate::model) work: Work<B>,
     pub(in crate::model) codes: B::Buffer<u32>,
     pub(in crate::model) bytes: B::Buffer<u8>,
+    /// Codes on their way to the device.
+    pub(in crate::model) index: Vec<Code>,
     places: usize,
     scale: usize,
 }
@@ -41,6 +47,7 @@ impl<B: Backend> Scratch<B> {
             work: Work::new(backend, len, places)?,
             codes: backend.zeros(places)?,
             bytes: backend.zeros(product(OP, &[places, scale, scale, RGB])?)?,
+            index: reserved(places)?,
             places,
             scale,
         })

@@ -208,3 +208,118 @@ fn a_bias_by_distance_worked_by_hand() {
     );
     assert!(s.check(6, 2, 2).is_err() && s.check(5, 3, 2).is_err() && s.check(6, 3, 1).is_err());
 }
+
+#[test]
+fn a_row_in_8_bits_worked_by_hand() {
+    let s = AppendShape {
+        rows: 2,
+        heads: 1,
+        head_dim: 34,
+        stride: 34,
+        offset: 0,
+        cache_rows: 3,
+    };
+    let mut x = [0.0; 68];
+    (x[0], x[1], x[5], x[33]) = (254.0, -3.0, 1.0, 63.5);
+    (x[34], x[66]) = (8.0, -127.0);
+    let mut cache = [7; 54];
+    // The second row has no place.
+    append_q8(s, &x, &[1, 3], &mut cache).unwrap();
+    assert_eq!(KvFormat::Q8.words(34), 18);
+    assert!(
+        cache[..18]
+            .iter()
+            .chain(&cache[36..])
+            .all(|&word| word == 7)
+    );
+    let row = &cache[18..36];
+    // Two blocks of eight words: 254 is 127 · 2, −3 rounds to −2 · 2, 1 to 0 · 2 (ties to even); 63.5 is 127 · 0.5.
+    assert_eq!(row[..2], [u32::from_le_bytes([127, 0xfe, 0, 0]), 0]);
+    assert_eq!(row[8], u32::from_le_bytes([0, 127, 0, 0]));
+    assert!(row[2..8].iter().chain(&row[9..16]).all(|&word| word == 0));
+    assert_eq!(row[16..], [2.0_f32, 0.5].map(f32::to_bits));
+}
+
+#[test]
+fn an_attention_over_8_bits_worked_by_hand() {
+    let words = KvFormat::Q8.words(2);
+    let s = AttentionShape {
+        head_dim: 2,
+        q_stride: 2,
+        kv_rows: 2,
+        kv_stride: words,
+        kv_head_stride: 2 * words,
+        queries: 1,
+        ..SHAPE
+    };
+    let append = AppendShape {
+        rows: 2,
+        heads: 1,
+        head_dim: 2,
+        stride: 2,
+        offset: 0,
+        cache_rows: 2,
+    };
+    let (mut keys, mut values) = ([0; 18], [0; 18]);
+    append_q8(append, &[127.0, 0.0, 127.0, -1.0], &[0, 1], &mut keys).unwrap();
+    append_q8(append, &[254.0, 2.0, -127.0, 5.0], &[0, 1], &mut values).unwrap();
+    // Scores (1 · 127 · 127 + 0 · …) · 1 / 127 / √2 for both rows: the second key's −1 meets a zero.
+    let mut out = [0.0; 2];
+    attention_q8(s, &[1.0, 0.0], &keys, &values, &[0, 0, 0, 2], &mut out).unwrap();
+    assert_eq!(out, [63.5, 3.5]);
+}
+
+#[test]
+fn attention_over_8_bits_stays_close_to_floats() {
+    let (d, n) = (40, 50);
+    let wave = |seed: f32, len: usize| -> [f32; 2000] {
+        core::array::from_fn(|i| {
+            if i < len {
+                libm::sinf(i as f32 * seed)
+            } else {
+                0.0
+            }
+        })
+    };
+    let (x, v, q) = (wave(0.7, d * n), wave(1.3, d * n), wave(0.31, d));
+    let s = AttentionShape {
+        head_dim: d,
+        q_stride: d,
+        kv_rows: n,
+        kv_stride: d,
+        kv_head_stride: n * d,
+        queries: 1,
+        ..SHAPE
+    };
+    let spans = [0, 20, 20, 30];
+    let mut want = [0.0; 40];
+    attention(s, &q[..d], &x, &v, &spans, &mut want).unwrap();
+    let words = KvFormat::Q8.words(d);
+    let append = AppendShape {
+        rows: n,
+        heads: 1,
+        head_dim: d,
+        stride: d,
+        offset: 0,
+        cache_rows: n,
+    };
+    let mut places = [0; 50];
+    for (place, row) in places.iter_mut().zip(0..) {
+        *place = row;
+    }
+    let (mut keys, mut values) = ([0; 900], [0; 900]);
+    append_q8(append, &x, &places, &mut keys).unwrap();
+    append_q8(append, &v, &places, &mut values).unwrap();
+    let s = AttentionShape {
+        kv_stride: words,
+        kv_head_stride: n * words,
+        ..s
+    };
+    let mut got = [0.0; 40];
+    attention_q8(s, &q[..d], &keys, &values, &spans, &mut got).unwrap();
+    // Levels are off by half a step of 1/127 at most: keys and queries move a score by some 2 % of its size, values by
+    // 0.4 % of the largest.
+    for (got, want) in got.iter().zip(want) {
+        assert!((got - want).abs() < 0.03, "{got} {want}");
+    }
+}

@@ -1,8 +1,6 @@
 //! The session as a [`Generator`].
 
-use alloc::vec::Vec;
-
-use super::ShowOSession;
+use super::{Rows, ShowOSession};
 use crate::codes::{Code, CodeGrid, UNKNOWN};
 use crate::error::{Error, Result, covers};
 use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
@@ -29,8 +27,7 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
     }
 
     fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
-        let tokens = self.read_prompt(prompt)?;
-        self.start_tokens(&tokens, None, seeds, out)
+        self.start_text(prompt, None, seeds, out)
     }
 
     fn resume(
@@ -40,8 +37,7 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         seeds: &[u64],
         out: &mut [CandidateId],
     ) -> Result<()> {
-        let tokens = self.read_prompt(prompt)?;
-        self.start_tokens(&tokens, Some(from), seeds, out)
+        self.start_text(prompt, Some(from), seeds, out)
     }
 
     fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>> {
@@ -83,20 +79,52 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
     }
 
     fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
-        let batch = self.batch("step", ids)?;
-        if let Some(&at) = batch
-            .iter()
-            .find(|&&at| self.candidates[at].step >= self.options.steps)
-        {
-            let id = self.candidates[at].id.map_or(0, |id| id.0);
-            return Err(Error::Finished {
-                id,
-                steps: self.options.steps,
-            });
-        }
-        // Blank candidates first: they share their prompt's step-0 logits.
-        let (blank, rest): (Vec<usize>, Vec<usize>) =
-            batch.into_iter().partition(|&at| self.candidates[at].blank);
+        self.with_batch("step", ids, |session, batch| {
+            let finished = |at: &&usize| session.candidates[**at].step >= session.options.steps;
+            if let Some(&at) = batch.iter().find(finished) {
+                let id = session.candidates[at].id.map_or(0, |id| id.0);
+                return Err(Error::Finished {
+                    id,
+                    steps: session.options.steps,
+                });
+            }
+            // Blank candidates first: they share their prompt's step-0 logits.
+            let mut order = core::mem::take(&mut session.host.order);
+            order.clear();
+            order.extend(batch.iter().filter(|at| session.candidates[**at].blank));
+            let blank = order.len();
+            order.extend(batch.iter().filter(|at| !session.candidates[**at].blank));
+            let result = session.step_all(order.split_at(blank));
+            session.host.order = order;
+            result
+        })
+    }
+
+    fn taken(&self, id: CandidateId) -> Result<u32> {
+        Ok(self.candidates[self.at("taken", id)?].step)
+    }
+
+    fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()> {
+        self.with_batch("observe", ids, |session, batch| {
+            session.show(batch, needs, out)
+        })
+    }
+
+    fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
+        self.with_batch("prune", ids, |session, batch| {
+            for &at in batch {
+                session.candidates[at].id = None;
+                let prompt = session.candidates[at].prompt;
+                session.prompts.entry(prompt).users -= 1;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
+    /// One step of candidates that have nothing yet, and of others.
+    fn step_all(&mut self, (blank, rest): (&[usize], &[usize])) -> Result<()> {
         let n = self.model.config.num_vq_tokens;
         let len = n * self.model.config.codebook_size;
         let mut staged = 0;
@@ -115,18 +143,12 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
             staged += chunk.len();
         }
         for chunk in rest.chunks(self.options.batch) {
-            let states = core::mem::take(&mut self.candidates);
-            let batch: Vec<(usize, &[Code])> = chunk
-                .iter()
-                .map(|&at| (states[at].prompt, &*states[at].codes))
-                .collect();
-            let rows = self.predict(&batch, false);
-            self.candidates = states;
-            self.settle(chunk, staged, rows?)?;
+            let rows = self.predict(Rows::Of(chunk), false)?;
+            self.settle(chunk, staged, rows)?;
             staged += chunk.len();
         }
         // Nothing has moved until here; nothing can fail from here on.
-        for (&at, (state, predicted)) in blank.iter().chain(&rest).zip(&self.host.staged) {
+        for (&at, (state, predicted)) in blank.iter().chain(rest).zip(&self.host.staged) {
             let c = &mut self.candidates[at];
             c.codes.copy_from_slice(state);
             c.predicted.copy_from_slice(predicted);
@@ -135,12 +157,7 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         Ok(())
     }
 
-    fn taken(&self, id: CandidateId) -> Result<u32> {
-        Ok(self.candidates[self.at("taken", id)?].step)
-    }
-
-    fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()> {
-        let batch = self.batch("observe", ids)?;
+    fn show(&mut self, batch: &[usize], needs: Needs, out: &mut Views<'_>) -> Result<()> {
         if needs.hidden {
             return Err(Error::Unsupported {
                 what: "showing hidden rows of Show-o",
@@ -158,7 +175,7 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         if needs.codes {
             let codes = out.codes.as_deref_mut().unwrap_or_default();
             covers("observe", "codes", codes.len(), batch.len() * n)?;
-            for (codes, &at) in codes.chunks_exact_mut(n).zip(&batch) {
+            for (codes, &at) in codes.chunks_exact_mut(n).zip(batch) {
                 codes.copy_from_slice(&self.candidates[at].predicted);
             }
         }
@@ -171,21 +188,13 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
             };
             let pixels = out.pixels.as_deref_mut().unwrap_or_default();
             covers("observe", "pixels", pixels.len(), batch.len() * bytes)?;
-            let mut codes = Vec::new();
-            for &at in &batch {
+            let codes = &mut self.host.seen;
+            codes.clear();
+            for &at in batch {
                 codes.extend_from_slice(&self.candidates[at].predicted);
             }
             let pixels = &mut pixels[..batch.len() * bytes];
-            decoder.decode(scratch, batch.len(), [side, side], &codes, pixels)?;
-        }
-        Ok(())
-    }
-
-    fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
-        for at in self.batch("prune", ids)? {
-            self.candidates[at].id = None;
-            let prompt = self.candidates[at].prompt;
-            self.prompts.entry(prompt).users -= 1;
+            decoder.decode(scratch, batch.len(), [side, side], codes, pixels)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::ShowOSession;
+use super::{Rows, ShowOSession};
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Result, covers};
 use crate::generator::CandidateId;
@@ -56,7 +56,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             });
         }
         let before = self.candidates[at].codes.clone();
-        self.predict(&[(self.candidates[at].prompt, &before)], true)?;
+        self.predict(Rows::Of(&[at]), true)?;
         let mut out = GivenStep {
             logits: vec![0.0; n * v],
             sampled: vec![0; n],

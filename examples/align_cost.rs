@@ -1,0 +1,174 @@
+//! Time and memory of a preference step at Show-o's released shape, over random weights in 8 bits:
+//! `cargo run --release --features align,threads --example align_cost`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Parser;
+use maquette::Result;
+use maquette::align::dpo::{self, DpoConfig, ScoredPair};
+use maquette::align::masked::{PairConfig, Preference};
+use maquette::align::{
+    AdamWConfig, Engine, Limits, LoraConfig, Schedule, Trained, Trainer, TrainerConfig,
+};
+use maquette::cpu::Cpu;
+use maquette::model::show_o::{ShowO, ShowOConfig, ShowOLearner};
+use maquette::model::weights::{DType, Tensor, WeightSource};
+use maquette::quant::Format;
+use maquette::rng::{Stream, philox};
+use rand_core::Rng;
+
+/// Counts the cost of a preference step.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Blocks of the stack; the released model has 24.
+    #[arg(long, default_value_t = 24)]
+    layers: usize,
+    /// Pairs of a step.
+    #[arg(long, default_value_t = 1)]
+    pairs: usize,
+    /// Rank of the adapters beside q, k, v, the output layer and both MLP layers.
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+/// A checkpoint of any tensor: all are slices of the same small random numbers.
+struct Anything {
+    shapes: ShowOConfig,
+    bytes: Vec<u8>,
+}
+
+impl Anything {
+    fn new(shapes: ShowOConfig) -> Self {
+        let len = shapes.vocab_size * shapes.hidden_size;
+        let mut bytes = Vec::with_capacity(2 * len);
+        for block in 0..len.div_ceil(4) {
+            let words = philox([1, 0], [u32::try_from(block).unwrap_or(0), 0, 0, 0]);
+            for word in words {
+                // A sign, an exponent of 2^-6 or 2^-5, seven bits of fraction.
+                bytes.extend((0x3c80 | (word as u16 & 0x80ff)).to_le_bytes());
+            }
+        }
+        Self { shapes, bytes }
+    }
+
+    fn shape(&self, name: &str) -> Vec<usize> {
+        let c = &self.shapes;
+        let (d, inner) = (c.hidden_size, c.intermediate_size);
+        let head = d / c.num_attention_heads;
+        let weight = name.ends_with(".weight");
+        match name {
+            _ if name.contains("q_layernorm") || name.contains("k_layernorm") => vec![head],
+            _ if name.contains("layernorm") => vec![d],
+            _ if name.contains("embed_tokens") => vec![c.vocab_size, d],
+            _ if name.contains("lm_head") && weight => vec![c.vocab_size, d],
+            _ if name.contains("lm_head") => vec![c.vocab_size],
+            _ if name.contains("fc1") && weight => vec![inner, d],
+            _ if name.contains("fc1") => vec![inner],
+            _ if name.contains("fc2") && weight => vec![d, inner],
+            _ if weight => vec![d, d],
+            _ => vec![d],
+        }
+    }
+}
+
+impl WeightSource for Anything {
+    fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let shape = self.shape(name);
+        let len = shape.iter().product::<usize>();
+        Some(Tensor {
+            dtype: DType::BF16,
+            shape,
+            bytes: &self.bytes[..2 * len],
+        })
+    }
+
+    fn names(&self, _: &mut dyn FnMut(&str)) {}
+}
+
+/// The most memory that this process has had, in MiB.
+fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024)
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let mut config = ShowOConfig::released();
+    config.num_hidden_layers = args.layers;
+    let device = Arc::new(Cpu::with_threads(args.threads)?);
+    let (instructions, threads) = (device.instructions(), device.threads());
+    let learner = {
+        let source = Anything::new(config.clone());
+        let model = ShowO::load(device, config.clone(), &source, Format::Q8_0)?;
+        ShowOLearner::load(Arc::new(model), &source, Format::Q8_0)?
+    };
+    let targets = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"];
+    let engine = Engine::new(
+        learner,
+        Trained::Adapters(LoraConfig {
+            rank: args.rank,
+            alpha: 2.0 * args.rank as f32,
+            targets: targets.map(str::to_owned).into(),
+            seed: 1,
+        }),
+        Limits {
+            rows: config.text_rows() + config.image_rows(),
+            labels: config.image_rows(),
+        },
+    )?;
+    let trained: usize = engine.parameters().iter().map(|p| p.values.len()).sum();
+    println!("{threads} threads, {instructions}; {trained} numbers are trained");
+    let mut trainer = Trainer::new(
+        engine,
+        TrainerConfig {
+            optimiser: AdamWConfig::default(),
+            schedule: Schedule::Constant,
+            clip: None,
+        },
+    )?;
+    let mut stream = Stream::new(7);
+    let mut words =
+        |n: usize, below: u32| -> Vec<u32> { (0..n).map(|_| stream.next_u32() % below).collect() };
+    let examples: Vec<_> = (0..args.pairs)
+        .map(|at| {
+            let pair = Preference {
+                text: config.text_tokens(&words(12, 50000)),
+                chosen: words(config.num_vq_tokens, 8192),
+                rejected: words(config.num_vq_tokens, 8192),
+            };
+            config.preference(&PairConfig::default(), at, &pair)
+        })
+        .collect::<Result<_>>()?;
+    let rows: usize = examples.iter().flatten().map(|e| e.positions.len()).sum();
+    let labels: usize = examples.iter().flatten().map(|e| e.labels.len()).sum();
+    println!(
+        "{} pairs of {rows} rows and {labels} labels in all",
+        args.pairs
+    );
+    let start = Instant::now();
+    let pairs = examples
+        .into_iter()
+        .map(|pair| ScoredPair::new(trainer.engine_mut(), pair))
+        .collect::<Result<Vec<_>>>()?;
+    let reference = start.elapsed();
+    let mut kept = [trainer.engine().kept()?, trainer.engine().kept()?];
+    let start = Instant::now();
+    let report = trainer
+        .step(|engine| Ok(dpo::batch(engine, &pairs, &DpoConfig::default(), &mut kept)?.loss))?;
+    let step = start.elapsed();
+    let each = |time: std::time::Duration| time.as_secs_f64() / args.pairs as f64;
+    println!("loss {:.6}, gradient {:.4}", report.loss, report.gradient);
+    println!("reference: {:.2} s a pair", each(reference));
+    println!("step: {:.2} s a pair", each(step));
+    match peak_mib() {
+        Some(mib) => println!("at most {mib} MiB"),
+        None => println!("this system does not tell how much memory was used"),
+    }
+    Ok(())
+}

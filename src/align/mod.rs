@@ -1,0 +1,34 @@
+//! Preference training of the crate's own models, on the weights that they serve.
+//!
+//! A model ([`Learner`](crate::model::learner::Learner)) gives log-probabilities of labels in whole sequences, and takes
+//! back the gradient of a loss with respect to each: that is all an objective needs, and all an [`Engine`] does. What is
+//! trained ([`Trained`]) is either low-rank adapters beside frozen weights of any format, or the blocks' own weights.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`engine`] | log-probabilities, and their gradients as sums for each parameter |
+//! | [`parameters`] | which parameters there are, their names and values |
+//! | [`lora`] | adapters: files, merging |
+//! | [`adamw`] | the optimiser, the schedule, clipping |
+//! | [`trainer`] | steps that are taken whole or not at all, checkpoints |
+//! | [`masked`], [`raster`] | examples of the two kinds of generators |
+//! | [`dpo`], [`grpo`], [`reward`], [`supervised`] | objectives |
+
+pub mod adamw;
+pub mod checkpoint;
+pub mod dpo;
+pub mod engine;
+pub mod grpo;
+pub mod lora;
+pub mod masked;
+pub mod parameters;
+pub mod raster;
+pub mod reward;
+pub mod supervised;
+pub mod trainer;
+
+pub use adamw::{AdamW, AdamWConfig, Schedule};
+pub use engine::{Engine, Kept, Limits};
+pub use lora::LoraConfig;
+pub use parameters::{Parameter, Trained};
+pub use trainer::{StepReport, Trainer, TrainerConfig};

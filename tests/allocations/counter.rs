@@ -1,0 +1,92 @@
+//! The system's allocator, counted.
+
+#![expect(unsafe_code, reason = "an allocator that counts")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+/// Whether calls of any thread count now.
+static COUNTS: AtomicBool = AtomicBool::new(false);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+/// Where the first call that counted came from.
+static FIRST: Mutex<Option<Backtrace>> = Mutex::new(None);
+
+thread_local! {
+    /// Whether this thread is writing down where a call came from, which allocates.
+    static TRACING: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn count() {
+    if !COUNTS.load(SeqCst) || TRACING.get() {
+        return;
+    }
+    if CALLS.fetch_add(1, SeqCst) == 0 {
+        TRACING.set(true);
+        let place = Backtrace::force_capture();
+        *FIRST.lock().unwrap() = Some(place);
+        TRACING.set(false);
+    }
+}
+
+// SAFETY: every call goes to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+/// Calls of the allocator, of all kinds and threads.
+#[derive(Debug)]
+pub struct Count {
+    pub calls: usize,
+    /// Where the first one came from: the crate's own functions.
+    pub first: String,
+}
+
+/// Begins to count, unless it is being done already.
+pub fn begin() {
+    if !COUNTS.load(SeqCst) {
+        CALLS.store(0, SeqCst);
+        COUNTS.store(true, SeqCst);
+    }
+}
+
+/// Ends counting.
+pub fn end() -> Count {
+    COUNTS.store(false, SeqCst);
+    let place = FIRST.lock().unwrap().take();
+    let place = place.map_or(String::new(), |place| place.to_string());
+    let own = |line: &&str| line.contains("maquette") || line.contains("at ./");
+    Count {
+        calls: CALLS.load(SeqCst),
+        first: place.lines().filter(own).collect::<Vec<_>>().join("\n"),
+    }
+}

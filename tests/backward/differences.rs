@@ -1,0 +1,294 @@
+//! Every gradient against central differences of the same formula in F64.
+
+use maquette::ops::attention::RotaryShape;
+use maquette::ops::backward::attention::SelfAttentionShape;
+use maquette::ops::backward::labels::LabelShape;
+use maquette::ops::gemm::GemmShape;
+use maquette::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
+use maquette::ops::vq::GatherShape;
+use maquette::ops::{Backend, Backward, Reference};
+use maquette::quant::Format;
+use proptest::prelude::*;
+
+use super::{buffer, floats, matrix, numbers};
+
+/// Of the largest gradient, at least of 1: sums of some hundred F32 terms are off by so much; the differences
+/// themselves are right to 1e-8.
+const TOLERANCE: f64 = 3e-5;
+const STEP: f64 = 1e-5;
+const EPS: f64 = 1e-5;
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Compares `got` with the differences of Σ c · y(x), where c is the gradient that was fed.
+fn check(what: &str, x: &[f32], c: &[f32], got: &[f32], y: &dyn Fn(&[f64]) -> Vec<f64>) {
+    let (mut x, c) = (wide(x), wide(c));
+    let loss = |x: &[f64]| -> f64 {
+        let y = y(x);
+        assert_eq!(y.len(), c.len());
+        y.iter().zip(&c).map(|(y, c)| y * c).sum()
+    };
+    let mut want = Vec::new();
+    for i in 0..x.len() {
+        let own = x[i];
+        x[i] = own + STEP;
+        let above = loss(&x);
+        x[i] = own - STEP;
+        want.push((above - loss(&x)) / (2.0 * STEP));
+        x[i] = own;
+    }
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(1.0_f64, |m, v| m.max(v.abs()));
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        let off = (f64::from(*got) - want).abs();
+        assert!(
+            off <= TOLERANCE * largest,
+            "{what}: {got} for {want} at {i}"
+        );
+    }
+}
+
+/// Runs an operation that changes one buffer, which starts as `start`.
+fn run(start: &[f32], f: impl FnOnce(&mut <Reference as Backend>::Buffer<f32>)) -> Vec<f32> {
+    let mut out = buffer(&Reference, start);
+    f(&mut out);
+    floats(&Reference, &out)
+}
+
+fn product(x: &[f64], w: &[f64], [m, n, k]: [usize; 3]) -> Vec<f64> {
+    let mut y = Vec::new();
+    for i in 0..m {
+        for j in 0..n {
+            y.push((0..k).map(|t| x[i * k + t] * w[j * k + t]).sum());
+        }
+    }
+    y
+}
+
+fn norm(x: &[f64], weight: &[f64], bias: &[f64], centred: bool) -> Vec<f64> {
+    let width = weight.len();
+    x.chunks(width)
+        .flat_map(|x| {
+            let mean = if centred {
+                x.iter().sum::<f64>() / width as f64
+            } else {
+                0.0
+            };
+            let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / width as f64;
+            let scale = 1.0 / (variance + EPS).sqrt();
+            let row = x.iter().zip(weight).zip(bias);
+            row.map(|((x, w), b)| (x - mean) * scale * w + b)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn activation(a: Activation, x: f64) -> f64 {
+    let gaussian = |x: f64| 0.5 * (1.0 + libm_erf(x / 2.0_f64.sqrt()));
+    match a {
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::GeluErf => x * gaussian(x),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        _ => x.max(0.0),
+    }
+}
+
+/// The error function by its series, for |x| up to 2.
+fn libm_erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..80 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+fn attention(s: &SelfAttentionShape, qkv: &[f64]) -> Vec<f64> {
+    let (d, stride) = (s.head_dim, s.stride());
+    let mut out = Vec::new();
+    for i in 0..s.rows {
+        for h in 0..s.n_heads {
+            let kv = h / (s.n_heads / s.n_kv_heads);
+            let q = &qkv[i * stride + h * d..][..d];
+            let seen = if i < s.causal { i + 1 } else { s.rows };
+            let part = |j: usize, at: usize| &qkv[j * stride + at * d..][..d];
+            let e: Vec<f64> = (0..seen)
+                .map(|j| {
+                    let k = part(j, s.n_heads + kv);
+                    let dot: f64 = q.iter().zip(k).map(|(q, k)| q * k).sum();
+                    (dot / (d as f64).sqrt()).exp()
+                })
+                .collect();
+            let total: f64 = e.iter().sum();
+            for t in 0..d {
+                let sum: f64 = (0..seen)
+                    .map(|j| e[j] * part(j, s.n_heads + s.n_kv_heads + kv)[t])
+                    .sum();
+                out.push(sum / total);
+            }
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn prop_products(m in 1_usize..5, n in 1_usize..9, blocks in 1_usize..9, format in 0..Format::ALL.len(), seed: u16) {
+        let (k, seed, b) = (32 * blocks, u32::from(seed), Reference);
+        let s = GemmShape::new(m, n, k);
+        let (w, stored) = matrix(&b, Format::ALL[format].fitting(k), [n, k], seed);
+        let (x, dy) = (numbers(m * k, seed + 1), numbers(m * n, seed + 2));
+        let (x_buffer, dy_buffer) = (buffer(&b, &x), buffer(&b, &dy));
+        let stored = wide(&stored);
+        let dx = run(&numbers(m * k, 9), |dx| b.gemm_dx(s, &dy_buffer, &w, dx).unwrap());
+        check("dx", &x, &dy, &dx, &|x| product(x, &stored, [m, n, k]));
+        let dw = run(&vec![0.0; n * k], |dw| b.gemm_dw(s, &dy_buffer, &x_buffer, dw).unwrap());
+        let (w, fixed) = (numbers(n * k, seed), wide(&x));
+        check("dw", &w, &dy, &dw, &|w| product(&fixed, w, [m, n, k]));
+        let db = run(&vec![0.0; n], |db| b.sum_rows([m, n], &dy_buffer, db).unwrap());
+        check("db", &numbers(n, 4), &dy, &db, &|bias| bias.repeat(m));
+    }
+
+    #[test]
+    fn prop_norms(rows in 1_usize..4, width in 2_usize..40, centred: bool, seed: u16) {
+        let (seed, b) = (u32::from(seed), Reference);
+        let s = NormShape { rows, width, eps: 1e-5 };
+        let (x, dy) = (numbers(rows * width, seed), numbers(rows * width, seed + 1));
+        let (weight, bias) = (numbers(width, seed + 2), numbers(width, seed + 3));
+        let buffers = [&x, &dy, &weight].map(|v| buffer(&b, v));
+        let [xb, dyb, wb] = &buffers;
+        let dx = run(&vec![0.0; rows * width], |dx| {
+            if centred { b.layer_norm_dx(s, xb, wb, dyb, dx) } else { b.rms_norm_dx(s, xb, wb, dyb, dx) }.unwrap();
+        });
+        let (w64, b64, x64) = (wide(&weight), wide(&bias), wide(&x));
+        check("dx", &x, &dy, &dx, &|x| norm(x, &w64, &b64, centred));
+        let dw = run(&vec![0.0; 2 * width], |dw| {
+            if centred { b.layer_norm_dw(s, xb, dyb, dw) } else { b.rms_norm_dw(s, xb, dyb, dw) }.unwrap();
+        });
+        check("dw", &weight, &dy, &dw[..width], &|w| norm(&x64, w, &b64, centred));
+        if centred {
+            check("db", &bias, &dy, &dw[width..], &|bias| norm(&x64, &w64, bias, centred));
+        }
+    }
+
+    #[test]
+    fn prop_head_norms(rows in 1_usize..3, heads in 1_usize..4, head_dim in 2_usize..20, offset in 0_usize..5, seed: u16) {
+        let (seed, b) = (u32::from(seed), Reference);
+        let stride = heads * head_dim + offset + 2;
+        let s = HeadNormShape { rows, heads, head_dim, stride, offset, eps: 1e-5 };
+        let (x, dy) = (numbers(rows * stride, seed), numbers(rows * stride, seed + 1));
+        let (weight, bias) = (numbers(head_dim, seed + 2), numbers(head_dim, seed + 3));
+        let (w64, b64, x64) = (wide(&weight), wide(&bias), wide(&x));
+        let y = |x: &[f64], w: &[f64], bias: &[f64]| {
+            let mut y = x.to_vec();
+            for row in y.chunks_mut(stride) {
+                for head in row[offset..].chunks_mut(head_dim).take(heads) {
+                    head.copy_from_slice(&norm(head, w, bias, true));
+                }
+            }
+            y
+        };
+        let (xb, wb) = (buffer(&b, &x), buffer(&b, &weight));
+        let d = run(&dy, |d| b.head_norm_dx(s, &xb, &wb, d).unwrap());
+        check("dx", &x, &dy, &d, &|x| y(x, &w64, &b64));
+        let dyb = buffer(&b, &dy);
+        let dw = run(&vec![0.0; 2 * head_dim], |dw| b.head_norm_dw(s, &xb, &dyb, dw).unwrap());
+        check("dw", &weight, &dy, &dw[..head_dim], &|w| y(&x64, w, &b64));
+        check("db", &bias, &dy, &dw[head_dim..], &|bias| y(&x64, &w64, bias));
+    }
+
+    #[test]
+    fn prop_activations_and_gates(rows in 1_usize..4, width in 1_usize..20, which in 0_usize..4, seed: u16) {
+        let a = [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::Relu][which];
+        let (seed, b, len) = (u32::from(seed), Reference, rows * width);
+        let (mut x, dy) = (numbers(2 * len, seed), numbers(len, seed + 1));
+        // At a kink there is no slope to compare with.
+        x.iter_mut().filter(|x| x.abs() < 1e-3).for_each(|x| *x = 0.5);
+        let xb = buffer(&b, &x);
+        let d = run(&dy, |d| b.activate_dx(a, len, &xb, d).unwrap());
+        check("activation", &x[..len], &dy, &d, &|x| x.iter().map(|&v| activation(a, v)).collect());
+        let (s, dyb) = (GateShape { rows, width, activation: a }, buffer(&b, &dy));
+        let dx = run(&numbers(2 * len, 5), |dx| b.gate_dx(s, &xb, &dyb, dx).unwrap());
+        check("gate", &x, &dy, &dx, &|x| {
+            x.chunks(2 * width)
+                .flat_map(|row| (0..width).map(|i| activation(a, row[i]) * row[width + i]).collect::<Vec<_>>())
+                .collect()
+        });
+    }
+
+    #[test]
+    fn prop_attention(rows in 1_usize..7, group in 1_usize..3, kv in 1_usize..3, head_dim in 1_usize..7, causal in 0_usize..7, seed: u16) {
+        let (seed, b) = (u32::from(seed), Reference);
+        let s = SelfAttentionShape { rows, n_heads: group * kv, n_kv_heads: kv, head_dim, causal: causal.min(rows) };
+        let (qkv, dy) = (numbers(rows * s.stride(), seed), numbers(rows * s.n_heads * head_dim, seed + 1));
+        let (qb, dyb) = (buffer(&b, &qkv), buffer(&b, &dy));
+        let d = run(&numbers(qkv.len(), 3), |d| b.attention_dx(s, &qb, &dyb, d).unwrap());
+        check("attention", &qkv, &dy, &d, &|qkv| attention(&s, qkv));
+    }
+
+    #[test]
+    fn prop_rotary(rows in 1_usize..4, heads in 1_usize..3, pairs in 0_usize..4, rest in 0_usize..3, seed: u16) {
+        let (seed, b, rotary_dim) = (u32::from(seed), Reference, 2 * pairs);
+        let head_dim = rotary_dim + rest + 1;
+        let s = RotaryShape { rows, heads, head_dim, rotary_dim, stride: heads * head_dim + 1, offset: 1, positions: 3 };
+        // Any table: a rotation by zeros, as some models have it, is no rotation.
+        let (x, table) = (numbers(rows * s.stride, seed), numbers(3 * rotary_dim, seed + 1));
+        let dy = numbers(rows * s.stride, seed + 2);
+        let positions: Vec<u32> = (0..rows).map(|r| (u32::try_from(r).unwrap() + seed) % 4).collect();
+        let (pb, tb) = (buffer(&b, &positions), buffer(&b, &table));
+        let d = run(&dy, |d| b.rotary_dx(s, d, &pb, &tb).unwrap());
+        let table = wide(&table);
+        check("rotary", &x, &dy, &d, &|x| {
+            let mut y = x.to_vec();
+            for (row, &p) in y.chunks_mut(s.stride).zip(&positions).filter(|(_, p)| **p < 3) {
+                for head in row[1..].chunks_mut(head_dim).take(heads) {
+                    for j in 0..pairs {
+                        let (c, s) = (table[p as usize * rotary_dim + j], table[p as usize * rotary_dim + pairs + j]);
+                        (head[j], head[pairs + j]) = (head[j] * c - head[pairs + j] * s, head[pairs + j] * c + head[j] * s);
+                    }
+                }
+            }
+            y
+        });
+    }
+
+    #[test]
+    fn prop_tables_and_labels(rows in 1_usize..6, width in 1_usize..30, seed: u16) {
+        let (seed, b) = (u32::from(seed), Reference);
+        let index: Vec<u32> = (0..rows).map(|r| (u32::try_from(r).unwrap() * 7 + seed) % 5).collect();
+        let (s, ib) = (GatherShape { rows, width, table_rows: 4 }, buffer(&b, &index));
+        let (table, dy) = (numbers(4 * width, seed), numbers(rows * width, seed + 1));
+        let dyb = buffer(&b, &dy);
+        let dw = run(&vec![0.0; 4 * width], |dw| b.gather_dw(s, &ib, &dyb, dw).unwrap());
+        check("table", &table, &dy, &dw, &|table| {
+            index.iter().flat_map(|&i| match table.chunks(width).nth(i as usize) {
+                Some(row) => row.to_vec(),
+                None => vec![0.0; width],
+            }).collect()
+        });
+        let labels: Vec<u32> = (0..rows).map(|r| (u32::try_from(r).unwrap() * 11 + seed) % u32::try_from(width + 1).unwrap()).collect();
+        let (s, lb) = (LabelShape { rows, width }, buffer(&b, &labels));
+        let (logits, weights) = (numbers(rows * width, seed + 2), numbers(rows, seed + 3));
+        let wb = buffer(&b, &weights);
+        let d = run(&logits, |d| b.log_probs_dx(s, &lb, &wb, d).unwrap());
+        let log_probs = |logits: &[f64]| -> Vec<f64> {
+            logits.chunks(width).zip(&labels).map(|(row, &label)| {
+                let total: f64 = row.iter().map(|v| v.exp()).sum();
+                row.get(label as usize).map_or(0.0, |v| v - total.ln())
+            }).collect()
+        };
+        check("labels", &logits, &weights, &d, &log_probs);
+        let xb = buffer(&b, &logits);
+        let got = run(&vec![9.0; rows], |out| b.log_probs(s, &xb, &lb, out).unwrap());
+        for (got, want) in got.iter().zip(log_probs(&wide(&logits))) {
+            assert!((f64::from(*got) - want).abs() < 1e-5);
+        }
+    }
+}
