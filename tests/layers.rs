@@ -28,8 +28,6 @@ const RULES: &[(&str, &[&str])] = &[
     ("combine", CONTRACTS),
     ("human", CONTRACTS),
     ("search", CONTRACTS),
-    // Only words; its examples are users of the crate.
-    ("guide", &[]),
     ("quant", GROUND),
     (
         "ops",
