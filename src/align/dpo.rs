@@ -61,6 +61,12 @@ pub fn score(log_probs: &[f32]) -> f64 {
 }
 
 /// −log σ(x), and σ(−x), without overflow.
+///
+/// ```
+/// let [loss, pull] = maquette::align::dpo::preference_loss(0.0);
+/// assert!((loss - 2.0_f64.ln()).abs() < 1e-12);
+/// assert_eq!(pull, 0.5);
+/// ```
 #[must_use]
 pub fn preference_loss(x: f64) -> [f64; 2] {
     let e = libm::exp(-x.abs());

@@ -110,6 +110,13 @@ impl Token {
 
 /// (r − mean) / (deviation + eps).
 ///
+/// ```
+/// use maquette::align::grpo::{GrpoConfig, advantages};
+/// let a = advantages(&GrpoConfig::default(), &[0.0, 0.0, 1.0])?;
+/// assert!(a[2] > 0.0 && a[0] < 0.0 && a.iter().sum::<f64>().abs() < 1e-12);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Example`] for fewer than two rewards, one that is not finite, or equal ones where they are rejected.
 pub fn advantages(config: &GrpoConfig, rewards: &[f64]) -> Result<Vec<f64>> {

@@ -43,6 +43,14 @@ impl LoraConfig {
     }
 
     /// Whether a layer is among the targets.
+    ///
+    /// ```
+    /// use maquette::align::LoraConfig;
+    /// let config = LoraConfig { rank: 8, alpha: 16.0, targets: vec!["q_proj".into()], seed: 0 };
+    /// assert!(config.targets("model.layers.0.self_attn.q_proj"));
+    /// assert!(!config.targets("model.layers.0.self_attn.k_proj"));
+    /// assert_eq!(config.scale(), 2.0);
+    /// ```
     #[must_use]
     pub fn targets(&self, layer: &str) -> bool {
         let is = |target: &String| {

@@ -56,6 +56,13 @@ impl Default for PairConfig {
 
 /// Which of `n` places are masked: t uniform, ρ = cos(π t / 2), max(1, round(ρ n)) places, all sets alike.
 ///
+/// ```
+/// use maquette::align::masked::draw_mask;
+/// use maquette::rng::Stream;
+/// let mask = draw_mask(256, &mut Stream::new(3));
+/// assert!(mask.len() == 256 && mask.contains(&true));
+/// ```
+///
 /// # Source
 /// `training/prompting_utils.py` of the released code; training as in Chang et al., "MaskGIT", arXiv 2202.04200.
 pub fn draw_mask(n: usize, stream: &mut Stream) -> Vec<bool> {

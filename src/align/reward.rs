@@ -38,6 +38,11 @@ pub fn released_term(p: &[f64]) -> Result<f64> {
 
 /// The best and the worst of some samples of one prompt, as one more pair; the first of equals.
 ///
+/// ```
+/// assert_eq!(maquette::align::reward::best_and_worst(&[0.2, 0.9, 0.1])?, [1, 2]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Example`] for no rewards, one that is not finite, or rewards that are all the same.
 pub fn best_and_worst(rewards: &[f64]) -> Result<[usize; 2]> {

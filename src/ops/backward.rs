@@ -22,6 +22,18 @@ use crate::error::Result;
 ///
 /// Gradients of weights are always added to what their buffers hold, so that a batch may come in parts.
 ///
+/// ```
+/// use maquette::ops::{Backend, Backward, Reference, gemm::GemmShape};
+/// use maquette::quant::QuantMatrix;
+/// let device = Reference;
+/// let w = device.pack(&QuantMatrix::f32(1, 2, &[3.0, 4.0])?)?;
+/// let (mut dy, mut dx) = (device.zeros(1)?, device.zeros(2)?);
+/// device.write(&mut dy, 0, &[10.0])?;
+/// device.gemm_dx(GemmShape::new(1, 1, 2), &dy, &w, &mut dx)?;
+/// assert_eq!(dx.as_slice(), [30.0, 40.0]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+///
 /// # Errors
 /// As [`Backend`].
 pub trait Backward: Backend {

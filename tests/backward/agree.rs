@@ -75,6 +75,22 @@ fn products_of_every_format_agree_around_the_tile_sizes() {
         }
     }
     agree!(|b| dx(b, GemmShape::new(0, 3, 32), Format::Q8_0));
+    // Many rows and columns, so that panels of columns are shared out.
+    for (m, n, k) in [
+        (49, 17, 384),
+        (96, 300, 416),
+        (150, 64, 448),
+        (97, 257, 544),
+    ] {
+        for format in Format::ALL {
+            let s = GemmShape {
+                accumulate: m == 96,
+                ..GemmShape::new(m, n, k)
+            };
+            agree!(|b| dx(b, s, format));
+        }
+    }
+    agree!(|b| dx(b, GemmShape::new(60, 33, 397), Format::F32));
 }
 
 #[test]
