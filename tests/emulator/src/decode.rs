@@ -25,6 +25,8 @@ pub(crate) struct Decoder {
     params: BTreeMap<String, usize>,
     symbols: BTreeMap<String, usize>,
     registers: BTreeMap<String, (Bank, u32)>,
+    /// The names outside each brace that is open: inside, a name may be declared again.
+    outside: Vec<BTreeMap<String, (Bank, u32)>>,
     constants: BTreeMap<(bool, u64), u32>,
     labels: BTreeMap<String, usize>,
     jumps: Vec<(usize, String, u32)>,
@@ -41,6 +43,7 @@ impl Decoder {
             params,
             symbols,
             registers: BTreeMap::new(),
+            outside: Vec::new(),
             constants: BTreeMap::new(),
             labels: BTreeMap::new(),
             jumps: Vec::new(),
@@ -52,6 +55,10 @@ impl Decoder {
         let at = |error: String| format!("line {line}: {error}: \"{text}\"");
         if let Some(label) = text.strip_suffix(':') {
             self.labels.insert(label.to_owned(), self.kernel.code.len());
+        } else if text == "{" {
+            self.outside.push(self.registers.clone());
+        } else if text == "}" {
+            self.registers = self.outside.pop().unwrap_or_default();
         } else if text.starts_with(".reg") {
             self.declare(text).map_err(at)?;
         } else if text.starts_with(".pragma") || text.starts_with(".shared") {

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use crate::{Kernel, Launch, Memory, Module, Order, launch};
+use crate::{Counters, Kernel, Launch, Memory, Module, Order, launch};
 
 const SUCCESS: c_uint = 0;
 const INVALID_VALUE: c_uint = 1;
@@ -34,6 +34,7 @@ thread_local! {
     static CONTEXT: Cell<usize> = const { Cell::new(0) };
     static ORDER: Cell<Order> = const { Cell::new(Order::Ascending) };
     static FAIL_AFTER: Cell<u64> = const { Cell::new(u64::MAX) };
+    static COUNTERS: Cell<Option<Counters>> = const { Cell::new(None) };
     static CAPABILITY: Cell<c_int> = const { Cell::new(80) };
     static REPORTED: Cell<c_int> = const { Cell::new(VERSION) };
 }
@@ -61,6 +62,18 @@ pub mod entry {
     #[unsafe(no_mangle)]
     pub extern "C" fn emulator_fail_allocations_after(count: u64) {
         FAIL_AFTER.set(count);
+    }
+
+    /// Counts this thread's launches from now on.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_count() {
+        COUNTERS.set(Some(Counters::default()));
+    }
+
+    /// Ends the counting and writes what was counted.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_counted(out: *mut Counters) {
+        set(out, COUNTERS.take().unwrap_or_default());
     }
 
     /// The compute capability, times ten, and the driver's version that this thread is told.
@@ -436,9 +449,16 @@ pub mod entry {
             params: block,
             order: ORDER.get(),
             budget: BUDGET,
+            count: COUNTERS.get().is_some(),
         };
         match launch(kernel, &memory(), &request) {
-            Ok(()) => SUCCESS,
+            Ok(counted) => {
+                if let Some(mut counters) = COUNTERS.get() {
+                    counters.add(&counted);
+                    COUNTERS.set(Some(counters));
+                }
+                SUCCESS
+            }
             Err(error) => {
                 eprintln!("emulator: {error}");
                 STICKY.store(LAUNCH_FAILED, Ordering::Relaxed);

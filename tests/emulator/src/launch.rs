@@ -1,6 +1,7 @@
 //! A grid: blocks one after the other, a block's warps in turns between barriers.
 
 use crate::Result;
+use crate::counters::Counters;
 use crate::memory::Memory;
 use crate::program::Kernel;
 use crate::shared::Shared;
@@ -31,13 +32,15 @@ pub struct Launch {
     pub order: Order,
     /// Instructions of a warp that may run in all.
     pub budget: u64,
+    /// Whether accesses are counted.
+    pub count: bool,
 }
 
-/// Runs a kernel to its end.
+/// Runs a kernel to its end, and gives what was counted.
 ///
 /// # Errors
 /// A launch that a GPU refuses, or whatever a check found.
-pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<()> {
+pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Counters> {
     let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
     let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
     if threads == 0 || blocks == 0 || threads > u64::from(kernel.max_threads) {
@@ -56,6 +59,7 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<()> {
         any: false,
         budget: launch.budget,
         hit: 0,
+        counters: launch.count.then(Counters::default),
     };
     let count = u16::try_from(threads.div_ceil(32)).map_err(|e| e.to_string())?;
     let mut warps: Vec<Warp> = (0..count).map(|w| Warp::new(kernel, w)).collect();
@@ -79,7 +83,7 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<()> {
         }
         run(&mut block, &mut warps, descending).map_err(|e| format!("{e}, block {at:?}"))?;
     }
-    Ok(())
+    Ok(block.counters.unwrap_or_default())
 }
 
 fn run(block: &mut Block<'_>, warps: &mut [Warp], descending: bool) -> Result<()> {

@@ -9,6 +9,7 @@
     reason = "a lane is an index into several registers"
 )]
 
+mod counters;
 mod decode;
 mod driver;
 mod launch;
@@ -20,6 +21,7 @@ mod shared;
 mod tests;
 mod warp;
 
+pub use counters::Counters;
 pub use driver::entry;
 pub use launch::{Launch, Order, launch};
 pub use memory::Memory;

@@ -145,12 +145,18 @@ pub(crate) fn module(ptx: &str) -> Result<Module> {
             let mut depth = 0;
             for (line, text) in lines.by_ref() {
                 match text.as_str() {
-                    "{" => depth += 1,
+                    "{" => {
+                        depth += 1;
+                        if depth > 1 {
+                            body.push((line, text));
+                        }
+                    }
                     "}" => {
                         depth -= 1;
                         if depth == 0 {
                             break;
                         }
+                        body.push((line, text));
                     }
                     _ => body.push((line, text)),
                 }

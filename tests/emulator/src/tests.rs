@@ -1,6 +1,7 @@
 //! The interpreter against numbers worked by hand, and against planted bugs.
 
-use crate::{Launch, Memory, Module, Order, launch};
+use crate::program::Space;
+use crate::{Counters, Launch, Memory, Module, Order, launch};
 
 const SHIPPED: [&str; 7] = [
     include_str!("../../../kernels/ptx/attention.ptx"),
@@ -73,6 +74,7 @@ fn run(lines: &str, input: &[u32]) -> Result<Vec<u32>, String> {
             params,
             order,
             budget: 100_000,
+            count: false,
         };
         launch(&module.kernels["k"], &memory, &request)?;
         let mut back = vec![0; bytes.len()];
@@ -167,6 +169,17 @@ fn instructions_give_the_numbers_of_the_manual() {
     ] {
         assert_eq!(one(line, input), want, "{line}");
     }
+}
+
+#[test]
+fn a_name_declared_in_braces_hides_the_one_outside() {
+    let lines = "mov.u32 %r3, 5;
+        {
+        .reg .b32 %r3;
+        mov.u32 %r3, 6;
+        }
+        st.global.u32 [%rd1], %r3;";
+    assert_eq!(run(lines, &[0]).unwrap(), [5]);
 }
 
 #[test]
@@ -327,4 +340,40 @@ fn launches_outside_the_limits_are_refused() {
     let at = memory.allocate(8).unwrap();
     assert!(memory.free(at) && !memory.free(at));
     assert!(memory.write(at, &[0]).is_err());
+}
+
+#[test]
+fn accesses_are_counted_as_a_gpu_serves_them() {
+    let count = |space, stride: u64, bytes: usize| {
+        let mut counters = Counters::default();
+        let at = std::array::from_fn(|l| 4096 + l as u64 * stride);
+        counters.access(space, &at, u32::MAX, bytes);
+        counters
+    };
+    // Side by side every byte of a sector is used; 32 bytes apart one word of it.
+    for (stride, bytes, useful, sectors) in [
+        (4, 4, 128, 128),
+        (16, 16, 512, 512),
+        (32, 4, 128, 1024),
+        (0, 4, 4, 32),
+    ] {
+        let c = count(Space::Global, stride, bytes);
+        assert_eq!((c.useful_bytes, c.sector_bytes), (useful, sectors));
+    }
+    // A row a lane, in rows of 32 words, is one bank for all; of 33 words a bank each.
+    for (stride, bytes, turns, conflicts) in [
+        (4, 4, 1, 0),
+        (128, 4, 1, 31),
+        (132, 4, 1, 0),
+        (0, 4, 1, 0),
+        (16, 16, 4, 0),
+        (8, 4, 1, 1),
+    ] {
+        let c = count(Space::Shared, stride, bytes);
+        assert_eq!(
+            (c.shared_turns, c.shared_conflicts),
+            (turns, conflicts),
+            "{stride}"
+        );
+    }
 }

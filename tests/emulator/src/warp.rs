@@ -5,6 +5,7 @@ mod numbers;
 mod step;
 
 use crate::Result;
+use crate::counters::Counters;
 use crate::memory::Memory;
 use crate::program::{ALWAYS, Inst, Kernel, Op, Shuffle, Special};
 use crate::shared::Shared;
@@ -66,6 +67,8 @@ pub(crate) struct Block<'a> {
     pub(crate) budget: u64,
     /// The allocation of the last access.
     pub(crate) hit: usize,
+    /// What is counted, if it is.
+    pub(crate) counters: Option<Counters>,
 }
 
 /// Takes the lanes of `mask` from `new`.
@@ -243,6 +246,10 @@ impl Warp {
                 .budget
                 .checked_sub(1)
                 .ok_or_else(|| format!("{}: runs without an end", place(kernel, pc)))?;
+            if let Some(counters) = &mut block.counters {
+                counters.warp_instructions += 1;
+                counters.lane_instructions += u64::from(m.count_ones());
+            }
             match i.op {
                 Op::Branch => {
                     #[expect(

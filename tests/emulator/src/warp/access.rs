@@ -85,6 +85,9 @@ impl Warp {
         let at = self.addresses(i);
         let (each, count) = (kind.bytes(), usize::from(count));
         let total = each * count;
+        if let Some(counters) = &mut block.counters {
+            counters.access(space, &at, m, total);
+        }
         let registers = block.kernel.vectors[i.d as usize];
         let first = m.trailing_zeros();
         let base = at[first as usize];
@@ -172,6 +175,9 @@ impl Warp {
         let at = self.addresses(i);
         let (each, count) = (kind.bytes(), usize::from(count));
         let total = each * count;
+        if let Some(counters) = &mut block.counters {
+            counters.access(space, &at, m, total);
+        }
         let registers = block.kernel.vectors[i.d as usize];
         for lane in (0..32_u32).filter(|l| m >> l & 1 == 1) {
             let l = lane as usize;
