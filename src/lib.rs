@@ -24,6 +24,9 @@ pub mod codes;
 pub mod combine;
 #[cfg(feature = "alloc")]
 pub mod cpu;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "kernel launches")]
+pub mod cuda;
 pub mod error;
 pub mod generator;
 pub mod image;

@@ -39,6 +39,12 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "cuda",
+        &[
+            "error", "math", "rng", "prompt", "codes", "image", "quant", "ops",
+        ],
+    ),
+    (
         "model",
         &[
             "error",
