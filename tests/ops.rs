@@ -19,7 +19,10 @@ fn cpus() -> &'static [Cpu] {
     CPUS.get_or_init(|| [1, 2, 3].map(|n| Cpu::with_threads(n).unwrap()).into())
 }
 
-/// Runs the same lines on the reference and on every CPU device, and compares what they return.
+#[cfg(feature = "cuda")]
+mod gpu;
+
+/// Runs the same lines on the reference, on every CPU device and on a GPU, and compares what they return.
 macro_rules! agree {
     (|$b:ident| $body:expr) => {{
         let want: Vec<u32> = {
@@ -34,6 +37,11 @@ macro_rules! agree {
                 $b.threads()
             );
         }
+        #[cfg(feature = "cuda")]
+        crate::gpu::in_both_orders(|$b| {
+            let got: Vec<u32> = $body;
+            assert!(got == want, "the GPU differs from the reference");
+        });
     }};
 }
 
