@@ -207,6 +207,26 @@ pub enum Error {
         #[source]
         source: Foreign,
     },
+    /// There is no such device, or it cannot be used.
+    #[error("{device}: {problem}")]
+    NoDevice {
+        /// Kind of device.
+        device: &'static str,
+        /// What is missing.
+        problem: &'static str,
+        /// The driver's own account.
+        #[source]
+        source: Option<Foreign>,
+    },
+    /// A device's driver reports a failure. After a failed launch the device may be lost to the program.
+    #[error("{op}: the device's driver failed")]
+    Device {
+        /// Operation or kernel that failed.
+        op: &'static str,
+        /// The driver's own account.
+        #[source]
+        source: Foreign,
+    },
     /// An error of somebody else's generator, reward model or weight source.
     #[error("{0}")]
     Foreign(Foreign),

@@ -26,6 +26,9 @@ pub mod codes;
 pub mod combine;
 #[cfg(feature = "alloc")]
 pub mod cpu;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "kernel launches")]
+pub mod cuda;
 pub mod error;
 pub mod generator;
 #[cfg(all(any(doc, doctest), feature = "testing"))]

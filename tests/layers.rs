@@ -40,6 +40,12 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "cuda",
+        &[
+            "error", "math", "rng", "prompt", "codes", "image", "quant", "ops",
+        ],
+    ),
+    (
         "model",
         &[
             "error",

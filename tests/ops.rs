@@ -35,7 +35,10 @@ fn cpus() -> &'static [Cpu] {
     })
 }
 
-/// Runs the same lines on the reference and on every CPU device, and compares what they return.
+#[cfg(feature = "cuda")]
+mod gpu;
+
+/// Runs the same lines on the reference, on every CPU device and on a GPU, and compares what they return.
 macro_rules! agree {
     (|$b:ident| $body:expr) => {{
         let want: Vec<u32> = {
@@ -51,6 +54,11 @@ macro_rules! agree {
                 $b.instructions()
             );
         }
+        #[cfg(feature = "cuda")]
+        crate::gpu::in_both_orders(|$b| {
+            let got: Vec<u32> = $body;
+            assert!(got == want, "the GPU differs from the reference");
+        });
     }};
 }
 

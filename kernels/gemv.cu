@@ -1,0 +1,411 @@
+// Products of a weight matrix with activation rows: y[m, n] (+)= x[m, k] wT + bias.
+//
+// Layout of the weights: outputs stand in strips of 32, one a lane; inputs in blocks of 32. A lane's block is one to
+// eight pieces of 16 bytes, and the same piece of a strip's 32 lanes is 512 bytes in a row:
+//   w[strip][block][piece][lane] of 16 bytes, scales[strip][block][lane] of half precision.
+// So every load of a warp is 512 bytes without a gap, and what a thread gets is its own output's next weights. Missing
+// outputs and inputs are zeros. Pieces of a block: 8 for F32, 4 for BF16, 2 for Q8_0, 1 for Q4_0.
+//
+// A block of threads owns one strip and R rows. F32 activations: a warp takes 256 inputs, the length of a sum from
+// zero upwards, and the sums of 8 warps are added in the order of the inputs. A8: terms of 32 inputs are exact
+// integers; they are added in the order of the inputs. Neither order knows the other rows, so a row's bits do not
+// depend on its batch, and they are those of ops::gemm.
+//
+// Bound: the weights, read once for every R rows: 4, 2, 1.06 or 0.56 bytes each. Compute capability 8.0.
+#include "common.cuh"
+
+struct F32 {
+    enum : u32 { PIECES = 8 };
+    static DEVICE void load(const uint4* w, const u16*, f32 (&v)[32])
+    {
+#pragma unroll
+        for (u32 p = 0; p < 8; p++) {
+            const uint4 b = w[p * 32];
+            v[4 * p] = __uint_as_float(b.x);
+            v[4 * p + 1] = __uint_as_float(b.y);
+            v[4 * p + 2] = __uint_as_float(b.z);
+            v[4 * p + 3] = __uint_as_float(b.w);
+        }
+    }
+    static DEVICE f32 element(const u8* w, const u16*, u32 t)
+    {
+        return ((const f32*)(w + t / 4 * 512))[t % 4];
+    }
+};
+
+struct Bf16 {
+    enum : u32 { PIECES = 4 };
+    static DEVICE void load(const uint4* w, const u16*, f32 (&v)[32])
+    {
+#pragma unroll
+        for (u32 p = 0; p < 4; p++) {
+            const uint4 b = w[p * 32];
+            const u32 words[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) {
+                v[8 * p + 2 * i] = from_bf16(words[i]);
+                v[8 * p + 2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+            }
+        }
+    }
+    static DEVICE f32 element(const u8* w, const u16*, u32 t)
+    {
+        return from_bf16(((const u16*)(w + t / 8 * 512))[t % 8]);
+    }
+};
+
+struct Q8 {
+    enum : u32 { PIECES = 2 };
+    static DEVICE void load(const uint4* w, const u16* scale, f32 (&v)[32])
+    {
+        const f32 s = from_f16(*scale);
+#pragma unroll
+        for (u32 p = 0; p < 2; p++) {
+            const uint4 b = w[p * 32];
+            const u32 words[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (u32 i = 0; i < 16; i++)
+                v[16 * p + i] = s * (f32)((i32)(words[i / 4] << (24 - i % 4 * 8)) >> 24);
+        }
+    }
+    static DEVICE f32 element(const u8* w, const u16* scale, u32 t)
+    {
+        return from_f16(*scale) * (f32)(i32)((const i8*)(w + t / 16 * 512))[t % 16];
+    }
+    // The exact product of two blocks.
+    static DEVICE i32 dot(const uint4* w, const uint4* x, i32)
+    {
+        i32 sum = 0;
+#pragma unroll
+        for (u32 p = 0; p < 2; p++) {
+            const uint4 a = w[p * 32], b = x[p];
+            sum = __dp4a((i32)a.x, (i32)b.x, sum);
+            sum = __dp4a((i32)a.y, (i32)b.y, sum);
+            sum = __dp4a((i32)a.z, (i32)b.z, sum);
+            sum = __dp4a((i32)a.w, (i32)b.w, sum);
+        }
+        return sum;
+    }
+};
+
+struct Q4 {
+    enum : u32 { PIECES = 1 };
+    static DEVICE void load(const uint4* w, const u16* scale, f32 (&v)[32])
+    {
+        const f32 s = from_f16(*scale);
+        const uint4 b = *w;
+        const u32 words[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (u32 i = 0; i < 32; i++)
+            v[i] = s * (f32)((i32)(words[i / 4 % 4] >> (i % 4 * 8 + i / 16 * 4) & 15) - 8);
+    }
+    static DEVICE f32 element(const u8* w, const u16* scale, u32 t)
+    {
+        return from_f16(*scale) * (f32)((i32)(w[t % 16] >> (t / 16 * 4) & 15) - 8);
+    }
+    // Nibbles are 8 too large: `sum` is that of the activations.
+    static DEVICE i32 dot(const uint4* w, const uint4* x, i32 sum)
+    {
+        const uint4 a = *w, low = x[0], high = x[1];
+        const u32 w4[4] = {a.x, a.y, a.z, a.w};
+        const u32 lows[4] = {low.x, low.y, low.z, low.w}, highs[4] = {high.x, high.y, high.z, high.w};
+        sum *= -8;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            sum = __dp4a((i32)(w4[i] & 0x0f0f0f0fu), (i32)lows[i], sum);
+            sum = __dp4a((i32)(w4[i] >> 4 & 0x0f0f0f0fu), (i32)highs[i], sum);
+        }
+        return sum;
+    }
+};
+
+#define WARPS 8
+#define SUM_BLOCK 256
+
+// y = sum + bias, or y + (sum + bias).
+DEVICE void finish(f32* y, const f32* bias, u32 has_bias, u32 accumulate, u64 at, u32 j, f32 sum)
+{
+    sum += has_bias ? bias[j] : 0.0f;
+    y[at] = accumulate ? y[at] + sum : sum;
+}
+
+template <class W, u32 R>
+DEVICE void product(f32* y, const f32* x, const uint4* w, const u16* scales, const f32* bias, u32 m, u32 n, u32 k,
+                    u32 has_bias, u32 accumulate)
+{
+    // The row count bounds the shared memory: 8 KB a row.
+    __shared__ f32 inputs[WARPS][R][SUM_BLOCK];
+    __shared__ f32 parts[WARPS][R][32];
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 blocks = (k + 31) / 32, sums = (k + SUM_BLOCK - 1) / SUM_BLOCK, first = blockIdx.x * R;
+    f32 total = 0.0f;
+    for (u32 base = 0; base < sums; base += WARPS) {
+        const u32 own = base + warp;
+        if (own < sums) {
+#pragma unroll
+            for (u32 r = 0; r < R; r++) {
+                const f32* row = x + (u64)(first + r < m ? first + r : m - 1) * k;
+                for (u32 i = lane; i < SUM_BLOCK; i += 32) {
+                    const u32 t = own * SUM_BLOCK + i;
+                    inputs[warp][r][i] = t < k ? row[t] : 0.0f;
+                }
+            }
+            __syncwarp();
+            f32 part[R];
+#pragma unroll
+            for (u32 r = 0; r < R; r++)
+                part[r] = 0.0f;
+            const u32 end = min(blocks - own * (SUM_BLOCK / 32), SUM_BLOCK / 32);
+            for (u32 b = 0; b < end; b++) {
+                const u64 at = (u64)blockIdx.y * blocks + own * (SUM_BLOCK / 32) + b;
+                f32 v[32];
+                W::load(w + at * W::PIECES * 32 + lane, scales + at * 32 + lane, v);
+#pragma unroll
+                for (u32 r = 0; r < R; r++) {
+                    const float4* in = (const float4*)&inputs[warp][r][b * 32];
+#pragma unroll
+                    for (u32 q = 0; q < 8; q++) {
+                        const float4 four = in[q];
+                        part[r] += four.x * v[4 * q];
+                        part[r] += four.y * v[4 * q + 1];
+                        part[r] += four.z * v[4 * q + 2];
+                        part[r] += four.w * v[4 * q + 3];
+                    }
+                }
+            }
+#pragma unroll
+            for (u32 r = 0; r < R; r++)
+                parts[warp][r][lane] = part[r];
+        }
+        __syncthreads();
+        if (warp < R)
+            for (u32 p = 0; p < min(sums - base, WARPS); p++)
+                total += parts[p][warp][lane];
+        __syncthreads();
+    }
+    const u32 j = blockIdx.y * 32 + lane, row = first + warp;
+    if (warp < R && row < m && j < n)
+        finish(y, bias, has_bias, accumulate, (u64)row * n + j, j, total);
+}
+
+#define PRODUCT(NAME, W, R)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256) NAME(                                                            \
+        f32* __restrict__ y,            /* [m, n] */                                                                   \
+        const f32* __restrict__ x,      /* [m, k] */                                                                   \
+        const uint4* __restrict__ w,    /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
+        const u16* __restrict__ scales, /* [n / 32, k / 32, 32] half precision; unused where W has none */             \
+        const f32* __restrict__ bias,   /* [n], where has_bias */                                                      \
+        u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)                                                             \
+    {                                                                                                                  \
+        product<W, R>(y, x, w, scales, bias, m, n, k, has_bias, accumulate);                                           \
+    }
+
+PRODUCT(product_f32_1, F32, 1)
+PRODUCT(product_f32_4, F32, 4)
+PRODUCT(product_bf16_1, Bf16, 1)
+PRODUCT(product_bf16_4, Bf16, 4)
+PRODUCT(product_q8_1, Q8, 1)
+PRODUCT(product_q8_4, Q8, 4)
+PRODUCT(product_q4_1, Q4, 1)
+PRODUCT(product_q4_4, Q4, 4)
+
+// Activations in 8 bits, see quant::quantise_a8. A warp takes one block of 32, a lane an element.
+extern "C" __global__ void __launch_bounds__(256) round_a8(
+    u8* __restrict__ levels,       // [m, k] signed bytes
+    uint2* __restrict__ scales,    // [m, k / 32]: the scale's bits, and the sum of the levels
+    const f32* __restrict__ x,     // [m, k]
+    u64 len)                       // m · k
+{
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const f32 v = i < len ? x[i] : 0.0f;
+    u32 largest = __float_as_uint(v) & 0x7fffffffu;
+#pragma unroll
+    for (u32 step = 16; step > 0; step /= 2)
+        largest = max(largest, __shfl_xor_sync(ALL, largest, step));
+    const f32 most = __uint_as_float(largest), scale = most / 127.0f;
+    const bool bad = largest >= 0x7f800000u, zero = scale < 1.17549435e-38f;
+    i32 level = 0;
+    if (!bad && !zero)
+        level = (i32)(__float_as_uint(v * (127.0f / most) + 12582912.0f) << 24) >> 24;
+    i32 sum = level;
+#pragma unroll
+    for (u32 step = 16; step > 0; step /= 2)
+        sum += __shfl_xor_sync(ALL, sum, step);
+    if (i < len) {
+        levels[i] = (u8)level;
+        if (threadIdx.x % 32 == 0)
+            scales[i / 32] = make_uint2(bad ? 0x7fc00000u : zero ? 0u : __float_as_uint(scale), (u32)sum);
+    }
+}
+
+// Blocks of 32 inputs that a warp takes in one turn.
+#define TURN 4
+
+template <class W, u32 R>
+DEVICE void integer_product(f32* y, const uint4* x, const uint2* x_scales, const uint4* w, const u16* scales,
+                            const f32* bias, u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)
+{
+    __shared__ f32 terms[WARPS * TURN][R][32];
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 blocks = k / 32, first = blockIdx.x * R;
+    f32 total = 0.0f;
+    for (u32 base = 0; base < blocks; base += WARPS * TURN) {
+        for (u32 t = 0; t < TURN; t++) {
+            const u32 b = base + warp * TURN + t;
+            if (b >= blocks)
+                break;
+            const u64 at = (u64)blockIdx.y * blocks + b;
+            const f32 w_scale = from_f16(scales[at * 32 + lane]);
+#pragma unroll
+            for (u32 r = 0; r < R; r++) {
+                const u64 in = (u64)(first + r < m ? first + r : m - 1) * blocks + b;
+                const uint2 side = x_scales[in];
+                const i32 dot = W::dot(w + at * W::PIECES * 32 + lane, x + in * 2, (i32)side.y);
+                terms[warp * TURN + t][r][lane] = (f32)dot * w_scale * __uint_as_float(side.x);
+            }
+        }
+        __syncthreads();
+        if (warp < R)
+            for (u32 t = 0; t < min(blocks - base, WARPS * TURN); t++)
+                total += terms[t][warp][lane];
+        __syncthreads();
+    }
+    const u32 j = blockIdx.y * 32 + lane, row = first + warp;
+    if (warp < R && row < m && j < n)
+        finish(y, bias, has_bias, accumulate, (u64)row * n + j, j, total);
+}
+
+#define INTEGER_PRODUCT(NAME, W, R)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(256) NAME(                                                            \
+        f32* __restrict__ y,               /* [m, n] */                                                                \
+        const uint4* __restrict__ x,       /* [m, k] signed bytes */                                                   \
+        const uint2* __restrict__ x_scales,/* [m, k / 32]: scale, sum of the bytes */                                  \
+        const uint4* __restrict__ w,       /* [n / 32, k / 32, pieces, 32] of 16 bytes */                              \
+        const u16* __restrict__ scales,    /* [n / 32, k / 32, 32] half precision */                                   \
+        const f32* __restrict__ bias,      /* [n], where has_bias */                                                   \
+        u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)                                                             \
+    {                                                                                                                  \
+        integer_product<W, R>(y, x, x_scales, w, scales, bias, m, n, k, has_bias, accumulate);                         \
+    }
+
+INTEGER_PRODUCT(integer_product_q8_1, Q8, 1)
+INTEGER_PRODUCT(integer_product_q8_4, Q8, 4)
+INTEGER_PRODUCT(integer_product_q4_1, Q4, 1)
+INTEGER_PRODUCT(integer_product_q4_4, Q4, 4)
+
+// Canonical rows into the layout: a thread makes one piece of 16 bytes of one row's block.
+template <u32 PIECES> DEVICE bool place(u32 at, u32 rows, u32 k, u32& r, u32& b, u32& p, u64& to)
+{
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 blocks = (k + 31) / 32;
+    const u64 block = i / PIECES;
+    p = (u32)(i % PIECES);
+    r = (u32)(block / blocks);
+    b = (u32)(block % blocks);
+    if (r >= rows)
+        return false;
+    to = ((u64)((at + r) / 32) * blocks + b) * 32;
+    return true;
+}
+
+extern "C" __global__ void __launch_bounds__(256) pack_f32(
+    uint4* __restrict__ w,           // the layout above
+    const u32* __restrict__ source,  // [rows, k] bits of floats
+    u32 at, u32 rows, u32 k)
+{
+    u32 r, b, p;
+    u64 to;
+    if (!place<8>(at, rows, k, r, b, p, to))
+        return;
+    u32 v[4];
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        const u32 t = b * 32 + p * 4 + i;
+        v[i] = t < k ? source[(u64)r * k + t] : 0;
+    }
+    w[to * 8 + p * 32 + (at + r) % 32] = make_uint4(v[0], v[1], v[2], v[3]);
+}
+
+extern "C" __global__ void __launch_bounds__(256) pack_bf16(
+    uint4* __restrict__ w,           // the layout above
+    const u16* __restrict__ source,  // [rows, k] upper halves of floats
+    u32 at, u32 rows, u32 k)
+{
+    u32 r, b, p;
+    u64 to;
+    if (!place<4>(at, rows, k, r, b, p, to))
+        return;
+    u32 v[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) {
+        const u32 t = b * 32 + p * 8 + i;
+        v[i / 2] |= (t < k ? (u32)source[(u64)r * k + t] : 0) << (i % 2 * 16);
+    }
+    w[to * 4 + p * 32 + (at + r) % 32] = make_uint4(v[0], v[1], v[2], v[3]);
+}
+
+// Blocks are an even number of bytes with the scale in the first two.
+template <u32 PIECES> DEVICE void pack_blocks(uint4* w, u16* scales, const u16* source, u32 at, u32 rows, u32 k)
+{
+    u32 r, b, p;
+    u64 to;
+    if (!place<PIECES>(at, rows, k, r, b, p, to))
+        return;
+    const u16* block = source + ((u64)r * (k / 32) + b) * (1 + PIECES * 8);
+    u32 v[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
+        v[i / 2] |= (u32)block[1 + p * 8 + i] << (i % 2 * 16);
+    w[to * PIECES + p * 32 + (at + r) % 32] = make_uint4(v[0], v[1], v[2], v[3]);
+    if (p == 0)
+        scales[to + (at + r) % 32] = block[0];
+}
+
+extern "C" __global__ void __launch_bounds__(256) pack_q8(
+    uint4* __restrict__ w, u16* __restrict__ scales,  // the layout above
+    const u16* __restrict__ source,                   // [rows, k / 32] blocks of 34 bytes
+    u32 at, u32 rows, u32 k)
+{
+    pack_blocks<2>(w, scales, source, at, rows, k);
+}
+
+extern "C" __global__ void __launch_bounds__(256) pack_q4(
+    uint4* __restrict__ w, u16* __restrict__ scales,  // the layout above
+    const u16* __restrict__ source,                   // [rows, k / 32] blocks of 18 bytes
+    u32 at, u32 rows, u32 k)
+{
+    pack_blocks<1>(w, scales, source, at, rows, k);
+}
+
+// out[r, t] = w[index[r], t]; an index outside the matrix gives zeros. One thread an element.
+template <class W>
+DEVICE void gather(f32* out, const u32* index, const u8* w, const u16* scales, u32 rows, u32 n, u32 k)
+{
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u64 r = i / k;
+    if (r >= rows)
+        return;
+    const u32 t = (u32)(i % k), j = index[r], blocks = (k + 31) / 32;
+    f32 v = 0.0f;
+    if (j < n) {
+        const u64 at = (u64)(j / 32) * blocks + t / 32;
+        v = W::element(w + (at * W::PIECES * 32 + j % 32) * 16, scales + at * 32 + j % 32, t % 32);
+    }
+    out[i] = v;
+}
+
+#define GATHER(NAME, W)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(256) NAME(                                                            \
+        f32* __restrict__ out,          /* [rows, k] */                                                                \
+        const u32* __restrict__ index,  /* [rows] */                                                                   \
+        const u8* __restrict__ w,       /* [n, k] in the layout above */                                               \
+        const u16* __restrict__ scales, /* its scales; unused where W has none */                                      \
+        u32 rows, u32 n, u32 k)                                                                                        \
+    {                                                                                                                  \
+        gather<W>(out, index, w, scales, rows, n, k);                                                                  \
+    }
+
+GATHER(gather_rows_f32, F32)
+GATHER(gather_rows_bf16, Bf16)
+GATHER(gather_rows_q8, Q8)
+GATHER(gather_rows_q4, Q4)

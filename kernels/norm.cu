@@ -1,0 +1,210 @@
+// Norms, gates and activations over rows.
+//
+// A row is summed by half a warp: 16 lanes side by side over the row, then the lanes from first to last, which is the
+// order of ops::norm. A block of 256 threads takes 16 rows, or heads. Group norm: a block takes one group of one
+// picture. Bound: every element read two to three times (once from memory, then from the caches) and written once.
+// Compute capability 8.0.
+#include "common.cuh"
+
+// The row of this half warp; the last one again where there are fewer, so that all lanes meet at every shuffle.
+DEVICE u64 own_row() { return (u64)blockIdx.x * 16 + threadIdx.x / 16; }
+
+DEVICE f32 scale_of(f32 variance, f32 eps) { return 1.0f / root(variance + eps); }
+
+// y = (x - mean) / sqrt(variance + eps) * weight + bias, of one row by one half warp.
+DEVICE void layer(f32* y, const f32* x, const f32* weight, const f32* bias, u32 width, f32 eps, bool write)
+{
+    const f32 mean = lane_sum(width, [=](u32 i) { return x[i]; }) / (f32)width;
+    const f32 variance = lane_sum(width, [=](u32 i) { return (x[i] - mean) * (x[i] - mean); }) / (f32)width;
+    const f32 scale = scale_of(variance, eps);
+    if (write)
+        for (u32 i = threadIdx.x % 16; i < width; i += 16)
+            y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+extern "C" __global__ void __launch_bounds__(256) layer_norm(
+    f32* __restrict__ y,             // [rows, width]
+    const f32* __restrict__ x,       // [rows, width]
+    const f32* __restrict__ weight,  // [width]
+    const f32* __restrict__ bias,    // [width]
+    u32 rows, u32 width, f32 eps)
+{
+    const u64 row = own_row(), at = min(row, (u64)rows - 1) * width;
+    layer(y + at, x + at, weight, bias, width, eps, row < rows);
+}
+
+extern "C" __global__ void __launch_bounds__(256) rms_norm(
+    f32* __restrict__ y,             // [rows, width]
+    const f32* __restrict__ x,       // [rows, width]
+    const f32* __restrict__ weight,  // [width]
+    u32 rows, u32 width, f32 eps)
+{
+    const u64 row = own_row(), at = min(row, (u64)rows - 1) * width;
+    x += at;
+    const f32 squares = lane_sum(width, [=](u32 i) { return x[i] * x[i]; });
+    const f32 scale = scale_of(squares / (f32)width, eps);
+    if (row < rows)
+        for (u32 i = threadIdx.x % 16; i < width; i += 16)
+            y[at + i] = x[i] * scale * weight[i];
+}
+
+extern "C" __global__ void __launch_bounds__(256) head_norm(
+    f32* x,                          // [rows, stride], in place
+    const f32* __restrict__ weight,  // [head_dim]
+    const f32* __restrict__ bias,    // [head_dim]
+    u32 rows, u32 heads, u32 head_dim, u32 stride, u32 offset, f32 eps)
+{
+    const u64 own = own_row(), all = (u64)rows * heads, head = min(own, all - 1);
+    f32* at = x + head / heads * stride + offset + head % heads * head_dim;
+    layer(at, at, weight, bias, head_dim, eps, own < all);
+}
+
+// Pixels of one partial sum of group norm, and channels that are summed side by side here.
+#define PIXELS 64
+#define PARTS 1024
+
+// The sum of f over the group's channels and a picture's pixels: for each channel 64 pixels, then the next 64; then
+// the channels from first to last. `from` is the group's first channel.
+template <class F> DEVICE f32 group_sum(u32 pixels, u32 width, F f)
+{
+    __shared__ f32 parts[PARTS];
+    __shared__ f32 result;
+    const u32 blocks = (pixels + PIXELS - 1) / PIXELS;
+    f32 total = 0.0f;
+    for (u32 from = 0; from < width; from += 256) {
+        const u32 channels = min(width - from, 256u), together = PARTS / channels;
+        f32 sum = 0.0f;
+        for (u32 base = 0; base < blocks; base += together) {
+            const u32 now = min(blocks - base, together);
+            for (u32 i = threadIdx.x; i < now * channels; i += blockDim.x) {
+                const u32 c = from + i % channels, first = (base + i / channels) * PIXELS;
+                const u32 end = min(pixels, first + PIXELS);
+                f32 part = 0.0f;
+                for (u32 p = first; p < end; p++)
+                    part += f(p, c);
+                parts[i] = part;
+            }
+            __syncthreads();
+            if (threadIdx.x < channels)
+                for (u32 b = 0; b < now; b++)
+                    sum += parts[b * channels + threadIdx.x];
+            __syncthreads();
+        }
+        if (threadIdx.x < channels)
+            parts[threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.x == 0)
+            for (u32 c = 0; c < channels; c++)
+                total += parts[c];
+        __syncthreads();
+    }
+    if (threadIdx.x == 0)
+        result = total;
+    __syncthreads();
+    total = result;
+    __syncthreads();
+    return total;
+}
+
+extern "C" __global__ void __launch_bounds__(256) group_norm(
+    f32* __restrict__ y,             // [images, pixels, channels]
+    const f32* __restrict__ x,       // [images, pixels, channels]
+    const f32* __restrict__ weight,  // [channels]
+    const f32* __restrict__ bias,    // [channels]
+    u32 pixels, u32 channels, u32 groups, f32 eps, u32 swish)
+{
+    const u32 width = channels / groups, first = blockIdx.x % groups * width;
+    const u64 at = (u64)(blockIdx.x / groups) * pixels * channels + first;
+    x += at;
+    y += at;
+    const f32 count = (f32)(pixels * width);
+    const f32 mean = group_sum(pixels, width, [=](u32 p, u32 c) { return x[(u64)p * channels + c]; }) / count;
+    const f32 squares = group_sum(pixels, width, [=](u32 p, u32 c) {
+        const f32 off = x[(u64)p * channels + c] - mean;
+        return off * off;
+    });
+    const f32 scale = scale_of(squares / count, eps);
+    for (u64 i = threadIdx.x; i < (u64)pixels * width; i += blockDim.x) {
+        const u32 c = (u32)(i % width);
+        const u64 to = i / width * channels + c;
+        const f32 v = (x[to] - mean) * scale * weight[first + c] + bias[first + c];
+        y[to] = swish ? silu(v) : v;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) add(
+    f32* __restrict__ y,        // [len], in place
+    const f32* __restrict__ x,  // [len]
+    u64 len)
+{
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < len)
+        y[i] += x[i];
+}
+
+// math::erf.
+DEVICE f32 error_function(f32 x)
+{
+    const f32 a = fabsf(x);
+    if (a < 1.0f) {
+        const f32 z = x * x;
+        f32 p = 1.0589372e-06f;
+        p = p * z - 1.3909336e-05f;
+        p = p * z + 0.00011956562f;
+        p = p * z - 0.0008542638f;
+        p = p * z + 0.0052237837f;
+        p = p * z - 0.026866132f;
+        p = p * z + 0.11283791f;
+        p = p * z - 0.37612638f;
+        p = p * z + 1.1283792f;
+        return x * p;
+    }
+    const f32 t = 1.0f / (1.0f + 0.5f * a);
+    f32 p = 0.056395818f;
+    p = p * t - 0.10326314f;
+    p = p * t - 0.09009489f;
+    p = p * t + 0.1937434f;
+    p = p * t + 0.118313156f;
+    p = p * t + 0.2632769f;
+    p = p * t + 0.27962542f;
+    p = p * t + 0.2822497f;
+    const f32 y = 1.0f - p * t * exponential(-(a * a));
+    return x < 0.0f ? -y : y;
+}
+
+// Activations by number, as the launcher names them.
+template <u32 KIND> DEVICE f32 activation(f32 x)
+{
+    if (KIND == 0)
+        return 0.5f * x * (1.0f + hyperbolic_tangent(0.7978846f * (x + 0.044715f * x * x * x)));
+    if (KIND == 1)
+        return 0.5f * x * (1.0f + error_function(x * 0.70710677f));
+    if (KIND == 2)
+        return silu(x);
+    return x > 0.0f ? x : 0.0f;
+}
+
+#define ACTIVATION(NAME, KIND)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(256) activate_##NAME(                                                 \
+        f32* x, /* [len], in place */                                                                                  \
+        u64 len)                                                                                                       \
+    {                                                                                                                  \
+        const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;                                                      \
+        if (i < len)                                                                                                   \
+            x[i] = activation<KIND>(x[i]);                                                                             \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256) gate_##NAME(                                                     \
+        f32* __restrict__ y,       /* [rows, width]: activation(gate) * value */                                       \
+        const f32* __restrict__ x, /* [rows, 2, width]: gate, value */                                                 \
+        u32 rows, u32 width)                                                                                           \
+    {                                                                                                                  \
+        const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;                                                      \
+        const u64 row = i / width, c = i % width;                                                                      \
+        if (row < rows)                                                                                                \
+            y[i] = activation<KIND>(x[2 * row * width + c]) * x[(2 * row + 1) * width + c];                            \
+    }
+
+ACTIVATION(gelu_tanh, 0)
+ACTIVATION(gelu_erf, 1)
+ACTIVATION(silu, 2)
+ACTIVATION(relu, 3)

@@ -1,0 +1,310 @@
+//! The GPU as a device: what `tests/ops.rs` does not ask. Without a GPU its kernels are interpreted.
+#![cfg(feature = "cuda")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod bundled {
+    pub mod drawing;
+    pub mod files;
+}
+mod gpu;
+
+use bundled::drawing::Drawing;
+use maquette::cpu::Cpu;
+use maquette::cuda::Device;
+use maquette::generator::{Needs, Views};
+use maquette::model::show_o::ShowOOptions;
+use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::ops::{Backend, Reference};
+use maquette::quant::{Format, QuantMatrix};
+use maquette::{CandidateId, Code, Error, Generator, Prompt, rng};
+
+fn numbers(len: usize, seed: u32) -> Vec<f32> {
+    let word = |i: usize| rng::philox([seed, 1], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
+    (0..len)
+        .map(|i| rng::open_unit(word(i)) * 4.0 - 2.0)
+        .collect()
+}
+
+/// A matrix of random numbers in a format, and the rows of a product with it.
+fn product<B: Backend>(b: &B, s: GemmShape, format: Format, rows: &[f32]) -> Vec<u32> {
+    let data = numbers(s.n * s.k, 1);
+    let mut bytes = vec![0; format.bytes(s.n, s.k).unwrap()];
+    format.quantise(&data, &mut bytes);
+    let w = match format {
+        Format::F32 => QuantMatrix::f32(s.n, s.k, &data),
+        _ => QuantMatrix::from_bytes(format, s.n, s.k, &bytes),
+    };
+    let w = b.pack(&w.unwrap()).unwrap();
+    let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
+    b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
+    b.gemm(s, &x, &w, None, &mut y).unwrap();
+    let mut out = vec![0.0_f32; s.m * s.n];
+    b.read(&y, 0, &mut out).unwrap();
+    out.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn small_products_have_the_bits_of_the_reference_in_every_format() {
+    for format in Format::ALL {
+        for activations in [Activations::F32, Activations::A8] {
+            // Around a strip of outputs, a tile of rows, a sum's and a turn's length.
+            for (m, n, k) in [
+                (1, 1, 32),
+                (1, 33, 256),
+                (2, 31, 288),
+                (5, 65, 1056),
+                (4, 32, 2080),
+            ] {
+                let s = GemmShape {
+                    activations,
+                    ..GemmShape::new(m, n, k)
+                };
+                let rows = numbers(m * k, 2);
+                let want = product(&Reference, s, format, &rows);
+                gpu::in_both_orders(|device| {
+                    let got = product(device, s, format, &rows);
+                    assert!(got == want, "{format:?}, {s:?}");
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_at_any_number_of_rows() {
+    let device = gpu::device();
+    let (n, k) = (40, 288);
+    let rows = numbers(1000 * k, 2);
+    for (format, activations) in [
+        (Format::F32, Activations::F32),
+        (Format::Bf16, Activations::F32),
+        (Format::Q8_0, Activations::F32),
+        (Format::Q8_0, Activations::A8),
+        (Format::Q4_0, Activations::F32),
+        (Format::Q4_0, Activations::A8),
+    ] {
+        let of = |m| {
+            let s = GemmShape {
+                activations,
+                ..GemmShape::new(m, n, k)
+            };
+            product(&device, s, format, &rows)
+        };
+        let all = of(1000);
+        for m in [1, 2, 20, 64, 65] {
+            assert!(
+                of(m) == all[..m * n],
+                "{m} rows, {format:?}, {activations:?}"
+            );
+        }
+    }
+}
+
+/// Figures of the products' access patterns, as they are checked in. `MAQUETTE_COUNTERS=write` writes them anew.
+#[test]
+fn products_access_memory_as_recorded() {
+    use std::fmt::Write;
+    let device = gpu::device();
+    let (n, k) = (64, 2048);
+    let mut table = "format\tactivations\trows\tlane instructions a weight\tuseful of sector bytes\tbank conflicts\n".to_owned();
+    for format in Format::ALL {
+        for activations in [Activations::F32, Activations::A8] {
+            if activations == Activations::A8 && format.block() == 1 {
+                continue;
+            }
+            for m in [1, 4] {
+                let data = numbers(n * k, 1);
+                let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+                format.quantise(&data, &mut bytes);
+                let w = match format {
+                    Format::F32 => QuantMatrix::f32(n, k, &data),
+                    _ => QuantMatrix::from_bytes(format, n, k, &bytes),
+                };
+                let w = device.pack(&w.unwrap()).unwrap();
+                let (x, mut y) = (device.zeros(m * k).unwrap(), device.zeros(m * n).unwrap());
+                let s = GemmShape {
+                    activations,
+                    ..GemmShape::new(m, n, k)
+                };
+                let counters = gpu::counted(|| device.gemm(s, &x, &w, None, &mut y).unwrap());
+                let Some([_, lanes, useful, sectors, _, conflicts]) = counters else {
+                    return;
+                };
+                writeln!(
+                    table,
+                    "{}\t{}\t{m}\t{:.3}\t{:.4}\t{conflicts}",
+                    format.name(),
+                    activations.name(),
+                    lanes as f64 / (n * k) as f64,
+                    useful as f64 / sectors as f64,
+                )
+                .unwrap();
+            }
+        }
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/counters.tsv");
+    if std::env::var_os("MAQUETTE_COUNTERS").is_some_and(|v| v == "write") {
+        std::fs::write(file, &table).unwrap();
+    }
+    let recorded = std::fs::read_to_string(file).unwrap();
+    assert!(table == recorded, "recorded:\n{recorded}\nnow:\n{table}");
+}
+
+#[test]
+fn rows_may_be_put_in_any_order_and_portion() {
+    let device = gpu::device();
+    for format in Format::ALL {
+        let (n, k) = (70, 64);
+        let data = numbers(n * k, 1);
+        let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+        format.quantise(&data, &mut bytes);
+        let row = format.bytes(1, k).unwrap();
+        let part = |from: usize, to: usize| match format {
+            Format::F32 => QuantMatrix::f32(to - from, k, &data[from * k..to * k]),
+            _ => QuantMatrix::from_bytes(format, to - from, k, &bytes[from * row..to * row]),
+        };
+        let mut matrix = device.matrix(format, n, k).unwrap();
+        for (from, to) in [(33, 70), (0, 1), (1, 33)] {
+            device
+                .put(&mut matrix, from, &part(from, to).unwrap())
+                .unwrap();
+        }
+        assert!(device.put(&mut matrix, 1, &part(0, n).unwrap()).is_err());
+        let s = GemmShape::new(3, n, k);
+        let rows = numbers(3 * k, 2);
+        let (mut x, mut y) = (device.zeros(3 * k).unwrap(), device.zeros(3 * n).unwrap());
+        device.write(&mut x, 0, &rows).unwrap();
+        device.gemm(s, &x, &matrix, None, &mut y).unwrap();
+        let mut out = vec![0.0_f32; 3 * n];
+        device.read(&y, 0, &mut out).unwrap();
+        let out: Vec<u32> = out.into_iter().map(f32::to_bits).collect();
+        assert!(out == product(&Reference, s, format, &rows), "{format:?}");
+    }
+}
+
+fn drawn<B: Backend>(backend: B, format: Format, prompt: &str) -> Vec<Code> {
+    let drawing = Drawing::load(backend, format);
+    let mut options = ShowOOptions::default();
+    (options.steps, options.candidates, options.batch) = (2, 2, 2);
+    let mut session = drawing.session(options);
+    let mut ids = [CandidateId::default(); 2];
+    session
+        .start(&Prompt::new(prompt), &[3, 4], &mut ids)
+        .unwrap();
+    session.step(&ids).unwrap();
+    session.step(&ids).unwrap();
+    let mut codes = vec![0; 128];
+    session
+        .observe(&ids, Needs::CODES, &mut Views::codes(&mut codes))
+        .unwrap();
+    codes
+}
+
+#[test]
+fn a_picture_has_the_codes_of_the_cpu() {
+    for format in [Format::F32, Format::Q8_0] {
+        let prompt = "a photo of a red car";
+        let want = drawn(Cpu::new(), format, prompt);
+        assert_eq!(drawn(gpu::device(), format, prompt), want, "{format:?}");
+    }
+}
+
+#[test]
+fn memory_that_runs_out_is_an_error_and_the_device_goes_on() {
+    let device = gpu::device();
+    assert!(matches!(
+        device.zeros::<f32>(usize::MAX / 8),
+        Err(Error::OutOfMemory { .. })
+    ));
+    if !gpu::emulated() {
+        return;
+    }
+    // A product with rounded rows allocates: let each of its allocations fail in turn.
+    let s = GemmShape {
+        activations: Activations::A8,
+        ..GemmShape::new(2, 3, 32)
+    };
+    let data = numbers(96, 1);
+    let mut bytes = vec![0; Format::Q8_0.bytes(3, 32).unwrap()];
+    Format::Q8_0.quantise(&data, &mut bytes);
+    let w = QuantMatrix::q8_0(3, 32, &bytes).unwrap();
+    let run = |device: &Device| {
+        let matrix = device.pack(&w)?;
+        let (x, mut y) = (device.zeros(64)?, device.zeros(6)?);
+        device.gemm(s, &x, &matrix, None, &mut y)
+    };
+    let mut failures = 0;
+    for allowed in 0.. {
+        gpu::fail_allocations_after(allowed);
+        let result = run(&device);
+        gpu::fail_allocations_after(u64::MAX);
+        assert!(run(&device).is_ok(), "after failure {allowed}");
+        match result {
+            Ok(()) => break,
+            Err(Error::OutOfMemory { .. }) => failures += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(failures, 7);
+}
+
+#[test]
+fn drivers_and_gpus_that_are_too_old_are_named() {
+    let device = gpu::device();
+    assert!(device.capability() >= (8, 0) && !device.name().is_empty());
+    let (free, all) = device.memory().unwrap();
+    assert!(free <= all && all > 0);
+    if !gpu::emulated() {
+        return;
+    }
+    gpu::report(75, 12_040);
+    let old = Device::new(0).unwrap_err().to_string();
+    assert_eq!(
+        old,
+        format!(
+            "cuda: \"compute capability, times ten\" is 75, allowed is 80 to {}",
+            u64::MAX
+        )
+    );
+    gpu::report(80, 12_030);
+    let old = Device::new(0).unwrap_err().to_string();
+    assert!(old.starts_with("cuda: \"driver version\" is 12030, allowed is 12040"));
+    gpu::report(80, 12_040);
+    assert!(matches!(Device::new(1), Err(Error::NoDevice { .. })));
+}
+
+#[test]
+fn what_belongs_to_another_device_value_is_refused() {
+    let (one, other) = (gpu::device(), gpu::device());
+    let x = one.zeros::<f32>(4).unwrap();
+    let mut y = other.zeros::<f32>(4).unwrap();
+    for result in [
+        one.add(4, &x, &mut y),
+        other.copy(&x, 0, &mut y, 0, 1),
+        other.read(&x, 0, &mut [0.0]),
+    ] {
+        assert!(matches!(result, Err(Error::NoDevice { .. })), "{result:?}");
+    }
+}
+
+#[test]
+fn wrong_lengths_are_errors_and_not_panics() {
+    let b = gpu::device();
+    let s = GemmShape::new(2, 3, 4);
+    let w = b
+        .pack(&QuantMatrix::f32(3, 4, &[0.0; 12]).unwrap())
+        .unwrap();
+    let (x, mut y) = (b.zeros(8).unwrap(), b.zeros(6).unwrap());
+    assert!(b.gemm(s, &x, &w, None, &mut y).is_ok());
+    for s in [GemmShape { m: 3, ..s }, GemmShape { n: 2, ..s }] {
+        assert!(b.gemm(s, &x, &w, None, &mut y).is_err());
+    }
+    assert!(b.read(&x, 7, &mut [0.0; 2]).is_err());
+    assert!(b.write(&mut y, usize::MAX, &[0.0; 2]).is_err());
+    assert!(b.copy(&x, 0, &mut y, 0, 7).is_err());
+    assert!(b.read(&x, 8, &mut []).is_ok());
+    assert!(matches!(
+        b.matrix(Format::F32, usize::MAX / 64, 64),
+        Err(Error::Overflow { .. } | Error::OutOfMemory { .. })
+    ));
+}

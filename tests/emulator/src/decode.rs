@@ -1,0 +1,511 @@
+//! Statements of a kernel's body into instructions.
+
+mod arithmetic;
+mod text;
+
+use std::collections::BTreeMap;
+
+use self::text::{compare, immediate, kind, split};
+use crate::Result;
+use crate::program::{ALWAYS, Atomic, Cmp, Inst, Kernel, Op, Round, Shuffle, Space, Special, Type};
+
+/// Banks of registers: predicates, up to 32 bits, 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bank {
+    Pred,
+    Word,
+    Long,
+}
+
+/// No register.
+pub(crate) const NONE: u32 = u32::MAX;
+
+pub(crate) struct Decoder {
+    kernel: Kernel,
+    params: BTreeMap<String, usize>,
+    symbols: BTreeMap<String, usize>,
+    registers: BTreeMap<String, (Bank, u32)>,
+    /// The names outside each brace that is open: inside, a name may be declared again.
+    outside: Vec<BTreeMap<String, (Bank, u32)>>,
+    constants: BTreeMap<(bool, u64), u32>,
+    labels: BTreeMap<String, usize>,
+    jumps: Vec<(usize, String, u32)>,
+}
+
+impl Decoder {
+    pub(crate) fn new(
+        kernel: Kernel,
+        params: BTreeMap<String, usize>,
+        symbols: BTreeMap<String, usize>,
+    ) -> Self {
+        Self {
+            kernel,
+            params,
+            symbols,
+            registers: BTreeMap::new(),
+            outside: Vec::new(),
+            constants: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            jumps: Vec::new(),
+        }
+    }
+
+    /// One statement: a declaration, a label or an instruction.
+    pub(crate) fn statement(&mut self, line: u32, text: &str) -> Result<()> {
+        let at = |error: String| format!("line {line}: {error}: \"{text}\"");
+        if let Some(label) = text.strip_suffix(':') {
+            self.labels.insert(label.to_owned(), self.kernel.code.len());
+        } else if text == "{" {
+            self.outside.push(self.registers.clone());
+        } else if text == "}" {
+            self.registers = self.outside.pop().unwrap_or_default();
+        } else if text.starts_with(".reg") {
+            self.declare(text).map_err(at)?;
+        } else if text.starts_with(".pragma") || text.starts_with(".shared") {
+        } else if text.starts_with('.') {
+            return Err(at("not a known directive".into()));
+        } else {
+            let inst = self.instruction(line, text).map_err(at)?;
+            self.kernel.code.push(inst);
+            self.kernel.lines.push(line);
+        }
+        Ok(())
+    }
+
+    /// Resolves jumps.
+    pub(crate) fn finish(mut self) -> Result<Kernel> {
+        // Falling off the end is leaving.
+        let mut end = nothing(Op::Exit);
+        end.guard = ALWAYS;
+        self.kernel.code.push(end);
+        self.kernel.lines.push(0);
+        for (at, label, line) in self.jumps {
+            let target = self
+                .labels
+                .get(&label)
+                .ok_or_else(|| format!("line {line}: no label {label}"))?;
+            self.kernel.code[at].extra = *target as i64;
+        }
+        Ok(self.kernel)
+    }
+
+    fn fresh(&mut self, bank: Bank) -> u32 {
+        let count = &mut self.kernel.registers[bank as usize];
+        *count += 1;
+        u32::try_from(*count - 1).unwrap_or(NONE)
+    }
+
+    fn declare(&mut self, text: &str) -> Result<()> {
+        let mut words = text.split_whitespace().skip(1);
+        let bank = match words.next().unwrap_or_default() {
+            ".pred" => Bank::Pred,
+            ".b16" | ".u16" | ".s16" | ".f16" | ".b32" | ".u32" | ".s32" | ".f32" => Bank::Word,
+            ".b64" | ".u64" | ".s64" | ".f64" => Bank::Long,
+            _ => return Err("an unknown type of register".into()),
+        };
+        for name in words.collect::<String>().split(',') {
+            if let Some((stem, count)) = name.split_once('<') {
+                let count: u32 = count
+                    .trim_end_matches('>')
+                    .parse()
+                    .map_err(|_| "an unknown number of registers")?;
+                for i in 0..count {
+                    let register = (bank, self.fresh(bank));
+                    self.registers.insert(format!("{stem}{i}"), register);
+                }
+            } else {
+                let register = (bank, self.fresh(bank));
+                self.registers.insert(name.to_owned(), register);
+            }
+        }
+        Ok(())
+    }
+
+    fn constant(&mut self, bank: Bank, value: u64) -> u32 {
+        let long = bank == Bank::Long;
+        if let Some(&register) = self.constants.get(&(long, value)) {
+            return register;
+        }
+        let register = self.fresh(bank);
+        self.constants.insert((long, value), register);
+        if long {
+            self.kernel.constants64.push((register, value));
+        } else {
+            #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
+            self.kernel.constants32.push((register, value as u32));
+        }
+        register
+    }
+
+    fn special(&mut self, name: &str) -> Option<u32> {
+        let axis = |name: &str| ["x", "y", "z"].iter().position(|a| *a == name);
+        let special = match name.split_once('.') {
+            Some(("%tid", a)) => Special::Tid(axis(a)?),
+            Some(("%ntid", a)) => Special::Ntid(axis(a)?),
+            Some(("%ctaid", a)) => Special::Ctaid(axis(a)?),
+            Some(("%nctaid", a)) => Special::Nctaid(axis(a)?),
+            None if name == "%laneid" => Special::Lane,
+            _ => return None,
+        };
+        let known = self.kernel.specials.iter().find(|(_, s)| *s == special);
+        if let Some((register, _)) = known {
+            return Some(*register);
+        }
+        let register = self.fresh(Bank::Word);
+        self.kernel.specials.push((register, special));
+        Some(register)
+    }
+
+    /// A register, a special register, a symbol's address or a constant.
+    fn operand(&mut self, bank: Bank, text: &str) -> Result<u32> {
+        if let Some(&(found, register)) = self.registers.get(text) {
+            return if found == bank {
+                Ok(register)
+            } else {
+                Err(format!("{text} is of another size"))
+            };
+        }
+        if text == "_" {
+            return Ok(self.fresh(bank));
+        }
+        if bank == Bank::Word
+            && let Some(register) = self.special(text)
+        {
+            return Ok(register);
+        }
+        if let Some(&at) = self.symbols.get(text) {
+            return Ok(self.constant(bank, at as u64));
+        }
+        if bank == Bank::Pred {
+            return Err(format!("{text} is no predicate"));
+        }
+        let value = immediate(text).ok_or_else(|| format!("{text} is no operand"))?;
+        Ok(self.constant(bank, value))
+    }
+
+    /// Operands of a bracket: the register or symbol, the offset, and whether the register has 32 bits.
+    fn address(&mut self, space: Space, text: &str) -> Result<(u32, i64, bool)> {
+        let inner = text.trim_start_matches('[').trim_end_matches(']');
+        let (base, offset) = match inner.split_once('+') {
+            Some((base, offset)) => (
+                base,
+                offset
+                    .trim()
+                    .parse()
+                    .map_err(|_| format!("{offset} is no offset"))?,
+            ),
+            None => (inner, 0),
+        };
+        let base = base.trim();
+        // Shared addresses come in either size.
+        let long = self.is_long(base).unwrap_or(space != Space::Shared);
+        let bank = if long { Bank::Long } else { Bank::Word };
+        Ok((self.operand(bank, base)?, offset, !long))
+    }
+
+    fn memory(&mut self, parts: &[&str]) -> Result<(Space, Type, u8)> {
+        let space = match parts {
+            p if p.contains(&"shared") => Space::Shared,
+            p if p.contains(&"global") => Space::Global,
+            p if p.contains(&"local") || p.contains(&"const") => {
+                return Err("local and constant memory are not known".into());
+            }
+            _ => Space::Generic,
+        };
+        let count = match parts {
+            p if p.contains(&"v4") => 4,
+            p if p.contains(&"v2") => 2,
+            _ => 1,
+        };
+        let last = parts.last().copied().unwrap_or_default();
+        Ok((space, kind(last)?, count))
+    }
+
+    /// Registers of a load or store, one or a vector's, and whether they have 64 bits: they may be wider than what is
+    /// loaded.
+    fn registers(&mut self, kind: Type, text: &str) -> Result<(u32, bool)> {
+        let names = text.trim_start_matches('{').trim_end_matches('}');
+        let first = names.split(',').next().unwrap_or_default().trim();
+        let long = self.is_long(first).unwrap_or(kind.bytes() == 8);
+        let bank = if long { Bank::Long } else { Bank::Word };
+        let mut all = [NONE; 4];
+        for (place, name) in all.iter_mut().zip(names.split(',')) {
+            *place = self.operand(bank, name.trim())?;
+        }
+        self.kernel.vectors.push(all);
+        let at = u32::try_from(self.kernel.vectors.len() - 1).map_err(|e| e.to_string())?;
+        Ok((at, long))
+    }
+
+    /// Whether a register has 64 bits.
+    fn is_long(&self, name: &str) -> Option<bool> {
+        self.registers
+            .get(name)
+            .map(|(bank, _)| *bank == Bank::Long)
+    }
+
+    fn instruction(&mut self, line: u32, text: &str) -> Result<Inst> {
+        let (mut guard, mut negated, mut rest) = (ALWAYS, false, text);
+        if let Some(guarded) = text.strip_prefix('@') {
+            let (name, tail) = guarded
+                .split_once(char::is_whitespace)
+                .ok_or("a guard alone")?;
+            negated = name.starts_with('!');
+            guard = self.operand(Bank::Pred, name.trim_start_matches('!'))?;
+            rest = tail.trim();
+        }
+        let (opcode, tail) = rest
+            .split_once(|c: char| c.is_whitespace())
+            .unwrap_or((rest, ""));
+        let parts: Vec<&str> = opcode.split('.').collect();
+        let args = split(tail);
+        let mut inst = self.operation(line, &parts, &args)?;
+        (inst.guard, inst.negated) = (guard, negated);
+        Ok(inst)
+    }
+
+    fn operation(&mut self, line: u32, parts: &[&str], args: &[String]) -> Result<Inst> {
+        let arg = |i: usize| {
+            args.get(i)
+                .map(String::as_str)
+                .ok_or_else(|| "too few operands".to_owned())
+        };
+        let unknown = || "an unknown instruction".to_owned();
+        let last = parts.last().copied().unwrap_or_default();
+        // Anything that changes the meaning of a known instruction is refused here.
+        for modifier in parts {
+            if ["ftz", "sat", "cc", "approx", "full", "rz", "rm", "rp"].contains(modifier)
+                && parts[0] != "cvt"
+            {
+                return Err(unknown());
+            }
+        }
+        match parts[0] {
+            "mov" => {
+                if arg(0)?.starts_with('{') || arg(1)?.starts_with('{') {
+                    return self.halves(last, arg(0)?, arg(1)?);
+                }
+                let (op, bank) = match last {
+                    "pred" => (Op::MovPred, Bank::Pred),
+                    _ if kind(last)?.bytes() == 8 => (Op::Mov64, Bank::Long),
+                    _ => (Op::Mov32, Bank::Word),
+                };
+                self.plain(op, &[(bank, arg(0)?), (bank, arg(1)?)])
+            }
+            "cvta" => {
+                if parts.contains(&"to") && parts.contains(&"global") || parts[1] == "global" {
+                    return self.plain(Op::Mov64, &[(Bank::Long, arg(0)?), (Bank::Long, arg(1)?)]);
+                }
+                if parts[1] == "shared" {
+                    let banks = [(Bank::Long, arg(0)?), (Bank::Long, arg(1)?)];
+                    return self.plain(Op::ToGeneric, &banks);
+                }
+                Err(unknown())
+            }
+            "ld" if parts[1] == "param" => {
+                let inner = arg(1)?.trim_start_matches('[').trim_end_matches(']');
+                let (name, more) = inner.split_once('+').unwrap_or((inner, "0"));
+                let more: i64 = more.parse().map_err(|_| unknown())?;
+                let begin = *self.params.get(name).ok_or("no such parameter")?;
+                let bytes = kind(last)?.bytes();
+                let long = self.is_long(arg(0)?).unwrap_or(bytes == 8);
+                let (op, bank) = match bytes {
+                    8 => (Op::Param64, Bank::Long),
+                    4 if long => (Op::ParamWide, Bank::Long),
+                    4 => (Op::Param32, Bank::Word),
+                    _ => return Err(unknown()),
+                };
+                let mut inst = self.plain(op, &[(bank, arg(0)?)])?;
+                inst.extra = begin as i64 + more;
+                Ok(inst)
+            }
+            "ld" => {
+                let (space, kind, count) = self.memory(parts)?;
+                let mut inst = nothing(Op::Load(space, kind, count));
+                let long;
+                (inst.d, long) = self.registers(kind, arg(0)?)?;
+                inst.b = u32::from(long);
+                let narrow;
+                (inst.a, inst.extra, narrow) = self.address(space, arg(1)?)?;
+                inst.c = u32::from(narrow);
+                Ok(inst)
+            }
+            "st" => {
+                let (space, kind, count) = self.memory(parts)?;
+                let mut inst = nothing(Op::Store(space, kind, count));
+                let narrow;
+                (inst.a, inst.extra, narrow) = self.address(space, arg(0)?)?;
+                inst.c = u32::from(narrow);
+                let long;
+                (inst.d, long) = self.registers(kind, arg(1)?)?;
+                inst.b = u32::from(long);
+                Ok(inst)
+            }
+            "red" | "atom" => {
+                let (space, _, _) = self.memory(parts)?;
+                let atomic = match (parts[parts.len() - 2], last) {
+                    ("add", "u32" | "s32") => Atomic::Add,
+                    ("min", "u32") => Atomic::MinU32,
+                    ("max", "u32") => Atomic::MaxU32,
+                    _ => return Err(unknown()),
+                };
+                let fetch = parts[0] == "atom";
+                let mut inst = nothing(if fetch {
+                    Op::Fetch(space, atomic)
+                } else {
+                    Op::Reduce(space, atomic)
+                });
+                let first = usize::from(fetch);
+                if fetch {
+                    inst.d = self.operand(Bank::Word, arg(0)?)?;
+                }
+                let narrow;
+                (inst.a, inst.extra, narrow) = self.address(space, arg(first)?)?;
+                inst.c = u32::from(narrow);
+                inst.b = self.operand(Bank::Word, arg(first + 1)?)?;
+                Ok(inst)
+            }
+            "bra" => {
+                self.jumps
+                    .push((self.kernel.code.len(), arg(0)?.to_owned(), line));
+                Ok(nothing(Op::Branch))
+            }
+            "ret" | "exit" => Ok(nothing(Op::Exit)),
+            "bar" | "barrier" => match parts[1..] {
+                ["sync"] if args.len() == 1 && arg(0)? == "0" => Ok(nothing(Op::Barrier)),
+                ["red", "or", "pred"] if args.len() == 3 && arg(1)? == "0" => {
+                    let banks = [(Bank::Pred, arg(0)?), (Bank::Pred, arg(2)?)];
+                    self.plain(Op::BarrierOr, &banks)
+                }
+                ["warp", "sync"] => {
+                    let mut inst = nothing(Op::WarpBarrier);
+                    inst.a = self.operand(Bank::Word, arg(0)?)?;
+                    Ok(inst)
+                }
+                _ => Err(unknown()),
+            },
+            "shfl" => {
+                let mode = match parts[2] {
+                    "idx" => Shuffle::Idx,
+                    "bfly" => Shuffle::Bfly,
+                    "up" => Shuffle::Up,
+                    "down" => Shuffle::Down,
+                    _ => return Err(unknown()),
+                };
+                let (d, p) = arg(0)?.split_once('|').unwrap_or((arg(0)?, "_"));
+                let mut side = [NONE; 4];
+                side[0] = self.operand(Bank::Pred, p)?;
+                side[1] = self.operand(Bank::Word, arg(4)?)?;
+                self.kernel.vectors.push(side);
+                let word = Bank::Word;
+                let banks = [(word, d), (word, arg(1)?), (word, arg(2)?), (word, arg(3)?)];
+                let mut inst = self.plain(Op::Shuffle(mode), &banks)?;
+                inst.extra = self.kernel.vectors.len() as i64 - 1;
+                Ok(inst)
+            }
+            "setp" => {
+                let cmp = compare(parts[1], last).ok_or_else(unknown)?;
+                if parts.len() != 3 {
+                    return Err(unknown());
+                }
+                let (op, bank) = match last {
+                    "f32" => (Op::SetF(cmp), Bank::Word),
+                    "s32" => (Op::SetS32(cmp), Bank::Word),
+                    "u32" | "b32" | "u16" | "b16" => (Op::SetU32(cmp), Bank::Word),
+                    "s16" if matches!(cmp, Cmp::Eq | Cmp::Ne) => (Op::SetU32(cmp), Bank::Word),
+                    "s64" => (Op::SetS64(cmp), Bank::Long),
+                    "u64" | "b64" => (Op::SetU64(cmp), Bank::Long),
+                    _ => return Err(unknown()),
+                };
+                self.plain(
+                    op,
+                    &[(Bank::Pred, arg(0)?), (bank, arg(1)?), (bank, arg(2)?)],
+                )
+            }
+            "selp" => {
+                let long = kind(last)?.bytes() == 8;
+                let (op, bank) = if long {
+                    (Op::Sel64, Bank::Long)
+                } else {
+                    (Op::Sel32, Bank::Word)
+                };
+                let banks = [(bank, arg(0)?), (bank, arg(1)?), (bank, arg(2)?)];
+                let mut inst = self.plain(op, &banks)?;
+                inst.c = self.operand(Bank::Pred, arg(3)?)?;
+                Ok(inst)
+            }
+            "cvt" => {
+                let [to, from] = [kind(parts[parts.len() - 2])?, kind(last)?];
+                let round = match parts[1..parts.len() - 2] {
+                    [] => Round::Exact,
+                    ["rn"] | ["rni"] => Round::Nearest,
+                    ["rz"] | ["rzi"] => Round::Zero,
+                    ["rmi"] => Round::Down,
+                    ["rpi"] => Round::Up,
+                    ["sat"] => Round::Saturate,
+                    _ => return Err(unknown()),
+                };
+                let bank = |t: Type| {
+                    if t.bytes() == 8 {
+                        Bank::Long
+                    } else {
+                        Bank::Word
+                    }
+                };
+                let banks = [(bank(to), arg(0)?), (bank(from), arg(1)?)];
+                self.plain(Op::Cvt(to, from, round), &banks)
+            }
+            _ => self.arithmetic(parts, args),
+        }
+    }
+
+    /// mov of a register and its halves.
+    fn halves(&mut self, last: &str, to: &str, from: &str) -> Result<Inst> {
+        let long = match last {
+            "b64" => true,
+            "b32" => false,
+            _ => return Err("an unknown instruction".into()),
+        };
+        let bank = if long { Bank::Long } else { Bank::Word };
+        let (vector, whole, op) = if to.starts_with('{') {
+            (to, from, Op::Split)
+        } else {
+            (from, to, Op::Join)
+        };
+        let mut inst = nothing(op);
+        inst.a = self.operand(bank, whole)?;
+        (inst.d, _) = self.registers(Type::U32, vector)?;
+        inst.extra = i64::from(long);
+        Ok(inst)
+    }
+
+    /// An instruction whose operands are d, a, b, c and one more in `extra`, as far as there are any.
+    fn plain(&mut self, op: Op, operands: &[(Bank, &str)]) -> Result<Inst> {
+        let mut found = [NONE; 5];
+        for (place, (bank, text)) in found.iter_mut().zip(operands) {
+            *place = self.operand(*bank, text)?;
+        }
+        let [d, a, b, c, e] = found;
+        Ok(Inst {
+            d,
+            a,
+            b,
+            c,
+            extra: i64::from(e),
+            ..nothing(op)
+        })
+    }
+}
+
+fn nothing(op: Op) -> Inst {
+    Inst {
+        op,
+        guard: ALWAYS,
+        negated: false,
+        d: NONE,
+        a: NONE,
+        b: NONE,
+        c: NONE,
+        extra: 0,
+    }
+}

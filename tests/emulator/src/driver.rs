@@ -1,0 +1,490 @@
+//! The driver's entry points, as a program finds them in `libcuda.so`. Everything runs at once on the calling thread.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use crate::{Counters, Kernel, Launch, Memory, Module, Order, launch};
+
+const SUCCESS: c_uint = 0;
+const INVALID_VALUE: c_uint = 1;
+const OUT_OF_MEMORY: c_uint = 2;
+const INVALID_PTX: c_uint = 218;
+const NOT_FOUND: c_uint = 500;
+const LAUNCH_FAILED: c_uint = 719;
+
+/// The driver of CUDA 12.4, which is the first to read this PTX.
+const VERSION: c_int = 12_040;
+/// Shared memory of a block that needs no asking.
+const SHARED_BYTES: usize = 48 << 10;
+/// Instructions of warps that one launch may run.
+const BUDGET: u64 = 1 << 33;
+const DYNAMIC_SHARED: c_int = 8;
+
+static MEMORY: RwLock<Memory> = RwLock::new(Memory::empty());
+static LIMIT: AtomicUsize = AtomicUsize::new(4 << 30);
+/// The error after which nothing works any more.
+static STICKY: AtomicU32 = AtomicU32::new(SUCCESS);
+/// Modules by their text: they stay for the life of the program.
+static MODULES: Mutex<BTreeMap<Vec<u8>, &'static Module>> = Mutex::new(BTreeMap::new());
+
+thread_local! {
+    static CONTEXT: Cell<usize> = const { Cell::new(0) };
+    static ORDER: Cell<Order> = const { Cell::new(Order::Ascending) };
+    static FAIL_AFTER: Cell<u64> = const { Cell::new(u64::MAX) };
+    static COUNTERS: Cell<Option<Counters>> = const { Cell::new(None) };
+    static CAPABILITY: Cell<c_int> = const { Cell::new(80) };
+    static REPORTED: Cell<c_int> = const { Cell::new(VERSION) };
+}
+
+struct Function {
+    kernel: &'static Kernel,
+    dynamic: AtomicUsize,
+}
+
+/// The entry points; they are found by name.
+pub mod entry {
+    use super::*;
+
+    /// Which of a grid's blocks and a block's warps run first in this thread's launches: 0 the first, 1 the last.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_set_order(order: c_uint) {
+        ORDER.set(if order == 0 {
+            Order::Ascending
+        } else {
+            Order::Descending
+        });
+    }
+
+    /// Lets this thread's allocations fail after so many that succeed.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_fail_allocations_after(count: u64) {
+        FAIL_AFTER.set(count);
+    }
+
+    /// Counts this thread's launches from now on.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_count() {
+        COUNTERS.set(Some(Counters::default()));
+    }
+
+    /// Ends the counting and writes what was counted.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_counted(out: *mut Counters) {
+        set(out, COUNTERS.take().unwrap_or_default());
+    }
+
+    /// The compute capability, times ten, and the driver's version that this thread is told.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_report(capability: c_int, version: c_int) {
+        CAPABILITY.set(capability);
+        REPORTED.set(version);
+    }
+
+    /// Bytes that are allocated.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_bytes() -> usize {
+        memory().bytes()
+    }
+
+    fn memory() -> std::sync::RwLockReadGuard<'static, Memory> {
+        MEMORY.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn allocated() -> std::sync::RwLockWriteGuard<'static, Memory> {
+        MEMORY.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sticky() -> c_uint {
+        STICKY.load(Ordering::Relaxed)
+    }
+
+    /// What a copy gives back: a bad address is as final as on a device.
+    fn copied(result: crate::Result<()>) -> c_uint {
+        match result {
+            Ok(()) => sticky(),
+            Err(error) => {
+                eprintln!("emulator: a copy: {error}");
+                INVALID_VALUE
+            }
+        }
+    }
+
+    fn set<T>(out: *mut T, value: T) -> c_uint {
+        if out.is_null() {
+            return INVALID_VALUE;
+        }
+        // SAFETY: the driver's interface asks callers for a place to write to.
+        unsafe { out.write(value) };
+        SUCCESS
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuInit(_flags: c_uint) -> c_uint {
+        SUCCESS
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDriverGetVersion(out: *mut c_int) -> c_uint {
+        set(out, REPORTED.get())
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDeviceGetCount(out: *mut c_int) -> c_uint {
+        set(out, 1)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDeviceGet(out: *mut c_int, ordinal: c_int) -> c_uint {
+        // CUDA_ERROR_INVALID_DEVICE
+        if ordinal == 0 { set(out, 0) } else { 101 }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDeviceGetName(out: *mut c_char, len: c_int, _device: c_int) -> c_uint {
+        let name = c"PTX interpreter".to_bytes_with_nul();
+        let len = usize::try_from(len).unwrap_or(0).min(name.len());
+        // SAFETY: the caller has `len` bytes there.
+        unsafe { std::ptr::copy_nonoverlapping(name.as_ptr().cast(), out, len) };
+        SUCCESS
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDeviceGetAttribute(out: *mut c_int, which: c_int, _device: c_int) -> c_uint {
+        let capability = CAPABILITY.get();
+        set(
+            out,
+            match which {
+                1 => 1024,             // threads of a block
+                8 => 48 << 10,         // shared memory of a block
+                10 => 32,              // lanes of a warp
+                16 => 1,               // multiprocessors
+                75 => capability / 10, // compute capability
+                76 => capability % 10,
+                97 => 163 << 10, // shared memory of a block, asked for
+                115 => 1,        // memory pools
+                _ => 0,
+            },
+        )
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDeviceTotalMem_v2(out: *mut usize, _device: c_int) -> c_uint {
+        set(out, LIMIT.load(Ordering::Relaxed))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDevicePrimaryCtxRetain(out: *mut usize, _device: c_int) -> c_uint {
+        set(out, 1)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDevicePrimaryCtxRelease_v2(_device: c_int) -> c_uint {
+        SUCCESS
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuCtxSetCurrent(context: usize) -> c_uint {
+        CONTEXT.set(context);
+        SUCCESS
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuCtxGetCurrent(out: *mut usize) -> c_uint {
+        set(out, CONTEXT.get())
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuCtxSynchronize() -> c_uint {
+        sticky()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuStreamCreate(out: *mut usize, _flags: c_uint) -> c_uint {
+        set(out, 1)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuStreamDestroy_v2(_stream: usize) -> c_uint {
+        SUCCESS
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuStreamSynchronize(_stream: usize) -> c_uint {
+        sticky()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuStreamWaitEvent(_stream: usize, _event: usize, _flags: c_uint) -> c_uint {
+        SUCCESS
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuEventCreate(out: *mut usize, _flags: c_uint) -> c_uint {
+        set(out, 1)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuEventRecord(_event: usize, _stream: usize) -> c_uint {
+        sticky()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuEventSynchronize(_event: usize) -> c_uint {
+        sticky()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuEventDestroy_v2(_event: usize) -> c_uint {
+        SUCCESS
+    }
+
+    fn allocate(out: *mut u64, bytes: usize) -> c_uint {
+        if sticky() != SUCCESS {
+            return sticky();
+        }
+        if bytes == 0 {
+            return INVALID_VALUE;
+        }
+        let left = FAIL_AFTER.get();
+        if left == 0 {
+            return OUT_OF_MEMORY;
+        }
+        if left != u64::MAX {
+            FAIL_AFTER.set(left - 1);
+        }
+        let mut memory = allocated();
+        let free = LIMIT.load(Ordering::Relaxed).saturating_sub(memory.bytes());
+        if bytes > free {
+            return OUT_OF_MEMORY;
+        }
+        match memory.allocate(bytes) {
+            Some(at) => set(out, at),
+            None => OUT_OF_MEMORY,
+        }
+    }
+
+    fn free(at: u64) -> c_uint {
+        if allocated().free(at) {
+            SUCCESS
+        } else {
+            INVALID_VALUE
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemAlloc_v2(out: *mut u64, bytes: usize) -> c_uint {
+        allocate(out, bytes)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemAllocAsync(out: *mut u64, bytes: usize, _stream: usize) -> c_uint {
+        allocate(out, bytes)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemFree_v2(at: u64) -> c_uint {
+        free(at)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemFreeAsync(at: u64, _stream: usize) -> c_uint {
+        free(at)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> c_uint {
+        let all = LIMIT.load(Ordering::Relaxed);
+        set(free, all.saturating_sub(memory().bytes()));
+        set(total, all)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemcpyHtoDAsync_v2(
+        to: u64,
+        from: *const u8,
+        bytes: usize,
+        _stream: usize,
+    ) -> c_uint {
+        if bytes == 0 {
+            return sticky();
+        }
+        // SAFETY: the caller has `bytes` bytes there.
+        let from = unsafe { std::slice::from_raw_parts(from, bytes) };
+        copied(memory().write(to, from))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemcpyDtoHAsync_v2(
+        to: *mut u8,
+        from: u64,
+        bytes: usize,
+        _stream: usize,
+    ) -> c_uint {
+        if bytes == 0 {
+            return sticky();
+        }
+        // SAFETY: the caller has `bytes` bytes there.
+        let to = unsafe { std::slice::from_raw_parts_mut(to, bytes) };
+        copied(memory().read(from, to))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, _stream: usize) -> c_uint {
+        copied(memory().copy(from, to, bytes))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemsetD8Async(at: u64, byte: u8, bytes: usize, _stream: usize) -> c_uint {
+        copied(memory().fill(at, byte, bytes))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuModuleLoadData(out: *mut usize, image: *const c_char) -> c_uint {
+        // SAFETY: PTX ends with a zero byte.
+        let text = unsafe { CStr::from_ptr(image) };
+        let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(text.to_bytes()) {
+            return set(out, std::ptr::from_ref(*module) as usize);
+        }
+        match Module::new(&text.to_string_lossy()) {
+            Ok(module) => {
+                let module: &'static Module = Box::leak(Box::new(module));
+                modules.insert(text.to_bytes().to_vec(), module);
+                set(out, std::ptr::from_ref(module) as usize)
+            }
+            Err(error) => {
+                eprintln!("emulator: {error}");
+                INVALID_PTX
+            }
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuModuleUnload(_module: usize) -> c_uint {
+        SUCCESS
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuModuleGetFunction(
+        out: *mut usize,
+        module: *const Module,
+        name: *const c_char,
+    ) -> c_uint {
+        // SAFETY: `cuModuleLoadData` gave this address, and modules stay.
+        let module: &'static Module = unsafe { &*module };
+        // SAFETY: names end with a zero byte.
+        let name = unsafe { CStr::from_ptr(name) };
+        match module.kernels.get(&*name.to_string_lossy()) {
+            Some(kernel) => {
+                let function = Function {
+                    kernel,
+                    dynamic: AtomicUsize::new(0),
+                };
+                set(
+                    out,
+                    std::ptr::from_ref(Box::leak(Box::new(function))) as usize,
+                )
+            }
+            None => NOT_FOUND,
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuFuncSetAttribute(
+        function: *const Function,
+        which: c_int,
+        value: c_int,
+    ) -> c_uint {
+        // SAFETY: `cuModuleGetFunction` gave this address, and functions stay.
+        let function = unsafe { &*function };
+        match (which, usize::try_from(value)) {
+            (DYNAMIC_SHARED, Ok(bytes)) => {
+                function.dynamic.store(bytes, Ordering::Relaxed);
+                SUCCESS
+            }
+            _ => INVALID_VALUE,
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuLaunchKernel(
+        function: *const Function,
+        grid_x: c_uint,
+        grid_y: c_uint,
+        grid_z: c_uint,
+        block_x: c_uint,
+        block_y: c_uint,
+        block_z: c_uint,
+        shared: c_uint,
+        _stream: usize,
+        params: *const *const c_void,
+        _extra: *const *const c_void,
+    ) -> c_uint {
+        if sticky() != SUCCESS {
+            return sticky();
+        }
+        // SAFETY: `cuModuleGetFunction` gave this address, and functions stay.
+        let Function { kernel, dynamic } = unsafe { &*function };
+        let most = (SHARED_BYTES - kernel.shared_bytes.min(SHARED_BYTES))
+            .max(dynamic.load(Ordering::Relaxed));
+        if shared as usize > most || grid_y > 65_535 || grid_z > 65_535 || grid_x > 1 << 31 {
+            eprintln!("emulator: {}: a launch outside the limits", kernel.name);
+            return INVALID_VALUE;
+        }
+        let mut block = vec![0; kernel.param_bytes];
+        for (n, &(at, bytes)) in kernel.params.iter().enumerate() {
+            // SAFETY: the caller gives the address of every parameter.
+            let param = unsafe { *params.add(n) };
+            // SAFETY: a parameter has as many bytes as the kernel declares.
+            let param = unsafe { std::slice::from_raw_parts(param.cast::<u8>(), bytes) };
+            block[at..at + bytes].copy_from_slice(param);
+        }
+        let request = Launch {
+            grid: [grid_x, grid_y, grid_z],
+            block: [block_x, block_y, block_z],
+            dynamic: shared as usize,
+            params: block,
+            order: ORDER.get(),
+            budget: BUDGET,
+            count: COUNTERS.get().is_some(),
+        };
+        match launch(kernel, &memory(), &request) {
+            Ok(counted) => {
+                if let Some(mut counters) = COUNTERS.get() {
+                    counters.add(&counted);
+                    COUNTERS.set(Some(counters));
+                }
+                SUCCESS
+            }
+            Err(error) => {
+                eprintln!("emulator: {error}");
+                STICKY.store(LAUNCH_FAILED, Ordering::Relaxed);
+                LAUNCH_FAILED
+            }
+        }
+    }
+
+    fn text(code: c_uint) -> &'static CStr {
+        match code {
+            INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
+            OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
+            INVALID_PTX => c"CUDA_ERROR_INVALID_PTX",
+            NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
+            LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+            _ => c"CUDA_ERROR_UNKNOWN",
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuGetErrorName(code: c_uint, out: *mut *const c_char) -> c_uint {
+        set(out, text(code).as_ptr())
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuGetErrorString(code: c_uint, out: *mut *const c_char) -> c_uint {
+        set(out, text(code).as_ptr())
+    }
+}

@@ -1,0 +1,113 @@
+//! A grid: blocks one after the other, a block's warps in turns between barriers.
+
+use crate::Result;
+use crate::counters::Counters;
+use crate::memory::Memory;
+use crate::program::Kernel;
+use crate::shared::Shared;
+use crate::warp::{Block, Status, Warp};
+
+/// Which of a grid's blocks and a block's warps run first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// From the first to the last.
+    #[default]
+    Ascending,
+    /// From the last to the first.
+    Descending,
+}
+
+/// How a kernel is launched.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub dynamic: usize,
+    /// The parameter block.
+    pub params: Vec<u8>,
+    /// Which runs first.
+    pub order: Order,
+    /// Instructions of a warp that may run in all.
+    pub budget: u64,
+    /// Whether accesses are counted.
+    pub count: bool,
+}
+
+/// Runs a kernel to its end, and gives what was counted.
+///
+/// # Errors
+/// A launch that a GPU refuses, or whatever a check found.
+pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Counters> {
+    let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
+    let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+    if threads == 0 || blocks == 0 || threads > u64::from(kernel.max_threads) {
+        return Err(format!(
+            "{}: a grid of {:?} blocks of {:?} threads, at most {} in a block",
+            kernel.name, launch.grid, launch.block, kernel.max_threads
+        ));
+    }
+    let shared = kernel.shared_bytes + launch.dynamic;
+    let mut block = Block {
+        kernel,
+        memory,
+        params: &launch.params,
+        shared: Shared::new(shared, &kernel.gaps),
+        epoch: 0,
+        any: false,
+        budget: launch.budget,
+        hit: 0,
+        counters: launch.count.then(Counters::default),
+    };
+    let count = u16::try_from(threads.div_ceil(32)).map_err(|e| e.to_string())?;
+    let mut warps: Vec<Warp> = (0..count).map(|w| Warp::new(kernel, w)).collect();
+    let descending = launch.order == Order::Descending;
+    let [gx, gy, _] = launch.grid.map(u64::from);
+    for n in 0..blocks {
+        let n = if descending { blocks - 1 - n } else { n };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "each is below the grid's size along its axis"
+        )]
+        let at = [
+            (n % gx) as u32,
+            (n / gx % gy) as u32,
+            (n / (gx * gy)) as u32,
+        ];
+        block.shared.reset();
+        (block.epoch, block.any) = (0, false);
+        for warp in &mut warps {
+            warp.begin(kernel, launch.block, launch.grid, at);
+        }
+        run(&mut block, &mut warps, descending).map_err(|e| format!("{e}, block {at:?}"))?;
+    }
+    Ok(block.counters.unwrap_or_default())
+}
+
+fn run(block: &mut Block<'_>, warps: &mut [Warp], descending: bool) -> Result<()> {
+    loop {
+        for w in 0..warps.len() {
+            let w = if descending { warps.len() - 1 - w } else { w };
+            if warps[w].status == Status::Running {
+                warps[w].run(block)?;
+            }
+        }
+        let first = warps[0].status;
+        if let Some(other) = warps.iter().find(|w| w.status != first) {
+            return Err(format!(
+                "{}: warps part at a barrier: {first:?} and {:?}",
+                block.kernel.name, other.status
+            ));
+        }
+        if first == Status::Done {
+            return Ok(());
+        }
+        for warp in &mut *warps {
+            warp.release(block.kernel, block.any);
+        }
+        block.epoch += 1;
+        block.any = false;
+    }
+}

@@ -1,0 +1,194 @@
+//! The device's memory: allocations of the host, each with a record of the bytes that were written.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::Result;
+
+/// Alignment of an allocation, as the driver promises.
+const ALIGN: usize = 256;
+/// What fresh memory holds: floats that are no numbers.
+const FRESH: u8 = 0xff;
+
+/// All allocations, by address.
+#[derive(Debug, Default)]
+pub struct Memory {
+    all: Vec<Allocation>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    pub(crate) begin: u64,
+    pub(crate) len: usize,
+    /// Whether every byte was written; else one bit a byte.
+    full: AtomicBool,
+    written: Box<[AtomicU64]>,
+}
+
+impl Allocation {
+    fn layout(len: usize) -> Option<Layout> {
+        Layout::from_size_align(len.max(1), ALIGN).ok()
+    }
+
+    /// Records a write.
+    pub(crate) fn wrote(&self, at: usize, len: usize) {
+        if self.full.load(Ordering::Relaxed) {
+            return;
+        }
+        if at == 0 && len == self.len {
+            self.full.store(true, Ordering::Relaxed);
+            return;
+        }
+        for byte in at..at + len {
+            self.written[byte / 64].fetch_or(1 << (byte % 64), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether these bytes were all written.
+    pub(crate) fn was_written(&self, at: usize, len: usize) -> bool {
+        self.full.load(Ordering::Relaxed)
+            || (at..at + len)
+                .all(|byte| self.written[byte / 64].load(Ordering::Relaxed) >> (byte % 64) & 1 == 1)
+    }
+}
+
+impl Memory {
+    /// No allocation.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            all: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes that are allocated.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Reserves memory that counts as never written; nothing if the host has none.
+    pub fn allocate(&mut self, len: usize) -> Option<u64> {
+        let layout = Allocation::layout(len)?;
+        // SAFETY: the layout's size is not zero.
+        let pointer = unsafe { alloc(layout) };
+        if pointer.is_null() {
+            return None;
+        }
+        // SAFETY: `pointer` has `layout.size()` bytes of its own.
+        unsafe { pointer.write_bytes(FRESH, layout.size()) };
+        let begin = pointer as u64;
+        let at = self.all.partition_point(|a| a.begin < begin);
+        self.all.insert(
+            at,
+            Allocation {
+                begin,
+                len,
+                full: AtomicBool::new(false),
+                written: (0..len.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            },
+        );
+        self.bytes += len;
+        Some(begin)
+    }
+
+    /// Gives memory back; false if there is none at this address.
+    pub fn free(&mut self, begin: u64) -> bool {
+        let Ok(at) = self.all.binary_search_by_key(&begin, |a| a.begin) else {
+            return false;
+        };
+        let allocation = self.all.remove(at);
+        self.bytes -= allocation.len;
+        if let Some(layout) = Allocation::layout(allocation.len) {
+            // SAFETY: `allocate` made it with this layout, and it was in the list until now.
+            unsafe { dealloc(begin as *mut u8, layout) };
+        }
+        true
+    }
+
+    /// The allocation that holds these bytes, and where in it they begin.
+    pub(crate) fn find(&self, at: u64, len: usize) -> Result<(usize, usize)> {
+        let index = self.all.partition_point(|a| a.begin <= at);
+        let Some(index) = index.checked_sub(1) else {
+            return Err(format!("address {at:#x} lies in no allocation"));
+        };
+        let allocation = &self.all[index];
+        let offset = usize::try_from(at - allocation.begin).map_err(|e| e.to_string())?;
+        if offset
+            .checked_add(len)
+            .is_none_or(|end| end > allocation.len)
+        {
+            return Err(format!(
+                "{len} bytes at {offset} of an allocation of {}",
+                allocation.len
+            ));
+        }
+        Ok((index, offset))
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&Allocation> {
+        self.all.get(index)
+    }
+
+    pub(crate) fn allocation(&self, index: usize) -> &Allocation {
+        &self.all[index]
+    }
+
+    /// Copies from the host.
+    ///
+    /// # Errors
+    /// Bytes outside every allocation.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let (index, offset) = self.find(at, bytes.len())?;
+        // SAFETY: `find` proved that the allocation holds these bytes; no kernel runs while the host copies.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
+        self.all[index].wrote(offset, bytes.len());
+        Ok(())
+    }
+
+    /// Copies to the host.
+    ///
+    /// # Errors
+    /// Bytes outside every allocation.
+    pub fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        self.find(at, out.len())?;
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::copy_nonoverlapping(at as *const u8, out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    /// Copies between allocations; what was never written stays so only where all of it was not.
+    ///
+    /// # Errors
+    /// Bytes outside every allocation.
+    pub fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
+        self.find(from, len)?;
+        let (index, offset) = self.find(to, len)?;
+        // SAFETY: as in `write`; `copy` allows an overlap.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) };
+        self.all[index].wrote(offset, len);
+        Ok(())
+    }
+
+    /// Fills with one byte.
+    ///
+    /// # Errors
+    /// Bytes outside every allocation.
+    pub fn fill(&self, at: u64, byte: u8, len: usize) -> Result<()> {
+        let (index, offset) = self.find(at, len)?;
+        // SAFETY: as in `write`.
+        unsafe { (at as *mut u8).write_bytes(byte, len) };
+        self.all[index].wrote(offset, len);
+        Ok(())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        while let Some(last) = self.all.last() {
+            self.free(last.begin);
+        }
+    }
+}

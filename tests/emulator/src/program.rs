@@ -1,0 +1,256 @@
+//! A module, decoded: what the interpreter runs.
+
+use std::collections::BTreeMap;
+
+use crate::Result;
+
+/// Loaded PTX.
+#[derive(Debug, Default)]
+pub struct Module {
+    /// Its kernels by name.
+    pub kernels: BTreeMap<String, Kernel>,
+}
+
+impl Module {
+    /// Parses and decodes PTX.
+    ///
+    /// # Errors
+    /// What the interpreter does not know, by line.
+    pub fn new(ptx: &str) -> Result<Self> {
+        crate::parse::module(ptx)
+    }
+}
+
+/// One entry function.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    pub(crate) name: String,
+    /// Offset and bytes of each parameter in the parameter block.
+    pub(crate) params: Vec<(usize, usize)>,
+    pub(crate) param_bytes: usize,
+    /// Most threads of a block, from `.maxntid`.
+    pub(crate) max_threads: u32,
+    /// Bytes of static shared memory, and where no access may go: between the arrays.
+    pub(crate) shared_bytes: usize,
+    pub(crate) gaps: Vec<(usize, usize)>,
+    pub(crate) registers: [usize; 3],
+    /// Registers that hold a constant.
+    pub(crate) constants32: Vec<(u32, u32)>,
+    pub(crate) constants64: Vec<(u32, u64)>,
+    /// Registers that hold a special register.
+    pub(crate) specials: Vec<(u32, Special)>,
+    pub(crate) code: Vec<Inst>,
+    /// Registers of vector loads and stores.
+    pub(crate) vectors: Vec<[u32; 4]>,
+    /// Source lines of the instructions.
+    pub(crate) lines: Vec<u32>,
+}
+
+/// What a thread knows about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Special {
+    Tid(usize),
+    Ntid(usize),
+    Ctaid(usize),
+    Nctaid(usize),
+    Lane,
+}
+
+/// No guard.
+pub(crate) const ALWAYS: u32 = u32::MAX;
+
+/// One instruction: operands are register numbers, constants included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inst {
+    pub(crate) op: Op,
+    /// Predicate register and whether it is negated.
+    pub(crate) guard: u32,
+    pub(crate) negated: bool,
+    pub(crate) d: u32,
+    pub(crate) a: u32,
+    pub(crate) b: u32,
+    pub(crate) c: u32,
+    /// Offset, branch target, types: what the operation needs beside registers.
+    pub(crate) extra: i64,
+}
+
+/// How two numbers are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cmp {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    /// Unordered forms: true for NaN.
+    Equ,
+    Neu,
+    Ltu,
+    Leu,
+    Gtu,
+    Geu,
+    Num,
+    Nan,
+}
+
+/// State spaces of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Space {
+    Global,
+    Shared,
+    Generic,
+}
+
+/// Types of conversions and memory accesses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Type {
+    U8,
+    S8,
+    U16,
+    S16,
+    U32,
+    S32,
+    U64,
+    S64,
+    F16,
+    F32,
+    F64,
+}
+
+impl Type {
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::U8 | Self::S8 => 1,
+            Self::U16 | Self::S16 | Self::F16 => 2,
+            Self::U32 | Self::S32 | Self::F32 => 4,
+            Self::U64 | Self::S64 | Self::F64 => 8,
+        }
+    }
+}
+
+/// How a number is rounded when it is converted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    Exact,
+    Nearest,
+    Zero,
+    Down,
+    Up,
+    Saturate,
+}
+
+/// Where a shuffle reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shuffle {
+    Idx,
+    Bfly,
+    Up,
+    Down,
+}
+
+/// What an atomic operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Atomic {
+    Add,
+    MinU32,
+    MaxU32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    Mov32,
+    Mov64,
+    MovPred,
+    /// Two halves into one register, and back.
+    Join,
+    Split,
+    Param32,
+    Param64,
+    /// A word into 64 bits.
+    ParamWide,
+    Add32,
+    Sub32,
+    Mul32,
+    MulHiU32,
+    MulHiS32,
+    Mad32,
+    MulWideU32,
+    MulWideS32,
+    MadWideU32,
+    MadWideS32,
+    DivU32,
+    RemU32,
+    DivS32,
+    RemS32,
+    MinU32,
+    MaxU32,
+    MinS32,
+    MaxS32,
+    And32,
+    Or32,
+    Xor32,
+    Not32,
+    Neg32,
+    Shl32,
+    ShrU32,
+    ShrS32,
+    Prmt,
+    Bfi32,
+    Dp4aSS,
+    Dp4aUU,
+    Add64,
+    Sub64,
+    Mul64,
+    Mad64,
+    DivU64,
+    RemU64,
+    MinU64,
+    MaxU64,
+    And64,
+    Or64,
+    Xor64,
+    Not64,
+    Neg64,
+    Shl64,
+    ShrU64,
+    ShrS64,
+    Bfi64,
+    AddF,
+    SubF,
+    MulF,
+    FmaF,
+    DivF,
+    RcpF,
+    SqrtF,
+    MinF,
+    MaxF,
+    NegF,
+    AbsF,
+    AddF64,
+    MulF64,
+    SetU32(Cmp),
+    SetS32(Cmp),
+    SetU64(Cmp),
+    SetS64(Cmp),
+    SetF(Cmp),
+    Sel32,
+    Sel64,
+    AndP,
+    OrP,
+    XorP,
+    NotP,
+    Cvt(Type, Type, Round),
+    Load(Space, Type, u8),
+    Store(Space, Type, u8),
+    Reduce(Space, Atomic),
+    Fetch(Space, Atomic),
+    Shuffle(Shuffle),
+    Branch,
+    Exit,
+    Barrier,
+    BarrierOr,
+    WarpBarrier,
+    /// A shared address as a generic one.
+    ToGeneric,
+}

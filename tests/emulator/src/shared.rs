@@ -1,0 +1,211 @@
+//! Shared memory of one block, with a record of who wrote and who read each word since the last barrier.
+
+use crate::Result;
+
+/// One who reads or writes: a thread, several threads of a warp, or several warps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Nobody,
+    Thread(u16),
+    Warp(u16),
+    Many,
+    /// Any number of atomic operations.
+    Atomic,
+}
+
+/// When: barriers of the block and of the warp that lie behind.
+type When = (u32, u32);
+
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    writer: Who,
+    wrote: When,
+    reader: Who,
+    read: When,
+    /// Bytes that were written, one bit each; all bits set in the upper half where no access may go.
+    written: u8,
+}
+
+const FRESH: Word = Word {
+    writer: Who::Nobody,
+    wrote: (0, 0),
+    reader: Who::Nobody,
+    read: (0, 0),
+    written: 0,
+};
+const FORBIDDEN: u8 = 0xf0;
+
+/// The memory.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) bytes: Vec<u8>,
+    words: Vec<Word>,
+    gaps: Vec<(usize, usize)>,
+}
+
+/// Who accesses, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access {
+    pub(crate) warp: u16,
+    /// The thread of the block; with `all` several lanes of its warp at once.
+    pub(crate) thread: u16,
+    pub(crate) all: bool,
+    pub(crate) now: When,
+}
+
+impl Access {
+    fn who(self) -> Who {
+        if self.all {
+            Who::Warp(self.warp)
+        } else {
+            Who::Thread(self.thread)
+        }
+    }
+
+    /// Whether what `who` did at `when` may collide with this access.
+    fn collides(self, who: Who, when: When) -> bool {
+        if when.0 != self.now.0 {
+            return false;
+        }
+        match who {
+            Who::Nobody => false,
+            Who::Thread(t) if t == self.thread && !self.all => false,
+            Who::Thread(t) => t / 32 != self.warp || when.1 == self.now.1,
+            Who::Warp(w) => w != self.warp || when.1 == self.now.1,
+            Who::Many | Who::Atomic => true,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(len: usize, gaps: &[(usize, usize)]) -> Self {
+        let mut shared = Self {
+            bytes: vec![0xff; len],
+            words: vec![FRESH; len.div_ceil(4)],
+            gaps: gaps.to_vec(),
+        };
+        shared.reset();
+        shared
+    }
+
+    /// For a new block: nothing was written.
+    pub(crate) fn reset(&mut self) {
+        self.bytes.fill(0xff);
+        self.words.fill(FRESH);
+        for &(begin, end) in &self.gaps {
+            for word in &mut self.words[begin / 4..end / 4] {
+                word.written = FORBIDDEN;
+            }
+        }
+    }
+
+    fn range(&self, at: u64, len: usize) -> Result<usize> {
+        let inside = usize::try_from(at).ok().filter(|at| {
+            at.checked_add(len)
+                .is_some_and(|end| end <= self.bytes.len())
+        });
+        inside.ok_or_else(|| {
+            format!(
+                "{len} bytes at {at} of {} bytes of shared memory",
+                self.bytes.len()
+            )
+        })
+    }
+
+    /// Bytes that an access uses of the word at `word`.
+    fn bits(at: usize, len: usize, word: usize) -> u8 {
+        let begin = at.max(word * 4) - word * 4;
+        let end = (at + len).min(word * 4 + 4) - word * 4;
+        ((1 << end) - 1) & !((1 << begin) - 1)
+    }
+
+    /// Checks a read, and where it begins.
+    #[inline]
+    pub(crate) fn read(&mut self, at: u64, len: usize, by: Access) -> Result<usize> {
+        let at = self.range(at, len)?;
+        for index in at / 4..(at + len).div_ceil(4) {
+            let word = &mut self.words[index];
+            let bits = Self::bits(at, len, index);
+            if word.written == FORBIDDEN {
+                return Err(format!(
+                    "byte {at} of shared memory lies between two arrays"
+                ));
+            }
+            if word.written & bits != bits {
+                return Err(format!("byte {at} of shared memory was never written"));
+            }
+            if by.collides(word.writer, word.wrote) {
+                return Err(format!(
+                    "race in shared memory: thread {} reads byte {at}, which {:?} wrote since the last barrier",
+                    by.thread, word.writer
+                ));
+            }
+            if word.read.0 != by.now.0 || word.reader == Who::Nobody {
+                (word.reader, word.read) = (by.who(), by.now);
+            } else if word.reader != by.who() {
+                let same_warp = match word.reader {
+                    Who::Thread(t) => t / 32 == by.warp,
+                    Who::Warp(w) => w == by.warp,
+                    _ => false,
+                };
+                word.reader = if same_warp {
+                    Who::Warp(by.warp)
+                } else {
+                    Who::Many
+                };
+                word.read = by.now;
+            } else {
+                word.read = by.now;
+            }
+        }
+        Ok(at)
+    }
+
+    /// Checks a write, and where it begins.
+    #[inline]
+    pub(crate) fn write(&mut self, at: u64, len: usize, by: Access) -> Result<usize> {
+        let at = self.range(at, len)?;
+        for index in at / 4..(at + len).div_ceil(4) {
+            let word = &mut self.words[index];
+            if word.written == FORBIDDEN {
+                return Err(format!(
+                    "byte {at} of shared memory lies between two arrays"
+                ));
+            }
+            // Parts of one word may belong to different threads.
+            if len >= 4 {
+                for (who, when, what) in [
+                    (word.writer, word.wrote, "wrote"),
+                    (word.reader, word.read, "read"),
+                ] {
+                    if by.collides(who, when) {
+                        return Err(format!(
+                            "race in shared memory: thread {} writes byte {at}, which {who:?} {what} since the last barrier",
+                            by.thread
+                        ));
+                    }
+                }
+            }
+            word.written |= Self::bits(at, len, index);
+            (word.writer, word.wrote) = (by.who(), by.now);
+        }
+        Ok(at)
+    }
+
+    /// Checks an atomic operation on one word.
+    pub(crate) fn atomic(&mut self, at: u64, by: Access) -> Result<usize> {
+        let at = self.range(at, 4)?;
+        let word = &mut self.words[at / 4];
+        if word.written & 15 != 15 {
+            return Err(format!("byte {at} of shared memory was never written"));
+        }
+        let plain = word.writer != Who::Atomic && by.collides(word.writer, word.wrote);
+        if plain || by.collides(word.reader, word.read) {
+            return Err(format!(
+                "race in shared memory: an atomic operation on byte {at}"
+            ));
+        }
+        (word.writer, word.wrote) = (Who::Atomic, by.now);
+        Ok(at)
+    }
+}

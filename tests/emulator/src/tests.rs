@@ -1,0 +1,379 @@
+//! The interpreter against numbers worked by hand, and against planted bugs.
+
+use crate::program::Space;
+use crate::{Counters, Launch, Memory, Module, Order, launch};
+
+const SHIPPED: [&str; 7] = [
+    include_str!("../../../kernels/ptx/attention.ptx"),
+    include_str!("../../../kernels/ptx/conv.ptx"),
+    include_str!("../../../kernels/ptx/gemv.ptx"),
+    include_str!("../../../kernels/ptx/norm.ptx"),
+    include_str!("../../../kernels/ptx/reward_head.ptx"),
+    include_str!("../../../kernels/ptx/sample.ptx"),
+    include_str!("../../../kernels/ptx/vq.ptx"),
+];
+
+#[test]
+fn every_shipped_instruction_is_known() {
+    for text in SHIPPED {
+        let module = Module::new(text).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!module.kernels.is_empty());
+    }
+}
+
+/// A kernel around some lines: `%rd1` is where the thread's word of the output is, `%rd2` where that of the input is,
+/// `%r1` the thread's number; `s` is shared memory of 64 words and `%rd3` the thread's word in it.
+fn kernel(lines: &str) -> String {
+    format!(
+        ".version 8.4
+.target sm_80
+.address_size 64
+
+.visible .entry k(
+	.param .u64 k_param_0,
+	.param .u64 k_param_1
+)
+.maxntid 256, 1, 1
+{{
+	.reg .pred 	%p<9>;
+	.reg .f32 	%f<9>;
+	.reg .b32 	%r<19>;
+	.reg .b64 	%rd<19>;
+	.shared .align 4 .b8 s[256];
+	ld.param.u64 	%rd4, [k_param_0];
+	ld.param.u64 	%rd5, [k_param_1];
+	cvta.to.global.u64 	%rd4, %rd4;
+	mov.u32 	%r1, %tid.x;
+	mul.wide.u32 	%rd6, %r1, 4;
+	add.s64 	%rd1, %rd4, %rd6;
+	add.s64 	%rd2, %rd5, %rd6;
+	mov.u64 	%rd7, s;
+	add.s64 	%rd3, %rd7, %rd6;
+	{lines}
+	ret;
+}}
+"
+    )
+}
+
+/// Runs a kernel with as many threads as there are words, in both orders, which must agree.
+fn run(lines: &str, input: &[u32]) -> Result<Vec<u32>, String> {
+    let module = Module::new(&kernel(lines))?;
+    let mut results = Vec::new();
+    for order in [Order::Ascending, Order::Descending] {
+        let mut memory = Memory::default();
+        let bytes: Vec<u8> = input.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let [out, from] = [(); 2].map(|()| memory.allocate(bytes.len()).unwrap());
+        memory.write(from, &bytes)?;
+        let mut params = out.to_le_bytes().to_vec();
+        params.extend(from.to_le_bytes());
+        let request = Launch {
+            grid: [1; 3],
+            block: [u32::try_from(input.len()).unwrap(), 1, 1],
+            dynamic: 0,
+            params,
+            order,
+            budget: 100_000,
+            count: false,
+        };
+        launch(&module.kernels["k"], &memory, &request)?;
+        let mut back = vec![0; bytes.len()];
+        memory.read(out, &mut back)?;
+        results.push(
+            back.chunks_exact(4)
+                .map(|b| u32::from_le_bytes(b.try_into().unwrap()))
+                .collect::<Vec<_>>(),
+        );
+    }
+    assert_eq!(results[0], results[1]);
+    Ok(results.swap_remove(0))
+}
+
+fn numbers(len: u32) -> Vec<u32> {
+    (0..len).collect()
+}
+
+/// The message against some lines.
+fn fault(lines: &str, threads: u32) -> String {
+    run(lines, &numbers(threads)).expect_err("the planted bug was not found")
+}
+
+const LOAD: &str = "ld.global.u32 	%r2, [%rd2];";
+const STORE: &str = "st.global.u32 	[%rd1], %r3;";
+
+/// What one instruction makes of `%r2`, the thread's input, in `%r3`.
+fn one(line: &str, input: u32) -> u32 {
+    run(&format!("{LOAD} {line} {STORE}"), &[input]).unwrap()[0]
+}
+
+#[test]
+fn instructions_give_the_numbers_of_the_manual() {
+    for (line, input, want) in [
+        ("add.s32 %r3, %r2, -3;", 2, u32::MAX),
+        ("mul.lo.s32 %r3, %r2, %r2;", 0x10001, 0x20001),
+        ("mul.hi.u32 %r3, %r2, 16;", 0xf000_0001, 0xf),
+        ("div.u32 %r3, %r2, 7;", 50, 7),
+        (
+            "rem.s32 %r3, %r2, 7;",
+            (-50_i32).cast_unsigned(),
+            (-1_i32).cast_unsigned(),
+        ),
+        ("shl.b32 %r3, %r2, 32;", 1, 0),
+        ("shr.s32 %r3, %r2, 40;", 1 << 31, u32::MAX),
+        ("prmt.b32 %r3, %r2, 255, 8452;", 0x4433_2211, 0x3322_11ff),
+        ("bfi.b32 %r3, %r2, 0, 8, 4;", 0xff, 0xf00),
+        ("dp4a.s32.s32 %r3, %r2, 0x01010101, 5;", 0xff01_02fe, 5),
+        ("cvt.f32.f16 %r3, %r2;", 0xc100, (-2.5_f32).to_bits()),
+        (
+            "cvt.f32.f16 %r3, %r2;",
+            0x0001,
+            (1.0_f32 / 16_777_216.0).to_bits(),
+        ),
+        (
+            "cvt.rn.f32.s32 %r3, %r2;",
+            16_777_217,
+            16_777_216_f32.to_bits(),
+        ),
+        ("cvt.rzi.u32.f32 %r3, %r2;", (-2.5_f32).to_bits(), 0),
+        ("cvt.s32.s8 %r3, %r2;", 0x1ff, u32::MAX),
+        (
+            "max.f32 %r3, %r2, 0f3F800000;",
+            f32::NAN.to_bits(),
+            1_f32.to_bits(),
+        ),
+        (
+            "sqrt.rn.f32 %r3, %r2;",
+            2_f32.to_bits(),
+            2_f32.sqrt().to_bits(),
+        ),
+        (
+            "setp.geu.f32 %p1, %r2, 0f3F800000; selp.b32 %r3, 1, 2, %p1;",
+            f32::NAN.to_bits(),
+            1,
+        ),
+        (
+            "setp.lt.s32 %p1, %r2, 0; selp.b32 %r3, 1, 2, %p1;",
+            u32::MAX,
+            1,
+        ),
+        (
+            "setp.lo.u32 %p1, %r2, 9; selp.b32 %r3, 1, 2, %p1;",
+            u32::MAX,
+            2,
+        ),
+        (
+            "mov.b64 %rd8, {%r2, %r2}; mov.b64 {%r4, %r3}, %rd8;",
+            77,
+            77,
+        ),
+    ] {
+        assert_eq!(one(line, input), want, "{line}");
+    }
+}
+
+#[test]
+fn a_name_declared_in_braces_hides_the_one_outside() {
+    let lines = "mov.u32 %r3, 5;
+        {
+        .reg .b32 %r3;
+        mov.u32 %r3, 6;
+        }
+        st.global.u32 [%rd1], %r3;";
+    assert_eq!(run(lines, &[0]).unwrap(), [5]);
+}
+
+#[test]
+fn lanes_part_and_come_together() {
+    // Odd threads go round a loop as often as their number says; then all take their neighbour's.
+    let got = run(
+        "mov.u32 %r3, 0;
+        and.b32 %r4, %r1, 1;
+        setp.eq.s32 %p1, %r4, 0;
+        @%p1 bra $even;
+        mov.u32 %r5, 0;
+        $loop:
+        add.s32 %r3, %r3, 2;
+        add.s32 %r5, %r5, 1;
+        setp.lt.u32 %p2, %r5, %r1;
+        @%p2 bra $loop;
+        bra.uni $done;
+        $even:
+        mov.u32 %r3, 100;
+        $done:
+        shfl.sync.bfly.b32 %r3|%p3, %r3, 1, 31, -1;
+        st.global.u32 [%rd1], %r3;",
+        &numbers(32),
+    )
+    .unwrap();
+    for (t, got) in (0..).zip(got) {
+        assert_eq!(got, if t % 2 == 1 { 100 } else { 2 * (t + 1) });
+    }
+}
+
+#[test]
+fn barriers_bring_warps_together() {
+    let reversed = "st.shared.u32 [%rd3], %r1;
+        bar.sync 0;
+        sub.s32 %r4, 63, %r1;
+        mul.wide.u32 %rd8, %r4, 4;
+        add.s64 %rd8, %rd7, %rd8;
+        ld.shared.u32 %r3, [%rd8];
+        st.global.u32 [%rd1], %r3;";
+    let got = run(reversed, &numbers(64)).unwrap();
+    assert_eq!(got, numbers(64).into_iter().rev().collect::<Vec<_>>());
+    // The same without the barrier: a race, or a word that nobody wrote yet.
+    let error = fault(&reversed.replace("bar.sync 0;", ""), 64);
+    assert!(error.contains("shared memory"), "{error}");
+    // A warp's own barrier does not reach the other warp.
+    let error = fault(&reversed.replace("bar.sync 0;", "bar.warp.sync -1;"), 64);
+    assert!(error.contains("shared memory"), "{error}");
+    // Within one warp it does.
+    let one = reversed
+        .replace("bar.sync 0;", "bar.warp.sync -1;")
+        .replace("63", "31");
+    assert!(run(&one, &numbers(32)).is_ok());
+    let error = fault(&one.replace("bar.warp.sync -1;", ""), 32);
+    assert!(error.contains("race in shared memory"), "{error}");
+}
+
+#[test]
+fn accesses_are_checked() {
+    let copy = format!("{LOAD} mov.u32 %r3, %r2; {STORE}");
+    assert_eq!(run(&copy, &numbers(40)).unwrap(), numbers(40));
+    for (bug, with, message) in [
+        ("[%rd2]", "[%rd2+4]", "of an allocation"),
+        ("[%rd2]", "[%rd2+-4]", "allocation"),
+        ("[%rd2]", "[%rd2+2]", "misaligned"),
+        ("[%rd2]", "[%rd1]", "never written"),
+        ("[%rd1], %r3", "[%rd1+4], %r3", "of an allocation"),
+        (
+            "ld.global.u32 	%r2, [%rd2]",
+            "ld.shared.u32 %r2, [%rd3]",
+            "never written",
+        ),
+        (
+            "ld.global.u32 	%r2, [%rd2]",
+            "ld.shared.u32 %r2, [%rd3+256]",
+            "bytes of shared memory",
+        ),
+        (
+            "ld.global.u32 	%r2, [%rd2]",
+            "st.shared.u32 [%rd7], %r1",
+            "race in shared memory",
+        ),
+    ] {
+        let error = fault(&copy.replace(bug, with), 40);
+        assert!(error.contains(message), "{with}: {error}");
+    }
+}
+
+#[test]
+fn threads_that_never_come_are_named() {
+    let some = "setp.lt.u32 %p1, %r1, 16;";
+    for (lines, message) in [
+        (
+            format!("{some} @%p1 bar.sync 0;"),
+            "a barrier for some lanes",
+        ),
+        (
+            format!("{some} @%p1 bra $a; bar.sync 0; $a: bar.sync 0;"),
+            "different barriers",
+        ),
+        (format!("{some} @%p1 ret; bar.sync 0;"), "which have left"),
+        (
+            "setp.lt.u32 %p1, %r1, 32; @%p1 ret; bar.sync 0;".to_owned(),
+            "warps part",
+        ),
+        (
+            format!(
+                "{some} @%p1 bra $a; shfl.sync.idx.b32 %r3|%p2, %r1, 0, 31, -1; $a: mov.u32 %r3, 0;"
+            ),
+            "never come",
+        ),
+        (
+            format!("{some} @%p1 ret; shfl.sync.idx.b32 %r3|%p2, %r1, 0, 31, -1;"),
+            "are left",
+        ),
+        ("$a: bra.uni $a;".to_owned(), "without an end"),
+    ] {
+        let error = fault(&lines, 64);
+        assert!(error.contains(message), "{lines}: {error}");
+    }
+}
+
+#[test]
+fn atomics_add_up_and_reads_beside_them_race() {
+    let count = "setp.ne.s32 %p1, %r1, 0;
+        @!%p1 st.shared.u32 [%rd7], 0;
+        bar.sync 0;
+        red.shared.add.u32 [%rd7], 1;
+        bar.sync 0;
+        ld.shared.u32 %r3, [%rd7];
+        st.global.u32 [%rd1], %r3;";
+    let count = count.replace("[%rd7], 0;", "[%rd7], %r1;");
+    assert_eq!(run(&count, &numbers(64)).unwrap(), vec![64; 64]);
+    let last = count.rfind("bar.sync 0;").unwrap();
+    let mut racing = count.clone();
+    racing.replace_range(last..last + 11, "");
+    assert!(fault(&racing, 64).contains("race in shared memory"));
+}
+
+#[test]
+fn what_is_not_known_is_refused_with_its_line() {
+    for line in [
+        "ex2.approx.ftz.f32 %f1, %f1;",
+        "add.ftz.f32 %f1, %f1, %f1;",
+        "ld.local.u32 %r1, [%rd1];",
+    ] {
+        let error = Module::new(&kernel(line)).unwrap_err();
+        assert!(
+            error.starts_with("line ") && error.contains(&line[..8]),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn launches_outside_the_limits_are_refused() {
+    assert!(fault("", 257).contains("at most 256"));
+    let mut memory = Memory::default();
+    let at = memory.allocate(8).unwrap();
+    assert!(memory.free(at) && !memory.free(at));
+    assert!(memory.write(at, &[0]).is_err());
+}
+
+#[test]
+fn accesses_are_counted_as_a_gpu_serves_them() {
+    let count = |space, stride: u64, bytes: usize| {
+        let mut counters = Counters::default();
+        let at = std::array::from_fn(|l| 4096 + l as u64 * stride);
+        counters.access(space, &at, u32::MAX, bytes);
+        counters
+    };
+    // Side by side every byte of a sector is used; 32 bytes apart one word of it.
+    for (stride, bytes, useful, sectors) in [
+        (4, 4, 128, 128),
+        (16, 16, 512, 512),
+        (32, 4, 128, 1024),
+        (0, 4, 4, 32),
+    ] {
+        let c = count(Space::Global, stride, bytes);
+        assert_eq!((c.useful_bytes, c.sector_bytes), (useful, sectors));
+    }
+    // A row a lane, in rows of 32 words, is one bank for all; of 33 words a bank each.
+    for (stride, bytes, turns, conflicts) in [
+        (4, 4, 1, 0),
+        (128, 4, 1, 31),
+        (132, 4, 1, 0),
+        (0, 4, 1, 0),
+        (16, 16, 4, 0),
+        (8, 4, 1, 1),
+    ] {
+        let c = count(Space::Shared, stride, bytes);
+        assert_eq!(
+            (c.shared_turns, c.shared_conflicts),
+            (turns, conflicts),
+            "{stride}"
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! Loads, stores and atomic operations.
+
+use super::{Block, Warp, put};
+use crate::Result;
+use crate::program::{Atomic, Inst, Op, Space, Type};
+use crate::shared::Access;
+
+/// A generic address with this bit lies in shared memory.
+pub(super) const SHARED_TAG: u64 = 1 << 62;
+
+impl Block<'_> {
+    /// Finds the allocation of an access and checks that it may be read, or records that it is written.
+    #[inline(always)]
+    fn resolve(&mut self, at: u64, len: usize, write: bool) -> Result<()> {
+        let allocation = self.memory.get(self.hit);
+        let inside = allocation.and_then(|a| {
+            let offset = usize::try_from(at.wrapping_sub(a.begin)).ok()?;
+            (offset.checked_add(len)? <= a.len).then_some(offset)
+        });
+        let offset = match inside {
+            Some(offset) => offset,
+            None => {
+                let (index, offset) = self.memory.find(at, len)?;
+                self.hit = index;
+                offset
+            }
+        };
+        let allocation = self.memory.allocation(self.hit);
+        if write {
+            allocation.wrote(offset, len);
+        } else if !allocation.was_written(offset, len) {
+            return Err(format!(
+                "reads {len} bytes at {offset} of an allocation of {}, which were never written",
+                allocation.len
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Warp {
+    #[inline(always)]
+    fn addresses(&self, i: &Inst) -> [u64; 32] {
+        let mut out = [0; 32];
+        if i.c == 1 {
+            let base = self.words[i.a as usize];
+            for l in 0..32 {
+                out[l] = u64::from(base[l]).wrapping_add(i.extra as u64);
+            }
+        } else {
+            let base = self.longs[i.a as usize];
+            for l in 0..32 {
+                out[l] = base[l].wrapping_add(i.extra as u64);
+            }
+        }
+        out
+    }
+
+    fn access(&self, lane: u32, all: bool, block: &Block<'_>) -> Access {
+        Access {
+            warp: self.index,
+            thread: self.index * 32 + lane as u16,
+            all,
+            now: (block.epoch, self.epoch),
+        }
+    }
+
+    /// Whether an access goes to shared memory, and the address there.
+    fn space(space: Space, at: u64) -> (bool, u64) {
+        match space {
+            Space::Shared => (true, at),
+            Space::Global => (false, at),
+            Space::Generic => (at & SHARED_TAG != 0, at & !SHARED_TAG),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn load(
+        &mut self,
+        i: &Inst,
+        m: u32,
+        (space, kind, count): (Space, Type, u8),
+        block: &mut Block<'_>,
+    ) -> Result<()> {
+        let at = self.addresses(i);
+        let (each, count) = (kind.bytes(), usize::from(count));
+        let total = each * count;
+        if let Some(counters) = &mut block.counters {
+            counters.access(space, &at, m, total);
+        }
+        let registers = block.kernel.vectors[i.d as usize];
+        let first = m.trailing_zeros();
+        let base = at[first as usize];
+        // Floats side by side, all lanes: one check, one copy.
+        let long = i.b == 1;
+        if m == u32::MAX && each == 4 && !long && space == Space::Global {
+            let mut contiguous = true;
+            for l in 0..32 {
+                contiguous &= at[l] == base.wrapping_add((l * total) as u64);
+            }
+            if contiguous && base.is_multiple_of(total as u64) {
+                block.resolve(base, 32 * total, false)?;
+                for l in 0..32 {
+                    for c in 0..count {
+                        // SAFETY: `resolve` proved that an allocation holds these 32 · total bytes.
+                        let word = unsafe {
+                            (base as *const u8)
+                                .add(l * total + c * 4)
+                                .cast::<u32>()
+                                .read_unaligned()
+                        };
+                        self.words[registers[c] as usize][l] = word;
+                    }
+                }
+                return Ok(());
+            }
+        }
+        let mut same = true;
+        for l in 0..32 {
+            same &= m >> l & 1 == 0 || at[l] == base;
+        }
+        let all = m.count_ones() > 1;
+        let lanes = if same { 1 << first } else { m };
+        for lane in (0..32_u32).filter(|l| lanes >> l & 1 == 1) {
+            let (shared, at) = Self::space(space, at[lane as usize]);
+            if !at.is_multiple_of(total as u64) {
+                return Err(format!(
+                    "lane {lane} reads {total} bytes at {at:#x}, misaligned"
+                ));
+            }
+            let mut bytes = [0_u8; 16];
+            if shared {
+                let by = self.access(lane, same && all, block);
+                let from = block.shared.read(at, total, by)?;
+                bytes[..total].copy_from_slice(&block.shared.bytes[from..from + total]);
+            } else {
+                block
+                    .resolve(at, total, false)
+                    .map_err(|e| format!("lane {lane}: {e}"))?;
+                // SAFETY: `resolve` proved that an allocation holds these bytes.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(at as *const u8, bytes.as_mut_ptr(), total);
+                }
+            }
+            for c in 0..count {
+                let mut raw = [0; 8];
+                raw[..each].copy_from_slice(&bytes[c * each..(c + 1) * each]);
+                let raw = u64::from_le_bytes(raw);
+                let value = match kind {
+                    Type::S8 => raw as i8 as u32 as u64,
+                    Type::S16 => raw as i16 as u32 as u64,
+                    Type::S32 if long => raw as i32 as u64,
+                    _ => raw,
+                };
+                let register = registers[c] as usize;
+                match (long, same) {
+                    (true, true) => put(&mut self.longs[register], [value; 32], m),
+                    (true, false) => self.longs[register][lane as usize] = value,
+                    (false, true) => put(&mut self.words[register], [value as u32; 32], m),
+                    (false, false) => self.words[register][lane as usize] = value as u32,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(super) fn store(
+        &mut self,
+        i: &Inst,
+        m: u32,
+        (space, kind, count): (Space, Type, u8),
+        block: &mut Block<'_>,
+    ) -> Result<()> {
+        let at = self.addresses(i);
+        let (each, count) = (kind.bytes(), usize::from(count));
+        let total = each * count;
+        if let Some(counters) = &mut block.counters {
+            counters.access(space, &at, m, total);
+        }
+        let registers = block.kernel.vectors[i.d as usize];
+        for lane in (0..32_u32).filter(|l| m >> l & 1 == 1) {
+            let l = lane as usize;
+            let (shared, at) = Self::space(space, at[l]);
+            if !at.is_multiple_of(total as u64) {
+                return Err(format!(
+                    "lane {lane} writes {total} bytes at {at:#x}, misaligned"
+                ));
+            }
+            let mut bytes = [0_u8; 16];
+            for c in 0..count {
+                let register = registers[c] as usize;
+                let value = if i.b == 1 {
+                    self.longs[register][l]
+                } else {
+                    u64::from(self.words[register][l])
+                };
+                bytes[c * each..(c + 1) * each].copy_from_slice(&value.to_le_bytes()[..each]);
+            }
+            if shared {
+                let by = self.access(lane, false, block);
+                let to = block.shared.write(at, total, by)?;
+                block.shared.bytes[to..to + total].copy_from_slice(&bytes[..total]);
+            } else {
+                block
+                    .resolve(at, total, true)
+                    .map_err(|e| format!("lane {lane}: {e}"))?;
+                // SAFETY: `resolve` proved that an allocation holds these bytes, and device memory is written by
+                // nobody but the one launch that runs on it.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, total) };
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn atomic(
+        &mut self,
+        i: &Inst,
+        m: u32,
+        space: Space,
+        atomic: Atomic,
+        block: &mut Block<'_>,
+    ) -> Result<()> {
+        let at = self.addresses(i);
+        for lane in (0..32_u32).filter(|l| m >> l & 1 == 1) {
+            let l = lane as usize;
+            let (shared, at) = Self::space(space, at[l]);
+            if !at.is_multiple_of(4) {
+                return Err(format!(
+                    "lane {lane} changes 4 bytes at {at:#x}, misaligned"
+                ));
+            }
+            let operand = self.words[i.b as usize][l];
+            let new = |old: u32| match atomic {
+                Atomic::Add => old.wrapping_add(operand),
+                Atomic::MinU32 => old.min(operand),
+                Atomic::MaxU32 => old.max(operand),
+            };
+            let old = if shared {
+                let by = self.access(lane, false, block);
+                let place = block.shared.atomic(at, by)?;
+                let word = &mut block.shared.bytes[place..place + 4];
+                let old = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+                word.copy_from_slice(&new(old).to_le_bytes());
+                old
+            } else {
+                block.resolve(at, 4, false)?;
+                // SAFETY: `resolve` proved that an allocation holds this word.
+                let old = unsafe { (at as *const u32).read() };
+                // SAFETY: as above, and it may be written as in `store`.
+                unsafe { (at as *mut u32).write(new(old)) };
+                old
+            };
+            if matches!(i.op, Op::Fetch(..)) {
+                self.words[i.d as usize][l] = old;
+            }
+        }
+        Ok(())
+    }
+}

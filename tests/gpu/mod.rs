@@ -1,0 +1,88 @@
+//! The GPU of the tests: a real one where there is a driver, else the stand-in driver, which interprets the kernels.
+//!
+//! `GPU_TESTS=require` fails without a driver, `GPU_TESTS=emulate` uses the stand-in even where there is one.
+#![expect(unsafe_code, reason = "loads a driver")]
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::sync::OnceLock;
+
+use libloading::{Library, Symbol};
+use maquette::cuda::Device;
+
+/// The stand-in driver, unless there is a real one.
+fn stand_in() -> Option<&'static Library> {
+    static LOADED: OnceLock<Option<Library>> = OnceLock::new();
+    LOADED
+        .get_or_init(|| {
+            let want = std::env::var("GPU_TESTS").unwrap_or_default();
+            // SAFETY: loading the driver is what it is for.
+            let real = want != "emulate" && unsafe { Library::new("libcuda.so.1") }.is_ok();
+            assert!(real || want != "require", "no NVIDIA driver here");
+            if real {
+                return None;
+            }
+            let file = std::env::current_exe()
+                .unwrap()
+                .with_file_name("libmaquette_emulator.so");
+            // The bindings ask for libcuda.so, which is the name that this library gives itself.
+            // SAFETY: it is the workspace's own, and has no initialisers.
+            Some(unsafe { Library::new(&file) }.unwrap_or_else(|e| panic!("{e}")))
+        })
+        .as_ref()
+}
+
+/// A GPU.
+pub fn device() -> Device {
+    stand_in();
+    Device::new(0).unwrap()
+}
+
+/// A setting of the stand-in driver; a real one has none.
+fn setting<T>(name: &str) -> Option<Symbol<'static, T>> {
+    // SAFETY: callers name the signature that the stand-in declares.
+    stand_in().map(|library| unsafe { library.get(name) }.unwrap())
+}
+
+/// Whether kernels are interpreted: on a GPU, settings have no effect.
+pub fn emulated() -> bool {
+    stand_in().is_some()
+}
+
+/// Lets this thread's allocations fail after so many that succeed.
+pub fn fail_allocations_after(count: u64) {
+    if let Some(set) = setting::<extern "C" fn(u64)>("emulator_fail_allocations_after") {
+        set(count);
+    }
+}
+
+/// What this thread is told of the GPU's compute capability, times ten, and of the driver's version.
+pub fn report(capability: i32, version: i32) {
+    if let Some(set) = setting::<extern "C" fn(i32, i32)>("emulator_report") {
+        set(capability, version);
+    }
+}
+
+/// What a GPU would have to do for some lines: instructions of warps and of lanes, bytes of global memory asked for and
+/// bytes of the sectors that hold them, turns of shared memory and turns that bank conflicts add.
+pub fn counted(run: impl FnOnce()) -> Option<[u64; 6]> {
+    let begin = setting::<extern "C" fn()>("emulator_count")?;
+    let end = setting::<extern "C" fn(*mut [u64; 6])>("emulator_counted")?;
+    begin();
+    run();
+    let mut counters = [0; 6];
+    end(&raw mut counters);
+    Some(counters)
+}
+
+/// Runs some lines with blocks and warps in ascending and in descending order: a race shows in one of them.
+pub fn in_both_orders(run: impl Fn(&Device)) {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let device = DEVICE.get_or_init(device);
+    let Some(set) = setting::<extern "C" fn(u32)>("emulator_set_order") else {
+        return run(device);
+    };
+    for order in [1, 0] {
+        set(order);
+        run(device);
+    }
+}
