@@ -80,22 +80,23 @@ impl Same for Products {
         let &Self(m, activations) = self;
         let mut all = Vec::new();
         for format in Format::ALL {
+            let k = format.block().max(32);
             let s = GemmShape {
                 activations,
                 accumulate: m == 1,
-                ..GemmShape::new(m, 17, 32)
+                ..GemmShape::new(m, 17, k)
             };
             let mut y = random(b, m * 17, 3);
             let bias = (m > 1).then(|| random(b, 17, 2));
-            let (x, w) = (random(b, m * 32, 1), matrix(b, format, 17, 32));
+            let (x, w) = (random(b, m * k, 1), matrix(b, format, 17, k));
             b.gemm(s, &x, &w, bias.as_ref(), &mut y).unwrap();
             all.extend(bits(b, &y));
             let s = GatherShape {
                 rows: 3,
-                width: 32,
+                width: k,
                 table_rows: 17,
             };
-            let mut y = random(b, 96, 4);
+            let mut y = random(b, 3 * k, 4);
             b.gather_rows(s, &buffer(b, &[16, 0, 99]), &w, &mut y)
                 .unwrap();
             all.extend(bits(b, &y));
