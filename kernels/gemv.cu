@@ -242,26 +242,39 @@ extern "C" __global__ void __launch_bounds__(256) round_a8(
 #define TURN 4
 
 template <class W, u32 R>
-DEVICE void integer_product(f32* y, const uint4* x, const uint2* x_scales, const uint4* w, const u16* scales,
+DEVICE void integer_product(f32* y, const u32* x, const uint2* x_scales, const uint4* w, const u16* scales,
                             const f32* bias, u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)
 {
+    // A warp's levels of a turn, and its scales and sums: read from memory once, by all lanes side by side.
+    __shared__ __align__(16) u32 levels[WARPS][R][TURN * 8];
+    __shared__ uint2 sides[WARPS][R][TURN];
     __shared__ f32 terms[WARPS * TURN][R][32];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u32 blocks = k / 32, first = blockIdx.x * R;
     f32 total = 0.0f;
     for (u32 base = 0; base < blocks; base += WARPS * TURN) {
-        for (u32 t = 0; t < TURN; t++) {
-            const u32 b = base + warp * TURN + t;
-            if (b >= blocks)
-                break;
-            const u64 at = (u64)blockIdx.y * blocks + b;
-            const f32 w_scale = from_f16(scales[at * 32 + lane]);
+        const u32 own = base + warp * TURN;
+        if (own < blocks) {
+            const u32 turn = min(blocks - own, (u32)TURN);
 #pragma unroll
             for (u32 r = 0; r < R; r++) {
-                const u64 in = (u64)(first + r < m ? first + r : m - 1) * blocks + b;
-                const uint2 side = x_scales[in];
-                const i32 dot = W::dot(w + at * W::PIECES * 32 + lane, x + in * 2, (i32)side.y);
-                terms[warp * TURN + t][r][lane] = (f32)dot * w_scale * __uint_as_float(side.x);
+                const u64 in = (u64)(first + r < m ? first + r : m - 1) * blocks + own;
+                if (lane < turn * 8)
+                    levels[warp][r][lane] = x[in * 8 + lane];
+                if (lane < turn)
+                    sides[warp][r][lane] = x_scales[in + lane];
+            }
+            __syncwarp();
+            for (u32 t = 0; t < turn; t++) {
+                const u64 at = (u64)blockIdx.y * blocks + own + t;
+                const f32 w_scale = from_f16(scales[at * 32 + lane]);
+#pragma unroll
+                for (u32 r = 0; r < R; r++) {
+                    const uint2 side = sides[warp][r][t];
+                    const uint4* in = (const uint4*)&levels[warp][r][t * 8];
+                    const i32 dot = W::dot(w + at * W::PIECES * 32 + lane, in, (i32)side.y);
+                    terms[warp * TURN + t][r][lane] = (f32)dot * w_scale * __uint_as_float(side.x);
+                }
             }
         }
         __syncthreads();
@@ -278,7 +291,7 @@ DEVICE void integer_product(f32* y, const uint4* x, const uint2* x_scales, const
 #define INTEGER_PRODUCT(NAME, W, R)                                                                                    \
     extern "C" __global__ void __launch_bounds__(256) NAME(                                                            \
         f32* __restrict__ y,               /* [m, n] */                                                                \
-        const uint4* __restrict__ x,       /* [m, k] signed bytes */                                                   \
+        const u32* __restrict__ x,         /* [m, k] signed bytes */                                                   \
         const uint2* __restrict__ x_scales,/* [m, k / 32]: scale, sum of the bytes */                                  \
         const uint4* __restrict__ w,       /* [n / 32, k / 32, pieces, 32] of 16 bytes */                              \
         const u16* __restrict__ scales,    /* [n / 32, k / 32, 32] half precision */                                   \
