@@ -45,6 +45,49 @@ extern "C" __global__ void __launch_bounds__(256) append(
         cache[((u64)(c / head_dim) * cache_rows + place) * head_dim + c % head_dim] = x[row * stride + offset + c];
 }
 
+// A block of up to 32 elements in 8 bits, see quant::quantise_a8: eight words and the scale. What is missing is zero.
+DEVICE f32 round_block(const f32* x, u32 len, u32 (&words)[8])
+{
+    u32 largest = 0;
+    for (u32 i = 0; i < len; i++)
+        largest = max(largest, __float_as_uint(x[i]) & 0x7fffffffu);
+    const f32 most = __uint_as_float(largest), scale = most / 127.0f;
+    const bool bad = largest >= 0x7f800000u, zero = scale < 1.17549435e-38f;
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
+        words[i] = 0;
+    if (!bad && !zero) {
+        const f32 inverse = 127.0f / most;
+#pragma unroll
+        for (u32 i = 0; i < 32; i++)
+            if (i < len)
+                words[i / 4] |= (__float_as_uint(x[i] * inverse + 12582912.0f) & 255) << (i % 4 * 8);
+    }
+    return bad ? __uint_as_float(0x7fc00000u) : zero ? 0.0f : scale;
+}
+
+// As append, in blocks of 8 bits: a thread rounds one block. A row of a head is the levels of its blocks, then scales.
+extern "C" __global__ void __launch_bounds__(128) append_q8(
+    u32* __restrict__ cache,         // [heads, cache_rows, blocks * 9]
+    const f32* __restrict__ x,       // [rows, stride]
+    const u32* __restrict__ places,  // [rows]: rows of the cache; one outside is skipped
+    u32 rows, u32 heads, u32 head_dim, u32 stride, u32 offset, u32 cache_rows)
+{
+    const u32 blocks = (head_dim + 31) / 32;
+    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 b = (u32)(i % blocks), h = (u32)(i / blocks % heads);
+    const u64 row = i / blocks / heads;
+    if (row >= rows || places[row] >= cache_rows)
+        return;
+    u32* to = cache + ((u64)h * cache_rows + places[row]) * (blocks * 9);
+    u32 words[8];
+    const f32 scale = round_block(x + row * stride + offset + h * head_dim + b * 32, min(head_dim - b * 32, 32u), words);
+#pragma unroll
+    for (u32 w = 0; w < 8; w++)
+        to[b * 8 + w] = words[w];
+    to[blocks * 8 + b] = __float_as_uint(scale);
+}
+
 #define TILE 128
 
 // The largest number of a block of 128 threads that is no NaN, for all of them.
@@ -67,11 +110,12 @@ DEVICE f32 tile_max(f32 x)
     return x;
 }
 
-// out[d] = sum over n < count of softmax(score(n)) * value(n)[d], the first exponential times `first_weight`.
+// out[d] = sum over n < count of softmax(score(n)) * value(n)[d], the first exponential times `first_weight`;
+// value(p, n, d) is such a product.
 template <class S, class V>
 DEVICE void attend(f32* out, const f32* query, u32 head_dim, u32 count, f32 first_weight, S score, V value)
 {
-    extern __shared__ f32 shared[];  // [2, head_dim]: query, sums of values
+    extern __shared__ f32 shared[];  // [2, head_dim]: query, sums of values; behind them what score needs
     __shared__ f32 weights[TILE];
     __shared__ f32 lanes[16];
     f32 *q = shared, *sums = shared + head_dim;
@@ -98,7 +142,7 @@ DEVICE void attend(f32* out, const f32* query, u32 head_dim, u32 count, f32 firs
         for (u32 d = threadIdx.x; d < head_dim; d += TILE) {
             f32 sum = sums[d];
             for (u32 i = 0; i < rows; i++)
-                sum += weights[i] * value(base + i)[d];
+                sum += value(weights[i], base + i, d);
             sums[d] = sum;
         }
         __syncthreads();
@@ -126,6 +170,26 @@ DEVICE f32 dot(const f32* q, const f32* key, u32 head_dim)
 // Rows from `from` on, cut to the cache.
 DEVICE u32 cut(u32 from, u32 len, u32 kv_rows) { return from < kv_rows ? min(len, kv_rows - from) : 0; }
 
+// The rows that a query sees: `prefix` from `first` on, then `rest` from `second` on.
+struct Visible {
+    u32 first, prefix, second, rest;
+    f32 first_weight;
+    DEVICE Visible(const u32* span, u32 i, u32 queries, u32 kv_rows, u32 causal, u32 repeated_prefix)
+    {
+        u32 seen = span[3];
+        if (causal) {
+            const u64 end = (u64)seen + i + 1;
+            seen = min(seen, (u32)(end > queries ? end - queries : 0));
+        }
+        first = span[0];
+        prefix = cut(first, repeated_prefix ? min(span[1], 1u) : span[1], kv_rows);
+        second = span[2];
+        rest = cut(second, seen, kv_rows);
+        first_weight = repeated_prefix && prefix == 1 ? (f32)span[1] : 1.0f;
+    }
+    DEVICE u64 row(u32 n) const { return n < prefix ? first + n : second + (n - prefix); }
+};
+
 extern "C" __global__ void __launch_bounds__(128, 8) attention(
     f32* __restrict__ out,            // [sequences, queries, n_heads, head_dim]
     const f32* __restrict__ q,        // [sequences, queries, q_stride]
@@ -136,24 +200,65 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention(
     u32 causal, u32 repeated_prefix)
 {
     const u32 row = blockIdx.x, h = blockIdx.y;
-    const u32 *span = spans + (u64)(row / queries) * 4, i = row % queries;
-    const u32 prefix_rows = repeated_prefix ? min(span[1], 1u) : span[1], own = span[3];
-    u32 seen = own;
-    if (causal) {
-        const u64 end = (u64)own + i + 1;
-        seen = min(own, (u32)(end > queries ? end - queries : 0));
-    }
-    const u32 prefix = cut(span[0], prefix_rows, kv_rows), rest = cut(span[2], seen, kv_rows);
-    const f32 first_weight = repeated_prefix && prefix == 1 ? (f32)span[1] : 1.0f;
-    const u32 first = span[0], second = span[2];
+    const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);
     keys += (u64)(h / group) * kv_head_stride;
     values += (u64)(h / group) * kv_head_stride;
     const f32 scale = 1.0f / root((f32)head_dim);
-    const auto at = [=](u32 n) { return (u64)(n < prefix ? first + n : second + (n - prefix)) * kv_stride; };
+    const auto at = [=](u32 n) { return sees.row(n) * kv_stride; };
     attend(
         out + ((u64)row * gridDim.y + h) * head_dim, q + (u64)row * q_stride + q_offset + (u64)h * head_dim, head_dim,
-        prefix + rest, first_weight, [=](const f32* q, u32 n) { return dot(q, keys + at(n), head_dim) * scale; },
-        [=](u32 n) { return values + at(n); });
+        sees.prefix + sees.rest, sees.first_weight,
+        [=](const f32* q, u32 n) { return dot(q, keys + at(n), head_dim) * scale; },
+        [=](f32 p, u32 n, u32 d) { return p * values[at(n) + d]; });
+}
+
+// Keys and values in blocks of 8 bits, a query rounded alike: see ops::attention::attention_q8.
+extern "C" __global__ void __launch_bounds__(128, 8) attention_q8(
+    f32* __restrict__ out,            // [sequences, queries, n_heads, head_dim]
+    const f32* __restrict__ q,        // [sequences, queries, q_stride]
+    const u32* __restrict__ keys,     // row j of head h at j * kv_stride + h * kv_head_stride: levels, then scales
+    const u32* __restrict__ values,   // the same
+    const u32* __restrict__ spans,    // [sequences, 4]: first row and length of the prefix, then of the own rows
+    u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
+    u32 causal, u32 repeated_prefix)
+{
+    extern __shared__ f32 shared[];
+    const u32 row = blockIdx.x, h = blockIdx.y, blocks = (head_dim + 31) / 32;
+    const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);
+    keys += (u64)(h / group) * kv_head_stride;
+    values += (u64)(h / group) * kv_head_stride;
+    const f32* query = q + (u64)row * q_stride + q_offset + (u64)h * head_dim;
+    u32* levels = (u32*)(shared + 2 * head_dim);  // [blocks, 8], then [blocks] scales
+    for (u32 b = threadIdx.x; b < blocks; b += TILE) {
+        u32 words[8];
+        const f32 own = round_block(query + b * 32, min(head_dim - b * 32, 32u), words);
+#pragma unroll
+        for (u32 w = 0; w < 8; w++)
+            levels[b * 8 + w] = words[w];
+        levels[blocks * 8 + b] = __float_as_uint(own);
+    }
+    __syncthreads();
+    const f32 scale = 1.0f / root((f32)head_dim);
+    const auto at = [=](u32 n) { return sees.row(n) * kv_stride; };
+    attend(
+        out + ((u64)row * gridDim.y + h) * head_dim, query, head_dim, sees.prefix + sees.rest, sees.first_weight,
+        [=](const f32*, u32 n) {
+            const u32* key = keys + at(n);
+            f32 sum = 0.0f;
+            for (u32 b = 0; b < blocks; b++) {
+                i32 dot = 0;
+#pragma unroll
+                for (u32 w = 0; w < 8; w++)
+                    dot = __dp4a((i32)levels[b * 8 + w], (i32)key[b * 8 + w], dot);
+                sum += (f32)dot * __uint_as_float(key[blocks * 8 + b]) * __uint_as_float(levels[blocks * 8 + b]);
+            }
+            return sum * scale;
+        },
+        [=](f32 p, u32 n, u32 d) {
+            const u32* value = values + at(n);
+            const i32 level = (i32)(value[d / 4] << (24 - d % 4 * 8)) >> 24;
+            return p * __uint_as_float(value[blocks * 8 + d / 32]) * (f32)level;
+        });
 }
 
 extern "C" __global__ void __launch_bounds__(128, 8) relative_attention(
@@ -169,5 +274,5 @@ extern "C" __global__ void __launch_bounds__(128, 8) relative_attention(
     attend(
         out + i * width + (u64)h * head_dim, qkv + 3 * i * width, head_dim, rows, 1.0f,
         [=](const f32* q, u32 n) { return dot(q, qkv + (3 * (u64)n + 1) * width, head_dim) * scale + bias[n]; },
-        [=](u32 n) { return qkv + (3 * (u64)n + 2) * width; });
+        [=](f32 p, u32 n, u32 d) { return p * qkv[(3 * (u64)n + 2) * width + d]; });
 }

@@ -3,19 +3,20 @@
 // Layout of the weights: outputs stand in strips of 32, one a lane; inputs in blocks of 32. A lane's block is one to
 // eight pieces of 16 bytes, and the same piece of a strip's 32 lanes is 512 bytes in a row:
 //   w[strip][block][piece][lane] of 16 bytes, scales[strip][block][lane] of half precision.
+// Q4_K has two floats there, the scale and the offset of 32 inputs; Q4_G128 is Q4_0 with its scale four times.
 // So every load of a warp is 512 bytes without a gap, and what a thread gets is its own output's next weights. Missing
-// outputs and inputs are zeros. Pieces of a block: 8 for F32, 4 for BF16, 2 for Q8_0, 1 for Q4_0.
+// outputs and inputs are zeros. Pieces of a block: 8 for F32, 4 for BF16, 2 for Q8_0, 1 for nibbles.
 //
 // A block of threads owns one strip and R rows. F32 activations: a warp takes 256 inputs, the length of a sum from
 // zero upwards, and the sums of 8 warps are added in the order of the inputs. A8: terms of 32 inputs are exact
 // integers; they are added in the order of the inputs. Neither order knows the other rows, so a row's bits do not
 // depend on its batch, and they are those of ops::gemm.
 //
-// Bound: the weights, read once for every R rows: 4, 2, 1.06 or 0.56 bytes each. Compute capability 8.0.
+// Bound: the weights, read once for every R rows: 4, 2, 1.06, 0.56 or (Q4_K) 0.75 bytes each. Compute capability 8.0.
 #include "common.cuh"
 
 struct F32 {
-    enum : u32 { PIECES = 8 };
+    enum : u32 { PIECES = 8, SCALE = 1 };
     static DEVICE void load(const uint4* w, const u16*, f32 (&v)[32])
     {
 #pragma unroll
@@ -34,7 +35,7 @@ struct F32 {
 };
 
 struct Bf16 {
-    enum : u32 { PIECES = 4 };
+    enum : u32 { PIECES = 4, SCALE = 1 };
     static DEVICE void load(const uint4* w, const u16*, f32 (&v)[32])
     {
 #pragma unroll
@@ -55,7 +56,7 @@ struct Bf16 {
 };
 
 struct Q8 {
-    enum : u32 { PIECES = 2 };
+    enum : u32 { PIECES = 2, SCALE = 1 };
     static DEVICE void load(const uint4* w, const u16* scale, f32 (&v)[32])
     {
         const f32 s = from_f16(*scale);
@@ -86,10 +87,11 @@ struct Q8 {
         }
         return sum;
     }
+    static DEVICE f32 term(const u16* scale, i32 dot, i32) { return (f32)dot * from_f16(*scale); }
 };
 
 struct Q4 {
-    enum : u32 { PIECES = 1 };
+    enum : u32 { PIECES = 1, SCALE = 1 };
     static DEVICE void load(const uint4* w, const u16* scale, f32 (&v)[32])
     {
         const f32 s = from_f16(*scale);
@@ -116,6 +118,32 @@ struct Q4 {
             sum = __dp4a((i32)(w4[i] >> 4 & 0x0f0f0f0fu), (i32)highs[i], sum);
         }
         return sum;
+    }
+    static DEVICE f32 term(const u16* scale, i32 dot, i32) { return (f32)dot * from_f16(*scale); }
+};
+
+// Scale and offset of 32 inputs are two floats.
+struct Q4K {
+    enum : u32 { PIECES = 1, SCALE = 4 };
+    static DEVICE void load(const uint4* w, const u16* scale, f32 (&v)[32])
+    {
+        const float2 own = *(const float2*)scale;
+        const uint4 b = *w;
+        const u32 words[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (u32 i = 0; i < 32; i++)
+            v[i] = own.x * (f32)(i32)(words[i / 4 % 4] >> (i % 4 * 8 + i / 16 * 4) & 15) - own.y;
+    }
+    static DEVICE f32 element(const u8* w, const u16* scale, u32 t)
+    {
+        const float2 own = *(const float2*)scale;
+        return own.x * (f32)(i32)(w[t % 16] >> (t / 16 * 4) & 15) - own.y;
+    }
+    static DEVICE i32 dot(const uint4* w, const uint4* x, i32) { return Q4::dot(w, x, 0); }
+    static DEVICE f32 term(const u16* scale, i32 dot, i32 sum)
+    {
+        const float2 own = *(const float2*)scale;
+        return (f32)dot * own.x + (f32)-sum * own.y;
     }
 };
 
@@ -159,7 +187,7 @@ DEVICE void product(f32* y, const f32* x, const uint4* w, const u16* scales, con
             for (u32 b = 0; b < end; b++) {
                 const u64 at = (u64)blockIdx.y * blocks + own * (SUM_BLOCK / 32) + b;
                 f32 v[32];
-                W::load(w + at * W::PIECES * 32 + lane, scales + at * 32 + lane, v);
+                W::load(w + at * W::PIECES * 32 + lane, scales + (at * 32 + lane) * W::SCALE, v);
 #pragma unroll
                 for (u32 r = 0; r < R; r++) {
                     const float4* in = (const float4*)&inputs[warp][r][b * 32];
@@ -188,8 +216,9 @@ DEVICE void product(f32* y, const f32* x, const uint4* w, const u16* scales, con
         finish(y, bias, has_bias, accumulate, (u64)row * n + j, j, total);
 }
 
-#define PRODUCT(NAME, W, R)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(256) NAME(                                                            \
+// The last argument bounds the registers: 256 threads, and how many blocks a multiprocessor holds at least.
+#define PRODUCT(NAME, W, R, ...)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) NAME(                                                    \
         f32* __restrict__ y,            /* [m, n] */                                                                   \
         const f32* __restrict__ x,      /* [m, k] */                                                                   \
         const uint4* __restrict__ w,    /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
@@ -200,14 +229,16 @@ DEVICE void product(f32* y, const f32* x, const uint4* w, const u16* scales, con
         product<W, R>(y, x, w, scales, bias, m, n, k, has_bias, accumulate);                                           \
     }
 
-PRODUCT(product_f32_1, F32, 1)
-PRODUCT(product_f32_4, F32, 4)
-PRODUCT(product_bf16_1, Bf16, 1)
-PRODUCT(product_bf16_4, Bf16, 4)
-PRODUCT(product_q8_1, Q8, 1)
-PRODUCT(product_q8_4, Q8, 4)
-PRODUCT(product_q4_1, Q4, 1)
-PRODUCT(product_q4_4, Q4, 4)
+PRODUCT(product_f32_1, F32, 1, 256)
+PRODUCT(product_f32_4, F32, 4, 256)
+PRODUCT(product_bf16_1, Bf16, 1, 256)
+PRODUCT(product_bf16_4, Bf16, 4, 256)
+PRODUCT(product_q8_1, Q8, 1, 256)
+PRODUCT(product_q8_4, Q8, 4, 256)
+PRODUCT(product_q4_1, Q4, 1, 256)
+PRODUCT(product_q4_4, Q4, 4, 256)
+PRODUCT(product_q4k_1, Q4K, 1, 256)
+PRODUCT(product_q4k_4, Q4K, 4, 256, 2)
 
 // Activations in 8 bits, see quant::quantise_a8. A warp takes one block of 32, a lane an element.
 extern "C" __global__ void __launch_bounds__(256) round_a8(
@@ -267,13 +298,13 @@ DEVICE void integer_product(f32* y, const u32* x, const uint2* x_scales, const u
             __syncwarp();
             for (u32 t = 0; t < turn; t++) {
                 const u64 at = (u64)blockIdx.y * blocks + own + t;
-                const f32 w_scale = from_f16(scales[at * 32 + lane]);
+                const u16* scale = scales + (at * 32 + lane) * W::SCALE;
 #pragma unroll
                 for (u32 r = 0; r < R; r++) {
                     const uint2 side = sides[warp][r][t];
                     const uint4* in = (const uint4*)&levels[warp][r][t * 8];
                     const i32 dot = W::dot(w + at * W::PIECES * 32 + lane, in, (i32)side.y);
-                    terms[warp * TURN + t][r][lane] = (f32)dot * w_scale * __uint_as_float(side.x);
+                    terms[warp * TURN + t][r][lane] = W::term(scale, dot, (i32)side.y) * __uint_as_float(side.x);
                 }
             }
         }
@@ -305,6 +336,8 @@ INTEGER_PRODUCT(integer_product_q8_1, Q8, 1)
 INTEGER_PRODUCT(integer_product_q8_4, Q8, 4)
 INTEGER_PRODUCT(integer_product_q4_1, Q4, 1)
 INTEGER_PRODUCT(integer_product_q4_4, Q4, 4)
+INTEGER_PRODUCT(integer_product_q4k_1, Q4K, 1)
+INTEGER_PRODUCT(integer_product_q4k_4, Q4K, 4)
 
 // Canonical rows into the layout: a thread makes one piece of 16 bytes of one row's block.
 template <u32 PIECES> DEVICE bool place(u32 at, u32 rows, u32 k, u32& r, u32& b, u32& p, u64& to)
@@ -357,18 +390,19 @@ extern "C" __global__ void __launch_bounds__(256) pack_bf16(
     w[to * 4 + p * 32 + (at + r) % 32] = make_uint4(v[0], v[1], v[2], v[3]);
 }
 
-// Blocks are an even number of bytes with the scale in the first two.
-template <u32 PIECES> DEVICE void pack_blocks(uint4* w, u16* scales, const u16* source, u32 at, u32 rows, u32 k)
+// Blocks are an even number of bytes with the scale in the first two, and PARTS times 32 inputs behind it.
+template <u32 PIECES, u32 PARTS>
+DEVICE void pack_blocks(uint4* w, u16* scales, const u16* source, u32 at, u32 rows, u32 k)
 {
     u32 r, b, p;
     u64 to;
     if (!place<PIECES>(at, rows, k, r, b, p, to))
         return;
-    const u16* block = source + ((u64)r * (k / 32) + b) * (1 + PIECES * 8);
+    const u16* block = source + ((u64)r * (k / 32 / PARTS) + b / PARTS) * (1 + PARTS * PIECES * 8);
     u32 v[4] = {0, 0, 0, 0};
 #pragma unroll
     for (u32 i = 0; i < 8; i++)
-        v[i / 2] |= (u32)block[1 + p * 8 + i] << (i % 2 * 16);
+        v[i / 2] |= (u32)block[1 + (b % PARTS * PIECES + p) * 8 + i] << (i % 2 * 16);
     w[to * PIECES + p * 32 + (at + r) % 32] = make_uint4(v[0], v[1], v[2], v[3]);
     if (p == 0)
         scales[to + (at + r) % 32] = block[0];
@@ -379,7 +413,7 @@ extern "C" __global__ void __launch_bounds__(256) pack_q8(
     const u16* __restrict__ source,                   // [rows, k / 32] blocks of 34 bytes
     u32 at, u32 rows, u32 k)
 {
-    pack_blocks<2>(w, scales, source, at, rows, k);
+    pack_blocks<2, 1>(w, scales, source, at, rows, k);
 }
 
 extern "C" __global__ void __launch_bounds__(256) pack_q4(
@@ -387,7 +421,44 @@ extern "C" __global__ void __launch_bounds__(256) pack_q4(
     const u16* __restrict__ source,                   // [rows, k / 32] blocks of 18 bytes
     u32 at, u32 rows, u32 k)
 {
-    pack_blocks<1>(w, scales, source, at, rows, k);
+    pack_blocks<1, 1>(w, scales, source, at, rows, k);
+}
+
+extern "C" __global__ void __launch_bounds__(256) pack_q4_g128(
+    uint4* __restrict__ w, u16* __restrict__ scales,  // the layout above
+    const u16* __restrict__ source,                   // [rows, k / 128] blocks of 66 bytes
+    u32 at, u32 rows, u32 k)
+{
+    pack_blocks<1, 4>(w, scales, source, at, rows, k);
+}
+
+extern "C" __global__ void __launch_bounds__(256) pack_q4k(
+    uint4* __restrict__ w, float2* __restrict__ scales,  // the layout above
+    const u32* __restrict__ source,                      // [rows, k / 256] blocks of 144 bytes
+    u32 at, u32 rows, u32 k)
+{
+    u32 r, b, p;
+    u64 to;
+    if (!place<1>(at, rows, k, r, b, p, to))
+        return;
+    const u32* block = source + ((u64)r * (k / 256) + b / 8) * 36;
+    const auto byte = [=](u32 i) { return block[i / 4] >> (i % 4 * 8) & 255; };
+    const u32 part = b % 8, high = part % 2 * 4;
+    // Of 64 inputs the first 32 are in the low halves of 32 bytes.
+    u32 v[4];
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        const u32 at = 4 + part / 2 * 8 + i;
+        v[i] = (block[at] >> high & 0x0f0f0f0fu) | (block[at + 4] >> high & 0x0f0f0f0fu) << 4;
+    }
+    const u32 lane = (at + r) % 32;
+    w[to + lane] = make_uint4(v[0], v[1], v[2], v[3]);
+    // Scales and offsets of six bits: four of each lie whole in twelve bytes, the other four in halves.
+    const u32 s = part % 4, first = byte(4 + s), second = byte(8 + s), third = byte(12 + s);
+    const u32 scale = part < 4 ? first & 63 : (third & 15) | first >> 6 << 4;
+    const u32 offset = part < 4 ? second & 63 : third >> 4 | second >> 6 << 4;
+    const f32 all_scales = from_f16((u16)block[0]), all_offsets = from_f16((u16)(block[0] >> 16));
+    scales[to + lane] = make_float2(all_scales * (f32)scale, all_offsets * (f32)offset);
 }
 
 // out[r, t] = w[index[r], t]; an index outside the matrix gives zeros. One thread an element.
@@ -402,7 +473,7 @@ DEVICE void gather(f32* out, const u32* index, const u8* w, const u16* scales, u
     f32 v = 0.0f;
     if (j < n) {
         const u64 at = (u64)(j / 32) * blocks + t / 32;
-        v = W::element(w + (at * W::PIECES * 32 + j % 32) * 16, scales + at * 32 + j % 32, t % 32);
+        v = W::element(w + (at * W::PIECES * 32 + j % 32) * 16, scales + (at * 32 + j % 32) * W::SCALE, t % 32);
     }
     out[i] = v;
 }
@@ -422,3 +493,4 @@ GATHER(gather_rows_f32, F32)
 GATHER(gather_rows_bf16, Bf16)
 GATHER(gather_rows_q8, Q8)
 GATHER(gather_rows_q4, Q4)
+GATHER(gather_rows_q4k, Q4K)

@@ -6,15 +6,22 @@ use super::memory::Buffer;
 use super::module::Family::Attention;
 use super::{Device, along, failed, grid, words};
 use crate::error::{Error, Result, product};
-use crate::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use crate::ops::Element;
+use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeShape, RotaryShape};
+use crate::quant::A8_BLOCK;
 
 /// Threads of a block: see `TILE` in `kernels/attention.cu`.
 const THREADS: u32 = 128;
 /// Widest head: the query and the sums of values lie in shared memory.
 const MOST_HEAD_DIM: usize = 4096;
 
-/// A block for each row and head, with room for a query and the sums of values.
-fn shape(op: &'static str, rows: usize, heads: usize, head_dim: usize) -> Result<LaunchConfig> {
+/// A block for each row and head, with room for a query, the sums of values and `more` words.
+fn shape(
+    op: &'static str,
+    [rows, heads]: [usize; 2],
+    head_dim: usize,
+    more: usize,
+) -> Result<LaunchConfig> {
     if head_dim > MOST_HEAD_DIM {
         return Err(Error::Range {
             op,
@@ -24,7 +31,7 @@ fn shape(op: &'static str, rows: usize, heads: usize, head_dim: usize) -> Result
             max: MOST_HEAD_DIM as u64,
         });
     }
-    let [bytes] = words(op, [2 * size_of::<f32>() * head_dim])?;
+    let [bytes] = words(op, [size_of::<f32>() * (2 * head_dim + more)])?;
     Ok(LaunchConfig {
         shared_mem_bytes: bytes,
         ..grid(op, rows, heads, THREADS)?
@@ -68,18 +75,24 @@ impl Device {
         Ok(())
     }
 
-    pub(super) fn append_rows(
+    pub(super) fn append_rows<T: Element>(
         &self,
+        kv: KvFormat,
         s: AppendShape,
         x: &Buffer<f32>,
         places: &Buffer<u32>,
-        cache: &mut Buffer<f32>,
+        cache: &mut Buffer<T>,
     ) -> Result<()> {
-        const KERNEL: &str = "append";
-        s.check(x.len, places.len, cache.len)?;
-        self.owns(KERNEL, &[x, cache])?;
-        places.belongs(KERNEL, &self.stream)?;
-        let Some(shape) = along(KERNEL, &[s.rows, s.heads, s.head_dim])? else {
+        // A thread makes one element, or one block.
+        let (kernel, pieces) = match kv {
+            KvFormat::F32 => ("append", s.head_dim),
+            KvFormat::Q8 => ("append_q8", s.head_dim.div_ceil(A8_BLOCK)),
+        };
+        s.check_as(kv, x.len, places.len, cache.len)?;
+        self.owns(kernel, &[x])?;
+        cache.belongs(kernel, &self.stream)?;
+        places.belongs(kernel, &self.stream)?;
+        let Some(shape) = along(kernel, &[s.rows, s.heads, pieces])? else {
             return Ok(());
         };
         let sizes = [
@@ -90,61 +103,67 @@ impl Device {
             s.offset,
             s.cache_rows,
         ];
-        let [rows, heads, head_dim, stride, offset, cache_rows] = words(KERNEL, sizes)?;
-        words(KERNEL, [product(KERNEL, &[s.heads, s.head_dim])?])?;
-        let f = self.function(Attention, KERNEL)?;
+        let [rows, heads, head_dim, stride, offset, cache_rows] = words(kernel, sizes)?;
+        words(kernel, [product(kernel, &[s.heads, s.head_dim])?])?;
+        let f = self.function(Attention, kernel)?;
         let mut args = self.stream.launch_builder(&f);
         args.arg(&mut cache.data).arg(&x.data).arg(&places.data);
         args.arg(&rows).arg(&heads).arg(&head_dim);
         args.arg(&stride).arg(&offset).arg(&cache_rows);
-        // SAFETY: append(cache, x, places, rows, heads, head_dim, stride, offset, cache_rows). `check` proved that
-        // heads lie inside a row and that the cache holds cache_rows of them; the kernel compares each place with
-        // cache_rows, and threads past the last element leave.
-        unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
+        // SAFETY: append, append_q8(cache, x, places, rows, heads, head_dim, stride, offset, cache_rows). `check_as`
+        // proved that heads lie inside a row and that the cache holds cache_rows of them in this format; the kernel
+        // compares each place with cache_rows, and threads past the last element or block leave.
+        unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }
 
-    pub(super) fn attend(
+    pub(super) fn attend<T: Element>(
         &self,
-        s: AttentionShape,
+        (kv, s): (KvFormat, AttentionShape),
         q: &Buffer<f32>,
-        [keys, values]: [&Buffer<f32>; 2],
+        [keys, values]: [&Buffer<T>; 2],
         spans: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        const KERNEL: &str = "attention";
-        s.check(q.len, keys.len, values.len, spans.len, out.len)?;
-        self.owns(KERNEL, &[q, keys, values, out])?;
-        spans.belongs(KERNEL, &self.stream)?;
-        let all = product(KERNEL, &[s.sequences, s.queries])?;
+        // A rounded query lies beside the query.
+        let (kernel, more) = match kv {
+            KvFormat::F32 => ("attention", 0),
+            KvFormat::Q8 => ("attention_q8", kv.words(s.head_dim)),
+        };
+        s.check_as(kv, [q.len, keys.len, values.len, spans.len, out.len])?;
+        self.owns(kernel, &[q, out])?;
+        keys.belongs(kernel, &self.stream)?;
+        values.belongs(kernel, &self.stream)?;
+        spans.belongs(kernel, &self.stream)?;
+        let all = product(kernel, &[s.sequences, s.queries])?;
         if all == 0 {
             return Ok(());
         }
-        let shape = shape(KERNEL, all, s.n_heads, s.head_dim)?;
+        let shape = shape(kernel, [all, s.n_heads], s.head_dim, more)?;
         let group = s.n_heads / s.n_kv_heads;
         let sizes = [
             s.queries, group, s.head_dim, s.q_stride, s.q_offset, s.kv_rows,
         ];
-        let [queries, group, head_dim, q_stride, q_offset, kv_rows] = words(KERNEL, sizes)?;
-        let [kv_stride, kv_head_stride] = words(KERNEL, [s.kv_stride, s.kv_head_stride])?;
+        let [queries, group, head_dim, q_stride, q_offset, kv_rows] = words(kernel, sizes)?;
+        let [kv_stride, kv_head_stride] = words(kernel, [s.kv_stride, s.kv_head_stride])?;
         // Without rows nothing is read, and offsets may lie anywhere.
         let from = |offset: usize| if s.kv_rows == 0 { 0 } else { offset };
         let (k_offset, v_offset) = (from(s.k_offset), from(s.v_offset));
-        let keys = keys.part(KERNEL, "keys", k_offset, keys.len - k_offset)?;
-        let values = values.part(KERNEL, "values", v_offset, values.len - v_offset)?;
+        let keys = keys.part(kernel, "keys", k_offset, keys.len - k_offset)?;
+        let values = values.part(kernel, "values", v_offset, values.len - v_offset)?;
         let (causal, repeated) = (u32::from(s.causal), u32::from(s.repeated_prefix));
-        let f = self.function(Attention, KERNEL)?;
+        let f = self.function(Attention, kernel)?;
         let mut args = self.stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&q.data).arg(&keys).arg(&values);
         args.arg(&spans.data).arg(&queries).arg(&group);
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
         args.arg(&causal).arg(&repeated);
-        // SAFETY: attention(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows,
-        // kv_stride, kv_head_stride, causal, repeated_prefix), a block for each query row and head. `check` proved that
-        // the last row of the last head lies inside keys and values behind their offsets; the kernel cuts every span to
-        // kv_rows. Shared memory holds two heads.
-        unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
+        // SAFETY: attention, attention_q8(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset,
+        // kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix), a block for each query row and head. `check_as`
+        // proved that the last row of the last head lies inside keys and values behind their offsets; the kernel cuts
+        // every span to kv_rows. Shared memory holds two heads, and in 8 bits a rounded one.
+        unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }
 
@@ -161,7 +180,7 @@ impl Device {
         if s.rows == 0 {
             return Ok(());
         }
-        let shape = shape(KERNEL, s.rows, s.n_heads, s.head_dim)?;
+        let shape = shape(KERNEL, [s.rows, s.n_heads], s.head_dim, 0)?;
         let [rows, head_dim] = words(KERNEL, [s.rows, s.head_dim])?;
         let f = self.function(Attention, KERNEL)?;
         let mut args = self.stream.launch_builder(&f);

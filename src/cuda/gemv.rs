@@ -26,7 +26,7 @@ pub struct Matrix {
     n: usize,
     k: usize,
     data: CudaSlice<u8>,
-    /// Half-precision scales; one unused element where the format has none.
+    /// Scales; unused bytes where the format has none.
     scales: CudaSlice<u8>,
 }
 
@@ -47,16 +47,29 @@ const fn kernels(format: Format) -> [&'static str; 4] {
         ],
         Format::Q8_0 => ["product_q8_1", "product_q8_4", "pack_q8", "gather_rows_q8"],
         Format::Q4_0 => ["product_q4_1", "product_q4_4", "pack_q4", "gather_rows_q4"],
+        Format::Q4G128 => [
+            "product_q4_1",
+            "product_q4_4",
+            "pack_q4_g128",
+            "gather_rows_q4",
+        ],
+        Format::Q4K => [
+            "product_q4k_1",
+            "product_q4k_4",
+            "pack_q4k",
+            "gather_rows_q4k",
+        ],
     }
 }
 
-/// Loads of 16 bytes that a block of 32 inputs takes, and whether it has a scale.
-const fn pieces(format: Format) -> (usize, bool) {
+/// Loads of 16 bytes that a block of 32 inputs takes, and bytes of its scale.
+const fn pieces(format: Format) -> (usize, usize) {
     match format {
-        Format::F32 => (8, false),
-        Format::Bf16 => (4, false),
-        Format::Q8_0 => (2, true),
-        Format::Q4_0 => (1, true),
+        Format::F32 => (8, 0),
+        Format::Bf16 => (4, 0),
+        Format::Q8_0 => (2, 2),
+        Format::Q4_0 | Format::Q4G128 => (1, 2),
+        Format::Q4K => (1, 8),
     }
 }
 
@@ -64,10 +77,10 @@ impl Matrix {
     pub(super) fn zeros(device: &Device, format: Format, n: usize, k: usize) -> Result<Self> {
         // The canonical form's own bounds.
         format.bytes(n, k)?;
-        let (pieces, scaled) = pieces(format);
+        let (pieces, scale) = pieces(format);
         let blocks = product("matrix", &[n.div_ceil(STRIP), k.div_ceil(STRIP), STRIP])?;
         let bytes = product("matrix", &[blocks, pieces, PIECE_BYTES])?;
-        let scales = if scaled { blocks * 2 } else { 2 };
+        let scales = product("matrix", &[blocks, scale])?.max(2);
         Ok(Self {
             format,
             n,
@@ -100,7 +113,11 @@ impl Device {
         let range = rows.place(at, matrix.format, matrix.size())?;
         let bytes = match rows.data() {
             QuantData::F32(data) => bytemuck::cast_slice(data),
-            QuantData::Bf16(data) | QuantData::Q8_0(data) | QuantData::Q4_0(data) => data,
+            QuantData::Bf16(data)
+            | QuantData::Q8_0(data)
+            | QuantData::Q4_0(data)
+            | QuantData::Q4K(data)
+            | QuantData::Q4G128(data) => data,
         };
         let row_bytes = matrix.format.bytes(1, matrix.k)?.max(1);
         let portion = (PORTION_BYTES / row_bytes).max(1);
@@ -114,14 +131,14 @@ impl Device {
     fn pack_rows(&self, matrix: &mut Matrix, at: usize, rows: usize, bytes: &[u8]) -> Result<()> {
         const OP: &str = "put";
         let kernel = kernels(matrix.format)[2];
-        let (pieces, scaled) = pieces(matrix.format);
+        let (pieces, scale) = pieces(matrix.format);
         let source = self.upload(OP, bytes)?;
         let [at, rows_word, k] = words(OP, [at, rows, matrix.k])?;
         let count = product(OP, &[rows, matrix.k.div_ceil(STRIP), pieces])?;
         let f = self.function(Gemv, kernel)?;
         let mut args = self.stream.launch_builder(&f);
         args.arg(&mut matrix.data);
-        if scaled {
+        if scale > 0 {
             args.arg(&mut matrix.scales);
         }
         args.arg(&source).arg(&at).arg(&rows_word).arg(&k);
@@ -168,8 +185,11 @@ impl Device {
             (Activations::A8, Format::Q8_0) => {
                 Some(["integer_product_q8_1", "integer_product_q8_4"])
             }
-            (Activations::A8, Format::Q4_0) => {
+            (Activations::A8, Format::Q4_0 | Format::Q4G128) => {
                 Some(["integer_product_q4_1", "integer_product_q4_4"])
+            }
+            (Activations::A8, Format::Q4K) => {
+                Some(["integer_product_q4k_1", "integer_product_q4k_4"])
             }
             _ => None,
         };

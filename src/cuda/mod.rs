@@ -27,7 +27,7 @@ pub use self::gemv::Matrix;
 pub use self::memory::Buffer;
 use self::module::{Family, Modules};
 use crate::error::{Error, Foreign, Result, product};
-use crate::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeShape, RotaryShape};
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -360,7 +360,7 @@ impl Backend for Device {
         places: &Buffer<u32>,
         cache: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.append_rows(s, x, places, cache)
+        self.append_rows(KvFormat::F32, s, x, places, cache)
     }
 
     fn attention(
@@ -372,7 +372,29 @@ impl Backend for Device {
         spans: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.attend(s, q, [keys, values], spans, out)
+        self.attend((KvFormat::F32, s), q, [keys, values], spans, out)
+    }
+
+    fn append_q8(
+        &self,
+        s: AppendShape,
+        x: &Buffer<f32>,
+        places: &Buffer<u32>,
+        cache: &mut Buffer<u32>,
+    ) -> Result<()> {
+        self.append_rows(KvFormat::Q8, s, x, places, cache)
+    }
+
+    fn attention_q8(
+        &self,
+        s: AttentionShape,
+        q: &Buffer<f32>,
+        keys: &Buffer<u32>,
+        values: &Buffer<u32>,
+        spans: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        self.attend((KvFormat::Q8, s), q, [keys, values], spans, out)
     }
 
     fn relative_attention(
