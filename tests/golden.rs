@@ -82,7 +82,17 @@ fn families() -> Vec<Family> {
 
 #[cfg(feature = "align")]
 fn training() -> Option<Family> {
-    Some(family!("train-", train))
+    Some(Family {
+        name: "train-",
+        reference: train::run::<Reference>,
+        cpu: train::run::<Cpu>,
+        #[cfg(feature = "cuda")]
+        cuda: |_, _| {
+            Err(maquette::Error::Unsupported {
+                what: "gradients on a GPU",
+            })
+        },
+    })
 }
 
 #[cfg(not(feature = "align"))]
@@ -113,9 +123,12 @@ fn longest<'a>(families: &'a [Family], name: &str) -> Option<&'a Family> {
         .max_by_key(|f| f.name.len())
 }
 
-/// Cases that only a real GPU runs: interpreted they take the time of all others together.
+/// Cases that no GPU runs: there are no gradients.
 #[cfg(feature = "cuda")]
-const NOT_INTERPRETED: [&str; 2] = ["janus-draws", "magvit-v2"];
+const NOT_ON_A_GPU: [&str; 2] = ["train-dpo", "train-grpo"];
+/// The same, and cases that only a real GPU runs: interpreted they take the time of all others together.
+#[cfg(feature = "cuda")]
+const NOT_INTERPRETED: [&str; 4] = ["train-dpo", "train-grpo", "janus-draws", "magvit-v2"];
 
 /// A device by name, whether names are the transformers library's, and how the device runs a case.
 type Pass<'a> = (&'a str, bool, &'a dyn Fn(&Family, &Case) -> Result<()>);
@@ -141,7 +154,7 @@ fn every_case_agrees_on_a_gpu() {
     let left_out: &[&str] = if gpu::emulated() {
         &NOT_INTERPRETED
     } else {
-        &[]
+        &NOT_ON_A_GPU
     };
     agree(
         &[("cuda", false, &|family, case| (family.cuda)(case, &cuda))],
