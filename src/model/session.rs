@@ -1,8 +1,9 @@
-//! Host memory of a run: reserved when the run begins, or refused; nothing is allocated in a step.
+//! What the sessions share: host memory that is reserved when a run begins, or refused, and the candidates of a call.
 
 use alloc::vec::Vec;
 
 use crate::error::{Error, Result};
+use crate::generator::CandidateId;
 
 /// An empty list with room for `len` elements.
 pub(super) fn reserved<T>(len: usize) -> Result<Vec<T>> {
@@ -20,4 +21,22 @@ pub(super) fn filled<T: Copy>(len: usize, value: T) -> Result<Vec<T>> {
     let mut list = reserved(len)?;
     list.resize(len, value);
     Ok(list)
+}
+
+/// Lists the places of candidates, each alive and named once.
+pub(super) fn places(
+    op: &'static str,
+    ids: &[CandidateId],
+    place: impl Fn(CandidateId) -> Result<usize>,
+    batch: &mut Vec<usize>,
+) -> Result<()> {
+    batch.clear();
+    for &id in ids {
+        let at = place(id)?;
+        if batch.contains(&at) {
+            return Err(Error::RepeatedCandidate { op, id: id.0 });
+        }
+        batch.push(at);
+    }
+    Ok(())
 }

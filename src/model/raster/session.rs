@@ -11,7 +11,7 @@ use crate::codes::{Code, CodeGrid, UNKNOWN};
 use crate::error::{Error, Result, covers, product};
 use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
 use crate::image::ImageSize;
-use crate::model::session::{filled, reserved};
+use crate::model::session::{filled, places, reserved};
 use crate::model::vq::{Vq, VqScratch};
 use crate::ops::Backend;
 use crate::prompt::Prompt;
@@ -230,18 +230,8 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         f: impl FnOnce(&mut Self, &[usize]) -> Result<()>,
     ) -> Result<()> {
         let mut batch = core::mem::take(&mut self.host.batch);
-        batch.clear();
-        let result = ids
-            .iter()
-            .try_for_each(|&id| {
-                let at = self.at(op, id)?;
-                if batch.contains(&at) {
-                    return Err(Error::RepeatedCandidate { op, id: id.0 });
-                }
-                batch.push(at);
-                Ok(())
-            })
-            .and_then(|()| f(self, &batch));
+        let result =
+            places(op, ids, |id| self.at(op, id), &mut batch).and_then(|()| f(self, &batch));
         self.host.batch = batch;
         result
     }
