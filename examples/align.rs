@@ -5,9 +5,6 @@
 //!
 //! A line of the pairs is `{"prompt": "a photo of a red car", "chosen": [codes], "rejected": [codes]}`.
 
-#[path = "support/weights.rs"]
-mod weights;
-
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
@@ -29,7 +26,7 @@ use maquette::model::words::Words;
 use maquette::prompt::Tokenize;
 use serde::Deserialize;
 
-use weights::Weights;
+use support::weights::Weights;
 
 type Res<T> = Result<T, Box<dyn Error>>;
 
