@@ -113,6 +113,16 @@ impl Device {
         })
     }
 
+    /// How many GPUs there are.
+    ///
+    /// # Errors
+    /// As [`Device::new`], but for the GPU itself.
+    pub fn count() -> Result<usize> {
+        driver::probe()?;
+        let count = CudaContext::device_count().map_err(|e| failed("count", e))?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
     /// The GPU's name.
     #[must_use]
     pub fn name(&self) -> &str {
