@@ -1,37 +1,11 @@
 //! The same picture on a GPU, and what is said where there is none. The GPU is the stand-in driver, which interprets the
 //! kernels, unless the machine has its own.
 
-use std::path::Path;
-use std::process::Command;
-
 use serde_json::Value;
 
-use crate::programs::{fails, folder};
+use crate::programs::{fails, folder, has_driver, with_gpu};
 use crate::tiny::{self, PROMPT};
 use crate::{drawn, generate};
-
-/// Whether this machine has a GPU's driver of its own.
-fn driver() -> bool {
-    [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib/wsl/lib",
-    ]
-    .iter()
-    .any(|at| Path::new(at).join("libcuda.so.1").exists())
-}
-
-/// Lets a program find the stand-in driver under the driver's name.
-fn with_gpu(command: &mut Command) -> &mut Command {
-    let stand_in = std::env::current_exe()
-        .unwrap()
-        .with_file_name("libmaquette_emulator.so");
-    assert!(stand_in.exists(), "{}", stand_in.display());
-    if !driver() {
-        command.env("LD_PRELOAD", stand_in);
-    }
-    command
-}
 
 #[test]
 fn a_gpu_draws_and_judges_the_same() {
@@ -54,7 +28,7 @@ fn a_gpu_draws_and_judges_the_same() {
 
 #[test]
 fn without_a_gpu_it_says_so_or_takes_the_cpu() {
-    if driver() {
+    if has_driver() {
         return;
     }
     let home = folder("no-device");

@@ -1,6 +1,6 @@
 //! Folders to models, models to sessions.
 
-mod device;
+pub mod device;
 mod drawing;
 mod folder;
 mod judging;
