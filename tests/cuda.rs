@@ -135,7 +135,7 @@ fn products_access_memory_as_recorded() {
                     ..GemmShape::new(m, n, k)
                 };
                 let counters = gpu::counted(|| device.gemm(s, &x, &w, None, &mut y).unwrap());
-                let Some([_, lanes, useful, sectors, _, conflicts]) = counters else {
+                let Some([_, lanes, useful, sectors, _, conflicts, ..]) = counters else {
                     return;
                 };
                 writeln!(
