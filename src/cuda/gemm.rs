@@ -185,3 +185,44 @@ impl Device {
         Ok((levels, sides))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::module::SHARED_BYTES;
+    use crate::ops::gemm::Activations;
+
+    #[test]
+    fn plans_cover_every_size_and_ask_for_no_more_than_a_gpu_has() {
+        for format in [Format::Q8_0, Format::Q4_0, Format::Q4G128, Format::Q4K] {
+            let (pieces, scale) = match format {
+                Format::Q8_0 => (2, 2),
+                Format::Q4K => (1, 8),
+                _ => (1, 2),
+            };
+            for n in [1, 32, 33, 4096, 8192, 16_384, 40_000] {
+                for m in (1..=140).chain([1000, 4097]) {
+                    let s = GemmShape {
+                        activations: Activations::A8,
+                        ..GemmShape::new(m, n, 256)
+                    };
+                    let plan = Plan::new(s, format, STRIP * (16 * pieces + scale));
+                    let plan = plan.unwrap().unwrap();
+                    let (x, y, _) = plan.shape.grid_dim;
+                    let [strips, tiles, turn] = plan.parts.unwrap_or([1, 1, 2]);
+                    let what = alloc::format!("{format:?}, {m} rows, {n} outputs: {plan:?}");
+                    assert!(x as usize * tiles * TILE >= m, "{what}");
+                    assert!(y as usize * strips * STRIP >= n, "{what}");
+                    assert!((x as usize - 1) * tiles * TILE < m, "{what}");
+                    assert!((y as usize - 1) * strips * STRIP < n, "{what}");
+                    assert!([2, 4, 8].contains(&turn), "{what}");
+                    assert!(plan.shape.block_dim.0 <= 512, "{what}");
+                    let most = SHARED_BYTES.unsigned_abs();
+                    assert!(plan.shape.shared_mem_bytes <= most, "{what}");
+                }
+            }
+        }
+        let floats = Plan::new(GemmShape::new(1, 1, 1), Format::F32, 0);
+        assert!(floats.unwrap().is_none());
+    }
+}

@@ -12,7 +12,7 @@ use super::failed;
 use crate::error::Result;
 
 /// Shared memory that a block may ask for on every GPU of compute capability 8.0 and up; without leave it is 48 KB.
-const SHARED_BYTES: i32 = 99 << 10;
+pub(super) const SHARED_BYTES: i32 = 99 << 10;
 
 /// A family of kernels: a source file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
