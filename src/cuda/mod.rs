@@ -8,6 +8,7 @@
 mod attention;
 mod conv;
 mod driver;
+mod gemm;
 mod gemv;
 mod memory;
 mod module;
