@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use rand_core::Rng;
 
 use super::nested::Found;
-use super::run::{Halt, Pick, Progress, Run, confidence, within};
+use super::run::{Halt, Pick, Progress, Run, comparable, confidence, within};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::codes::{Code, UNKNOWN};
@@ -116,13 +116,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>> Se
         rng: &mut dyn Rng,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<Decision> {
-        if self.confidence.is_nan() {
-            return Err(Error::NotFinite {
-                op: "search",
-                arg: "confidence",
-                row: 0,
-            });
-        }
+        comparable(self.confidence)?;
         if let Correction::Scattered { from } | Correction::Tail { from } = self.correction {
             let last = u64::from(generator.steps()).saturating_sub(1);
             within("steps kept by a correction", from.into(), 0, last)?;
@@ -176,15 +170,6 @@ impl<S> Reflect<S> {
 }
 
 impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
-    /// Asks about one finished picture.
-    fn outcome(&mut self, id: CandidateId) -> Progress<Verdict> {
-        self.open(&[id]);
-        self.ask(Judgement::Outcome)?;
-        let verdict = self.verdicts().first().copied();
-        self.close();
-        Ok(verdict.unwrap_or_else(Verdict::malformed))
-    }
-
     /// Starts a correction of one picture.
     fn correct(
         &mut self,

@@ -98,6 +98,18 @@ pub(super) fn within(arg: &'static str, got: u64, min: u64, max: u64) -> Result<
     })
 }
 
+/// Fails for a confidence that is no number.
+pub(super) fn comparable(confidence: f32) -> Result<()> {
+    if !confidence.is_nan() {
+        return Ok(());
+    }
+    Err(Error::NotFinite {
+        op: "search",
+        arg: "confidence",
+        row: 0,
+    })
+}
+
 pub(super) fn tell(listener: &mut dyn FnMut(Event<'_>) -> Flow, event: Event<'_>) -> Progress {
     match listener(event) {
         Flow::Continue => Ok(()),
@@ -368,6 +380,15 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
             Some(&key) => tell(self.listener, Event::Explained { key, reason: out }),
             None => Ok(()),
         }
+    }
+
+    /// Asks about one finished picture.
+    pub(super) fn outcome(&mut self, id: CandidateId) -> Progress<Verdict> {
+        self.open(&[id]);
+        self.ask(Judgement::Outcome)?;
+        self.close();
+        let verdict = self.verdicts.first().copied();
+        Ok(verdict.unwrap_or_else(Verdict::malformed))
     }
 
     /// Closes every open view that is not wanted further.
