@@ -27,6 +27,17 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
 
 /// A matrix of random numbers in a format, and the rows of a product with it.
 fn product<B: Backend>(b: &B, s: GemmShape, format: Format, rows: &[f32]) -> Vec<u32> {
+    biased_product(b, s, format, rows, false)
+}
+
+/// The same; what is added to and a bias, where they are wanted, are random, too.
+fn biased_product<B: Backend>(
+    b: &B,
+    s: GemmShape,
+    format: Format,
+    rows: &[f32],
+    bias: bool,
+) -> Vec<u32> {
     let data = numbers(s.n * s.k, 1);
     let mut bytes = vec![0; format.bytes(s.n, s.k).unwrap()];
     format.quantise(&data, &mut bytes);
@@ -37,7 +48,13 @@ fn product<B: Backend>(b: &B, s: GemmShape, format: Format, rows: &[f32]) -> Vec
     let w = b.pack(&w.unwrap()).unwrap();
     let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
     b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
-    b.gemm(s, &x, &w, None, &mut y).unwrap();
+    b.write(&mut y, 0, &numbers(s.m * s.n, 3)).unwrap();
+    let bias = bias.then(|| {
+        let mut values = b.zeros(s.n).unwrap();
+        b.write(&mut values, 0, &numbers(s.n, 4)).unwrap();
+        values
+    });
+    b.gemm(s, &x, &w, bias.as_ref(), &mut y).unwrap();
     let mut out = vec![0.0_f32; s.m * s.n];
     b.read(&y, 0, &mut out).unwrap();
     out.into_iter().map(f32::to_bits).collect()
@@ -62,21 +79,36 @@ fn small_products_have_the_bits_of_the_reference_in_every_format() {
                 (64, 33, 512),
                 (65, 65, 320),
                 (73, 31, 1280),
+                // Ends inside each quarter of a strip, and behind an even row of a tile.
+                (1, 44, 1376),
+                (1, 52, 2304),
+                (10, 52, 1024),
+                (66, 44, 768),
+                (70, 52, 256),
             ] {
                 // Widths that are no whole blocks belong to other formats.
                 if format.fitting(k) != format {
                     continue;
                 }
-                let s = GemmShape {
-                    activations,
-                    ..GemmShape::new(m, n, k)
+                // What follows the sum is compiled once for each of these.
+                let kinds = [(false, false), (true, true), (true, false), (false, true)];
+                let kinds = match activations {
+                    Activations::A8 => &kinds[..],
+                    _ => &kinds[..1],
                 };
-                let rows = numbers(m * k, 2);
-                let want = product(&Reference, s, format, &rows);
-                gpu::in_both_orders(|device| {
-                    let got = product(device, s, format, &rows);
-                    assert!(got == want, "{format:?}, {s:?}");
-                });
+                for &(bias, accumulate) in kinds {
+                    let s = GemmShape {
+                        accumulate,
+                        activations,
+                        ..GemmShape::new(m, n, k)
+                    };
+                    let rows = numbers(m * k, 2);
+                    let want = biased_product(&Reference, s, format, &rows, bias);
+                    gpu::in_both_orders(|device| {
+                        let got = biased_product(device, s, format, &rows, bias);
+                        assert!(got == want, "{format:?}, {s:?}, a bias: {bias}");
+                    });
+                }
             }
         }
     }
