@@ -11,6 +11,7 @@ use crate::weights::Weights;
 
 /// Trains adapters of a generator on preferences and rewards.
 #[derive(Debug, Parser)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// What is trained for.
     #[arg(long, value_enum, default_value_t = Objective::Dpo)]

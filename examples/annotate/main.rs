@@ -58,6 +58,7 @@ use shard::Shard;
 
 /// Draw and label pictures, and make training sets of them.
 #[derive(Debug, Parser)]
+#[command(args_override_self = true)]
 struct Cli {
     /// GenEval records of prompts to train on, one a line.
     #[arg(long, required_unless_present = "merge")]
