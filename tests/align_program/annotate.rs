@@ -28,10 +28,10 @@ const ALL: [&str; 4] = [
 #[test]
 fn annotation_survives_fifty_kills() {
     let home = folder("annotate-prompts");
-    let list = prompts(&home, 6);
+    let list = prompts(&home, 5);
     killed_again_and_again("annotate-kills", &|out| {
         let mut command = annotate(&list, &out.join("x.jsonl"));
-        command.args(ALL);
+        command.args(ALL).args(["--images", "2"]);
         command
     });
 }

@@ -15,7 +15,7 @@ fn training_on_pairs_survives_fifty_kills() {
     pairs(&set, 5);
     killed_again_and_again("align-kills", &|out| {
         let mut command = align(Some(&set), out);
-        command.args(["--steps", "10", "--merge"]);
+        command.args(["--steps", "8", "--merge"]);
         command
     });
 }

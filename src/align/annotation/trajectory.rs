@@ -34,6 +34,18 @@ pub type Ends<'a, G> = dyn FnMut(&mut G, &[CandidateId]) -> Result<Vec<bool>> + 
 /// Draws one picture a seed, all in one batch, and keeps what led to them. After each step `look` may observe and fork the
 /// candidates, which are pruned at the end.
 ///
+/// ```
+/// use maquette::Prompt;
+/// use maquette::align::annotation::draw;
+/// use maquette::testing::ScriptedGenerator;
+///
+/// let mut generator = ScriptedGenerator::new(3);
+/// let drawn = draw(&mut generator, &Prompt::new("a cup"), &[1, 2], &mut |_, _, _| Ok(()))?;
+/// assert_eq!((drawn.len(), drawn[0].states.len(), generator.alive()), (2, 3, 0));
+/// assert_eq!(drawn[1].codes(), drawn[1].previews[2]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+///
 /// # Errors
 /// What the generator or `look` returns; then nothing is left alive.
 pub fn draw<G: Generator + ?Sized>(
@@ -77,6 +89,19 @@ fn follow<G: Generator + ?Sized>(
 
 /// Goes on from a candidate once a seed and says of each end whether it is right; the candidate itself stays where it is.
 /// A label of the step is whether any is.
+///
+/// ```
+/// use maquette::align::annotation::rollouts;
+/// use maquette::testing::ScriptedGenerator;
+/// use maquette::{CandidateId, Generator, Prompt};
+///
+/// let (mut generator, mut ids) = (ScriptedGenerator::new(3), [CandidateId::default()]);
+/// generator.start(&Prompt::new("a cup"), &[1], &mut ids)?;
+/// generator.step(&ids)?;
+/// let ends = rollouts(&mut generator, ids[0], &[7, 8], &mut |_, ids| Ok(vec![true; ids.len()]))?;
+/// assert_eq!((ends.len(), generator.alive(), generator.taken(ids[0])?), (2, 1, 1));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 ///
 /// # Errors
 /// What the generator or `judge` returns, or verdicts of another number than the seeds; then no copy is left alive.
