@@ -388,7 +388,7 @@ impl<F: Family> Run<'_, F> {
             if pair.chosen != pair.rejected {
                 // Beyond the numbers of all other pairs.
                 let [step, at] = place;
-                let at = (1 << 40) + step as usize * self.args.groups as usize + at as usize;
+                let at = usize::MAX / 2 + step as usize * self.args.groups as usize + at as usize;
                 out.pairs.push(self.family.pair(&self.draws, at, &pair)?);
             }
             return Ok(());
