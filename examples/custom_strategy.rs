@@ -4,11 +4,6 @@
 //!
 //! It takes the models that `generate` takes: it is written against the two contracts alone.
 
-#[path = "support/open/mod.rs"]
-mod open;
-#[path = "support/png_file.rs"]
-mod png_file;
-
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,6 +15,7 @@ use maquette::rng::Stream;
 use maquette::search::{Cost, Decision, Event, SearchStrategy};
 use maquette::{CandidateId, Flow, Generator, ImageBatch, Judgement, Prompt, RewardModel, Verdict};
 use rand_core::Rng;
+use support::{open, png_file};
 
 /// Draws a path up to the step of the gate; one that the judge does not believe in by then makes room for another. The
 /// last one allowed passes unasked. A single candidate is alive at any time.

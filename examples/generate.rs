@@ -4,23 +4,6 @@
 //!
 //! With other models, as they are downloaded: `--model-dir Janus-Pro-1B`; the README has a line for each kind.
 
-#[path = "support/canvas.rs"]
-mod canvas;
-#[path = "support/choice.rs"]
-mod choice;
-#[path = "support/open/mod.rs"]
-mod open;
-#[path = "support/person.rs"]
-mod person;
-#[path = "support/png_file.rs"]
-mod png_file;
-#[path = "support/record.rs"]
-mod record;
-#[path = "support/report/mod.rs"]
-mod report;
-#[path = "support/sheet.rs"]
-mod sheet;
-
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,10 +17,11 @@ use maquette::search::{Budget, Cost, Decision, SearchStrategy};
 use maquette::{Flow, Generator, Prompt, RewardModel};
 use serde_json::{Value, json};
 
-use choice::{Effort, Strategy};
-use open::{Models, Settings, picture_seed};
-use png_file::{Picture, writable_folder, write_whole};
-use record::{Counts, Record};
+use support::choice::{Effort, Strategy};
+use support::open::{Models, Settings, picture_seed};
+use support::png_file::{Picture, writable_folder, write_whole};
+use support::record::{Counts, Record};
+use support::{open, person, record, report, sheet};
 
 /// Draw pictures of a prompt, verified step by step.
 #[derive(Debug, Parser)]

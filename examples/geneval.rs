@@ -8,33 +8,6 @@
 //! detections of any other detector with `--score`. Several processes share the prompts by their ranks, as the files in
 //! `examples/jobs` show, and `--merge` makes one result of theirs.
 
-#[path = "support/choice.rs"]
-mod choice;
-#[path = "support/detections.rs"]
-mod detections;
-#[path = "demo/detector.rs"]
-mod detector;
-#[path = "support/layout.rs"]
-mod layout;
-#[path = "support/open/mod.rs"]
-mod open;
-#[path = "support/png_file.rs"]
-mod png_file;
-#[path = "support/results.rs"]
-mod results;
-#[path = "demo/rules.rs"]
-mod rules;
-#[path = "support/score.rs"]
-mod score;
-#[path = "support/shard.rs"]
-mod shard;
-#[expect(
-    dead_code,
-    reason = "the detector needs only the world's names and size"
-)]
-#[path = "demo/world.rs"]
-mod world;
-
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,14 +25,15 @@ use maquette::rng::Stream;
 use maquette::{Flow, Generator, Prompt, RewardModel};
 use serde_json::{Value, json};
 
-use choice::{Effort, Search, Strategy};
-use detections::RuleArgs;
-use detector::Detector;
-use open::{Models, Settings, picture_seed};
-use png_file::{Picture, writable_folder, write_whole};
-use results::{Lines, Results};
-use rules::{Request, Rules};
-use shard::Shard;
+use support::choice::{Effort, Search, Strategy};
+use support::detections::RuleArgs;
+use support::open::{Models, Settings, picture_seed};
+use support::png_file::{Picture, writable_folder, write_whole};
+use support::results::{Lines, Results};
+use support::rules::{Request, Rules};
+use support::shard::Shard;
+use support::world::detector::Detector;
+use support::{detections, layout, open, results, score, shard, world};
 
 /// Score a strategy on a set of prompts.
 #[derive(Debug, Parser)]

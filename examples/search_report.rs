@@ -6,9 +6,6 @@
 //! sizes. What PARM takes beyond the sum of its parts at their best is what the search itself costs. Other models than the
 //! bundled ones are opened as by `generate`.
 
-#[path = "support/open/mod.rs"]
-mod open;
-
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
@@ -24,6 +21,7 @@ use maquette::{
     CandidateId, Code, CodeGrid, Flow, Generator, ImageBatch, ImageSize, Judgement, Prompt, Result,
     RewardModel, Verdict,
 };
+use support::open;
 
 /// Prompts of searches.
 const SEARCHED: [&str; 3] = [

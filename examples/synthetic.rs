@@ -4,13 +4,6 @@
 //!
 //! The same seed gives the same bytes. `--load` reads a folder back into the CPU device and tells time and memory.
 
-#[path = "support/layouts/mod.rs"]
-mod layouts;
-#[path = "support/random_file.rs"]
-mod random_file;
-#[path = "support/weights.rs"]
-mod weights;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,8 +22,9 @@ use maquette::model::show_o::{ShowO, ShowOConfig};
 use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
 use maquette::quant::Format;
-use random_file::Res;
-use weights::Weights;
+use support::random_file::Res;
+use support::weights::Weights;
+use support::{layouts, random_file};
 
 /// Random checkpoints in published layouts.
 #[derive(Debug, Parser)]

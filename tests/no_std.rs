@@ -1,10 +1,6 @@
 //! The crate without std: a static library with its own panic handler and allocator, called from C, draws the same
 //! codes as the std build.
 
-#[expect(dead_code, reason = "programs need more of it than this test")]
-#[path = "../examples/support/open/mod.rs"]
-mod open;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +8,7 @@ use clap::Parser;
 use maquette::rng::Stream;
 use maquette::search::{Plain, SearchStrategy};
 use maquette::{Flow, Prompt};
+use support::open;
 
 #[derive(Parser)]
 struct Cli {

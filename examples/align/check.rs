@@ -1,12 +1,12 @@
 //! Before and after: pictures of prompts that are not trained on, without and with the adapters.
 
 use maquette::Generator;
+use support::rules::Request;
+use support::score::{self, Prompts, TASKS};
+use support::scorer::Marker;
 
 use crate::Res;
 use crate::online::{Group, seed};
-use crate::rules::Request;
-use crate::score::{self, Prompts, TASKS};
-use crate::scorer::Marker;
 
 /// Share of each prompt's pictures that are right.
 pub fn shares<'g>(

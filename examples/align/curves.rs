@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use support::canvas::{Canvas, Rgb};
 
 use crate::Res;
-use crate::canvas::{Canvas, Rgb};
 
 const PAPER: Rgb = [252, 252, 250];
 const INK: Rgb = [40, 40, 44];

@@ -6,36 +6,12 @@
 //! A line of the pairs is `{"prompt": "a photo of a red car", "chosen": [codes], "rejected": [codes]}`, as `annotate` writes
 //! them. With `--merge`, `OUT/merged` is a model folder for `annotate` and for the next round.
 
-#[expect(dead_code, reason = "curves have no pictures and frames")]
-#[path = "../support/canvas.rs"]
-mod canvas;
 mod check;
 mod curves;
 mod data;
-#[path = "../demo/detector.rs"]
-mod detector;
 mod family;
 mod online;
 mod options;
-#[expect(dead_code, reason = "a run proves its folder by writing its settings")]
-#[path = "../support/png_file.rs"]
-mod png_file;
-#[path = "../support/requests.rs"]
-mod requests;
-#[path = "../demo/rules.rs"]
-mod rules;
-#[path = "../support/score.rs"]
-mod score;
-#[path = "../support/scorer.rs"]
-mod scorer;
-#[path = "../support/weights.rs"]
-mod weights;
-#[expect(
-    dead_code,
-    reason = "the detector needs only the world's names and size"
-)]
-#[path = "../demo/world.rs"]
-mod world;
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -65,8 +41,9 @@ use curves::Curves;
 use family::{Family, Home, JanusFamily, Pair, ShowOFamily};
 use online::{Group, seed};
 use options::{Args, Guide, MaskKind, Objective};
-use rules::Request;
-use scorer::{Eye, Marker, Scorer};
+use support::rules::Request;
+use support::scorer::{Eye, Marker, Scorer};
+use support::{requests, scorer};
 
 type Res<T> = Result<T, Box<dyn Error>>;
 

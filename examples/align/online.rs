@@ -3,10 +3,10 @@
 use maquette::align::annotation::{Trajectory, draw};
 use maquette::rng::philox;
 use maquette::{Generator, Prompt};
+use support::rules::Request;
+use support::scorer::{Mark, Marker};
 
 use crate::Res;
-use crate::rules::Request;
-use crate::scorer::{Mark, Marker};
 
 /// Pictures of one prompt.
 #[derive(Debug)]

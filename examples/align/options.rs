@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
+use support::scorer::Scorer;
+use support::weights::Weights;
 
 use crate::Res;
-use crate::scorer::Scorer;
-use crate::weights::Weights;
 
 /// Trains adapters of a generator on preferences and rewards.
 #[derive(Debug, Parser)]

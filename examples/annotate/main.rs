@@ -7,33 +7,7 @@
 //! Prompts of the evaluation are left out. Several processes share the prompts by their ranks, as for `geneval`, and
 //! `--merge` makes one file of theirs and its sets.
 
-#[path = "../demo/detector.rs"]
-mod detector;
-#[path = "../support/open/mod.rs"]
-mod open;
-#[expect(dead_code, reason = "sets have codes alone")]
-#[path = "../support/png_file.rs"]
-mod png_file;
-#[path = "../support/requests.rs"]
-mod requests;
-#[expect(dead_code, reason = "nothing is compared here")]
-#[path = "../support/results.rs"]
-mod results;
-#[path = "../demo/rules.rs"]
-mod rules;
-#[path = "../support/score.rs"]
-mod score;
-#[path = "../support/scorer.rs"]
-mod scorer;
 mod sets;
-#[path = "../support/shard.rs"]
-mod shard;
-#[expect(
-    dead_code,
-    reason = "the detector needs only the world's names and size"
-)]
-#[path = "../demo/world.rs"]
-mod world;
 
 use std::error::Error;
 use std::fs;
@@ -49,12 +23,13 @@ use maquette::align::annotation::{draw, rollouts};
 use maquette::{Generator, Prompt};
 use serde_json::{Value, json};
 
-use open::{Models, Settings, picture_seed};
-use results::{Lines, Results};
-use rules::Request;
-use scorer::{Eye, Marker, Scorer};
 use sets::{Recipe, Set};
-use shard::Shard;
+use support::open::{Models, Settings, picture_seed};
+use support::results::{Lines, Results};
+use support::rules::Request;
+use support::scorer::{Eye, Marker, Scorer};
+use support::shard::Shard;
+use support::{open, requests, results, score, scorer, shard};
 
 /// Draw and label pictures, and make training sets of them.
 #[derive(Debug, Parser)]

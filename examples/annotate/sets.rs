@@ -10,9 +10,8 @@ use maquette::align::annotation::{balanced, clear, pairs};
 use maquette::rng::philox;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use crate::png_file::write_whole;
-use crate::results::Lines;
+use support::png_file::write_whole;
+use support::results::Lines;
 
 /// A set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

@@ -3,19 +3,16 @@
 //! Everything that knows about the world is here; the trainers under `train/` only read what this program writes.
 
 mod janus;
-mod prompts;
-mod scene;
-mod world;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use prompts::{Ask, TAGS, words};
-use scene::{Scene, Seen, questions, satisfies};
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use world::{COLOURS, KINDS, Painter, Rng, SIDE};
+use support::world::prompts::{Ask, TAGS, words};
+use support::world::scene::{Scene, Seen, questions, satisfies};
+use support::world::{COLOURS, KINDS, Painter, Rng, SIDE};
 
 type Outcome = Result<(), Box<dyn Error>>;
 

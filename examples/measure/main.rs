@@ -7,13 +7,9 @@
 //! whole search runs, cut to so many steps; its judge is really asked, its verdicts may be those of a script. A line a
 //! measurement, and all of them as JSON in the last line.
 
-mod models;
-#[path = "../support/precision.rs"]
-mod precision;
 mod report;
 mod script;
 mod timed;
-mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,10 +27,12 @@ use maquette::{
     CandidateId, Event, Flow, Generator, ImageBatch, ImageSize, Judgement, Prompt, RewardModel,
     Verdict,
 };
-use models::{Drawing, Model, Res};
-use precision::{Arithmetic, Kv, Weights, precision};
 use report::{Report, weights_gb};
 use script::{QUESTIONS, Script, Scripted};
+use support::measured;
+use support::measured::{Drawing, Model, Res};
+use support::precision::{Arithmetic, Kv, precision};
+use support::weights::Weights;
 use timed::{Spent, Timed};
 
 /// Measures models at their full shape.
@@ -122,7 +120,7 @@ fn load(
     report.put("format", precision.format.name());
     report.put("activations", precision.activations.name());
     let begin = Instant::now();
-    let model = models::load(cpu, path, precision)?;
+    let model = measured::load(cpu, path, precision)?;
     let (seconds, gb) = (begin.elapsed().as_secs_f64(), weights_gb(path));
     report.put("file_gb", gb);
     report.put("load_seconds", seconds);
@@ -162,11 +160,11 @@ fn run(cli: &Cli) -> Res<()> {
         kv: cli.kv.format(),
         features: cli.features as usize,
     };
-    let generator = models::generator(&model, pixels.as_ref(), text.as_ref(), &drawing)?;
-    let seen = models::sees(&model, pixels.as_ref());
+    let generator = measured::generator(&model, pixels.as_ref(), text.as_ref(), &drawing)?;
+    let seen = measured::sees(&model, pixels.as_ref());
     let mut generator = generator.map(|g| Timed::new(g, cli.steps));
     let judging = judge.as_ref().unwrap_or(&model);
-    let judge = models::judge(judging, cli.views as usize, cli.candidates as usize)?;
+    let judge = measured::judge(judging, cli.views as usize, cli.candidates as usize)?;
     let mut judge = judge.map(|judge| Scripted::new(judge, cli.script));
     report.begin("sessions");
     report.memory();

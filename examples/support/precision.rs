@@ -1,14 +1,11 @@
 //! Precisions as command lines name them.
 
-#[path = "weights.rs"]
-mod weights;
-
 use clap::ValueEnum;
 use maquette::model::weights::Precision;
 use maquette::ops::attention::KvFormat;
 use maquette::ops::gemm::Activations;
 
-pub use weights::Weights;
+use crate::weights::Weights;
 
 /// What products with blocks do with activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

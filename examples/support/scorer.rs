@@ -11,9 +11,9 @@ use maquette::image::{ImageBatch, ImageSize};
 use maquette::reward::{Answer, Ask, ViewKey};
 use maquette::{CandidateId, Generator, Judgement, Prompt, RewardModel, Verdict};
 
-use crate::detector::Detector;
 use crate::rules::{Request, Rules};
-use crate::world;
+use crate::world::detector::Detector;
+use crate::world::{COLOURS, KINDS, SIDE};
 
 /// Whose labels are trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,7 +51,7 @@ pub type Eye = Detector<Cpu>;
 /// Reads the labelling detector for prompts of the bundled world.
 pub fn eye(size: ImageSize, requests: &[&Request]) -> Result<Eye, Box<dyn Error>> {
     let [height, width] = [size.height as usize, size.width as usize];
-    let side = world::SIDE;
+    let side = SIDE;
     if [height, width] != [side; 2] {
         return Err(format!(
             "the detector reads {side}x{side} pictures, these have {width}x{height}: label them with --scorer judge"
@@ -65,7 +65,7 @@ pub fn eye(size: ImageSize, requests: &[&Request]) -> Result<Eye, Box<dyn Error>
         )
         .into());
     }
-    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/detectors");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/weights/detectors");
     Detector::load(Cpu::new(), &weights, "label")
 }
 
@@ -73,8 +73,8 @@ pub fn eye(size: ImageSize, requests: &[&Request]) -> Result<Eye, Box<dyn Error>
 fn in_the_world(request: &Request) -> bool {
     request.include.iter().chain(&request.exclude).all(|want| {
         let colour = want.color.as_deref();
-        world::KINDS.contains(&want.class.as_str())
-            && colour.is_none_or(|colour| world::COLOURS.contains(&colour))
+        KINDS.contains(&want.class.as_str())
+            && colour.is_none_or(|colour| COLOURS.contains(&colour))
     })
 }
 

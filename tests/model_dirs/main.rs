@@ -1,13 +1,8 @@
 //! Models of every kind, opened by the programs from folders as they are published.
 
-#[expect(dead_code, reason = "only two of the models are small enough here")]
-#[path = "../../examples/support/layouts/mod.rs"]
-mod layouts;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod published;
-#[path = "../../examples/support/random_file.rs"]
-mod random_file;
 mod tiny;
 #[cfg(feature = "tokenizers")]
 mod tokens;

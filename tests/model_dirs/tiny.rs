@@ -7,8 +7,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 
-use crate::layouts::show_o as layout;
-use crate::random_file;
+use support::layouts::show_o as layout;
+use support::random_file;
 
 /// What every tiny model reads.
 pub const PROMPT: &str = "a red car";

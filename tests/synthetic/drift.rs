@@ -9,8 +9,9 @@ use maquette::model::weights::Precision;
 use maquette::ops::gemm::Activations;
 use maquette::quant::Format;
 
-use super::layouts::janus::Janus;
-use super::{fresh, random_file, tiny};
+use super::{fresh, tiny};
+use support::layouts::janus::Janus;
+use support::random_file;
 
 /// `--nocapture` shows the figures.
 #[test]

@@ -1,10 +1,5 @@
 //! Random checkpoints: published counts, the same bytes for a seed, and models that load them.
 
-#[path = "../../examples/support/layouts/mod.rs"]
-mod layouts;
-#[path = "../../examples/support/random_file.rs"]
-mod random_file;
-
 mod drift;
 mod measured;
 mod tiny;
@@ -13,7 +8,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use layouts::Layout;
 use maquette::Result;
 use maquette::cpu::Cpu;
 use maquette::model::files::folder::ModelType;
@@ -26,6 +20,8 @@ use maquette::model::show_o::{ShowO as Generator, ShowOConfig};
 use maquette::model::t5::{T5 as Encoder, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
 use maquette::quant::Format;
+use support::layouts::{self, Layout};
+use support::random_file;
 
 fn published(name: &str) -> Layout {
     let models = layouts::models();

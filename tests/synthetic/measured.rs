@@ -5,8 +5,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::layouts::Layout;
-use super::{fresh, random_file, tiny};
+use super::{fresh, tiny};
+use support::layouts::Layout;
+use support::random_file;
 
 /// A built example; `cargo test` builds them before it runs any test.
 fn measure(args: &[&str]) -> Output {

@@ -1,10 +1,10 @@
 //! Every layout with tiny dimensions.
 
-use super::layouts::Layout;
-use super::layouts::janus::Janus;
-use super::layouts::llamagen::{Condition, LlamaGen, T5, VqDims};
-use super::layouts::llava::{Llava, Tower};
-use super::layouts::show_o::{ShowO, magvit, show_o};
+use support::layouts::Layout;
+use support::layouts::janus::Janus;
+use support::layouts::llamagen::{Condition, LlamaGen, T5, VqDims};
+use support::layouts::llava::{Llava, Tower};
+use support::layouts::show_o::{ShowO, magvit, show_o};
 
 fn vq() -> VqDims {
     VqDims {

@@ -4,8 +4,6 @@ mod drawing;
 mod folder;
 mod judging;
 mod options;
-#[path = "../precision.rs"]
-mod precision;
 mod text;
 
 use std::error::Error;
@@ -20,15 +18,16 @@ use maquette::rng::philox;
 use maquette::{Generator, RewardModel};
 use serde_json::{Value, json};
 
+use crate::precision::{Arithmetic, precision};
+use crate::weights::Weights;
 use drawing::{Drawing, Folders};
 use folder::Reading;
 use judging::{Judging, Nobody};
 use options::Options;
-use precision::{Arithmetic, Weights, precision};
 
 /// The guidance that the bundled generator was tuned for: w = 2.
 const GUIDANCE: f32 = 3.0;
-const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights");
+const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/weights");
 
 /// Which models, and how they run.
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use maquette::model::show_o::{ShowOOptions, TemperaturePolicy};
 use serde_json::{Value, json};
 
 use super::Res;
-use super::precision::Kv;
+use crate::precision::Kv;
 
 /// Which candidates choose their masks with noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

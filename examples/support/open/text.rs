@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use maquette::error::{Error, Name};
+use maquette::model::files::tokenizer::Tokenizer;
 use maquette::model::words::Words;
 use maquette::prompt::{TokenId, Tokenize};
 
@@ -14,28 +15,20 @@ use super::folder::within;
 /// A tokenizer that sessions share.
 pub type Text = Arc<dyn Tokenize>;
 
-/// The published form, which the feature `tokenizers` reads.
+/// The published form.
 const PUBLISHED: &str = "tokenizer.json";
-const READS_PUBLISHED: bool = cfg!(feature = "tokenizers");
 /// The bundled form: one word a line.
 const LINES: &str = "vocab.txt";
 
 /// The tokenizer of a folder: the published form where it can be read, else the bundled one.
 pub fn tokenizer(folder: &Path) -> Res<Text> {
-    let published = folder.join(PUBLISHED).exists();
-    if published && READS_PUBLISHED {
+    if folder.join(PUBLISHED).exists() {
         return from_json(folder);
     }
     if folder.join(LINES).exists() {
         return words(folder);
     }
-    let why = if published {
-        "tokenizer.json is read with the feature `tokenizers` alone, and there is no vocab.txt"
-    } else if READS_PUBLISHED {
-        "no tokenizer for text: neither tokenizer.json nor vocab.txt is there"
-    } else {
-        "no tokenizer for text: neither vocab.txt nor tokenizer.json, which needs the feature `tokenizers`, is there"
-    };
+    let why = "no tokenizer for text: neither tokenizer.json nor vocab.txt is there";
     Err(format!("{}: {why}", folder.display()).into())
 }
 
@@ -58,9 +51,7 @@ fn words(folder: &Path) -> Res<Text> {
     Ok(Arc::new(within(folder, Words::new(&lines))?))
 }
 
-#[cfg(feature = "tokenizers")]
 fn from_json(folder: &Path) -> Res<Text> {
-    use maquette::model::files::tokenizer::Tokenizer;
     let mut file = within(
         folder,
         Tokenizer::from_bytes(&read(&folder.join(PUBLISHED))?),
@@ -71,11 +62,6 @@ fn from_json(folder: &Path) -> Res<Text> {
         file = within(folder, file.with_config(&read(&beside)?))?;
     }
     Ok(Arc::new(file))
-}
-
-#[cfg(not(feature = "tokenizers"))]
-fn from_json(folder: &Path) -> Res<Text> {
-    Err(format!("{}: the feature `tokenizers` is off", folder.display()).into())
 }
 
 /// Knows no label at all.

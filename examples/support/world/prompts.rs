@@ -4,7 +4,7 @@ use crate::world::{COLOURS, KINDS, Rng};
 use serde::{Deserialize, Serialize};
 
 /// GenEval's task tags, in its order.
-pub(crate) const TAGS: [&str; 6] = [
+pub const TAGS: [&str; 6] = [
     "single_object",
     "two_object",
     "counting",
@@ -13,45 +13,45 @@ pub(crate) const TAGS: [&str; 6] = [
     "color_attr",
 ];
 /// GenEval's relations.
-pub(crate) const RELATIONS: [&str; 4] = ["left of", "right of", "above", "below"];
+pub const RELATIONS: [&str; 4] = ["left of", "right of", "above", "below"];
 /// Numbers in words.
-pub(crate) const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
+pub const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
 /// Share of each task among drawn training scenes.
 const SHARES: [f32; 6] = [0.08, 0.18, 0.20, 0.12, 0.17, 0.25];
 
 /// One GenEval requirement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Include {
-    pub(crate) class: String,
-    pub(crate) count: usize,
+pub struct Include {
+    pub class: String,
+    pub count: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) color: Option<String>,
+    pub color: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) position: Option<(String, usize)>,
+    pub position: Option<(String, usize)>,
 }
 
 /// One line of a GenEval prompt file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    pub(crate) tag: String,
-    pub(crate) include: Vec<Include>,
+pub struct Record {
+    pub tag: String,
+    pub include: Vec<Include>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) exclude: Vec<Include>,
-    pub(crate) prompt: String,
+    pub exclude: Vec<Include>,
+    pub prompt: String,
 }
 
 /// A request in numbers instead of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ask {
+pub struct Ask {
     /// Index into [`TAGS`].
-    pub(crate) task: usize,
-    pub(crate) kinds: [usize; 2],
-    pub(crate) colours: [usize; 2],
+    pub task: usize,
+    pub kinds: [usize; 2],
+    pub colours: [usize; 2],
     /// Number of objects for counting, index into [`RELATIONS`] for position.
-    pub(crate) extra: usize,
+    pub extra: usize,
 }
 
-pub(crate) fn with_article(words: &str) -> String {
+pub fn with_article(words: &str) -> String {
     let article = if words.starts_with(['a', 'e', 'i', 'o', 'u']) {
         "an"
     } else {
@@ -61,13 +61,13 @@ pub(crate) fn with_article(words: &str) -> String {
 }
 
 /// GenEval's plural: "es" after s, else "s".
-pub(crate) fn plural(kind: &str) -> String {
+pub fn plural(kind: &str) -> String {
     format!("{kind}{}", if kind.ends_with('s') { "es" } else { "s" })
 }
 
 impl Ask {
     /// A request with GenEval's constraints (two kinds differ, two colours differ).
-    pub(crate) fn random(rng: &mut Rng) -> Self {
+    pub fn random(rng: &mut Rng) -> Self {
         let mut u = rng.unit();
         let mut task = 0;
         while task < 5 && u >= SHARES[task] {
@@ -77,7 +77,7 @@ impl Ask {
         Self::of_task(task, rng)
     }
 
-    pub(crate) fn of_task(task: usize, rng: &mut Rng) -> Self {
+    pub fn of_task(task: usize, rng: &mut Rng) -> Self {
         let kind = rng.below(KINDS.len());
         let colour = rng.below(COLOURS.len());
         let extra = match task {
@@ -97,7 +97,7 @@ impl Ask {
     }
 
     /// A request whose text is not held out.
-    pub(crate) fn random_for_training(rng: &mut Rng) -> Self {
+    pub fn random_for_training(rng: &mut Rng) -> Self {
         loop {
             let ask = Self::random(rng);
             if !ask.is_held_out() {
@@ -107,7 +107,7 @@ impl Ask {
     }
 
     /// Every distinct request of a task.
-    pub(crate) fn all(task: usize) -> Vec<Self> {
+    pub fn all(task: usize) -> Vec<Self> {
         let mut out = Vec::new();
         let pairs = [1, 4, 5].contains(&task);
         for a in 0..KINDS.len() {
@@ -144,7 +144,7 @@ impl Ask {
         })
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let what = match self.task {
             0 | 3 => self.noun(0),
             2 => format!("{} {}", NUMBERS[self.extra], plural(KINDS[self.kinds[0]])),
@@ -160,17 +160,17 @@ impl Ask {
     }
 
     /// Whether the text belongs to the evaluation half of the split, by a hash of its bytes.
-    pub(crate) fn is_held_out(&self) -> bool {
+    pub fn is_held_out(&self) -> bool {
         // A share of each task as (part, of); single objects are too few to keep any back.
         let (part, of) = [(0, 1), (1, 3), (1, 3), (1, 4), (1, 4), (1, 8)][self.task];
         let hash = self.text().bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| {
             (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3)
         });
         // FNV's low bits are weak on short texts; one more mixing round spreads them.
-        Rng::new(hash).next() % of < part
+        Rng::new(hash).bits() % of < part
     }
 
-    pub(crate) fn record(&self) -> Record {
+    pub fn record(&self) -> Record {
         let include = |i: usize, count| Include {
             class: KINDS[self.kinds[i]].into(),
             count,
@@ -204,7 +204,7 @@ impl Ask {
     }
 
     /// Reads a text of the world back; `None` when it is not one.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.strip_prefix("a photo of ")?.split(' ').collect();
         let kind = |w: &str| KINDS.iter().position(|k| *k == w);
         let colour = |w: &str| COLOURS.iter().position(|c| *c == w);
@@ -238,7 +238,7 @@ impl Ask {
     }
 
     /// A request of the same task that differs in one thing, as a hard question about a picture made for this one.
-    pub(crate) fn near_miss(&self, rng: &mut Rng) -> Self {
+    pub fn near_miss(&self, rng: &mut Rng) -> Self {
         loop {
             let mut ask = *self;
             let other = |now: usize, n: usize, rng: &mut Rng| (now + 1 + rng.below(n - 1)) % n;
@@ -268,7 +268,7 @@ impl Ask {
 }
 
 /// Words of every prompt, in a fixed order.
-pub(crate) fn words() -> Vec<String> {
+pub fn words() -> Vec<String> {
     let fixed = [
         "a", "an", "photo", "of", "and", "two", "three", "four", "left", "right", "above", "below",
     ];

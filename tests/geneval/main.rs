@@ -1,23 +1,9 @@
 //! The parts of the evaluation: GenEval's rules, the score table, and the detector on drawn scenes.
 
-#[path = "../examples/demo/detector.rs"]
-mod detector;
-#[expect(dead_code, reason = "the tests draw only scenes that answer a request")]
-#[path = "../examples/demo/prompts.rs"]
-mod prompts;
-#[path = "../examples/demo/rules.rs"]
 mod rules;
-#[expect(dead_code, reason = "the tests draw only scenes that answer a request")]
-#[path = "../examples/demo/scene.rs"]
 mod scene;
-#[expect(dead_code, reason = "the program prints more than the tests look at")]
-#[path = "../examples/support/score.rs"]
 mod score;
-#[expect(dead_code, reason = "the tests look at ranks and not at files")]
-#[path = "../examples/support/shard.rs"]
 mod shard;
-#[path = "../examples/demo/world.rs"]
-mod world;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,11 +11,11 @@ use std::path::{Path, PathBuf};
 use maquette::cpu::Cpu;
 use serde::Deserialize;
 
-use detector::Detector;
-use prompts::{Ask, TAGS};
-use rules::{Request, Rules};
-use scene::Scene;
-use world::{COLOURS, KINDS, Object, Painter, Rng, SIDE};
+use support::rules::{Request, Rules};
+use support::world::detector::Detector;
+use support::world::prompts::{Ask, TAGS};
+use support::world::scene::Scene;
+use support::world::{COLOURS, KINDS, Object, Painter, Rng, SIDE};
 
 fn scene() -> [Object; 2] {
     let car = Object {

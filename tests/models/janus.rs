@@ -1,10 +1,8 @@
 //! One set of random weights that draws and judges: laws of both, on the published layout in small.
-#![cfg(feature = "safetensors")]
-
-mod tiny_janus;
 
 use std::sync::Arc;
 
+use crate::tiny_janus::{config, load, load_as, words};
 use maquette::cpu::Cpu;
 use maquette::model::janus::{Janus, JanusConfig};
 use maquette::model::llava::{JudgeOptions, LlavaSession, Reader};
@@ -12,7 +10,6 @@ use maquette::ops::{Backend, Reference};
 use maquette::quant::Format;
 use maquette::reward::{Answer, Ask, Judgement, RewardModel, Verdict, ViewKey};
 use maquette::{CandidateId, Error, ImageBatch, ImageSize, Prompt};
-use tiny_janus::{config, load, load_as, words};
 
 const ALL: [Judgement; 4] = [
     Judgement::Outcome,

@@ -1,12 +1,6 @@
 //! The bundled judge: shared rows change no bit, whatever is asked in which order.
-#![cfg(feature = "safetensors")]
 
-mod bundled {
-    pub mod files;
-    pub mod judging;
-}
-
-use bundled::judging::{Judging, words};
+use crate::bundled::judging::{Judging, words};
 
 use maquette::cpu::Cpu;
 use maquette::model::llava::{JudgeOptions, Reader};

@@ -3,19 +3,23 @@
 //! A sprite is a list of primitives in the unit square, drawn at six samples a side and box-filtered. All sizes and
 //! positions are multiples of four pixels: a tokenizer with eight-pixel cells then sees each sprite at few phases.
 
+pub mod detector;
+pub mod prompts;
+pub mod scene;
+
 use std::collections::HashMap;
 
 /// Side of a picture in pixels.
-pub(crate) const SIDE: usize = 64;
+pub const SIDE: usize = 64;
 /// The two page colours.
-pub(crate) const PAGES: [[u8; 3]; 2] = [[246, 246, 242], [224, 238, 250]];
+pub const PAGES: [[u8; 3]; 2] = [[246, 246, 242], [224, 238, 250]];
 /// Names of the kinds; the index is the kind's number everywhere.
-pub(crate) const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 12] = [
     "apple", "banana", "donut", "pizza", "car", "bus", "boat", "umbrella", "cup", "bottle", "book",
     "kite",
 ];
 /// Names of the colours; the index is the colour's number everywhere.
-pub(crate) const COLOURS: [&str; 8] = [
+pub const COLOURS: [&str; 8] = [
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "black",
 ];
 const RGB: [[u8; 3]; 8] = [
@@ -31,7 +35,7 @@ const RGB: [[u8; 3]; 8] = [
 const SAMPLES: usize = 6;
 
 /// Colours that a kind takes when the prompt names none.
-pub(crate) fn natural(kind: usize) -> &'static [usize] {
+pub fn natural(kind: usize) -> &'static [usize] {
     const NATURAL: [&[usize]; 12] = [
         &[0, 3],
         &[2],
@@ -51,15 +55,16 @@ pub(crate) fn natural(kind: usize) -> &'static [usize] {
 
 /// A SplitMix64 stream: every data set is a function of its seed alone.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let mut rng = Self(seed ^ 0x5DEE_CE66_D1CE_4E5B);
-        rng.next();
+        rng.bits();
         rng
     }
-    pub(crate) fn next(&mut self) -> u64 {
+    /// 64 even bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -67,34 +72,34 @@ impl Rng {
         z ^ (z >> 31)
     }
     /// Uniform in `0..n`.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+    pub fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
     /// Uniform in `[0, 1)`.
-    pub(crate) fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    pub fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 24) as f32
     }
-    pub(crate) fn chance(&mut self, p: f32) -> bool {
+    pub fn chance(&mut self, p: f32) -> bool {
         self.unit() < p
     }
-    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
 }
 
 /// A whole object: numbers of its kind and colour, side and top-left corner in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Object {
-    pub(crate) kind: usize,
-    pub(crate) colour: usize,
-    pub(crate) size: usize,
-    pub(crate) x: usize,
-    pub(crate) y: usize,
+pub struct Object {
+    pub kind: usize,
+    pub colour: usize,
+    pub size: usize,
+    pub x: usize,
+    pub y: usize,
 }
 
 /// Something that must not count as an object.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Scrap {
+pub enum Scrap {
     /// An object that lacks `lost` of its side at edge 0 left, 1 right, 2 top, 3 bottom.
     Cut { of: Object, edge: usize, lost: f32 },
     /// Left or upper half of the first, the rest of the second.
@@ -313,12 +318,12 @@ fn sprite(kind: usize, colour: usize, size: usize) -> Sprite {
 
 /// Draws pictures, keeping every sprite that it has drawn once.
 #[derive(Default)]
-pub(crate) struct Painter {
+pub struct Painter {
     sprites: HashMap<(usize, usize, usize), Sprite>,
 }
 
 impl Painter {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self::default()
     }
 
@@ -341,7 +346,7 @@ impl Painter {
     }
 
     /// One picture, RGB rows.
-    pub(crate) fn draw(&mut self, page: usize, objects: &[Object], scraps: &[Scrap]) -> Vec<u8> {
+    pub fn draw(&mut self, page: usize, objects: &[Object], scraps: &[Scrap]) -> Vec<u8> {
         let mut canvas = vec![PAGES[page].map(|v| f32::from(v) / 255.0); SIDE * SIDE];
         for &o in objects {
             self.stamp(&mut canvas, o, |_, _| true);

@@ -1,15 +1,10 @@
 //! The bundled Janus: one set of trained weights draws, plans, judges itself and searches.
 
-mod bundled {
-    pub mod files;
-    pub mod janus;
-}
-
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bundled::janus::{load, words};
+use crate::bundled::janus::{load, words};
 use maquette::codes::Code;
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};

@@ -19,7 +19,9 @@ use maquette::model::weights::Precision;
 use maquette::ops::attention::KvFormat;
 use maquette::{Generator, RewardModel};
 
-use crate::words::{AnyWords, RandomFeatures};
+mod words;
+
+use words::{AnyWords, RandomFeatures};
 
 /// What can go wrong.
 pub type Res<T> = Result<T, Box<dyn Error>>;

@@ -1,10 +1,8 @@
 //! Laws of Janus as a generator on random weights, and as generator and judge of one search.
-#![cfg(all(feature = "safetensors", feature = "testing"))]
-
-mod tiny_janus;
 
 use std::sync::Arc;
 
+use crate::tiny_janus::{config, load, load_as, words};
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};
 use maquette::model::janus::{Janus, JanusConfig, JanusSession};
@@ -22,7 +20,6 @@ use maquette::testing::{ScriptedReward, conformance};
 use maquette::{
     CandidateId, Code, Cost, Error, Event, Flow, Generator, Judgement, Prompt, RewardModel,
 };
-use tiny_janus::{config, load, load_as, words};
 
 const PROMPT: Prompt<'static> = Prompt::new(" a photo of a red car\n");
 const PLACES: usize = 16;

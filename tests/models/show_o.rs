@@ -1,11 +1,6 @@
 //! Laws of the masked generator on the bundled weights: a picture is a function of prompt and seed alone.
 
-mod bundled {
-    pub mod drawing;
-    pub mod files;
-}
-
-use bundled::drawing::Drawing;
+use crate::bundled::drawing::Drawing;
 use maquette::codes::UNKNOWN;
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Partial, Views};

@@ -1,16 +1,10 @@
 //! Laws of search on the bundled generator and judge: what the fakes promise holds for real weights.
 
-mod bundled {
-    pub mod drawing;
-    pub mod files;
-    pub mod judging;
-}
-
 use std::sync::Arc;
 use std::thread;
 
-use bundled::drawing::Drawing;
-use bundled::judging::Judging;
+use crate::bundled::drawing::Drawing;
+use crate::bundled::judging::Judging;
 use maquette::codes::Code;
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};

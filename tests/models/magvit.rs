@@ -1,5 +1,4 @@
 //! The bundled tokenizer: batches, devices, threads, and what it refuses.
-#![cfg(feature = "safetensors")]
 
 use std::fs;
 use std::path::Path;
