@@ -31,7 +31,7 @@ fn annotation_survives_fifty_kills() {
     let list = prompts(&home, 5);
     killed_again_and_again("annotate-kills", &|out| {
         let mut command = annotate(&list, &out.join("x.jsonl"));
-        command.args(ALL).args(["--images", "2"]);
+        command.args(ALL).args(["--images", "2", "--limit", "2"]);
         command
     });
 }

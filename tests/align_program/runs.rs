@@ -15,7 +15,15 @@ fn training_on_pairs_survives_fifty_kills() {
     pairs(&set, 5);
     killed_again_and_again("align-kills", &|out| {
         let mut command = align(Some(&set), out);
-        command.args(["--steps", "8", "--merge"]);
+        command.args([
+            "--steps",
+            "6",
+            "--batch",
+            "1",
+            "--save-every",
+            "1",
+            "--merge",
+        ]);
         command
     });
 }
@@ -41,7 +49,9 @@ fn training_on_drawn_pictures_survives_kills_as_well() {
             "--groups",
             "1",
             "--steps",
-            "4",
+            "3",
+            "--tries",
+            "1",
             "--save-every",
             "1",
         ]);
@@ -50,7 +60,7 @@ fn training_on_drawn_pictures_survives_kills_as_well() {
     };
     let (whole, killed) = (home.join("whole"), home.join("killed"));
     succeeds(&mut start(&whole));
-    for steps in 1..4 {
+    for steps in 1..3 {
         // A checkpoint of every step, as a kill leaves it.
         let mut run = start(&killed).spawn().unwrap();
         let lines = || fs::read_to_string(killed.join("curves.jsonl")).unwrap_or_default();
