@@ -64,7 +64,17 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "align",
         &[
-            "error", "math", "rng", "prompt", "codes", "image", "quant", "ops", "model",
+            "error",
+            "math",
+            "rng",
+            "prompt",
+            "codes",
+            "image",
+            "generator",
+            "reward",
+            "quant",
+            "ops",
+            "model",
         ],
     ),
     ("guide", &[]),

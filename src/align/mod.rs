@@ -12,9 +12,11 @@
 //! | [`adamw`] | the optimiser, the schedule, clipping |
 //! | [`trainer`] | steps that are taken whole or not at all, checkpoints |
 //! | [`masked`], [`raster`] | examples of the two kinds of generators |
+//! | [`annotation`] | training sets out of drawn pictures: trajectories, rollouts, pairs, balance, leakage |
 //! | [`dpo`], [`grpo`], [`reward`], [`supervised`] | objectives |
 
 pub mod adamw;
+pub mod annotation;
 pub mod checkpoint;
 pub mod dpo;
 pub mod engine;

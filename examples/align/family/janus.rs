@@ -1,0 +1,124 @@
+//! Janus: code after code, and its own judge.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use maquette::align::Limits;
+use maquette::align::annotation::Trajectory;
+use maquette::align::masked::PairConfig;
+use maquette::align::raster::{RasterLearner, example};
+use maquette::cpu::Cpu;
+use maquette::error::Error;
+use maquette::model::janus::{Janus, JanusConfig, JanusReader};
+use maquette::model::learner::Example;
+use maquette::model::llava::JudgeOptions;
+use maquette::model::raster::{PrefixReader, RasterModel};
+use maquette::model::words::Words;
+use maquette::{Code, Generator, Prompt, RewardModel};
+
+use super::{Adapters, Family, Home, Pair};
+use crate::Res;
+
+#[derive(Debug)]
+pub struct JanusFamily {
+    home: Home,
+    config: JanusConfig,
+    /// Without adapters.
+    base: Arc<Janus<Cpu>>,
+    reader: JanusReader<Cpu, Arc<Words>>,
+}
+
+impl JanusFamily {
+    pub fn open(home: Home) -> Res<Self> {
+        let config = JanusConfig::from_json(&home.folder.config)?.with_tokenizer(&home.words);
+        let (cpu, format) = (Arc::clone(&home.cpu), home.format);
+        let base = home.read(None, |source| {
+            Janus::load(cpu, config.clone(), source, format)
+        })?;
+        let base = Arc::new(base);
+        Ok(Self {
+            reader: base.reader(Arc::clone(&home.words))?,
+            home,
+            config,
+            base,
+        })
+    }
+
+    fn example(&mut self, prompt: &str, codes: &[Code]) -> maquette::Result<Example> {
+        let prefix = self.reader.read(&Prompt::new(prompt))?;
+        example(&*self.base, &mut self.reader, &prefix.conditional, codes)
+    }
+}
+
+impl Family for JanusFamily {
+    type Learner = RasterLearner<Janus<Cpu>>;
+
+    fn learner(&self) -> Res<Self::Learner> {
+        Ok(RasterLearner(Arc::clone(&self.base)))
+    }
+
+    fn limits(&self) -> Limits {
+        let [rows, cols] = self.base.grid();
+        Limits {
+            rows: self.base.prefix_limit() + rows * cols,
+            labels: rows * cols,
+        }
+    }
+
+    fn targets(&self) -> &'static str {
+        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    }
+
+    fn pair(&mut self, _: &PairConfig, at: usize, pair: &Pair) -> maquette::Result<[Example; 2]> {
+        if pair.chosen == pair.rejected {
+            return Err(Error::Example {
+                op: "preference",
+                at,
+                problem: "has two pictures that are the same: none is preferred",
+            });
+        }
+        Ok([
+            self.example(&pair.prompt, &pair.chosen)?,
+            self.example(&pair.prompt, &pair.rejected)?,
+        ])
+    }
+
+    fn passes(&mut self, prompt: &str, drawn: &Trajectory) -> maquette::Result<Vec<Example>> {
+        Ok(vec![self.example(prompt, drawn.codes())?])
+    }
+
+    fn session(
+        &self,
+        adapters: Option<Adapters<'_>>,
+        candidates: usize,
+    ) -> Res<Box<dyn Generator>> {
+        let model = match adapters {
+            None => Arc::clone(&self.base),
+            some => {
+                let (cpu, format) = (Arc::clone(&self.home.cpu), self.home.format);
+                let config = self.config.clone();
+                let load = |source: &dyn maquette::model::weights::WeightSource| {
+                    Janus::load(cpu, config, source, format)
+                };
+                Arc::new(self.home.read(some, load)?)
+            }
+        };
+        let mut options = self.config.options();
+        options.guidance_scale = self.home.guidance.unwrap_or(options.guidance_scale);
+        (options.candidates, options.batch) = (candidates, candidates.min(options.batch));
+        Ok(Box::new(model.draw(Arc::clone(&self.home.words), options)?))
+    }
+
+    fn judge(&self, dir: Option<&Path>, views: usize) -> Res<Box<dyn RewardModel>> {
+        if dir.is_some() {
+            return Err("--judge-dir: a Janus judges for itself".into());
+        }
+        let options = JudgeOptions::default().with_views(views);
+        let words = Arc::clone(&self.home.words);
+        Ok(Box::new(self.base.judge(words, options)?))
+    }
+
+    fn home(&self) -> &Home {
+        &self.home
+    }
+}

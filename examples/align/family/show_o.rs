@@ -1,0 +1,130 @@
+//! Show-o: masked pictures.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use maquette::align::Limits;
+use maquette::align::annotation::Trajectory;
+use maquette::align::masked::{PairConfig, Preference};
+use maquette::cpu::Cpu;
+use maquette::model::files::map::ModelFolder;
+use maquette::model::learner::Example;
+use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
+use maquette::model::magvit::{Magvit, MagvitConfig};
+use maquette::model::show_o::{ShowO, ShowOConfig, ShowOLearner, ShowOOptions, ShowOSession};
+use maquette::prompt::{TokenId, Tokenize};
+use maquette::quant::Format;
+use maquette::{Generator, RewardModel};
+
+use super::{Adapters, Family, Home, Pair, bundled, words};
+use crate::Res;
+
+#[derive(Debug)]
+pub struct ShowOFamily {
+    home: Home,
+    config: ShowOConfig,
+    pixels: Arc<Magvit<Cpu>>,
+}
+
+impl ShowOFamily {
+    pub fn open(home: Home, tokenizer: Option<&Path>) -> Res<Self> {
+        let path = tokenizer.map_or_else(|| bundled("magvitv2"), Path::to_owned);
+        let folder = ModelFolder::open(&path)?;
+        let config = MagvitConfig::from_json(&folder.config)?;
+        let cpu = Arc::clone(&home.cpu);
+        let pixels = folder
+            .weights
+            .read(|source| Magvit::load(cpu, config, source, Format::F32))?;
+        Ok(Self {
+            config: ShowOConfig::from_json(&home.folder.config)?,
+            pixels: Arc::new(pixels),
+            home,
+        })
+    }
+
+    fn text(&self, prompt: &str) -> maquette::Result<Vec<TokenId>> {
+        let mut tokens = Vec::new();
+        self.home
+            .words
+            .encode(prompt, &mut |token| tokens.push(token))?;
+        Ok(self.config.text_tokens(&tokens))
+    }
+}
+
+impl Family for ShowOFamily {
+    type Learner = ShowOLearner<Cpu>;
+
+    fn learner(&self) -> Res<Self::Learner> {
+        let (cpu, format) = (Arc::clone(&self.home.cpu), self.home.format);
+        Ok(self.home.read(None, |source| {
+            let model = ShowO::load(cpu, self.config.clone(), source, format)?;
+            ShowOLearner::load(Arc::new(model), source, format)
+        })?)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            rows: self.config.text_rows() + self.config.image_rows(),
+            labels: self.config.image_rows(),
+        }
+    }
+
+    fn targets(&self) -> &'static str {
+        "q_proj,k_proj,v_proj,dense,fc1,fc2"
+    }
+
+    fn pair(
+        &mut self,
+        draws: &PairConfig,
+        at: usize,
+        pair: &Pair,
+    ) -> maquette::Result<[Example; 2]> {
+        let pair = Preference {
+            text: self.text(&pair.prompt)?,
+            chosen: pair.chosen.clone(),
+            rejected: pair.rejected.clone(),
+        };
+        self.config.preference(draws, at, &pair)
+    }
+
+    fn passes(&mut self, prompt: &str, drawn: &Trajectory) -> maquette::Result<Vec<Example>> {
+        let text = self.text(prompt)?;
+        self.config.trajectory(&text, &drawn.states, drawn.codes())
+    }
+
+    fn session(
+        &self,
+        adapters: Option<Adapters<'_>>,
+        candidates: usize,
+    ) -> Res<Box<dyn Generator>> {
+        let (cpu, format) = (Arc::clone(&self.home.cpu), self.home.format);
+        let config = self.config.clone();
+        let model = self
+            .home
+            .read(adapters, |source| ShowO::load(cpu, config, source, format))?;
+        let mut options = ShowOOptions::default();
+        options.guidance_scale = self.home.guidance.unwrap_or(options.guidance_scale);
+        (options.candidates, options.batch) = (candidates, candidates.min(options.batch));
+        let words = Arc::clone(&self.home.words);
+        let pixels = Arc::clone(&self.pixels);
+        let session = ShowOSession::new(Arc::new(model), pixels, words, options)?;
+        Ok(Box::new(session))
+    }
+
+    fn judge(&self, dir: Option<&Path>, views: usize) -> Res<Box<dyn RewardModel>> {
+        let path = dir.map_or_else(|| bundled("judge"), Path::to_owned);
+        let folder = ModelFolder::open(&path)?;
+        let config = LlavaConfig::from_json(&folder.config)?;
+        let cpu = Arc::clone(&self.home.cpu);
+        let model = folder
+            .weights
+            .read(|source| Llava::load(cpu, config, source, Format::F32))?;
+        let options = JudgeOptions::default().with_views(views);
+        let session = LlavaSession::new(Arc::new(model), words(&path)?, options)?;
+        Ok(Box::new(session))
+    }
+
+    fn home(&self) -> &Home {
+        &self.home
+    }
+}

@@ -1,0 +1,503 @@
+//! Trains adapters of a Show-o or a Janus: on pairs of pictures of which one is better, on rewards of what they draw, or on
+//! both. Stop it at any moment, even by pulling the plug, and start it again: the result has the same bytes.
+//!
+//! `cargo run --release --example align --all-features -- --pairs pairs.jsonl --out out/align`
+//!
+//! A line of the pairs is `{"prompt": "a photo of a red car", "chosen": [codes], "rejected": [codes]}`, as `annotate` writes
+//! them. With `--merge`, `OUT/merged` is a model folder for `annotate` and for the next round.
+
+mod check;
+mod curves;
+mod data;
+mod family;
+mod online;
+mod options;
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use maquette::align::dpo::{self, DpoConfig, ScoredPair};
+use maquette::align::grpo::{self, GrpoConfig, Rollout};
+use maquette::align::lora::{adapter_config, write_adapters};
+use maquette::align::masked::{Masks, PairConfig};
+use maquette::align::reward;
+use maquette::align::{
+    AdamWConfig, Engine, Kept, LoraConfig, Schedule, Trained, Trainer, TrainerConfig,
+};
+use maquette::cpu::Cpu;
+use maquette::model::files::folder::ModelType;
+use maquette::model::files::map::ModelFolder;
+use maquette::model::learner::Example;
+use maquette::{Code, Generator};
+use serde_json::{Map, Value, json};
+
+use curves::Curves;
+use family::{Family, Home, JanusFamily, Pair, ShowOFamily};
+use online::{Group, seed};
+use options::{Args, Guide, MaskKind, Objective};
+use support::rules::Request;
+use support::scorer::{Eye, Marker, Scorer};
+use support::{requests, scorer};
+
+type Res<T> = Result<T, Box<dyn Error>>;
+
+/// Guidance of the bundled Show-o.
+const GUIDANCE: f32 = 3.0;
+
+/// Writes a file that is whole or not there.
+fn write(path: &Path, bytes: &[u8]) -> Res<()> {
+    let part = path.with_extension("part");
+    let written = (|| {
+        let mut file = File::create(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    })();
+    written.map_err(|e| format!("{}: {e}", path.display()).into())
+}
+
+fn run(args: &Args) -> Res<()> {
+    args.check()?;
+    let cpu = Arc::new(match args.threads {
+        Some(n) => Cpu::with_threads(n)?,
+        None => Cpu::new(),
+    });
+    let own = args.model_dir.is_none();
+    let path = args.model_dir.clone();
+    let path = path.unwrap_or_else(|| family::bundled("show-o"));
+    let home = Home {
+        folder: ModelFolder::open(&path)?,
+        words: family::words(&path)?,
+        path,
+        cpu,
+        format: args.format.format(),
+        guidance: args.guidance.or(own.then_some(GUIDANCE)),
+    };
+    match home.folder.model {
+        ModelType::ShowO => train(
+            args,
+            ShowOFamily::open(home, args.tokenizer_dir.as_deref())?,
+        ),
+        ModelType::Janus => train(args, JanusFamily::open(home)?),
+        _ => Err(format!("{}: this is no Show-o and no Janus", home.path.display()).into()),
+    }
+}
+
+/// The examples of a step beside the pairs.
+#[derive(Debug, Default)]
+struct Drawn {
+    pairs: Vec<[Example; 2]>,
+    groups: Vec<(Vec<Vec<Example>>, Vec<f64>)>,
+    /// Mean reward of all pictures.
+    reward: f64,
+    /// Groups whose rewards differ.
+    lively: usize,
+}
+
+/// What does not change from step to step.
+struct Run<'a, F: Family> {
+    args: &'a Args,
+    family: F,
+    pairs: Vec<Pair>,
+    requests: Vec<Request>,
+    lora: LoraConfig,
+    draws: PairConfig,
+}
+
+fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
+    let pairs = match &args.pairs {
+        Some(path) => data::pairs(path, &mut family)?,
+        None => Vec::new(),
+    };
+    let requests = match &args.prompts {
+        Some(path) => prompts(path, &args.evaluation)?,
+        None => Vec::new(),
+    };
+    let once = match args.objective {
+        Objective::Grpo => 100,
+        _ => (pairs.len() / args.batch).max(1) as u64,
+    };
+    let steps = args.steps.unwrap_or(once);
+    let mut targets = args.targets.clone();
+    if targets.is_empty() {
+        targets = family.targets().split(',').map(str::to_owned).collect();
+    }
+    let lora = LoraConfig {
+        rank: args.rank,
+        alpha: 2.0 * args.rank as f32,
+        targets,
+        seed: args.seed,
+    };
+    let engine = Engine::new(
+        family.learner()?,
+        Trained::Adapters(lora.clone()),
+        family.limits(),
+    )?;
+    let mut trainer = Trainer::new(
+        engine,
+        TrainerConfig {
+            optimiser: AdamWConfig {
+                rate: args.rate,
+                ..AdamWConfig::default()
+            },
+            schedule: Schedule::Cosine {
+                warm_up: steps / 10,
+                steps,
+            },
+            clip: Some(args.clip),
+        },
+    )?;
+    fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
+    let settings = args.describe(steps, &lora.targets);
+    same_settings(&args.out.join("run.json"), &settings)?;
+    let checkpoint = args.out.join("run.bin");
+    let resumed = trainer.resume_file(&checkpoint)?;
+    if resumed && !args.quiet {
+        println!("{} of {steps} steps are done", trainer.steps());
+    }
+    let mut run = Run {
+        args,
+        family,
+        pairs,
+        requests,
+        lora,
+        draws: PairConfig {
+            masks: match args.masks {
+                MaskKind::Own => Masks::Own,
+                MaskKind::Shared => Masks::Shared,
+            },
+            seed: args.seed,
+            ..PairConfig::default()
+        },
+    };
+    let mut curves = Curves::open(&args.out.join("curves.jsonl"), trainer.steps())?;
+    let mut kept = [trainer.engine().kept()?, trainer.engine().kept()?];
+    let eye = run.eye()?;
+    let mut marker = match (args.draws(), &eye) {
+        (false, _) => None,
+        (true, Some(eye)) => Some(Marker::Rules(eye)),
+        (true, None) => Some(run.marker()?),
+    };
+    let bar = bar(args.quiet, steps, "steps")?;
+    bar.set_position(trainer.steps());
+    bar.reset_eta();
+    while trainer.steps() < steps {
+        let drawn = match &mut marker {
+            Some(marker) => run.draw(&trainer, marker)?,
+            None => Drawn::default(),
+        };
+        let first = usize::try_from(trainer.steps())? * args.batch;
+        let mut told = Map::new();
+        let taken =
+            trainer.step(|engine| run.objective(engine, first, drawn, &mut kept, &mut told));
+        let report = match taken {
+            Ok(report) => report,
+            Err(error) => {
+                // The step was not taken: what stands before it is kept.
+                curves.sync()?;
+                trainer.save(&checkpoint)?;
+                return Err(error.into());
+            }
+        };
+        let mut row = Map::new();
+        row.insert("step".into(), json!(report.step + 1));
+        row.insert("loss".into(), json!(report.loss));
+        row.append(&mut told);
+        row.insert("gradient".into(), json!(report.gradient));
+        row.insert("rate".into(), json!(report.rate));
+        bar.set_message(message(&row));
+        curves.add(row)?;
+        bar.inc(1);
+        if trainer.steps() % args.save_every == 0 || trainer.steps() == steps {
+            curves.sync()?;
+            trainer.save(&checkpoint)?;
+        }
+    }
+    bar.abandon();
+    curves.draw(&args.out.join("curves.png"))?;
+    let parameters = trainer.engine().parameters();
+    write(
+        &args.out.join("adapter_model.safetensors"),
+        &write_adapters(parameters)?,
+    )?;
+    if args.merge {
+        let home = run.family.home();
+        home.write_merged((parameters, &run.lora), &args.out.join("merged"))?;
+    }
+    if let Some(path) = &args.check {
+        let text = run.check(path, &trainer)?;
+        print!("{text}");
+        write(&args.out.join("check.txt"), text.as_bytes())?;
+    }
+    write(
+        &args.out.join("adapter_config.json"),
+        adapter_config(&run.lora).as_bytes(),
+    )
+}
+
+/// Prompts to draw, without those of the evaluation.
+fn prompts(path: &Path, evaluation: &Path) -> Res<Vec<Request>> {
+    let clean = requests::clean(requests::read(path)?, &requests::read(evaluation)?);
+    if clean.kept.is_empty() {
+        let (path, leaked, repeated) = (path.display(), clean.leaked, clean.repeated);
+        return Err(format!(
+            "{path}: no prompt is left; {leaked} are of the evaluation, {repeated} repeated"
+        )
+        .into());
+    }
+    Ok(clean.kept.into_iter().map(|(_, request)| request).collect())
+}
+
+/// Fails for a run that was begun with other settings.
+fn same_settings(path: &Path, settings: &Value) -> Res<()> {
+    let here = format!("{settings}\n");
+    match fs::read_to_string(path) {
+        Ok(there) if there == here => Ok(()),
+        Ok(there) => Err(format!(
+            "{}: this run was begun with other settings; take another --out\n  there {}\n  here  {}",
+            path.display(),
+            there.trim_end(),
+            here.trim_end()
+        )
+        .into()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write(path, here.as_bytes()),
+        Err(e) => Err(format!("{}: {e}", path.display()).into()),
+    }
+}
+
+fn bar(quiet: bool, len: u64, what: &str) -> Res<ProgressBar> {
+    let bar = ProgressBar::new(len);
+    if quiet {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let template = format!("{{bar:30}} {{pos}}/{{len}} {what}  {{msg}}  {{eta}} left");
+    bar.set_style(ProgressStyle::with_template(&template)?);
+    Ok(bar)
+}
+
+/// The first numbers of a step.
+fn message(row: &Map<String, Value>) -> String {
+    let told = row
+        .iter()
+        .filter(|(name, _)| ["loss", "margin", "p_right", "reward"].contains(&name.as_str()));
+    let told = told.map(|(name, value)| format!("{name} {:.3}", value.as_f64().unwrap_or(0.0)));
+    told.collect::<Vec<_>>().join(", ")
+}
+
+impl<F: Family> Run<'_, F> {
+    /// The labelling detector, if it is asked at all.
+    fn eye(&self) -> Res<Option<Eye>> {
+        let checks = self.args.check.is_some();
+        if self.args.scorer != Scorer::Rules || !(self.args.draws() || checks) {
+            return Ok(None);
+        }
+        let size = self.family.session(None, 1)?.image_size();
+        let asked: Vec<&Request> = self.requests.iter().collect();
+        scorer::eye(size, &asked).map(Some)
+    }
+
+    /// The judge.
+    fn marker<'m>(&self) -> Res<Marker<'m>> {
+        let views = self.args.group.max(self.args.check_images).clamp(1, 64);
+        let dir = self.args.judge_dir.as_deref();
+        Ok(Marker::Judge(self.family.judge(dir, views as usize)?))
+    }
+
+    /// A session that draws as the policy does now.
+    fn policy(&self, trainer: &Trainer<Cpu, F::Learner>, n: u32) -> Res<Box<dyn Generator>> {
+        let adapters = (trainer.engine().parameters(), &self.lora);
+        self.family.session(Some(adapters), n as usize)
+    }
+
+    /// Draws the pictures of the next step. They depend on the step and the policy alone.
+    fn draw(&mut self, trainer: &Trainer<Cpu, F::Learner>, marker: &mut Marker<'_>) -> Res<Drawn> {
+        let (args, step) = (self.args, trainer.steps());
+        let mut generator = self.policy(trainer, args.group)?;
+        let (mut out, mut pictures) = (Drawn::default(), 0);
+        let now = u32::try_from(step)?;
+        for at in 0..args.groups {
+            let mut last = None;
+            for one in 0..args.tries {
+                let place = (step * u64::from(args.groups) + u64::from(at)) * u64::from(args.tries);
+                let place = usize::try_from(place + u64::from(one))?;
+                let request = &self.requests[place % self.requests.len()];
+                let seeds: Vec<u64> = (0..args.group)
+                    .map(|i| seed(args.seed, [now, at * args.tries + one, i]))
+                    .collect();
+                let group = Group::draw(&mut *generator, marker, request, &seeds)?;
+                pictures += group.marks.len();
+                out.reward += group.rewards().iter().sum::<f64>();
+                let equal = group.is_equal();
+                last = Some(group);
+                if !equal {
+                    out.lively += 1;
+                    break;
+                }
+            }
+            if let Some(group) = last {
+                self.learn(&mut out, &group, [now, at])?;
+            }
+        }
+        out.reward /= pictures.max(1) as f64;
+        Ok(out)
+    }
+
+    /// What a group gives to be learnt from.
+    fn learn(&mut self, out: &mut Drawn, group: &Group, place: [u32; 2]) -> Res<()> {
+        let rewards = group.rewards();
+        if self.args.objective == Objective::Guided && self.args.guide == Guide::Pairs {
+            if group.is_equal() {
+                return Ok(());
+            }
+            let [best, worst] = reward::best_and_worst(&rewards)?;
+            let codes = |at: usize| -> Vec<Code> { group.drawn[at].codes().into() };
+            let pair = Pair {
+                prompt: group.prompt.clone(),
+                chosen: codes(best),
+                rejected: codes(worst),
+            };
+            if pair.chosen != pair.rejected {
+                // Beyond the numbers of all other pairs.
+                let [step, at] = place;
+                let at = usize::MAX / 2 + step as usize * self.args.groups as usize + at as usize;
+                out.pairs.push(self.family.pair(&self.draws, at, &pair)?);
+            }
+            return Ok(());
+        }
+        let mut samples = Vec::new();
+        for (i, drawn) in group.drawn.iter().enumerate() {
+            let passes = self.family.passes(&group.prompt, drawn)?;
+            let [step, at] = place;
+            let of = seed(self.args.seed ^ 0x7061_7373, [step, at, u32::try_from(i)?]);
+            samples.push(some(passes, self.args.passes, of));
+        }
+        out.groups.push((samples, rewards));
+        Ok(())
+    }
+
+    /// Adds the gradients of a step, and tells its numbers.
+    fn objective(
+        &mut self,
+        engine: &mut Engine<Cpu, F::Learner>,
+        first: usize,
+        drawn: Drawn,
+        kept: &mut [Kept<Cpu>; 2],
+        told: &mut Map<String, Value>,
+    ) -> maquette::Result<f64> {
+        let args = self.args;
+        let mut loss = 0.0;
+        if args.objective == Objective::Grpo {
+            let config = GrpoConfig {
+                beta: args.beta(),
+                ..GrpoConfig::default()
+            };
+            let share = 1.0 / f64::from(args.groups);
+            let mut k3 = 0.0;
+            for (samples, rewards) in drawn.groups {
+                let rollouts = samples
+                    .into_iter()
+                    .map(|passes| Rollout::new(engine, passes))
+                    .collect::<maquette::Result<Vec<_>>>()?;
+                let report =
+                    grpo::group(engine, &rollouts, &rewards, (&config, share), &mut kept[0])?;
+                loss += share * report.loss;
+                k3 += share * report.k3;
+            }
+            told.insert("k3".into(), json!(k3));
+        } else {
+            let mut batch = Vec::new();
+            for at in first..first + args.batch {
+                let pair = &self.pairs[at % self.pairs.len()];
+                batch.push(self.family.pair(&self.draws, at, pair)?);
+            }
+            batch.extend(drawn.pairs);
+            let batch = batch
+                .into_iter()
+                .map(|examples| ScoredPair::new(engine, examples))
+                .collect::<maquette::Result<Vec<_>>>()?;
+            let config = DpoConfig {
+                beta: args.beta(),
+                supervised: args.supervised,
+                ..DpoConfig::default()
+            };
+            let report = dpo::batch(engine, &batch, &config, kept)?;
+            told.insert("margin".into(), json!(report.margin));
+            told.insert("p_right".into(), json!(report.p_right));
+            loss = report.loss;
+            let factor = args.guide_factor / f64::from(args.groups);
+            for (samples, rewards) in &drawn.groups {
+                loss += match args.guide {
+                    Guide::Released => factor * reward::released_term(rewards)?,
+                    _ => reward::score_function(engine, samples, rewards, factor, &mut kept[0])?,
+                };
+            }
+        }
+        if args.draws() {
+            told.insert("reward".into(), json!(drawn.reward));
+            told.insert("groups".into(), json!(drawn.lively));
+        }
+        Ok(loss)
+    }
+
+    /// Draws the prompts of a file before and after.
+    fn check(&self, path: &Path, trainer: &Trainer<Cpu, F::Learner>) -> Res<String> {
+        let args = self.args;
+        let requests = requests::read(path)?;
+        let mut before = self.family.session(None, args.check_images as usize)?;
+        let mut after = self.policy(trainer, args.check_images)?;
+        let asked: Vec<&Request> = requests.iter().collect();
+        let eye = match args.scorer {
+            Scorer::Rules => Some(scorer::eye(before.image_size(), &asked)?),
+            Scorer::Judge => None,
+        };
+        let mut marker = match &eye {
+            Some(eye) => Marker::Rules(eye),
+            None => self.marker()?,
+        };
+        let bar = bar(args.quiet, 2 * requests.len() as u64, "prompts")?;
+        let mut sides = Vec::new();
+        for generator in [&mut *before, &mut *after] {
+            sides.push(check::shares(
+                generator,
+                &mut marker,
+                &requests,
+                args.check_images,
+                args.seed,
+                &|| bar.inc(1),
+            )?);
+        }
+        bar.abandon();
+        Ok(check::table(&requests, &sides[0], &sides[1]))
+    }
+}
+
+/// `n` of some passes, drawn without order; 0 for all.
+fn some(passes: Vec<Example>, n: usize, of: u64) -> Vec<Example> {
+    if n == 0 || n >= passes.len() {
+        return passes;
+    }
+    let mut keyed: Vec<(u64, Example)> = (0..).map(|i| seed(of, [i, 0, 0])).zip(passes).collect();
+    keyed.sort_by_key(|(key, _)| *key);
+    keyed.truncate(n);
+    keyed.into_iter().map(|(_, pass)| pass).collect()
+}
+
+fn main() -> ExitCode {
+    let Err(error) = run(&Args::parse()) else {
+        return ExitCode::SUCCESS;
+    };
+    eprint!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprint!(": {error}");
+        cause = error.source();
+    }
+    eprintln!();
+    ExitCode::FAILURE
+}

@@ -1,0 +1,193 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+use support::scorer::Scorer;
+use support::weights::Weights;
+
+use crate::Res;
+
+/// Trains adapters of a generator on preferences and rewards.
+#[derive(Debug, Parser)]
+#[command(args_override_self = true)]
+pub struct Args {
+    /// What is trained for.
+    #[arg(long, value_enum, default_value_t = Objective::Dpo)]
+    pub objective: Objective,
+    /// Pairs, one a line; not for grpo.
+    #[arg(long)]
+    pub pairs: Option<PathBuf>,
+    /// GenEval records of prompts that the policy draws while it is trained; for guided and grpo.
+    #[arg(long)]
+    pub prompts: Option<PathBuf>,
+    /// Folder that takes the run and, at its end, the adapters.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Folder of a Show-o or a Janus, with vocab.txt. [default: the bundled Show-o]
+    #[arg(long)]
+    pub model_dir: Option<PathBuf>,
+    /// Folder of a Show-o's image tokenizer. [default: the bundled one]
+    #[arg(long)]
+    pub tokenizer_dir: Option<PathBuf>,
+    /// Folder of a Show-o's judge. [default: the bundled one; a Janus judges for itself]
+    #[arg(long)]
+    pub judge_dir: Option<PathBuf>,
+    /// What the frozen weights are kept in.
+    #[arg(long, value_enum, default_value_t = Weights::F32)]
+    pub format: Weights,
+    /// Steps. [default: once through the pairs; of grpo 100]
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Pairs of a step.
+    #[arg(long, default_value_t = 10)]
+    pub batch: usize,
+    /// Largest rate; the first tenth of the steps leads up to it.
+    #[arg(long, default_value_t = 1e-4)]
+    pub rate: f64,
+    /// How much a difference of scores counts. [default: 0.1; of grpo, the distance from the reference: 0.01]
+    #[arg(long)]
+    pub beta: Option<f64>,
+    /// Factor of the cross-entropy of the chosen pictures.
+    #[arg(long, default_value_t = 0.0)]
+    pub supervised: f64,
+    /// Longest gradient.
+    #[arg(long, default_value_t = 1.0)]
+    pub clip: f64,
+    /// Rank of the adapters; they count twice their product over the rank.
+    #[arg(long, default_value_t = 16)]
+    pub rank: usize,
+    /// Ends of the names of the layers that get adapters. [default: all of the blocks]
+    #[arg(long, value_delimiter = ',')]
+    pub targets: Vec<String>,
+    /// Whether both pictures of a pair are masked alike; Show-o alone.
+    #[arg(long, value_enum, default_value_t = MaskKind::Own)]
+    pub masks: MaskKind,
+    /// How rewards of drawn pictures guide the pairs.
+    #[arg(long, value_enum, default_value_t = Guide::Pairs)]
+    pub guide: Guide,
+    /// Factor of the reward term. [default: 0.1]
+    #[arg(long, default_value_t = 0.1)]
+    pub guide_factor: f64,
+    /// Who rewards drawn pictures.
+    #[arg(long, value_enum, default_value_t = Scorer::Judge)]
+    pub scorer: Scorer,
+    /// Prompts of a step that pictures are drawn of.
+    #[arg(long, default_value_t = 2)]
+    pub groups: u32,
+    /// Pictures of each of them.
+    #[arg(long, default_value_t = 8)]
+    pub group: u32,
+    /// Prompts that are tried for each group until its rewards differ.
+    #[arg(long, default_value_t = 4)]
+    pub tries: u32,
+    /// Passes of a drawn picture that are trained on, drawn anew for each; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    pub passes: usize,
+    /// Guidance scale of drawn pictures. [default: the model's own, 3 for the bundled Show-o]
+    #[arg(long)]
+    pub guidance: Option<f32>,
+    /// GenEval records that are not trained on: pictures before and after are compared.
+    #[arg(long)]
+    pub check: Option<PathBuf>,
+    /// Pictures of each of them.
+    #[arg(long, default_value_t = 4)]
+    pub check_images: u32,
+    /// Records of the evaluation: `--prompts` with the same words are left out.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/eval_prompts.jsonl"))]
+    pub evaluation: PathBuf,
+    /// Also write the model with the adapters in its weights: where the next round begins.
+    #[arg(long)]
+    pub merge: bool,
+    /// Of all draws.
+    #[arg(long, default_value_t = 10086)]
+    pub seed: u64,
+    /// Steps between two checkpoints.
+    #[arg(long, default_value_t = 10)]
+    pub save_every: u64,
+    /// Threads; change no bit. [default: all cores]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Print nothing but the table and errors.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// What is trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Objective {
+    /// The pairs.
+    Dpo,
+    /// The pairs, and rewards of pictures that the policy draws now.
+    Guided,
+    /// Rewards of pictures that the policy draws now, against their group.
+    Grpo,
+}
+
+/// How rewards guide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Guide {
+    /// The best and the worst picture of a group are one more pair.
+    Pairs,
+    /// The score-function form.
+    Score,
+    /// As released: the rewards of a group's pictures are added to the loss that is shown, and teach nothing.
+    Released,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MaskKind {
+    /// As in the released code.
+    Own,
+    /// Less noise in the difference.
+    Shared,
+}
+
+impl Args {
+    /// Whether the policy draws while it is trained.
+    pub fn draws(&self) -> bool {
+        self.objective != Objective::Dpo
+    }
+
+    /// β of the objective.
+    pub fn beta(&self) -> f64 {
+        let own = if self.objective == Objective::Grpo {
+            0.01
+        } else {
+            0.1
+        };
+        self.beta.unwrap_or(own)
+    }
+
+    /// Fails for what does not go together.
+    pub fn check(&self) -> Res<()> {
+        if self.batch == 0 || self.save_every == 0 || self.check_images == 0 {
+            return Err("--batch, --save-every and --check-images begin at 1".into());
+        }
+        if self.pairs.is_none() == (self.objective != Objective::Grpo) {
+            return Err("--pairs is needed, except for grpo".into());
+        }
+        if self.prompts.is_none() == self.draws() {
+            return Err("--prompts is needed for guided and grpo alone".into());
+        }
+        if self.draws() && (self.group < 2 || self.groups == 0 || self.tries == 0) {
+            return Err("--group begins at 2, --groups and --tries begin at 1".into());
+        }
+        Ok(())
+    }
+
+    /// Everything that decides the bits of the run.
+    pub fn describe(&self, steps: u64, targets: &[String]) -> Value {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+        json!({
+            "objective": format!("{:?}", self.objective), "pairs": path(&self.pairs), "prompts": path(&self.prompts),
+            "model": path(&self.model_dir), "tokenizer": path(&self.tokenizer_dir), "judge": path(&self.judge_dir),
+            "format": format!("{:?}", self.format), "steps": steps, "batch": self.batch, "rate": self.rate,
+            "beta": self.beta(), "supervised": self.supervised, "clip": self.clip, "rank": self.rank, "targets": targets,
+            "masks": format!("{:?}", self.masks), "guide": format!("{:?}", self.guide), "guide_factor": self.guide_factor,
+            "scorer": self.scorer.name(), "groups": self.groups, "group": self.group, "tries": self.tries,
+            "passes": self.passes, "guidance": self.guidance, "seed": self.seed,
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! Training: kills, objectives beside each other, the next round.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::programs::{example, folder, succeeds};
+use crate::{align, killed_again_and_again, pairs, prompts, tree};
+
+#[test]
+fn training_on_pairs_survives_fifty_kills() {
+    let home = folder("align-pairs");
+    let set = home.join("pairs.jsonl");
+    pairs(&set, 5);
+    killed_again_and_again("align-kills", &|out| {
+        let mut command = align(Some(&set), out);
+        command.args([
+            "--steps",
+            "6",
+            "--batch",
+            "1",
+            "--save-every",
+            "1",
+            "--merge",
+        ]);
+        command
+    });
+}
+
+#[test]
+fn training_on_drawn_pictures_survives_kills_as_well() {
+    let home = folder("align-online");
+    let (set, list) = (home.join("pairs.jsonl"), prompts(&home, 6));
+    pairs(&set, 3);
+    let start = |out: &Path| {
+        let mut command = align(Some(&set), out);
+        command.args([
+            "--objective",
+            "guided",
+            "--scorer",
+            "rules",
+            "--guide",
+            "pairs",
+        ]);
+        command.args([
+            "--group",
+            "3",
+            "--groups",
+            "1",
+            "--steps",
+            "3",
+            "--tries",
+            "1",
+            "--save-every",
+            "1",
+        ]);
+        command.arg("--prompts").arg(&list);
+        command
+    };
+    let (whole, killed) = (home.join("whole"), home.join("killed"));
+    succeeds(&mut start(&whole));
+    for steps in 1..3 {
+        // A checkpoint of every step, as a kill leaves it.
+        let mut run = start(&killed).spawn().unwrap();
+        let lines = || fs::read_to_string(killed.join("curves.jsonl")).unwrap_or_default();
+        while lines().lines().count() < steps && run.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        run.kill().unwrap();
+        run.wait().unwrap();
+    }
+    succeeds(&mut start(&killed));
+    assert!(tree(&whole) == tree(&killed));
+}
+
+fn adapters(out: &Path) -> Vec<u8> {
+    fs::read(out.join("adapter_model.safetensors")).unwrap()
+}
+
+fn curve(out: &Path, name: &str) -> Vec<f64> {
+    let text = fs::read_to_string(out.join("curves.jsonl")).unwrap();
+    let value = |line: &str| serde_json::from_str::<Value>(line).unwrap()[name].as_f64();
+    text.lines().map(|line| value(line).unwrap()).collect()
+}
+
+#[test]
+fn the_released_reward_teaches_nothing_and_the_two_others_do() {
+    let home = folder("align-guides");
+    let (set, list) = (home.join("pairs.jsonl"), prompts(&home, 8));
+    pairs(&set, 4);
+    let run = |name: &str, args: &[&str]| {
+        let out = home.join(name);
+        let mut command = align(Some(&set), &out);
+        command
+            .args(["--steps", "2", "--masks", "shared"])
+            .args(args);
+        if !args.is_empty() {
+            command.args(["--objective", "guided", "--group", "3", "--groups", "1"]);
+            command.arg("--prompts").arg(&list);
+        }
+        succeeds(&mut command);
+        out
+    };
+    let plain = run("plain", &[]);
+    let released = run("released", &["--guide", "released"]);
+    assert!(adapters(&plain) == adapters(&released));
+    let losses = curve(&plain, "loss")
+        .into_iter()
+        .zip(curve(&released, "loss"));
+    assert!(losses.into_iter().all(|(plain, released)| released > plain));
+    for (name, args) in [
+        ("pairs", &["--guide", "pairs"][..]),
+        ("score", &["--guide", "score", "--passes", "2"]),
+    ] {
+        assert!(adapters(&plain) != adapters(&run(name, args)), "{name}");
+    }
+}
+
+#[test]
+fn a_merged_model_draws_as_the_policy_and_begins_the_next_round() {
+    let home = folder("align-rounds");
+    let (set, list) = (home.join("pairs.jsonl"), prompts(&home, 4));
+    pairs(&set, 2);
+    let first = home.join("first");
+    let mut command = align(Some(&set), &first);
+    command.args([
+        "--steps", "3", "--rate", "1e-3", "--merge", "--scorer", "rules",
+    ]);
+    command.args(["--check-images", "2", "--check"]).arg(&list);
+    let told = succeeds(&mut command);
+    assert!(told.contains("after minus before"), "{told}");
+    assert_eq!(told, fs::read_to_string(first.join("check.txt")).unwrap());
+    let second = home.join("second");
+    let merged = first.join("merged");
+    let mut command = align(Some(&set), &second);
+    command.args(["--steps", "1", "--model-dir"]).arg(&merged);
+    succeeds(&mut command);
+    // The first step begins at the reference, which is the model of the round before.
+    assert!((curve(&second, "loss")[0] - 2.0_f64.ln()).abs() < 1e-9);
+    let drawn = |name: &str, args: &[&Path]| {
+        let out = home.join(name);
+        let mut command = example("annotate");
+        command.args([
+            "--quiet",
+            "--images",
+            "1",
+            "--limit",
+            "1",
+            "--guidance",
+            "3",
+        ]);
+        command.args(["--prompts".as_ref(), list.as_os_str()]);
+        if let [model, pixels] = args {
+            command.arg("--model-dir").arg(model);
+            command.arg("--tokenizer-dir").arg(pixels);
+        }
+        succeeds(command.arg("--out").arg(&out));
+        let text = fs::read_to_string(out).unwrap();
+        let line: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+        line["codes"].clone()
+    };
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/magvitv2");
+    let before = drawn("before.jsonl", &[]);
+    assert_ne!(before, drawn("after.jsonl", &[&merged, &bundled]));
+}
+
+#[test]
+fn a_janus_learns_from_pairs_and_from_its_own_rewards() {
+    let home = folder("align-janus");
+    let (set, list) = (home.join("pairs.jsonl"), prompts(&home, 6));
+    pairs(&set, 2);
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/janus");
+    for (name, objective) in [("dpo", "dpo"), ("grpo", "grpo")] {
+        let out = home.join(name);
+        let mut command = align((objective == "dpo").then_some(&*set), &out);
+        command.args(["--objective", objective, "--steps", "2", "--merge"]);
+        command.arg("--model-dir").arg(&model);
+        if objective == "grpo" {
+            command.args(["--group", "2", "--groups", "1", "--guidance", "2"]);
+            command.arg("--prompts").arg(&list);
+        }
+        succeeds(&mut command);
+        assert_eq!(curve(&out, "loss").len(), 2);
+        let mut again = align(Some(&set), &home.join(format!("{name}-again")));
+        again
+            .args(["--steps", "1", "--model-dir"])
+            .arg(out.join("merged"));
+        succeeds(&mut again);
+    }
+}
