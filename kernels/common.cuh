@@ -120,6 +120,51 @@ DEVICE f32 block_max(f32 x)
     return x;
 }
 
+// y = sum + bias, or y + (sum + bias).
+DEVICE void finish(f32* y, const f32* bias, u32 has_bias, u32 accumulate, u64 at, u32 j, f32 sum)
+{
+    sum += has_bias ? bias[j] : 0.0f;
+    y[at] = accumulate ? y[at] + sum : sum;
+}
+
+// Where a pointer into shared memory points, as the instructions below take it.
+DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+// A copy from global to shared memory that lands when the thread waits for its group. KEEP: the first cache keeps it.
+template <u32 BYTES, bool KEEP> DEVICE void copy_async(void* to, const void* from)
+{
+    if (KEEP)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
+    else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
+}
+
+// The thread's copies since the last commit are a group.
+DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// All of the thread's groups but the youngest REST have landed.
+template <u32 REST> DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(REST) : "memory"); }
+
+// Four matrices of 8 rows of 16 bytes. A lane points to row lane % 8 of matrix lane / 8, and gets word lane % 4 of row
+// lane / 4 of each.
+DEVICE void load_matrices(u32 (&r)[4], const void* row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// a b + c, signed bytes of 16 x 32 and 32 x 8, exact; c is c[0] in column 0 and c[1] in column 1 of a lane's two. Lane
+// 4 g + t holds of a the rows g and g + 8, of b the column g, both at k = 4 t and 16 + 4 t; of the product the columns
+// 2 t and 2 t + 1 of its rows.
+DEVICE void multiply(i32 (&d)[4], const u32 (&a)[4], uint2 b, const i32 (&c)[2])
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %10, %11};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(c[0]), "r"(c[1]));
+}
+
 // Philox4x32-10: four words for one key and counter.
 DEVICE uint4 philox(u32 k0, u32 k1, uint4 c)
 {

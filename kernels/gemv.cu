@@ -1,4 +1,5 @@
-// Products of a weight matrix with activation rows: y[m, n] (+)= x[m, k] wT + bias.
+// Products of a weight matrix with a few rows of floats: y[m, n] (+)= x[m, k] wT + bias; and the weights' layout, which
+// gemm.cu (rows in 8 bits) shares.
 //
 // Layout of the weights: outputs stand in strips of 32, one a lane; inputs in blocks of 32. A lane's block is one to
 // eight pieces of 16 bytes, and the same piece of a strip's 32 lanes is 512 bytes in a row:
@@ -7,9 +8,8 @@
 // So every load of a warp is 512 bytes without a gap, and what a thread gets is its own output's next weights. Missing
 // outputs and inputs are zeros. Pieces of a block: 8 for F32, 4 for BF16, 2 for Q8_0, 1 for nibbles.
 //
-// A block of threads owns one strip and R rows. F32 activations: a warp takes 256 inputs, the length of a sum from
-// zero upwards, and the sums of 8 warps are added in the order of the inputs. A8: terms of 32 inputs are exact
-// integers; they are added in the order of the inputs. Neither order knows the other rows, so a row's bits do not
+// A block of threads owns one strip and R rows. A warp takes 256 inputs, the length of a sum from zero upwards, and the
+// sums of 8 warps are added in the order of the inputs. That order does not know the other rows, so a row's bits do not
 // depend on its batch, and they are those of ops::gemm.
 //
 // Bound: the weights, read once for every R rows: 4, 2, 1.06, 0.56 or (Q4_K) 0.75 bytes each. Compute capability 8.0.
@@ -73,21 +73,6 @@ struct Q8 {
     {
         return from_f16(*scale) * (f32)(i32)((const i8*)(w + t / 16 * 512))[t % 16];
     }
-    // The exact product of two blocks.
-    static DEVICE i32 dot(const uint4* w, const uint4* x, i32)
-    {
-        i32 sum = 0;
-#pragma unroll
-        for (u32 p = 0; p < 2; p++) {
-            const uint4 a = w[p * 32], b = x[p];
-            sum = __dp4a((i32)a.x, (i32)b.x, sum);
-            sum = __dp4a((i32)a.y, (i32)b.y, sum);
-            sum = __dp4a((i32)a.z, (i32)b.z, sum);
-            sum = __dp4a((i32)a.w, (i32)b.w, sum);
-        }
-        return sum;
-    }
-    static DEVICE f32 term(const u16* scale, i32 dot, i32) { return (f32)dot * from_f16(*scale); }
 };
 
 struct Q4 {
@@ -105,21 +90,6 @@ struct Q4 {
     {
         return from_f16(*scale) * (f32)((i32)(w[t % 16] >> (t / 16 * 4) & 15) - 8);
     }
-    // Nibbles are 8 too large: `sum` is that of the activations.
-    static DEVICE i32 dot(const uint4* w, const uint4* x, i32 sum)
-    {
-        const uint4 a = *w, low = x[0], high = x[1];
-        const u32 w4[4] = {a.x, a.y, a.z, a.w};
-        const u32 lows[4] = {low.x, low.y, low.z, low.w}, highs[4] = {high.x, high.y, high.z, high.w};
-        sum *= -8;
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            sum = __dp4a((i32)(w4[i] & 0x0f0f0f0fu), (i32)lows[i], sum);
-            sum = __dp4a((i32)(w4[i] >> 4 & 0x0f0f0f0fu), (i32)highs[i], sum);
-        }
-        return sum;
-    }
-    static DEVICE f32 term(const u16* scale, i32 dot, i32) { return (f32)dot * from_f16(*scale); }
 };
 
 // Scale and offset of 32 inputs are two floats.
@@ -139,23 +109,10 @@ struct Q4K {
         const float2 own = *(const float2*)scale;
         return own.x * (f32)(i32)(w[t % 16] >> (t / 16 * 4) & 15) - own.y;
     }
-    static DEVICE i32 dot(const uint4* w, const uint4* x, i32) { return Q4::dot(w, x, 0); }
-    static DEVICE f32 term(const u16* scale, i32 dot, i32 sum)
-    {
-        const float2 own = *(const float2*)scale;
-        return (f32)dot * own.x + (f32)-sum * own.y;
-    }
 };
 
 #define WARPS 8
 #define SUM_BLOCK 256
-
-// y = sum + bias, or y + (sum + bias).
-DEVICE void finish(f32* y, const f32* bias, u32 has_bias, u32 accumulate, u64 at, u32 j, f32 sum)
-{
-    sum += has_bias ? bias[j] : 0.0f;
-    y[at] = accumulate ? y[at] + sum : sum;
-}
 
 template <class W, u32 R>
 DEVICE void product(f32* y, const f32* x, const uint4* w, const u16* scales, const f32* bias, u32 m, u32 n, u32 k,
@@ -239,105 +196,6 @@ PRODUCT(product_q4_1, Q4, 1, 256)
 PRODUCT(product_q4_4, Q4, 4, 256)
 PRODUCT(product_q4k_1, Q4K, 1, 256)
 PRODUCT(product_q4k_4, Q4K, 4, 256, 2)
-
-// Activations in 8 bits, see quant::quantise_a8. A warp takes one block of 32, a lane an element.
-extern "C" __global__ void __launch_bounds__(256) round_a8(
-    u8* __restrict__ levels,       // [m, k] signed bytes
-    uint2* __restrict__ scales,    // [m, k / 32]: the scale's bits, and the sum of the levels
-    const f32* __restrict__ x,     // [m, k]
-    u64 len)                       // m · k
-{
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const f32 v = i < len ? x[i] : 0.0f;
-    u32 largest = __float_as_uint(v) & 0x7fffffffu;
-#pragma unroll
-    for (u32 step = 16; step > 0; step /= 2)
-        largest = max(largest, __shfl_xor_sync(ALL, largest, step));
-    const f32 most = __uint_as_float(largest), scale = most / 127.0f;
-    const bool bad = largest >= 0x7f800000u, zero = scale < 1.17549435e-38f;
-    i32 level = 0;
-    if (!bad && !zero)
-        level = (i32)(__float_as_uint(v * (127.0f / most) + 12582912.0f) << 24) >> 24;
-    i32 sum = level;
-#pragma unroll
-    for (u32 step = 16; step > 0; step /= 2)
-        sum += __shfl_xor_sync(ALL, sum, step);
-    if (i < len) {
-        levels[i] = (u8)level;
-        if (threadIdx.x % 32 == 0)
-            scales[i / 32] = make_uint2(bad ? 0x7fc00000u : zero ? 0u : __float_as_uint(scale), (u32)sum);
-    }
-}
-
-// Blocks of 32 inputs that a warp takes in one turn.
-#define TURN 4
-
-template <class W, u32 R>
-DEVICE void integer_product(f32* y, const u32* x, const uint2* x_scales, const uint4* w, const u16* scales,
-                            const f32* bias, u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)
-{
-    // A warp's levels of a turn, and its scales and sums: read from memory once, by all lanes side by side.
-    __shared__ __align__(16) u32 levels[WARPS][R][TURN * 8];
-    __shared__ uint2 sides[WARPS][R][TURN];
-    __shared__ f32 terms[WARPS * TURN][R][32];
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const u32 blocks = k / 32, first = blockIdx.x * R;
-    f32 total = 0.0f;
-    for (u32 base = 0; base < blocks; base += WARPS * TURN) {
-        const u32 own = base + warp * TURN;
-        if (own < blocks) {
-            const u32 turn = min(blocks - own, (u32)TURN);
-#pragma unroll
-            for (u32 r = 0; r < R; r++) {
-                const u64 in = (u64)(first + r < m ? first + r : m - 1) * blocks + own;
-                if (lane < turn * 8)
-                    levels[warp][r][lane] = x[in * 8 + lane];
-                if (lane < turn)
-                    sides[warp][r][lane] = x_scales[in + lane];
-            }
-            __syncwarp();
-            for (u32 t = 0; t < turn; t++) {
-                const u64 at = (u64)blockIdx.y * blocks + own + t;
-                const u16* scale = scales + (at * 32 + lane) * W::SCALE;
-#pragma unroll
-                for (u32 r = 0; r < R; r++) {
-                    const uint2 side = sides[warp][r][t];
-                    const uint4* in = (const uint4*)&levels[warp][r][t * 8];
-                    const i32 dot = W::dot(w + at * W::PIECES * 32 + lane, in, (i32)side.y);
-                    terms[warp * TURN + t][r][lane] = W::term(scale, dot, (i32)side.y) * __uint_as_float(side.x);
-                }
-            }
-        }
-        __syncthreads();
-        if (warp < R)
-            for (u32 t = 0; t < min(blocks - base, WARPS * TURN); t++)
-                total += terms[t][warp][lane];
-        __syncthreads();
-    }
-    const u32 j = blockIdx.y * 32 + lane, row = first + warp;
-    if (warp < R && row < m && j < n)
-        finish(y, bias, has_bias, accumulate, (u64)row * n + j, j, total);
-}
-
-#define INTEGER_PRODUCT(NAME, W, R)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(256) NAME(                                                            \
-        f32* __restrict__ y,               /* [m, n] */                                                                \
-        const u32* __restrict__ x,         /* [m, k] signed bytes */                                                   \
-        const uint2* __restrict__ x_scales,/* [m, k / 32]: scale, sum of the bytes */                                  \
-        const uint4* __restrict__ w,       /* [n / 32, k / 32, pieces, 32] of 16 bytes */                              \
-        const u16* __restrict__ scales,    /* [n / 32, k / 32, 32] half precision */                                   \
-        const f32* __restrict__ bias,      /* [n], where has_bias */                                                   \
-        u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)                                                             \
-    {                                                                                                                  \
-        integer_product<W, R>(y, x, x_scales, w, scales, bias, m, n, k, has_bias, accumulate);                         \
-    }
-
-INTEGER_PRODUCT(integer_product_q8_1, Q8, 1)
-INTEGER_PRODUCT(integer_product_q8_4, Q8, 4)
-INTEGER_PRODUCT(integer_product_q4_1, Q4, 1)
-INTEGER_PRODUCT(integer_product_q4_4, Q4, 4)
-INTEGER_PRODUCT(integer_product_q4k_1, Q4K, 1)
-INTEGER_PRODUCT(integer_product_q4k_4, Q4K, 4)
 
 // Canonical rows into the layout: a thread makes one piece of 16 bytes of one row's block.
 template <u32 PIECES> DEVICE bool place(u32 at, u32 rows, u32 k, u32& r, u32& b, u32& p, u64& to)

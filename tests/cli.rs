@@ -42,6 +42,57 @@ fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
 }
 
 #[test]
+fn a_picture_is_corrected_until_the_judge_is_satisfied() {
+    let home = folder("corrected");
+    let draw = |more: &[&str]| -> serde_json::Value {
+        let mut command = example("generate");
+        command.args(["a photo of a red car", "--strategy", "plain", "--images"]);
+        command
+            .args(["1", "--quiet", "--reflections", "2"])
+            .args(more);
+        succeeds(command.arg("--out").arg(&home));
+        serde_json::from_slice(&fs::read(home.join("trace.json")).unwrap()).unwrap()
+    };
+    let never = draw(&["--satisfied", "2", "--keep-steps", "12"]);
+    assert_eq!(never["cost"]["steps"], 18 + 2 * 6);
+    assert_eq!(never["cost"]["outcome"], 3);
+    let whole = draw(&[
+        "--satisfied",
+        "2",
+        "--correction",
+        "scattered",
+        "--keep-steps",
+        "0",
+    ]);
+    assert_eq!(whole["cost"]["steps"], 3 * 18);
+    // The bundled generator was not trained to be shown a picture, and its steps are no tail.
+    for (how, want) in [("prompted", "a correction"), ("tail", "")] {
+        let mut command = example("generate");
+        command.args([
+            "a photo of a red car",
+            "--strategy",
+            "plain",
+            "--images",
+            "1",
+        ]);
+        command.args([
+            "--reflections",
+            "1",
+            "--satisfied",
+            "2",
+            "--correction",
+            how,
+        ]);
+        command.args(["--quiet", "--out"]).arg(&home);
+        if want.is_empty() {
+            succeeds(&mut command);
+        } else {
+            assert!(fails(&mut command).contains(want));
+        }
+    }
+}
+
+#[test]
 fn a_person_judges_at_a_terminal() {
     let home = folder("person");
     let judged = |answers: &str| {

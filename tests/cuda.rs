@@ -27,6 +27,17 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
 
 /// A matrix of random numbers in a format, and the rows of a product with it.
 fn product<B: Backend>(b: &B, s: GemmShape, format: Format, rows: &[f32]) -> Vec<u32> {
+    biased_product(b, s, format, rows, false)
+}
+
+/// The same; what is added to and a bias, where they are wanted, are random, too.
+fn biased_product<B: Backend>(
+    b: &B,
+    s: GemmShape,
+    format: Format,
+    rows: &[f32],
+    bias: bool,
+) -> Vec<u32> {
     let data = numbers(s.n * s.k, 1);
     let mut bytes = vec![0; format.bytes(s.n, s.k).unwrap()];
     format.quantise(&data, &mut bytes);
@@ -37,7 +48,13 @@ fn product<B: Backend>(b: &B, s: GemmShape, format: Format, rows: &[f32]) -> Vec
     let w = b.pack(&w.unwrap()).unwrap();
     let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
     b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
-    b.gemm(s, &x, &w, None, &mut y).unwrap();
+    b.write(&mut y, 0, &numbers(s.m * s.n, 3)).unwrap();
+    let bias = bias.then(|| {
+        let mut values = b.zeros(s.n).unwrap();
+        b.write(&mut values, 0, &numbers(s.n, 4)).unwrap();
+        values
+    });
+    b.gemm(s, &x, &w, bias.as_ref(), &mut y).unwrap();
     let mut out = vec![0.0_f32; s.m * s.n];
     b.read(&y, 0, &mut out).unwrap();
     out.into_iter().map(f32::to_bits).collect()
@@ -55,22 +72,62 @@ fn small_products_have_the_bits_of_the_reference_in_every_format() {
                 (5, 65, 1056),
                 (4, 32, 2080),
                 (3, 33, 2304),
+                (8, 33, 1056),
+                (9, 65, 1120),
+                (20, 40, 1536),
+                (41, 97, 288),
+                (64, 33, 512),
+                (65, 65, 320),
+                (73, 31, 1280),
+                // Ends inside each quarter of a strip, and behind an even row of a tile.
+                (1, 44, 1376),
+                (1, 52, 2304),
+                (10, 52, 1024),
+                (66, 44, 768),
+                (70, 52, 256),
             ] {
                 // Widths that are no whole blocks belong to other formats.
                 if format.fitting(k) != format {
                     continue;
                 }
-                let s = GemmShape {
-                    activations,
-                    ..GemmShape::new(m, n, k)
+                // What follows the sum is compiled once for each of these.
+                let kinds = [(false, false), (true, true), (true, false), (false, true)];
+                let kinds = match activations {
+                    Activations::A8 => &kinds[..],
+                    _ => &kinds[..1],
                 };
-                let rows = numbers(m * k, 2);
-                let want = product(&Reference, s, format, &rows);
-                gpu::in_both_orders(|device| {
-                    let got = product(device, s, format, &rows);
-                    assert!(got == want, "{format:?}, {s:?}");
-                });
+                for &(bias, accumulate) in kinds {
+                    let s = GemmShape {
+                        accumulate,
+                        activations,
+                        ..GemmShape::new(m, n, k)
+                    };
+                    let rows = numbers(m * k, 2);
+                    let want = biased_product(&Reference, s, format, &rows, bias);
+                    gpu::in_both_orders(|device| {
+                        let got = biased_product(device, s, format, &rows, bias);
+                        assert!(got == want, "{format:?}, {s:?}, a bias: {bias}");
+                    });
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn products_with_several_strips_a_block_have_the_bits_of_the_reference() {
+    for format in [Format::Q8_0, Format::Q4_0] {
+        for (m, n) in [(9, 8200), (20, 16_390), (65, 16_390)] {
+            let s = GemmShape {
+                activations: Activations::A8,
+                ..GemmShape::new(m, n, 32)
+            };
+            let rows = numbers(m * 32, 2);
+            let want = product(&Reference, s, format, &rows);
+            gpu::in_both_orders(|device| {
+                let got = product(device, s, format, &rows);
+                assert!(got == want, "{format:?}, {s:?}");
+            });
         }
     }
 }
@@ -78,19 +135,20 @@ fn small_products_have_the_bits_of_the_reference_in_every_format() {
 #[test]
 fn a_row_has_the_same_bits_at_any_number_of_rows() {
     let device = gpu::device();
-    let (n, k) = (40, 256);
-    let rows = numbers(1000 * k, 2);
-    for (format, activations) in [
-        (Format::F32, Activations::F32),
-        (Format::Bf16, Activations::F32),
-        (Format::Q8_0, Activations::F32),
-        (Format::Q8_0, Activations::A8),
-        (Format::Q4_0, Activations::F32),
-        (Format::Q4_0, Activations::A8),
-        (Format::Q4K, Activations::F32),
-        (Format::Q4K, Activations::A8),
-        (Format::Q4G128, Activations::A8),
+    let n = 40;
+    for (format, activations, k) in [
+        (Format::F32, Activations::F32, 261),
+        (Format::Bf16, Activations::F32, 261),
+        (Format::Q8_0, Activations::F32, 288),
+        (Format::Q8_0, Activations::A8, 288),
+        (Format::Q4_0, Activations::F32, 288),
+        (Format::Q4_0, Activations::A8, 288),
+        (Format::Q4K, Activations::F32, 256),
+        (Format::Q4K, Activations::A8, 768),
+        (Format::Q4G128, Activations::F32, 384),
+        (Format::Q4G128, Activations::A8, 1152),
     ] {
+        let rows = numbers(1000 * k, 2);
         let of = |m| {
             let s = GemmShape {
                 activations,
@@ -99,7 +157,7 @@ fn a_row_has_the_same_bits_at_any_number_of_rows() {
             product(&device, s, format, &rows)
         };
         let all = of(1000);
-        for m in [1, 2, 20, 64, 65] {
+        for m in [1, 2, 3, 8, 9, 20, 64, 65] {
             assert!(
                 of(m) == all[..m * n],
                 "{m} rows, {format:?}, {activations:?}"
@@ -108,45 +166,110 @@ fn a_row_has_the_same_bits_at_any_number_of_rows() {
     }
 }
 
-/// Figures of the products' access patterns, as they are checked in. `MAQUETTE_COUNTERS=write` writes them anew.
+/// The kernel of a product with rows in 8 bits.
+fn kernel(format: Format, rows: usize) -> String {
+    let name = match format {
+        Format::Q8_0 => "q8",
+        Format::Q4K => "q4k",
+        _ => "q4",
+    };
+    let rows = match rows {
+        1 => "one",
+        2..=8 => "few",
+        9..=64 => "many",
+        _ => "large",
+    };
+    format!("gemm_{name}_{rows}")
+}
+
+/// Blocks of threads that a multiprocessor of compute capability 8.0 holds at once: as many as its shared memory,
+/// threads and registers have room for.
+fn resident(kernel: &str, shared_bytes: u64, threads: u64) -> u64 {
+    let table = include_str!("../kernels/ptx/registers.tsv");
+    let row = table.lines().find_map(|line| {
+        let row: Vec<&str> = line.split('\t').collect();
+        (row[1] == kernel && row[2] == "80").then(|| row[3].parse::<u64>().unwrap())
+    });
+    // The driver takes a kilobyte of each block's shared memory, and gives registers to a warp in portions of 256.
+    let registers = (row.unwrap() * 32).next_multiple_of(256) * (threads / 32);
+    let shared = (164 << 10) / (shared_bytes + 1024);
+    shared.min(2048 / threads).min(65_536 / registers).min(32)
+}
+
+/// Figures of the products' access patterns, as they are checked in, and what must hold of them whatever they are.
+/// `MAQUETTE_COUNTERS=write` writes them anew.
 #[test]
 fn products_access_memory_as_recorded() {
     use std::fmt::Write;
     let device = gpu::device();
-    let (n, k) = (64, 2048);
-    let mut table = "format\tactivations\trows\tlane instructions a weight\tuseful of sector bytes\tbank conflicts\n".to_owned();
+    let (n, k) = (128, 4096);
+    let mut table = "format\tactivations\trows\tlane instructions a weight\tuseful of sector bytes\tbank conflicts\t\
+        bytes in flight a block\tof a multiprocessor\n"
+        .to_owned();
     for format in Format::ALL {
+        let data = numbers(n * k, 1);
+        let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+        format.quantise(&data, &mut bytes);
+        let w = match format {
+            Format::F32 => QuantMatrix::f32(n, k, &data),
+            _ => QuantMatrix::from_bytes(format, n, k, &bytes),
+        };
+        let w = device.pack(&w.unwrap()).unwrap();
         for activations in [Activations::F32, Activations::A8] {
-            if activations == Activations::A8 && format.block() == 1 {
+            let integers = activations == Activations::A8;
+            if integers && format.block() == 1 {
                 continue;
             }
-            for m in [1, 4] {
-                let data = numbers(n * k, 1);
-                let mut bytes = vec![0; format.bytes(n, k).unwrap()];
-                format.quantise(&data, &mut bytes);
-                let w = match format {
-                    Format::F32 => QuantMatrix::f32(n, k, &data),
-                    _ => QuantMatrix::from_bytes(format, n, k, &bytes),
-                };
-                let w = device.pack(&w.unwrap()).unwrap();
+            // Rows of floats are taken by fours.
+            let rows: &[usize] = match integers {
+                true => &[1, 2, 4, 8, 16, 20, 40, 64, 128],
+                false => &[1, 4],
+            };
+            for &m in rows {
                 let (x, mut y) = (device.zeros(m * k).unwrap(), device.zeros(m * n).unwrap());
                 let s = GemmShape {
                     activations,
                     ..GemmShape::new(m, n, k)
                 };
                 let counters = gpu::counted(|| device.gemm(s, &x, &w, None, &mut y).unwrap());
-                let Some([_, lanes, useful, sectors, _, conflicts]) = counters else {
+                let Some(
+                    [
+                        _,
+                        lanes,
+                        useful,
+                        sectors,
+                        _,
+                        conflicts,
+                        flight,
+                        shared,
+                        threads,
+                    ],
+                ) = counters
+                else {
                     return;
+                };
+                let lanes = lanes as f64 / (n * k) as f64;
+                let useful = useful as f64 / sectors as f64;
+                let all = match integers {
+                    true => flight * resident(&kernel(format, m), shared, threads),
+                    false => 0,
                 };
                 writeln!(
                     table,
-                    "{}\t{}\t{m}\t{:.3}\t{:.4}\t{conflicts}",
+                    "{}\t{}\t{m}\t{lanes:.3}\t{useful:.4}\t{conflicts}\t{flight}\t{all}",
                     format.name(),
                     activations.name(),
-                    lanes as f64 / (n * k) as f64,
-                    useful as f64 / sectors as f64,
                 )
                 .unwrap();
+                let what = format!("{format:?}, {s:?}");
+                assert!(useful >= 0.97, "{what}: {useful} of the bytes are useful");
+                assert_eq!(conflicts, 0, "{what}: conflicts");
+                if integers {
+                    assert!(all >= 32 << 10, "{what}: {all} bytes in flight");
+                }
+                if integers && m == 1 && format != Format::Q8_0 {
+                    assert!(lanes <= 4.5, "{what}: {lanes} instructions");
+                }
             }
         }
     }
@@ -156,6 +279,19 @@ fn products_access_memory_as_recorded() {
     }
     let recorded = std::fs::read_to_string(file).unwrap();
     assert!(table == recorded, "recorded:\n{recorded}\nnow:\n{table}");
+}
+
+/// The assembler's table: no kernel keeps registers in memory on any architecture.
+#[test]
+fn no_kernel_spills() {
+    let table = include_str!("../kernels/ptx/registers.tsv");
+    let mut kernels = 0;
+    for line in table.lines().skip(1) {
+        let row: Vec<&str> = line.split('\t').collect();
+        assert_eq!(row[4..6], ["0", "0"], "{line}");
+        kernels += usize::from(row[0] == "gemm" && row[2] == "80");
+    }
+    assert_eq!(kernels, 13);
 }
 
 #[test]

@@ -13,11 +13,9 @@ mod timed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
-use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};
 use maquette::model::weights::Precision;
 use maquette::reward::{Ask, ViewKey};
@@ -31,6 +29,7 @@ use report::{Report, weights_gb};
 use script::{QUESTIONS, Script, Scripted};
 use support::measured;
 use support::measured::{Drawing, Model, Res};
+use support::open::device::{Choice, Device};
 use support::precision::{Arithmetic, Kv, precision};
 use support::weights::Weights;
 use timed::{Spent, Timed};
@@ -94,7 +93,10 @@ struct Cli {
     /// Verdicts of the search.
     #[arg(long, value_enum, default_value_t = Script::None)]
     script: Script,
-    /// Threads. [default: all cores]
+    /// `cpu`, `cuda`, `cuda:N` or `auto`.
+    #[arg(long, default_value = "cpu")]
+    device: Choice,
+    /// Threads on the CPU. [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
 }
@@ -112,7 +114,7 @@ fn main() -> ExitCode {
 /// What is loaded: by its name in the report, its folder and its precision.
 fn load(
     report: &mut Report,
-    cpu: &Arc<Cpu>,
+    device: &Device,
     (name, path, precision): (&str, &PathBuf, Precision),
 ) -> Res<Model> {
     report.begin(name);
@@ -120,7 +122,7 @@ fn load(
     report.put("format", precision.format.name());
     report.put("activations", precision.activations.name());
     let begin = Instant::now();
-    let model = measured::load(cpu, path, precision)?;
+    let model = measured::load(device, path, precision)?;
     let (seconds, gb) = (begin.elapsed().as_secs_f64(), weights_gb(path));
     report.put("file_gb", gb);
     report.put("load_seconds", seconds);
@@ -129,18 +131,15 @@ fn load(
 }
 
 fn run(cli: &Cli) -> Res<()> {
-    let cpu = Arc::new(match cli.threads {
-        Some(n) => Cpu::with_threads(n)?,
-        None => Cpu::new(),
-    });
+    let (device, told) = cli.device.open(cli.threads)?;
     let mut report = Report::default();
     report.begin("before");
-    report.put("threads", cpu.threads());
+    report.put("device", told);
     report.memory();
     let mut open = |name, path: &Option<PathBuf>, format| {
         let precision = precision(format, cli.activations);
         path.as_ref()
-            .map(|path| load(&mut report, &cpu, (name, path, precision)))
+            .map(|path| load(&mut report, &device, (name, path, precision)))
             .transpose()
     };
     let model = load_first(&mut open, cli)?;
@@ -160,11 +159,11 @@ fn run(cli: &Cli) -> Res<()> {
         kv: cli.kv.format(),
         features: cli.features as usize,
     };
-    let generator = measured::generator(&model, pixels.as_ref(), text.as_ref(), &drawing)?;
-    let seen = measured::sees(&model, pixels.as_ref());
+    let generator = model.generator(pixels.as_ref(), text.as_ref(), &drawing)?;
+    let seen = model.sees(pixels.as_ref());
     let mut generator = generator.map(|g| Timed::new(g, cli.steps));
     let judging = judge.as_ref().unwrap_or(&model);
-    let judge = measured::judge(judging, cli.views as usize, cli.candidates as usize)?;
+    let judge = judging.judge(cli.views as usize, cli.candidates as usize)?;
     let mut judge = judge.map(|judge| Scripted::new(judge, cli.script));
     report.begin("sessions");
     report.memory();

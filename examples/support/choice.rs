@@ -4,7 +4,8 @@ use std::error::Error;
 
 use clap::{Args, ValueEnum};
 use maquette::search::{
-    Adaptive, BestOfN, Budget, Halving, Parm, ParmForm, Plain, Prm, SearchStrategy,
+    Adaptive, BestOfN, Budget, Correction, Halving, Parm, ParmForm, Plain, Prm, Reflect,
+    SearchStrategy,
 };
 use maquette::{Generator, RewardModel};
 use serde_json::{Value, json};
@@ -26,6 +27,14 @@ pub enum Strategy {
     Halving,
 }
 
+/// How a picture is corrected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum How {
+    Scattered,
+    Tail,
+    Prompted,
+}
+
 /// How much a search may spend, and where.
 #[derive(Debug, Clone, Args)]
 pub struct Effort {
@@ -38,6 +47,19 @@ pub struct Effort {
     /// P(yes) of an outcome that is sure enough to end the rounds. [default: 0.9]
     #[arg(long, requires = "round")]
     sure: Option<f32>,
+    /// Corrections of the winner at most, while the judge does not answer "yes" about it.
+    #[arg(long)]
+    reflections: Option<u32>,
+    /// How a picture is corrected: `scattered` forgets codes all over it, for Show-o; `tail` its last rows, for the models
+    /// that draw code by code; `prompted` shows it to a generator that was trained for it. [default: scattered]
+    #[arg(long, value_enum, requires = "reflections")]
+    correction: Option<How>,
+    /// Steps that a correction keeps. [default: half of them]
+    #[arg(long, requires = "reflections")]
+    keep_steps: Option<u32>,
+    /// P(yes) that ends the corrections. [default: any "yes" does]
+    #[arg(long, requires = "reflections")]
+    satisfied: Option<f32>,
     /// Steps of a search at most; then its best candidate is finished.
     #[arg(long)]
     max_steps: Option<u64>,
@@ -78,14 +100,19 @@ impl Strategy {
 impl Effort {
     /// Whether a judge is asked.
     pub fn asks(&self, strategy: Strategy) -> bool {
-        strategy != Strategy::Plain || self.round.is_some()
+        strategy != Strategy::Plain || self.round.is_some() || self.reflections.is_some()
     }
 
     /// Candidates that are alive at once.
     pub fn alive(&self, strategy: Strategy) -> u32 {
         let best = u32::from(self.round.is_some());
         let one = self.round.unwrap_or(self.candidates);
-        best + if strategy == Strategy::Plain { 1 } else { one }
+        let corrected = u32::from(self.reflections.is_some());
+        best + if strategy == Strategy::Plain {
+            1 + corrected
+        } else {
+            one.max(1 + corrected)
+        }
     }
 
     /// What was set beside strategy and candidates.
@@ -93,6 +120,14 @@ impl Effort {
         let settings = [
             ("round", self.round.map(Value::from)),
             ("sure", self.sure.map(Value::from)),
+            ("reflections", self.reflections.map(Value::from)),
+            (
+                "correction",
+                self.correction
+                    .map(|how| format!("{how:?}").to_lowercase().into()),
+            ),
+            ("keep_steps", self.keep_steps.map(Value::from)),
+            ("satisfied", self.satisfied.map(Value::from)),
             ("max_steps", self.max_steps.map(Value::from)),
             ("max_questions", self.max_questions.map(Value::from)),
             ("width", self.width.map(Value::from)),
@@ -142,6 +177,19 @@ impl Effort {
             let rounds = self.candidates.div_ceil(each);
             let sure = self.sure.unwrap_or(0.9);
             search = Box::new(Adaptive::new(search, rounds).with_confidence(sure));
+        }
+        if let Some(rounds) = self.reflections {
+            let from = self.keep_steps.unwrap_or(steps / 2);
+            let correction = match self.correction {
+                None | Some(How::Scattered) => Correction::Scattered { from },
+                Some(How::Tail) => Correction::Tail { from },
+                Some(How::Prompted) => Correction::Prompted,
+            };
+            search = Box::new(
+                Reflect::new(search, correction)
+                    .with_rounds(rounds)
+                    .with_confidence(self.satisfied.unwrap_or(0.0)),
+            );
         }
         if self.max_steps.is_some() || self.max_questions.is_some() {
             let mut budget = Budget::new(search);

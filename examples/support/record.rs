@@ -80,7 +80,7 @@ pub fn verdict(v: &Verdict) -> Value {
 pub fn cost(c: &Cost) -> Value {
     json!({
         "candidates": c.candidates, "steps": c.steps, "decodes": c.decodes, "outcome": c.outcome,
-        "process": c.process, "clarity": c.clarity, "potential": c.potential,
+        "process": c.process, "clarity": c.clarity, "potential": c.potential, "explanations": c.explanations,
     })
 }
 
@@ -144,7 +144,11 @@ impl Record {
                 self.counts.steps += ids.len() as u64;
                 for id in ids {
                     if let Some(life) = self.lives.get_mut(id) {
-                        life.taken += 1;
+                        if life.taken == 0 {
+                            // A correction may begin where the picture before it stood.
+                            life.born = step - 1;
+                        }
+                        life.taken = step;
                     }
                 }
                 json!({ "event": "stepped", "ids": numbers(ids), "step": step })
@@ -178,6 +182,9 @@ impl Record {
                     "question": name(judgement), "verdict": verdict(&v),
                 })
             }
+            Event::Explained { key, reason } => json!({
+                "event": "explained", "id": key.candidate.0, "step": key.step, "reason": reason,
+            }),
             Event::Rejected { id, parked } => {
                 if let Some(life) = self.lives.get_mut(&id)
                     && (life.rejected_at.is_none() || life.resumed)

@@ -25,6 +25,26 @@ const LOCAL: [&str; 3] = [
     "SLURM_NTASKS_PER_NODE",
 ];
 
+/// A process's place among those of its machine.
+const LOCAL_RANKS: [&str; 4] = [
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "SLURM_LOCALID",
+];
+
+/// This process's place among those that share its machine, 0 if nobody says.
+pub fn local_rank(env: impl Fn(&str) -> Option<String>) -> Result<usize, String> {
+    for name in LOCAL_RANKS {
+        if let Some(text) = env(name).filter(|text| !text.is_empty()) {
+            return text
+                .parse()
+                .map_err(|_| format!("{name} is \"{text}\", which is no number"));
+        }
+    }
+    Ok(0)
+}
+
 /// One of several processes that share a work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {

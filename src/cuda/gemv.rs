@@ -1,4 +1,4 @@
-//! Products, and the matrices that they read.
+//! Products of floats, and the matrices that all products read.
 
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, PushKernelArg};
 
@@ -8,10 +8,10 @@ use super::{Device, along, elements, failed, grid, words};
 use crate::error::{Result, product};
 use crate::ops::gemm::{Activations, GemmShape};
 use crate::ops::vq::GatherShape;
-use crate::quant::{A8_BLOCK, Format, QuantData, QuantMatrix};
+use crate::quant::{Format, QuantData, QuantMatrix};
 
 /// Outputs of a strip, and inputs of a block; see `kernels/gemv.cu`.
-const STRIP: usize = 32;
+pub(super) const STRIP: usize = 32;
 /// Bytes of a thread's load.
 const PIECE_BYTES: usize = 16;
 /// Rows of a block of threads, where there is more than one.
@@ -22,12 +22,12 @@ const PORTION_BYTES: usize = 32 << 20;
 /// A weight matrix `[n, k]` in strips of 32 outputs.
 #[derive(Debug)]
 pub struct Matrix {
-    format: Format,
+    pub(super) format: Format,
     n: usize,
     k: usize,
-    data: CudaSlice<u8>,
+    pub(super) data: CudaSlice<u8>,
     /// Scales; unused bytes where the format has none.
-    scales: CudaSlice<u8>,
+    pub(super) scales: CudaSlice<u8>,
 }
 
 /// The names of a format's kernels: one row, several rows, packing, rows by index.
@@ -94,6 +94,12 @@ impl Matrix {
     #[must_use]
     pub(super) const fn size(&self) -> [usize; 2] {
         [self.n, self.k]
+    }
+
+    /// Bytes of a strip's weights and scales for a block of inputs.
+    pub(super) const fn strip_bytes(&self) -> usize {
+        let (pieces, scale) = pieces(self.format);
+        STRIP * (pieces * PIECE_BYTES + scale)
     }
 
     fn belongs(&self, op: &'static str, device: &Device) -> Result<()> {
@@ -181,67 +187,29 @@ impl Device {
         if s.m == 0 {
             return Ok(());
         }
-        let integers = match (s.activations, w.format) {
-            (Activations::A8, Format::Q8_0) => {
-                Some(["integer_product_q8_1", "integer_product_q8_4"])
-            }
-            (Activations::A8, Format::Q4_0 | Format::Q4G128) => {
-                Some(["integer_product_q4_1", "integer_product_q4_4"])
-            }
-            (Activations::A8, Format::Q4K) => {
-                Some(["integer_product_q4k_1", "integer_product_q4k_4"])
-            }
-            _ => None,
-        };
+        if s.activations == Activations::A8 && self.integer_product(s, x, w, bias, y)? {
+            return Ok(());
+        }
         let (several, rows) = (usize::from(s.m > 1), if s.m > 1 { ROWS } else { 1 });
         let [one, many, ..] = kernels(w.format);
-        let kernel = integers.unwrap_or([one, many])[several];
+        let kernel = [one, many][several];
         let [m, n, k] = words(OP, [s.m, s.n, s.k])?;
         let (has_bias, accumulate) = (u32::from(bias.is_some()), u32::from(s.accumulate));
         let shape = grid(OP, s.m.div_ceil(rows), s.n.div_ceil(STRIP), 256)?;
-        let rounded = match integers {
-            Some(_) => Some(self.rounded(s, x)?),
-            None => None,
-        };
         let f = self.function(Gemv, kernel)?;
         let mut args = self.stream.launch_builder(&f);
-        args.arg(y);
-        match &rounded {
-            Some((levels, scales)) => args.arg(levels).arg(scales),
-            None => args.arg(x),
-        };
-        args.arg(&w.data).arg(&w.scales);
+        args.arg(y).arg(x).arg(&w.data).arg(&w.scales);
         match bias {
             Some(bias) => args.arg(&bias.data),
             // Not read.
             None => args.arg(&w.data),
         };
         args.arg(&m).arg(&n).arg(&k).arg(&has_bias).arg(&accumulate);
-        // SAFETY: product_*(y, x, w, scales, bias, m, n, k, has_bias, accumulate), integer_product_* with the rounded
-        // rows and their scales for x. The callers' checks proved that x, y and bias hold m · k, m · n and n elements
-        // and that w is [n, k]; the kernel reads rows below m, weights of its strip, and writes below m and n.
+        // SAFETY: product_*(y, x, w, scales, bias, m, n, k, has_bias, accumulate). The callers' checks proved that x, y
+        // and bias hold m · k, m · n and n elements and that w is [n, k]; the kernel reads rows below m, weights of its
+        // strip, and writes below m and n.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(())
-    }
-
-    /// The rows in 8 bits, and the scale and sum of each block.
-    fn rounded(
-        &self,
-        s: GemmShape,
-        x: &CudaView<'_, u8>,
-    ) -> Result<(CudaSlice<u8>, CudaSlice<u8>)> {
-        const KERNEL: &str = "round_a8";
-        let count = product("gemm", &[s.m, s.k])?;
-        let mut levels = self.bytes("gemm", count)?;
-        let mut scales = self.bytes("gemm", count / A8_BLOCK * 8)?;
-        let len = count as u64;
-        let f = self.function(Gemv, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
-        args.arg(&mut levels).arg(&mut scales).arg(x).arg(&len);
-        // SAFETY: round_a8(levels, scales, x, len). x holds len floats, a multiple of 32 since the matrix has blocks;
-        // levels hold len bytes, scales 8 bytes for 32 of them; threads from len on write nothing.
-        unsafe { args.launch(elements("gemm", count)?) }.map_err(|e| failed(KERNEL, e))?;
-        Ok((levels, scales))
     }
 
     pub(super) fn gather_matrix(

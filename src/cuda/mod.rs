@@ -8,6 +8,7 @@
 mod attention;
 mod conv;
 mod driver;
+mod gemm;
 mod gemv;
 mod memory;
 mod module;
@@ -111,6 +112,16 @@ impl Device {
             name,
             capability: (major, minor),
         })
+    }
+
+    /// How many GPUs there are.
+    ///
+    /// # Errors
+    /// As [`Device::new`], but for the GPU itself.
+    pub fn count() -> Result<usize> {
+        driver::probe()?;
+        let count = CudaContext::device_count().map_err(|e| failed("count", e))?;
+        Ok(usize::try_from(count).unwrap_or(0))
     }
 
     /// The GPU's name.

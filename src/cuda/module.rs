@@ -4,17 +4,22 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
+use cudarc::driver::sys::CUfunction_attribute;
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
 use super::failed;
 use crate::error::Result;
 
+/// Shared memory that a block may ask for on every GPU of compute capability 8.0 and up; without leave it is 48 KB.
+pub(super) const SHARED_BYTES: i32 = 99 << 10;
+
 /// A family of kernels: a source file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Family {
     Attention,
     Conv,
+    Gemm,
     Gemv,
     Norm,
     RewardHead,
@@ -27,6 +32,7 @@ impl Family {
         match self {
             Self::Attention => include_str!("../../kernels/ptx/attention.ptx"),
             Self::Conv => include_str!("../../kernels/ptx/conv.ptx"),
+            Self::Gemm => include_str!("../../kernels/ptx/gemm.ptx"),
             Self::Gemv => include_str!("../../kernels/ptx/gemv.ptx"),
             Self::Norm => include_str!("../../kernels/ptx/norm.ptx"),
             Self::RewardHead => include_str!("../../kernels/ptx/reward_head.ptx"),
@@ -70,6 +76,14 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
+        if family == Family::Gemm {
+            function
+                .set_attribute(
+                    CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    SHARED_BYTES,
+                )
+                .map_err(|e| failed(kernel, e))?;
+        }
         loaded.functions.insert(kernel, function.clone());
         Ok(function)
     }

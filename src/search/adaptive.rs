@@ -3,9 +3,9 @@
 use rand_core::Rng;
 
 use super::nested::Found;
-use super::run::{Pick, Progress, Run, confidence, within};
+use super::run::{Pick, Progress, Run, comparable, confidence, within};
 use super::{Decision, Event, Flow, SearchStrategy};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generator::Generator;
 use crate::prompt::Prompt;
 use crate::reward::{Judgement, RewardModel};
@@ -79,13 +79,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>> Se
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<Decision> {
         within("rounds", self.rounds.into(), 1, u32::MAX.into())?;
-        if self.confidence.is_nan() {
-            return Err(Error::NotFinite {
-                op: "search",
-                arg: "confidence",
-                row: 0,
-            });
-        }
+        comparable(self.confidence)?;
         let mut run = Run::new(
             generator,
             reward,
@@ -141,10 +135,7 @@ impl<S> Adaptive<S> {
     {
         let mut found = run.nested(&mut self.inner, rng)?;
         if found.outcome.is_none() && self.rounds > 1 {
-            run.open(&[found.winner]);
-            run.ask(Judgement::Outcome)?;
-            run.close();
-            found.outcome = run.verdicts().first().copied();
+            found.outcome = Some(run.outcome(found.winner)?);
         }
         Ok(found)
     }

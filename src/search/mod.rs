@@ -7,6 +7,8 @@ mod best_of_n;
 #[cfg(feature = "alloc")]
 mod budget;
 #[cfg(feature = "alloc")]
+mod ending;
+#[cfg(feature = "alloc")]
 mod halving;
 #[cfg(feature = "alloc")]
 mod nested;
@@ -16,6 +18,8 @@ mod parm;
 mod plain;
 #[cfg(feature = "alloc")]
 mod prm;
+#[cfg(feature = "alloc")]
+mod reflect;
 #[cfg(feature = "alloc")]
 mod run;
 #[cfg(feature = "alloc")]
@@ -43,6 +47,8 @@ pub use parm::{Parm, ParmForm};
 pub use plain::Plain;
 #[cfg(feature = "alloc")]
 pub use prm::Prm;
+#[cfg(feature = "alloc")]
+pub use reflect::{Correction, Reflect};
 
 /// What a search has spent, counted in candidates: a batch of 20 counts 20.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -62,6 +68,8 @@ pub struct Cost {
     pub clarity: u64,
     /// Potential questions.
     pub potential: u64,
+    /// Reasons that were asked for.
+    pub explanations: u64,
 }
 
 impl Cost {
@@ -91,6 +99,7 @@ impl core::ops::AddAssign for Cost {
         self.process += other.process;
         self.clarity += other.clarity;
         self.potential += other.potential;
+        self.explanations += other.explanations;
     }
 }
 
@@ -140,6 +149,13 @@ pub enum Event<'a> {
         judgement: Judgement,
         /// The verdict.
         verdict: Verdict,
+    },
+    /// The judge said what is wrong with a picture that is going to be corrected.
+    Explained {
+        /// The view.
+        key: ViewKey,
+        /// Its words.
+        reason: &'a str,
     },
     /// A candidate is out of the running; a parked one may come back if nobody survives.
     Rejected {

@@ -1,15 +1,16 @@
 //! What all strategies share: the candidates of one search, its views, its cost, and how it ends.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use rand_core::Rng;
 
 use super::views::{Gallery, reserved};
-use super::{Cost, Decision, Event, Flow};
+use super::{Cost, Event, Flow};
 use crate::error::{Error, Result};
 use crate::generator::{CandidateId, Generator, Needs};
 use crate::prompt::Prompt;
-use crate::reward::{Answer, Ask, Judgement, RewardModel, Verdict};
+use crate::reward::{Answer, Judgement, RewardModel, Verdict};
 
 /// Why a search goes no further.
 pub(super) enum Halt {
@@ -97,6 +98,18 @@ pub(super) fn within(arg: &'static str, got: u64, min: u64, max: u64) -> Result<
     })
 }
 
+/// Fails for a confidence that is no number.
+pub(super) fn comparable(confidence: f32) -> Result<()> {
+    if !confidence.is_nan() {
+        return Ok(());
+    }
+    Err(Error::NotFinite {
+        op: "search",
+        arg: "confidence",
+        row: 0,
+    })
+}
+
 pub(super) fn tell(listener: &mut dyn FnMut(Event<'_>) -> Flow, event: Event<'_>) -> Progress {
     match listener(event) {
         Flow::Continue => Ok(()),
@@ -120,7 +133,7 @@ pub(super) struct Run<'a, G: ?Sized, R: ?Sized> {
     pub(super) prompt: &'a Prompt<'a>,
     pub(super) listener: &'a mut dyn FnMut(Event<'_>) -> Flow,
     pub(super) members: Vec<Member>,
-    ids: Vec<CandidateId>,
+    pub(super) ids: Vec<CandidateId>,
     seeds: Vec<u64>,
     gallery: Gallery,
     verdicts: Vec<Verdict>,
@@ -170,10 +183,23 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
 
     /// Starts `n` candidates, one seed each.
     pub(super) fn start(&mut self, rng: &mut dyn Rng, n: usize) -> Progress {
+        let prompt = self.prompt;
+        self.start_as(rng, n, 0, |generator, seeds, ids| {
+            generator.start(prompt, seeds, ids)
+        })
+    }
+
+    /// Starts `n` candidates, one seed each, in a way that leaves them after `taken` steps.
+    pub(super) fn start_as(
+        &mut self,
+        rng: &mut dyn Rng,
+        n: usize,
+        taken: u32,
+        start: impl FnOnce(&mut G, &[u64], &mut [CandidateId]) -> Result<()>,
+    ) -> Progress {
         self.draw(rng, n);
-        self.generator
-            .start(self.prompt, &self.seeds, &mut self.ids)?;
-        self.enrol(0, None)
+        start(self.generator, &self.seeds, &mut self.ids)?;
+        self.enrol(taken, None)
     }
 
     /// Forks `n` candidates off a parent, one seed each.
@@ -212,7 +238,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         )
     }
 
-    fn member(&self, id: CandidateId) -> Option<&Member> {
+    pub(super) fn member(&self, id: CandidateId) -> Option<&Member> {
         self.members.iter().find(|member| member.id == id)
     }
 
@@ -231,7 +257,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         self.advance(ids)
     }
 
-    fn advance(&mut self, ids: &[CandidateId]) -> Progress {
+    pub(super) fn advance(&mut self, ids: &[CandidateId]) -> Progress {
         let Some(&first) = ids.first() else {
             return Ok(());
         };
@@ -283,30 +309,9 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         }
         let keys = self.gallery.keys();
         tell(self.listener, Event::Asking { judgement, keys })?;
-        let missing = self
-            .gallery
-            .observe(self.generator, self.reward.needs(judgement))?;
-        if missing != Needs::NOTHING {
-            self.cost.decodes += if missing.pixels { n as u64 } else { 0 };
-            let pixels = if missing.pixels {
-                self.gallery.pixels()?
-            } else {
-                None
-            };
-            tell(
-                self.listener,
-                Event::Observed {
-                    keys: self.gallery.keys(),
-                    pixels,
-                },
-            )?;
-        }
-
+        self.look(judgement)?;
         self.verdicts.resize(n, Verdict::malformed());
-        let mut ask = Ask::new(judgement, self.prompt, self.gallery.keys());
-        ask.pixels = self.gallery.pixels()?;
-        ask.codes = self.gallery.codes();
-        ask.hidden = self.gallery.hidden();
+        let ask = self.gallery.question(judgement, self.prompt)?;
         self.reward.judge(&ask, &mut self.verdicts)?;
         self.cost.ask(judgement, n as u64);
         for (row, verdict) in self.verdicts.iter().enumerate() {
@@ -333,6 +338,57 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
             )?;
         }
         Ok(())
+    }
+
+    /// Observes what the judge must see of the open views for a question, where that is not yet done.
+    fn look(&mut self, judgement: Judgement) -> Progress {
+        let n = self.gallery.keys().len() as u64;
+        let missing = self
+            .gallery
+            .observe(self.generator, self.reward.needs(judgement))?;
+        if missing != Needs::NOTHING {
+            self.cost.decodes += if missing.pixels { n } else { 0 };
+            let pixels = if missing.pixels {
+                self.gallery.pixels()?
+            } else {
+                None
+            };
+            tell(
+                self.listener,
+                Event::Observed {
+                    keys: self.gallery.keys(),
+                    pixels,
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The judge's words about the open view; none from a judge that has none.
+    pub(super) fn explain(&mut self, out: &mut String) -> Progress {
+        self.look(Judgement::Outcome)?;
+        let ask = self.gallery.question(Judgement::Outcome, self.prompt)?;
+        match self.reward.explain(&ask, out) {
+            Err(Error::Unsupported { .. }) => {
+                out.clear();
+                return Ok(());
+            }
+            said => said?,
+        }
+        self.cost.explanations += 1;
+        match self.gallery.keys().first() {
+            Some(&key) => tell(self.listener, Event::Explained { key, reason: out }),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks about one finished picture.
+    pub(super) fn outcome(&mut self, id: CandidateId) -> Progress<Verdict> {
+        self.open(&[id]);
+        self.ask(Judgement::Outcome)?;
+        self.close();
+        let verdict = self.verdicts.first().copied();
+        Ok(verdict.unwrap_or_else(Verdict::malformed))
     }
 
     /// Closes every open view that is not wanted further.
@@ -369,7 +425,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         Ok(())
     }
 
-    fn prune_others(&mut self, kept: &[CandidateId]) -> Result<()> {
+    pub(super) fn prune_others(&mut self, kept: &[CandidateId]) -> Result<()> {
         self.ids.clear();
         self.ids.extend(
             self.members
@@ -391,95 +447,5 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         }
         tell(self.listener, Event::Resumed { id })?;
         self.complete(&[id])
-    }
-
-    /// Ends the search as its strategy, its listener or an error wants it.
-    pub(super) fn conclude(mut self, outcome: Progress<Pick>) -> Result<Decision> {
-        let decision = match outcome {
-            Ok(pick) => self.decide(&pick, false),
-            Err(halt) => self.obey(halt),
-        };
-        if decision.is_err() {
-            self.abandon();
-        }
-        decision
-    }
-
-    fn obey(&mut self, mut halt: Halt) -> Result<Decision> {
-        let mut favourite = None;
-        let winner = loop {
-            let wanted = match halt {
-                Halt::Fail(error) => return Err(error),
-                Halt::Stop => favourite.or_else(|| self.best_so_far()),
-                Halt::Choose(id) => Some(id),
-            };
-            let id = wanted.unwrap_or_default();
-            if self.member(id).is_none() {
-                return Err(Error::UnknownCandidate {
-                    op: "search",
-                    id: id.0,
-                });
-            }
-            if matches!(halt, Halt::Stop) {
-                break id;
-            }
-            favourite = Some(id);
-            match self.finish(id) {
-                Ok(()) => break id,
-                Err(again) => halt = again,
-            }
-        };
-        self.decide(&Pick::of(winner), true)
-    }
-
-    /// Steps a chosen candidate to its end. These steps are not announced: a listener that chose and chose again before
-    /// each of them would never let the search end.
-    fn finish(&mut self, id: CandidateId) -> Progress {
-        while !self.finished(id) {
-            self.advance(&[id])?;
-        }
-        Ok(())
-    }
-
-    /// The highest last "yes" among those still in the running, or among all if nobody is; the first of equals.
-    fn best_so_far(&self) -> Option<CandidateId> {
-        let anyone = self.members.iter().any(|member| !member.rejected);
-        let mut best: Option<&Member> = None;
-        for member in self
-            .members
-            .iter()
-            .filter(|member| !(anyone && member.rejected))
-        {
-            let score = |member: &Member| member.last.as_ref().map(confidence);
-            if best.is_none_or(|best| score(member) > score(best)) {
-                best = Some(member);
-            }
-        }
-        best.map(|member| member.id)
-    }
-
-    fn decide(&mut self, pick: &Pick, stopped: bool) -> Result<Decision> {
-        self.prune_others(&[pick.winner])?;
-        self.close();
-        // The search is over: nothing the listener answers here could change it.
-        let _ = (self.listener)(Event::Chosen { id: pick.winner });
-        let mut decision = Decision::new(pick.winner, self.cost);
-        decision.verdict = self.member(pick.winner).and_then(|member| member.last);
-        decision.fallback = pick.fallback;
-        decision.stopped = stopped;
-        Ok(decision)
-    }
-
-    /// Frees whatever can be freed, in one call or one by one.
-    fn abandon(&mut self) {
-        self.close();
-        self.ids.clear();
-        self.ids.extend(self.members.iter().map(|member| member.id));
-        if !self.ids.is_empty() && self.generator.prune(&self.ids).is_err() {
-            for &id in &self.ids {
-                // The error that ends the search is the one to report.
-                let _ = self.generator.prune(&[id]);
-            }
-        }
     }
 }

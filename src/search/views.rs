@@ -6,7 +6,8 @@ use crate::codes::Code;
 use crate::error::{Error, Result, product};
 use crate::generator::{CandidateId, Generator, Needs, Views};
 use crate::image::{ImageBatch, ImageSize};
-use crate::reward::ViewKey;
+use crate::prompt::Prompt;
+use crate::reward::{Ask, Judgement, ViewKey};
 
 /// An empty vector with room for `n`.
 pub(super) fn reserved<T>(n: usize) -> Result<Vec<T>> {
@@ -138,16 +139,18 @@ impl Gallery {
         ImageBatch::new(self.keys.len(), self.size, &self.pixels).map(Some)
     }
 
-    pub(super) fn codes(&self) -> Option<&[Code]> {
-        self.have
-            .codes
-            .then(|| &self.codes[..self.keys.len() * self.places])
-    }
-
-    pub(super) fn hidden(&self) -> Option<&[f32]> {
-        self.have
-            .hidden
-            .then(|| &self.hidden[..self.keys.len() * self.places * self.width])
+    /// A question about the open views, with all that was observed of them.
+    pub(super) fn question<'a>(
+        &'a self,
+        judgement: Judgement,
+        prompt: &'a Prompt<'a>,
+    ) -> Result<Ask<'a>> {
+        let n = self.keys.len() * self.places;
+        let mut ask = Ask::new(judgement, prompt, &self.keys);
+        ask.pixels = self.pixels()?;
+        ask.codes = self.have.codes.then(|| &self.codes[..n]);
+        ask.hidden = self.have.hidden.then(|| &self.hidden[..n * self.width]);
+        Ok(ask)
     }
 }
 

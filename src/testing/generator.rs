@@ -211,7 +211,11 @@ impl ScriptedGenerator {
         } else {
             state.settled[from - 1]
         };
-        for place in from..places {
+        for place in 0..places {
+            // What a correction forgot is drawn with the next step.
+            if place < from && state.settled[place] != UNKNOWN {
+                continue;
+            }
             let bits = block(
                 state.seed ^ state.prompt,
                 Purpose::Draw,
@@ -223,6 +227,8 @@ impl ScriptedGenerator {
             state.prediction[place] = code;
             if place < to {
                 state.settled[place] = code;
+            }
+            if (from..to).contains(&place) {
                 before = code;
             }
         }
@@ -236,9 +242,18 @@ fn slot(place: usize) -> u32 {
 }
 
 fn digest(prompt: &Prompt<'_>) -> u64 {
-    prompt.text().bytes().fold(0, |sum: u64, byte| {
-        sum.wrapping_mul(257).wrapping_add(u64::from(byte))
-    })
+    let words = prompt.text().bytes().map(u64::from);
+    // What was corrected, and why; a prompt that corrects nothing is its text.
+    let codes = prompt
+        .previous()
+        .unwrap_or_default()
+        .iter()
+        .map(|&code| u64::from(code));
+    let reason = prompt.reason().unwrap_or_default().bytes().map(u64::from);
+    words
+        .chain(codes)
+        .chain(reason)
+        .fold(0, |sum: u64, part| sum.wrapping_mul(257).wrapping_add(part))
 }
 
 impl Generator for ScriptedGenerator {

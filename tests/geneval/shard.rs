@@ -87,3 +87,16 @@ fn the_ranks_share_everything_and_nothing_twice() {
     let whole = Shard::find(None, |_| None).unwrap();
     assert_eq!(whole.file(Path::new("x.jsonl")), Path::new("x.jsonl"));
 }
+
+#[test]
+fn a_gpu_falls_to_a_rank_by_its_place_on_the_machine() {
+    let told = |name: &'static str, text: &'static str| {
+        local_rank(move |asked| (asked == name).then(|| text.to_owned()))
+    };
+    assert_eq!(local_rank(|_| None), Ok(0));
+    for name in ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"] {
+        assert_eq!(told(name, "3"), Ok(3));
+    }
+    assert_eq!(told("LOCAL_RANK", ""), Ok(0));
+    assert!(told("LOCAL_RANK", "one").unwrap_err().contains("no number"));
+}

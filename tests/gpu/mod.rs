@@ -63,13 +63,14 @@ pub fn report(capability: i32, version: i32) {
 }
 
 /// What a GPU would have to do for some lines: instructions of warps and of lanes, bytes of global memory asked for and
-/// bytes of the sectors that hold them, turns of shared memory and turns that bank conflicts add.
-pub fn counted(run: impl FnOnce()) -> Option<[u64; 6]> {
+/// bytes of the sectors that hold them, turns of shared memory and turns that bank conflicts add; the most bytes that a
+/// block's asynchronous copies had on their way, and that block's shared memory and threads.
+pub fn counted(run: impl FnOnce()) -> Option<[u64; 9]> {
     let begin = setting::<extern "C" fn()>("emulator_count")?;
-    let end = setting::<extern "C" fn(*mut [u64; 6])>("emulator_counted")?;
+    let end = setting::<extern "C" fn(*mut [u64; 9])>("emulator_counted")?;
     begin();
     run();
-    let mut counters = [0; 6];
+    let mut counters = [0; 9];
     end(&raw mut counters);
     Some(counters)
 }

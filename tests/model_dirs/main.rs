@@ -1,5 +1,6 @@
 //! Models of every kind, opened by the programs from folders as they are published.
 
+mod device;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod published;

@@ -1,4 +1,5 @@
 //! Built examples, run as somebody at a terminal runs them.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,4 +66,27 @@ pub fn fails(command: &mut Command) -> String {
     assert_eq!(out.status.code(), Some(1), "{command:?}\n{told}");
     assert!(!told.contains("panicked"), "{told}");
     told
+}
+
+/// Whether this machine has a GPU's driver of its own.
+pub fn has_driver() -> bool {
+    [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib/wsl/lib",
+    ]
+    .iter()
+    .any(|at| Path::new(at).join("libcuda.so.1").exists())
+}
+
+/// Lets a program find the stand-in driver under the driver's name.
+pub fn with_gpu(command: &mut Command) -> &mut Command {
+    let stand_in = std::env::current_exe()
+        .unwrap()
+        .with_file_name("libmaquette_emulator.so");
+    assert!(stand_in.exists(), "{}", stand_in.display());
+    if !has_driver() {
+        command.env("LD_PRELOAD", stand_in);
+    }
+    command
 }

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use maquette::generator::Needs;
 use maquette::human::HumanReward;
 use maquette::reward::{Answer, Verdict, ViewKey};
-use maquette::search::{Adaptive, BestOfN, Budget, Halving, Parm, ParmForm, Plain, Prm};
+use maquette::search::{
+    Adaptive, BestOfN, Budget, Correction, Halving, Parm, ParmForm, Plain, Prm, Reflect,
+};
 use maquette::testing::{OracleReward, ScriptedGenerator, ScriptedReward};
 use maquette::{Error, Event, Flow, Judgement};
 use proptest::prelude::*;
@@ -29,6 +31,16 @@ pub fn wrapped(n: u32) -> Vec<Box<Dyn<'static>>> {
             Budget::new(BestOfN::new(half)).with_questions(2),
             3,
         )),
+        Box::new(Reflect::new(Plain, Correction::Prompted)),
+        Box::new(Reflect::new(Parm::new(half), Correction::Tail { from: 2 })),
+        Box::new(
+            Reflect::new(BestOfN::new(half), Correction::Scattered { from: 3 })
+                .with_confidence(0.95),
+        ),
+        Box::new(
+            Budget::new(Reflect::new(Plain, Correction::Tail { from: 0 }).with_confidence(2.0))
+                .with_steps(40),
+        ),
     ]
 }
 
@@ -336,7 +348,11 @@ fn a_budget_finishes_the_likeliest_unfinished_path() {
 #[test]
 fn settings_without_a_meaning_are_errors() {
     let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(0));
-    let wrong: [(&str, Box<Dyn<'static>>); 10] = [
+    let wrong: [(&str, Box<Dyn<'static>>); 11] = [
+        (
+            "steps kept by a correction",
+            Box::new(Reflect::new(Plain, Correction::Scattered { from: STEPS })),
+        ),
         ("rounds", Box::new(Adaptive::new(Plain, 0))),
         ("candidates", Box::new(Adaptive::new(BestOfN::new(0), 2))),
         ("candidates", Box::new(Halving::new(0, [1]))),
@@ -364,15 +380,20 @@ fn settings_without_a_meaning_are_errors() {
             "{name}: {error}"
         );
     }
-    let mut unsure = Adaptive::new(Plain, 2).with_confidence(f32::NAN);
-    let error = search(&mut unsure, &mut generator, &mut reward, 0, &mut go_on).unwrap_err();
-    assert!(matches!(
-        error,
-        Error::NotFinite {
-            arg: "confidence",
-            ..
-        }
-    ));
+    let unsure: [Box<Dyn<'static>>; 2] = [
+        Box::new(Adaptive::new(Plain, 2).with_confidence(f32::NAN)),
+        Box::new(Reflect::new(Plain, Correction::Prompted).with_confidence(f32::NAN)),
+    ];
+    for mut unsure in unsure {
+        let error = search(&mut *unsure, &mut generator, &mut reward, 0, &mut go_on).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::NotFinite {
+                arg: "confidence",
+                ..
+            }
+        ));
+    }
     let mut outcome = Halving::new(2, [1]).with_judgement(Judgement::Outcome);
     let error = search(&mut outcome, &mut generator, &mut reward, 0, &mut go_on).unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }));

@@ -39,6 +39,7 @@ pub fn search<'a>(
                     told.decodes += pixels.map_or(0, |pixels| pixels.len() as u64)
                 }
                 Event::Judged { judgement, .. } => told.ask(judgement, 1),
+                Event::Explained { .. } => told.explanations += 1,
                 _ => {}
             }
             events += 1;

@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod laws;
+mod reflect;
 
 use laws::{Dyn, Outcome, go_on, search};
 use maquette::generator::Needs;

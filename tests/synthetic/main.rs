@@ -2,6 +2,8 @@
 
 mod drift;
 mod measured;
+#[path = "../programs/mod.rs"]
+mod programs;
 mod tiny;
 
 use std::fs;

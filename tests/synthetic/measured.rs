@@ -1,28 +1,21 @@
 //! `measure` on tiny models.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
 use super::{fresh, tiny};
+use crate::programs::{example, with_gpu};
 use support::layouts::Layout;
 use support::random_file;
 
-/// A built example; `cargo test` builds them before it runs any test.
 fn measure(args: &[&str]) -> Output {
-    let tests = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("examples/measure");
-    assert!(
-        program.exists(),
-        "{} is missing: build the examples first",
-        program.display()
-    );
-    let mut command = Command::new(program);
+    let mut command = example("measure");
     command
         .args(["--threads", "1", "--format", "f32"])
         .args(args);
-    command.output().unwrap()
+    with_gpu(&mut command).output().unwrap()
 }
 
 /// What the last line says.
@@ -104,6 +97,7 @@ fn every_generator_is_stepped_and_looked_at() {
             ],
         ),
         ("class", &["--prompt", "3"]),
+        ("class", &["--prompt", "3", "--device", "cuda"]),
         ("janus", &["--candidates", "3"]),
         ("janus-hf", &["--tokens-per-step", "1"]),
     ] {

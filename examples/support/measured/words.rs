@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use maquette::cpu::Cpu;
 use maquette::model::llamagen::{Condition, LlamaGen, LlamaGenPrompts};
 use maquette::model::raster::{PrefixPair, PrefixReader};
 use maquette::ops::Backend;
@@ -76,14 +75,14 @@ impl Tokenize for AnyWords {
 
 /// Reads any prompt of a text-conditional LlamaGen as so many rows of random features.
 #[derive(Debug)]
-pub struct RandomFeatures {
-    model: Arc<LlamaGen<Cpu>>,
+pub struct RandomFeatures<B: Backend> {
+    model: Arc<LlamaGen<B>>,
     rows: usize,
-    inner: LlamaGenPrompts<Cpu, AnyWords>,
+    inner: LlamaGenPrompts<B, AnyWords>,
 }
 
-impl RandomFeatures {
-    pub fn new(model: Arc<LlamaGen<Cpu>>, rows: usize, words: AnyWords) -> Result<Self> {
+impl<B: Backend> RandomFeatures<B> {
+    pub fn new(model: Arc<LlamaGen<B>>, rows: usize, words: AnyWords) -> Result<Self> {
         Ok(Self {
             inner: LlamaGenPrompts::new(Arc::clone(&model), None, words)?,
             model,
@@ -92,7 +91,7 @@ impl RandomFeatures {
     }
 }
 
-impl PrefixReader<Cpu> for RandomFeatures {
+impl<B: Backend> PrefixReader<B> for RandomFeatures<B> {
     fn read(&mut self, _: &Prompt<'_>) -> Result<PrefixPair> {
         let Condition::Text { tokens, width } = self.model.config().condition else {
             return Err(Error::Unsupported {
@@ -104,10 +103,10 @@ impl PrefixReader<Cpu> for RandomFeatures {
             .map(|bits| open_unit(bits) - 0.5)
             .take(self.rows.min(tokens) * width)
             .collect();
-        LlamaGenPrompts::<Cpu, AnyWords>::features(&self.model, &features)
+        LlamaGenPrompts::<B, AnyWords>::features(&self.model, &features)
     }
 
-    fn write(&mut self, words: &[u32], x: &mut <Cpu as Backend>::Buffer<f32>) -> Result<usize> {
+    fn write(&mut self, words: &[u32], x: &mut B::Buffer<f32>) -> Result<usize> {
         self.inner.write(words, x)
     }
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use maquette::Generator;
-use maquette::cpu::Cpu;
 use maquette::model::files::folder::ModelType;
 use maquette::model::janus::Janus;
 use maquette::model::llamagen::{
@@ -15,6 +14,7 @@ use maquette::model::raster::{RasterModel, RasterOptions};
 use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession};
 use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
+use maquette::ops::Backend;
 use serde_json::Value;
 
 use super::Res;
@@ -32,28 +32,28 @@ pub struct Folders<'a> {
 }
 
 /// A loaded generator with its settings.
-pub enum Drawing {
+pub enum Drawing<B: Backend> {
     ShowO {
-        model: Arc<ShowO<Cpu>>,
-        pixels: Arc<Magvit<Cpu>>,
+        model: Arc<ShowO<B>>,
+        pixels: Arc<Magvit<B>>,
         text: Text,
         options: ShowOOptions,
     },
     LlamaGen {
-        model: Arc<LlamaGen<Cpu>>,
-        pixels: Arc<Vq<Cpu>>,
-        encoder: Option<Arc<T5<Cpu>>>,
+        model: Arc<LlamaGen<B>>,
+        pixels: Arc<Vq<B>>,
+        encoder: Option<Arc<T5<B>>>,
         text: Text,
         options: RasterOptions,
     },
     Janus {
-        model: Arc<Janus<Cpu>>,
+        model: Arc<Janus<B>>,
         text: Text,
         options: RasterOptions,
     },
 }
 
-impl std::fmt::Debug for Drawing {
+impl<B: Backend> std::fmt::Debug for Drawing<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::ShowO { options, .. } => f.debug_tuple("ShowO").field(options).finish(),
@@ -82,9 +82,9 @@ impl Folders<'_> {
     }
 }
 
-impl Drawing {
+impl<B: Backend + 'static> Drawing<B> {
     /// Reads a generator of any kind.
-    pub fn load(reading: &Reading, folders: &Folders<'_>, options: &Options) -> Res<Self> {
+    pub fn load(reading: &Reading<B>, folders: &Folders<'_>, options: &Options) -> Res<Self> {
         let folder = Folder::open(folders.model)?;
         match folder.model() {
             ModelType::ShowO => show_o(reading, &folder, folders, options),
@@ -107,7 +107,7 @@ impl Drawing {
     }
 
     /// The judge that lies in the same weights.
-    pub fn judging(&self) -> Option<Judging> {
+    pub fn judging(&self) -> Option<Judging<B>> {
         match self {
             Self::Janus { model, text, .. } => {
                 Some(Judging::Janus(Arc::clone(model), Arc::clone(text)))
@@ -170,22 +170,22 @@ impl Drawing {
     }
 }
 
-fn show_o(
-    reading: &Reading,
+fn show_o<B: Backend>(
+    reading: &Reading<B>,
     folder: &Folder,
     folders: &Folders<'_>,
     options: &Options,
-) -> Res<Drawing> {
+) -> Res<Drawing<B>> {
     let options = options.show_o()?;
     let pixels = folders.image_tokenizer("a Show-o", ModelType::Magvit)?;
     let text = tokenizer(folders.words())?;
     let config = folder.config(ShowOConfig::from_json)?;
-    let model = folder.load(reading, |cpu, source, format| {
-        ShowO::load(cpu, config, source, format)
+    let model = folder.load(reading, |device, source, format| {
+        ShowO::load(device, config, source, format)
     })?;
     let config = pixels.config(MagvitConfig::from_json)?;
-    let pixels = pixels.load(reading, |cpu, source, format| {
-        Magvit::load(cpu, config, source, format)
+    let pixels = pixels.load(reading, |device, source, format| {
+        Magvit::load(device, config, source, format)
     })?;
     Ok(Drawing::ShowO {
         model,
@@ -195,12 +195,12 @@ fn show_o(
     })
 }
 
-fn llamagen(
-    reading: &Reading,
+fn llamagen<B: Backend>(
+    reading: &Reading<B>,
     folder: &Folder,
     folders: &Folders<'_>,
     options: &Options,
-) -> Res<Drawing> {
+) -> Res<Drawing<B>> {
     let config = folder.config(LlamaGenConfig::from_json)?;
     let options = options.raster(config.options(), [config.grid; 2])?;
     let pixels = folders.image_tokenizer("a LlamaGen", ModelType::LlamaGenVq)?;
@@ -213,18 +213,18 @@ fn llamagen(
             })?;
             let (folder, text) = (Folder::of(path, ModelType::T5)?, tokenizer(path)?);
             let config = folder.config(T5Config::from_json)?;
-            let encoder = folder.load(reading, |cpu, source, format| {
-                T5::load(cpu, config, source, format)
+            let encoder = folder.load(reading, |device, source, format| {
+                T5::load(device, config, source, format)
             })?;
             (Some(encoder), text)
         }
     };
-    let model = folder.load(reading, |cpu, source, format| {
-        LlamaGen::load(cpu, config, source, format)
+    let model = folder.load(reading, |device, source, format| {
+        LlamaGen::load(device, config, source, format)
     })?;
     let config = pixels.config(VqConfig::from_json)?;
-    let pixels = pixels.load(reading, |cpu, source, format| {
-        Vq::load(cpu, config, source, format)
+    let pixels = pixels.load(reading, |device, source, format| {
+        Vq::load(device, config, source, format)
     })?;
     Ok(Drawing::LlamaGen {
         model,

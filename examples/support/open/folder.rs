@@ -4,18 +4,18 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use maquette::cpu::Cpu;
 use maquette::model::files::config::JsonConfig;
 use maquette::model::files::folder::ModelType;
 use maquette::model::files::map::ModelFolder;
 use maquette::model::weights::{Precision, WeightSource};
+use maquette::ops::Backend;
 
 use super::Res;
 
 /// Where weights go, and at which precision.
 #[derive(Debug)]
-pub struct Reading {
-    pub cpu: Arc<Cpu>,
+pub struct Reading<B> {
+    pub device: Arc<B>,
     pub precision: Precision,
 }
 
@@ -92,13 +92,13 @@ impl Folder {
     }
 
     /// The model itself.
-    pub fn load<T>(
+    pub fn load<B: Backend, T>(
         &self,
-        reading: &Reading,
-        load: impl FnOnce(Arc<Cpu>, &dyn WeightSource, Precision) -> maquette::Result<T>,
+        reading: &Reading<B>,
+        load: impl FnOnce(Arc<B>, &dyn WeightSource, Precision) -> maquette::Result<T>,
     ) -> Res<Arc<T>> {
-        let cpu = Arc::clone(&reading.cpu);
-        let read = |source: &dyn WeightSource| load(cpu, source, reading.precision);
+        let device = Arc::clone(&reading.device);
+        let read = |source: &dyn WeightSource| load(device, source, reading.precision);
         within(&self.path, self.inner.weights.read(read)).map(Arc::new)
     }
 }

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use maquette::cpu::Cpu;
 use maquette::generator::Needs;
 use maquette::model::files::folder::ModelType;
 use maquette::model::janus::{Janus, JanusConfig};
 use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
+use maquette::ops::Backend;
 use maquette::reward::Ask;
 use maquette::{Error, Judgement, RewardModel, Verdict};
 
@@ -16,13 +16,12 @@ use super::folder::{Folder, Reading};
 use super::text::{Text, tokenizer};
 
 /// A loaded judge.
-#[derive(Clone)]
-pub enum Judging {
-    Llava(Arc<Llava<Cpu>>, Text),
-    Janus(Arc<Janus<Cpu>>, Text),
+pub enum Judging<B: Backend> {
+    Llava(Arc<Llava<B>>, Text),
+    Janus(Arc<Janus<B>>, Text),
 }
 
-impl std::fmt::Debug for Judging {
+impl<B: Backend> std::fmt::Debug for Judging<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Llava(..) => f.write_str("Llava"),
@@ -32,25 +31,29 @@ impl std::fmt::Debug for Judging {
 }
 
 /// A Janus and its tokenizer, to draw and to judge. What answers it gives and who speaks stands in the tokenizer.
-pub fn janus(reading: &Reading, folder: &Folder, text: &Path) -> Res<(Arc<Janus<Cpu>>, Text)> {
+pub fn janus<B: Backend>(
+    reading: &Reading<B>,
+    folder: &Folder,
+    text: &Path,
+) -> Res<(Arc<Janus<B>>, Text)> {
     let text = tokenizer(text)?;
     let config = folder.config(JanusConfig::from_json)?.with_tokenizer(&text);
-    let model = folder.load(reading, |cpu, source, format| {
-        Janus::load(cpu, config, source, format)
+    let model = folder.load(reading, |device, source, format| {
+        Janus::load(device, config, source, format)
     })?;
     Ok((model, text))
 }
 
-impl Judging {
+impl<B: Backend + 'static> Judging<B> {
     /// Reads the judge of a folder.
-    pub fn load(reading: &Reading, path: &Path) -> Res<Self> {
+    pub fn load(reading: &Reading<B>, path: &Path) -> Res<Self> {
         let folder = Folder::open(path)?;
         match folder.model() {
             ModelType::Llava => {
                 let text = tokenizer(path)?;
                 let config = folder.config(LlavaConfig::from_json)?;
-                let model = folder.load(reading, |cpu, source, format| {
-                    Llava::load(cpu, config, source, format)
+                let model = folder.load(reading, |device, source, format| {
+                    Llava::load(device, config, source, format)
                 })?;
                 Ok(Self::Llava(model, text))
             }

@@ -1,5 +1,6 @@
 //! Folders to models, models to sessions.
 
+pub mod device;
 mod drawing;
 mod folder;
 mod judging;
@@ -13,13 +14,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use maquette::cpu::Cpu;
+use maquette::ops::Backend;
 use maquette::rng::philox;
 use maquette::{Generator, RewardModel};
 use serde_json::{Value, json};
 
 use crate::precision::{Arithmetic, precision};
 use crate::weights::Weights;
+use device::Choice;
 use drawing::{Drawing, Folders};
 use folder::Reading;
 use judging::{Judging, Nobody};
@@ -34,7 +36,11 @@ const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/weights");
 pub struct Settings {
     #[command(flatten)]
     options: Options,
-    /// Threads of one search. [default: all cores]
+    /// Where it runs: `cpu`, `cuda` or `cuda:N` for one of several GPUs (the rank's own among those of its machine, if
+    /// it is not named), `auto` for a GPU where there is one. The picture is the same everywhere.
+    #[arg(long, default_value = "cpu")]
+    device: Choice,
+    /// Threads of one search on the CPU. [default: all cores]
     #[arg(long)]
     pub threads: Option<usize>,
     /// Folder of the generator as downloaded: Show-o, LlamaGen (its file of weights will do), Janus or Janus-Pro.
@@ -62,11 +68,35 @@ pub struct Settings {
 /// Loaded models; sessions share them.
 #[derive(Debug)]
 pub struct Models {
-    drawing: Drawing,
-    judging: Option<Judging>,
+    loaded: Box<dyn Loaded>,
     settings: Value,
-    threads: usize,
-    instructions: &'static str,
+    device: Value,
+}
+
+/// Models of any device.
+trait Loaded: std::fmt::Debug + Send + Sync {
+    fn generator(&self, candidates: usize) -> Res<Box<dyn Generator>>;
+    fn judge(&self, views: usize) -> Res<Box<dyn RewardModel>>;
+}
+
+/// Models of one device.
+#[derive(Debug)]
+struct On<B: Backend> {
+    drawing: Drawing<B>,
+    judging: Option<Judging<B>>,
+}
+
+impl<B: Backend + Send + Sync + 'static> Loaded for On<B> {
+    fn generator(&self, candidates: usize) -> Res<Box<dyn Generator>> {
+        self.drawing.session(candidates)
+    }
+
+    fn judge(&self, views: usize) -> Res<Box<dyn RewardModel>> {
+        match &self.judging {
+            Some(judging) => judging.session(views),
+            None => Ok(Box::new(Nobody)),
+        }
+    }
 }
 
 /// What can go wrong in a program.
@@ -97,64 +127,26 @@ fn shown(folder: &Path) -> String {
 impl Models {
     /// Reads the generator and whatever it needs, and the judge if one will be asked.
     pub fn load(s: &Settings, judged: bool) -> Res<Self> {
-        let cpu = Arc::new(match s.threads {
-            Some(n) => Cpu::with_threads(n)?,
-            None => Cpu::new(),
-        });
-        let threads = cpu.threads();
-        let instructions = cpu.instructions();
-        let precision = precision(s.format, s.activations);
-        let reading = Reading { cpu, precision };
-        let bundled = |name: &str| Path::new(BUNDLED).join(name);
-        let model = s.model_dir.clone().unwrap_or_else(|| bundled("show-o"));
-        let own = same(&model, &bundled("show-o"));
-        let or_bundled = |dir: &Option<PathBuf>, name: &str| {
-            let dir = dir.clone();
-            dir.or_else(|| own.then(|| bundled(name)))
+        let (device, told) = s.device.open(s.threads)?;
+        let (loaded, settings) = match device {
+            device::Device::Cpu(cpu) => on(cpu, s, judged)?,
+            device::Device::Cuda(gpu) => on(gpu, s, judged)?,
         };
-        let tokenizer = or_bundled(&s.tokenizer_dir, "magvitv2");
-        let judge = or_bundled(&s.judge_dir, "judge");
-        let mut options = s.options.clone();
-        if own {
-            options.guidance.get_or_insert(GUIDANCE);
-        }
-        let folders = Folders {
-            model: &model,
-            tokenizer: tokenizer.as_deref(),
-            text: s.text_dir.as_deref(),
-        };
-        let drawing = Drawing::load(&reading, &folders, &options)?;
-        let judging = judged
-            .then(|| judging(&reading, &drawing, &model, judge.as_deref()))
-            .transpose()?;
-        let mut settings = json!({
-            "generator": shown(&model), "tokenizer": tokenizer.as_deref().map(shown),
-            "text": s.text_dir.as_deref().map(shown), "judge": judging.as_ref().map(|(_, dir)| shown(dir)),
-            "format": precision.format.name(), "activations": precision.activations.name(),
-        });
-        if let (Some(all), Value::Object(own)) = (settings.as_object_mut(), drawing.describe()) {
-            all.extend(own);
-        }
         Ok(Self {
-            drawing,
-            judging: judging.map(|(judging, _)| judging),
+            loaded,
             settings,
-            threads,
-            instructions,
+            device: told,
         })
     }
 
     /// A session of the generator in which so many candidates can be alive.
     pub fn generator(&self, candidates: u32) -> Res<Box<dyn Generator>> {
-        self.drawing.session(candidates as usize)
+        self.loaded.generator(candidates as usize)
     }
 
     /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.
     pub fn judge(&self, n: u32) -> Res<Box<dyn RewardModel>> {
-        match &self.judging {
-            Some(judging) => judging.session(n.clamp(1, 64) as usize),
-            None => Ok(Box::new(Nobody)),
-        }
+        self.loaded.judge(n.clamp(1, 64) as usize)
     }
 
     /// Everything that decides what is drawn.
@@ -163,18 +155,60 @@ impl Models {
     }
 
     /// Everything that decides how fast it is drawn.
-    pub fn device(&self) -> Value {
-        json!({ "backend": "cpu", "threads": self.threads, "instructions": self.instructions })
+    pub fn device(&self) -> &Value {
+        &self.device
     }
 }
 
+/// The models on a device, and everything that decides what they draw.
+fn on<B: Backend + Send + Sync + 'static>(
+    device: Arc<B>,
+    s: &Settings,
+    judged: bool,
+) -> Res<(Box<dyn Loaded>, Value)> {
+    let precision = precision(s.format, s.activations);
+    let reading = Reading { device, precision };
+    let bundled = |name: &str| Path::new(BUNDLED).join(name);
+    let model = s.model_dir.clone().unwrap_or_else(|| bundled("show-o"));
+    let own = same(&model, &bundled("show-o"));
+    let or_bundled = |dir: &Option<PathBuf>, name: &str| {
+        let dir = dir.clone();
+        dir.or_else(|| own.then(|| bundled(name)))
+    };
+    let tokenizer = or_bundled(&s.tokenizer_dir, "magvitv2");
+    let judge = or_bundled(&s.judge_dir, "judge");
+    let mut options = s.options.clone();
+    if own {
+        options.guidance.get_or_insert(GUIDANCE);
+    }
+    let folders = Folders {
+        model: &model,
+        tokenizer: tokenizer.as_deref(),
+        text: s.text_dir.as_deref(),
+    };
+    let drawing = Drawing::load(&reading, &folders, &options)?;
+    let judging = judged
+        .then(|| judging(&reading, &drawing, &model, judge.as_deref()))
+        .transpose()?;
+    let mut settings = json!({
+        "generator": shown(&model), "tokenizer": tokenizer.as_deref().map(shown),
+        "text": s.text_dir.as_deref().map(shown), "judge": judging.as_ref().map(|(_, dir)| shown(dir)),
+        "format": precision.format.name(), "activations": precision.activations.name(),
+    });
+    if let (Some(all), Value::Object(own)) = (settings.as_object_mut(), drawing.describe()) {
+        all.extend(own);
+    }
+    let judging = judging.map(|(judging, _)| judging);
+    Ok((Box::new(On { drawing, judging }), settings))
+}
+
 /// The judge and the folder that it comes from. A Janus that draws judges on the same weights, unless told otherwise.
-fn judging(
-    reading: &Reading,
-    drawing: &Drawing,
+fn judging<B: Backend + 'static>(
+    reading: &Reading<B>,
+    drawing: &Drawing<B>,
     model: &Path,
     dir: Option<&Path>,
-) -> Res<(Judging, PathBuf)> {
+) -> Res<(Judging<B>, PathBuf)> {
     match (dir, drawing.judging()) {
         (None, Some(own)) => Ok((own, model.into())),
         (Some(dir), Some(own)) if same(dir, model) => Ok((own, dir.into())),

@@ -7,7 +7,7 @@ const SECTOR: u64 = 32;
 /// Banks of shared memory, a word wide each.
 const BANKS: u64 = 32;
 
-/// Sums over launches.
+/// Sums over launches, and what the launch with the most bytes on their way was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Counters {
@@ -23,6 +23,12 @@ pub struct Counters {
     pub shared_turns: u64,
     /// Turns that bank conflicts add.
     pub shared_conflicts: u64,
+    /// The most bytes that one block's asynchronous copies had on their way at a time.
+    pub flight_bytes: u64,
+    /// Bytes of shared memory and threads of the block that had them.
+    pub block_shared_bytes: u64,
+    /// See `block_shared_bytes`.
+    pub block_threads: u64,
 }
 
 impl Counters {
@@ -34,6 +40,11 @@ impl Counters {
         self.sector_bytes += other.sector_bytes;
         self.shared_turns += other.shared_turns;
         self.shared_conflicts += other.shared_conflicts;
+        if other.flight_bytes > self.flight_bytes {
+            self.flight_bytes = other.flight_bytes;
+            self.block_shared_bytes = other.block_shared_bytes;
+            self.block_threads = other.block_threads;
+        }
     }
 
     /// Counts one access of some lanes to `bytes` each.

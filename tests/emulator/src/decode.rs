@@ -1,6 +1,7 @@
 //! Statements of a kernel's body into instructions.
 
 mod arithmetic;
+mod matrices;
 mod text;
 
 use std::collections::BTreeMap;
@@ -285,6 +286,12 @@ impl Decoder {
                 if arg(0)?.starts_with('{') || arg(1)?.starts_with('{') {
                     return self.halves(last, arg(0)?, arg(1)?);
                 }
+                if let ("pred", Some(value)) = (last, immediate(arg(1)?)) {
+                    // A constant: a comparison of two constants.
+                    let (word, zero) = (Bank::Word, if value == 0 { "0" } else { "1" });
+                    let banks = [(Bank::Pred, arg(0)?), (word, zero), (word, "0")];
+                    return self.plain(Op::SetU32(Cmp::Ne), &banks);
+                }
                 let (op, bank) = match last {
                     "pred" => (Op::MovPred, Bank::Pred),
                     _ if kind(last)?.bytes() == 8 => (Op::Mov64, Bank::Long),
@@ -300,8 +307,13 @@ impl Decoder {
                     let banks = [(Bank::Long, arg(0)?), (Bank::Long, arg(1)?)];
                     return self.plain(Op::ToGeneric, &banks);
                 }
+                if parts[1..] == ["to", "shared", "u64"] {
+                    let banks = [(Bank::Long, arg(0)?), (Bank::Long, arg(1)?)];
+                    return self.plain(Op::FromGeneric, &banks);
+                }
                 Err(unknown())
             }
+            "cp" | "ldmatrix" | "mma" => self.matrices(parts, args),
             "ld" if parts[1] == "param" => {
                 let inner = arg(1)?.trim_start_matches('[').trim_end_matches(']');
                 let (name, more) = inner.split_once('+').unwrap_or((inner, "0"));

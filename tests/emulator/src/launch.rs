@@ -59,7 +59,12 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
         any: false,
         budget: launch.budget,
         hit: 0,
-        counters: launch.count.then(Counters::default),
+        flight: 0,
+        counters: launch.count.then(|| Counters {
+            block_shared_bytes: shared as u64,
+            block_threads: threads,
+            ..Counters::default()
+        }),
     };
     let count = u16::try_from(threads.div_ceil(32)).map_err(|e| e.to_string())?;
     let mut warps: Vec<Warp> = (0..count).map(|w| Warp::new(kernel, w)).collect();

@@ -251,6 +251,17 @@ pub(crate) enum Op {
     Barrier,
     BarrierOr,
     WarpBarrier,
-    /// A shared address as a generic one.
+    /// A shared address as a generic one, and back.
     ToGeneric,
+    FromGeneric,
+    /// So many bytes from global into shared memory, which land at a wait.
+    CopyAsync(u8),
+    CopyCommit,
+    /// Lands all of a thread's groups but the youngest.
+    CopyWait,
+    CopyWaitAll,
+    /// Matrices of 8 x 8 halves out of shared memory.
+    LoadMatrix(u8),
+    /// Bytes of 16 x 32 times bytes of 32 x 8.
+    MultiplyS8,
 }

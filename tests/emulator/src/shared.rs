@@ -22,7 +22,7 @@ struct Word {
     wrote: When,
     reader: Who,
     read: When,
-    /// Bytes that were written, one bit each; all bits set in the upper half where no access may go.
+    /// Bytes that were written, one bit each; or one of the two values below.
     written: u8,
 }
 
@@ -33,7 +33,10 @@ const FRESH: Word = Word {
     read: (0, 0),
     written: 0,
 };
+/// A word where no access may go.
 const FORBIDDEN: u8 = 0xf0;
+/// A word that an asynchronous copy is on its way to.
+const COPIED: u8 = 0xe0;
 
 /// The memory.
 #[derive(Debug)]
@@ -131,6 +134,11 @@ impl Shared {
                     "byte {at} of shared memory lies between two arrays"
                 ));
             }
+            if word.written == COPIED {
+                return Err(format!(
+                    "byte {at} of shared memory is read before its copy was waited for"
+                ));
+            }
             if word.written & bits != bits {
                 return Err(format!("byte {at} of shared memory was never written"));
             }
@@ -172,6 +180,11 @@ impl Shared {
                     "byte {at} of shared memory lies between two arrays"
                 ));
             }
+            if word.written == COPIED {
+                return Err(format!(
+                    "byte {at} of shared memory is written before its copy was waited for"
+                ));
+            }
             // Parts of one word may belong to different threads.
             if len >= 4 {
                 for (who, when, what) in [
@@ -190,6 +203,24 @@ impl Shared {
             (word.writer, word.wrote) = (by.who(), by.now);
         }
         Ok(at)
+    }
+
+    /// Begins a copy of whole words: until it lands nobody may touch them.
+    pub(crate) fn begin_copy(&mut self, at: u64, len: usize, by: Access) -> Result<usize> {
+        let at = self.write(at, len, by)?;
+        for word in &mut self.words[at / 4..(at + len) / 4] {
+            word.written = COPIED;
+        }
+        Ok(at)
+    }
+
+    /// Ends a copy that has begun: its thread wrote the bytes now.
+    pub(crate) fn land(&mut self, at: usize, bytes: &[u8], by: Access) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        for word in &mut self.words[at / 4..(at + bytes.len()) / 4] {
+            word.written = 15;
+            (word.writer, word.wrote) = (by.who(), by.now);
+        }
     }
 
     /// Checks an atomic operation on one word.

@@ -1,11 +1,14 @@
 //! The interpreter against numbers worked by hand, and against planted bugs.
 
+mod matrices;
+
 use crate::program::Space;
 use crate::{Counters, Launch, Memory, Module, Order, launch};
 
-const SHIPPED: [&str; 7] = [
+const SHIPPED: [&str; 8] = [
     include_str!("../../../kernels/ptx/attention.ptx"),
     include_str!("../../../kernels/ptx/conv.ptx"),
+    include_str!("../../../kernels/ptx/gemm.ptx"),
     include_str!("../../../kernels/ptx/gemv.ptx"),
     include_str!("../../../kernels/ptx/norm.ptx"),
     include_str!("../../../kernels/ptx/reward_head.ptx"),
@@ -39,7 +42,7 @@ fn kernel(lines: &str) -> String {
 	.reg .f32 	%f<9>;
 	.reg .b32 	%r<19>;
 	.reg .b64 	%rd<19>;
-	.shared .align 4 .b8 s[256];
+	.shared .align 16 .b8 s[256];
 	ld.param.u64 	%rd4, [k_param_0];
 	ld.param.u64 	%rd5, [k_param_1];
 	cvta.to.global.u64 	%rd4, %rd4;
@@ -58,6 +61,11 @@ fn kernel(lines: &str) -> String {
 
 /// Runs a kernel with as many threads as there are words, in both orders, which must agree.
 fn run(lines: &str, input: &[u32]) -> Result<Vec<u32>, String> {
+    Ok(counted(lines, input)?.0)
+}
+
+/// See `run`; and what was counted.
+fn counted(lines: &str, input: &[u32]) -> Result<(Vec<u32>, Counters), String> {
     let module = Module::new(&kernel(lines))?;
     let mut results = Vec::new();
     for order in [Order::Ascending, Order::Descending] {
@@ -74,16 +82,16 @@ fn run(lines: &str, input: &[u32]) -> Result<Vec<u32>, String> {
             params,
             order,
             budget: 100_000,
-            count: false,
+            count: true,
         };
-        launch(&module.kernels["k"], &memory, &request)?;
+        let counters = launch(&module.kernels["k"], &memory, &request)?;
         let mut back = vec![0; bytes.len()];
         memory.read(out, &mut back)?;
-        results.push(
-            back.chunks_exact(4)
-                .map(|b| u32::from_le_bytes(b.try_into().unwrap()))
-                .collect::<Vec<_>>(),
-        );
+        let back: Vec<u32> = back
+            .chunks_exact(4)
+            .map(|b| u32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
+        results.push((back, counters));
     }
     assert_eq!(results[0], results[1]);
     Ok(results.swap_remove(0))
@@ -156,6 +164,8 @@ fn instructions_give_the_numbers_of_the_manual() {
             u32::MAX,
             1,
         ),
+        ("mov.pred %p1, 0; selp.b32 %r3, 1, 2, %p1;", 0, 2),
+        ("mov.pred %p1, -1; selp.b32 %r3, 1, 2, %p1;", 0, 1),
         (
             "setp.lo.u32 %p1, %r2, 9; selp.b32 %r3, 1, 2, %p1;",
             u32::MAX,

@@ -1,6 +1,8 @@
 //! One warp: 32 lanes that run one instruction after the other, as long as they stand at the same one.
 
 mod access;
+mod copies;
+mod matrices;
 mod numbers;
 mod step;
 
@@ -49,6 +51,9 @@ pub(crate) struct Warp {
     live: u32,
     /// Warp barriers that lie behind.
     epoch: u32,
+    /// Copies that have not landed, and the groups that each lane has committed.
+    copies: Vec<copies::Copy>,
+    committed: [u32; 32],
     pub(crate) status: Status,
 }
 
@@ -67,6 +72,8 @@ pub(crate) struct Block<'a> {
     pub(crate) budget: u64,
     /// The allocation of the last access.
     pub(crate) hit: usize,
+    /// Bytes of asynchronous copies that have not landed.
+    pub(crate) flight: usize,
     /// What is counted, if it is.
     pub(crate) counters: Option<Counters>,
 }
@@ -97,6 +104,8 @@ impl Warp {
             begun: 0,
             live: 0,
             epoch: 0,
+            copies: Vec::new(),
+            committed: [0; 32],
             status: Status::Running,
         };
         for &(register, value) in &kernel.constants32 {
@@ -120,6 +129,8 @@ impl Warp {
         };
         self.live = self.begun;
         self.epoch = 0;
+        self.copies.clear();
+        self.committed = [0; 32];
         self.status = Status::Running;
         self.groups.clear();
         self.groups.push(Group {
@@ -281,6 +292,8 @@ impl Warp {
                     }
                 }
                 Op::Exit => {
+                    self.may_leave(m)
+                        .map_err(|e| format!("{}: {e}", place(kernel, pc)))?;
                     self.live &= !m;
                     if m == mask {
                         self.groups.remove(at);
@@ -307,12 +320,15 @@ impl Warp {
                     };
                     return Ok(());
                 }
-                Op::WarpBarrier | Op::Shuffle(_) if m != 0 => {
+                Op::WarpBarrier | Op::Shuffle(_) | Op::LoadMatrix(_) | Op::MultiplyS8 if m != 0 => {
                     let members = match i.op {
-                        Op::WarpBarrier => i.a,
-                        _ => kernel.vectors[i.extra as usize][1],
+                        Op::WarpBarrier => Some(i.a),
+                        Op::Shuffle(_) => Some(kernel.vectors[i.extra as usize][1]),
+                        _ => None,
                     };
-                    let members = self.words[members as usize][m.trailing_zeros() as usize];
+                    let members = members.map_or(u32::MAX, |register| {
+                        self.words[register as usize][m.trailing_zeros() as usize]
+                    });
                     if members & m != m || members & self.begun & !self.live != 0 || m != mask {
                         return Err(format!(
                             "{}: lanes {m:#x} of {members:#x} at a warp's operation, {:#x} are left",
@@ -332,7 +348,17 @@ impl Warp {
                         Op::Shuffle(mode) => self
                             .shuffle(kernel, i, m, mode)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
-                        _ => self.epoch += 1,
+                        Op::WarpBarrier => self.epoch += 1,
+                        _ if m != u32::MAX => {
+                            return Err(format!(
+                                "{}: lanes {m:#x} alone have no matrices",
+                                place(kernel, pc)
+                            ));
+                        }
+                        Op::LoadMatrix(count) => self
+                            .load_matrix(i, count, block)
+                            .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
+                        _ => self.multiply(i, kernel),
                     }
                 }
                 _ if m == 0 => {}

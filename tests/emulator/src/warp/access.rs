@@ -11,7 +11,7 @@ pub(super) const SHARED_TAG: u64 = 1 << 62;
 impl Block<'_> {
     /// Finds the allocation of an access and checks that it may be read, or records that it is written.
     #[inline(always)]
-    fn resolve(&mut self, at: u64, len: usize, write: bool) -> Result<()> {
+    pub(super) fn resolve(&mut self, at: u64, len: usize, write: bool) -> Result<()> {
         let allocation = self.memory.get(self.hit);
         let inside = allocation.and_then(|a| {
             let offset = usize::try_from(at.wrapping_sub(a.begin)).ok()?;
@@ -40,7 +40,7 @@ impl Block<'_> {
 
 impl Warp {
     #[inline(always)]
-    fn addresses(&self, i: &Inst) -> [u64; 32] {
+    pub(super) fn addresses(&self, i: &Inst) -> [u64; 32] {
         let mut out = [0; 32];
         if i.c == 1 {
             let base = self.words[i.a as usize];
@@ -56,7 +56,7 @@ impl Warp {
         out
     }
 
-    fn access(&self, lane: u32, all: bool, block: &Block<'_>) -> Access {
+    pub(super) fn access(&self, lane: u32, all: bool, block: &Block<'_>) -> Access {
         Access {
             warp: self.index,
             thread: self.index * 32 + lane as u16,

@@ -364,7 +364,17 @@ impl Warp {
                 w.atomic(i, m, space, atomic, block)?;
             }
             Op::ToGeneric => longs!(w, i, m, |a| a | SHARED_TAG),
-            Op::Branch
+            Op::FromGeneric => longs!(w, i, m, |a| a & !SHARED_TAG),
+            Op::CopyAsync(bytes) => w.begin_copies(i, m, usize::from(bytes), block)?,
+            Op::CopyCommit => w.commit(m),
+            Op::CopyWait => w.wait(m, i.extra as u32, block),
+            Op::CopyWaitAll => {
+                w.commit(m);
+                w.wait(m, 0, block);
+            }
+            Op::LoadMatrix(_)
+            | Op::MultiplyS8
+            | Op::Branch
             | Op::Exit
             | Op::Barrier
             | Op::BarrierOr

@@ -1,0 +1,90 @@
+//! Devices as command lines name them.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use maquette::cpu::Cpu;
+use maquette::cuda;
+use serde_json::{Value, json};
+
+use super::Res;
+use super::folder::told;
+use crate::shard::local_rank;
+
+/// A device that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    Cpu,
+    Auto,
+    /// A GPU by its number, or the one that falls to this process.
+    Cuda(Option<usize>),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "cpu" => Self::Cpu,
+            "auto" => Self::Auto,
+            "cuda" => Self::Cuda(None),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(number)) => Self::Cuda(Some(number)),
+                _ => return Err("a device is cpu, cuda, cuda:N or auto".into()),
+            },
+        })
+    }
+}
+
+/// A device that is there.
+pub enum Device {
+    Cpu(Arc<Cpu>),
+    Cuda(Arc<cuda::Device>),
+}
+
+impl Choice {
+    /// The device, and what runs record of it.
+    pub fn open(self, threads: Option<usize>) -> Res<(Device, Value)> {
+        match self {
+            Self::Cpu => cpu(threads),
+            Self::Cuda(number) => {
+                Ok(gpu(number).map_err(|e| format!("{e}; --device cpu runs without"))?)
+            }
+            Self::Auto => match gpu(None) {
+                Ok(found) => Ok(found),
+                Err(why) => {
+                    eprintln!("no GPU, so it runs on the CPU: {why}");
+                    cpu(threads)
+                }
+            },
+        }
+    }
+}
+
+fn cpu(threads: Option<usize>) -> Res<(Device, Value)> {
+    let cpu = match threads {
+        Some(n) => Cpu::with_threads(n)?,
+        None => Cpu::new(),
+    };
+    let told =
+        json!({ "backend": "cpu", "threads": cpu.threads(), "instructions": cpu.instructions() });
+    Ok((Device::Cpu(Arc::new(cpu)), told))
+}
+
+fn gpu(number: Option<usize>) -> Result<(Device, Value), String> {
+    let words = |e: maquette::Error| told(&e);
+    let number = match number {
+        Some(number) => number,
+        // Some launchers show each process its own GPU alone, others all of them.
+        None => {
+            local_rank(|name| std::env::var(name).ok())?
+                % cuda::Device::count().map_err(words)?.max(1)
+        }
+    };
+    let gpu = cuda::Device::new(number).map_err(words)?;
+    let (major, minor) = gpu.capability();
+    let shown = json!({
+        "backend": "cuda", "gpu": number, "name": gpu.name(), "capability": format!("{major}.{minor}"),
+    });
+    Ok((Device::Cuda(Arc::new(gpu)), shown))
+}

@@ -1,0 +1,76 @@
+//! Matrices of a warp: fragments out of shared memory, and their product.
+
+use super::{Block, Warp};
+use crate::Result;
+use crate::program::{Inst, Kernel, Space};
+
+/// Bytes of a matrix's row: 8 halves.
+const ROW_BYTES: usize = 16;
+
+impl Warp {
+    /// Lanes 8 i to 8 i + 7 hold the addresses of matrix i's rows; lane l gets the halves 2 (l % 4) and the next of row
+    /// l / 4 of each.
+    pub(super) fn load_matrix(&mut self, i: &Inst, count: u8, block: &mut Block<'_>) -> Result<()> {
+        let (at, count) = (self.addresses(i), usize::from(count));
+        let mask = u32::MAX >> (32 - 8 * count);
+        if let Some(counters) = &mut block.counters {
+            counters.access(Space::Shared, &at, mask, ROW_BYTES);
+        }
+        let registers = block.kernel.vectors[i.d as usize];
+        for lane in 0..8 * count {
+            if !at[lane].is_multiple_of(ROW_BYTES as u64) {
+                return Err(format!(
+                    "lane {lane} has a matrix's row at {:#x}, misaligned",
+                    at[lane]
+                ));
+            }
+            // What one lane points to, others get: all of the warp read it.
+            let by = self.access(u32::try_from(lane).unwrap_or(0), true, block);
+            let from = block.shared.read(at[lane], ROW_BYTES, by)?;
+            let row = &block.shared.bytes[from..from + ROW_BYTES];
+            for (t, word) in row.as_chunks().0.iter().enumerate() {
+                let register = registers[lane / 8] as usize;
+                self.words[register][lane % 8 * 4 + t] = u32::from_le_bytes(*word);
+            }
+        }
+        Ok(())
+    }
+
+    /// d = a b + c of signed bytes in words that wrap around. Lane 4 g + t holds of a the rows g and g + 8 and of b the
+    /// column g, both at k = 4 t and 16 + 4 t and the three behind; of c and d the columns 2 t and 2 t + 1 of its rows.
+    pub(super) fn multiply(&mut self, i: &Inst, kernel: &Kernel) {
+        let [d, a, b, c] = [i.d, i.a, i.b, i.c].map(|v| kernel.vectors[v as usize]);
+        let (mut rows, mut cols) = ([[0_i32; 32]; 16], [[0_i32; 32]; 8]);
+        for lane in 0..32 {
+            let (g, t) = (lane / 4, lane % 4);
+            for part in 0..4 {
+                let bytes = self.words[a[part] as usize][lane].to_le_bytes();
+                let to = &mut rows[g + part % 2 * 8][part / 2 * 16 + 4 * t..][..4];
+                for (to, byte) in to.iter_mut().zip(bytes) {
+                    *to = i32::from(byte.cast_signed());
+                }
+            }
+            for part in 0..2 {
+                let bytes = self.words[b[part] as usize][lane].to_le_bytes();
+                let to = &mut cols[g][part * 16 + 4 * t..][..4];
+                for (to, byte) in to.iter_mut().zip(bytes) {
+                    *to = i32::from(byte.cast_signed());
+                }
+            }
+        }
+        let mut out = [[0; 32]; 4];
+        for (part, out) in out.iter_mut().enumerate() {
+            for lane in 0..32 {
+                let (row, col) = (
+                    &rows[lane / 4 + part / 2 * 8],
+                    &cols[lane % 4 * 2 + part % 2],
+                );
+                let dot: i32 = row.iter().zip(col).map(|(x, y)| x * y).sum();
+                out[lane] = self.words[c[part] as usize][lane].wrapping_add(dot.cast_unsigned());
+            }
+        }
+        for (register, out) in d.into_iter().zip(out) {
+            self.words[register as usize] = out;
+        }
+    }
+}
