@@ -1,7 +1,7 @@
 //! Statements of a kernel's body into instructions.
 
 mod arithmetic;
-mod text;
+pub(crate) mod text;
 
 use std::collections::BTreeMap;
 

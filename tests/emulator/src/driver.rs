@@ -1,12 +1,14 @@
 //! The driver's entry points, as a program finds them in `libcuda.so`. Everything runs at once on the calling thread.
 
 use std::cell::Cell;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::io::Write;
+use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
-use crate::{Counters, Kernel, Launch, Memory, Module, Order, launch};
+use crate::{Counters, Kernel, Launch, Memory, Module, Order, changed, launch};
 
 const SUCCESS: c_uint = 0;
 const INVALID_VALUE: c_uint = 1;
@@ -21,6 +23,14 @@ const VERSION: c_int = 12_040;
 const SHARED_BYTES: usize = 48 << 10;
 /// Instructions of warps that one launch may run.
 const BUDGET: u64 = 1 << 33;
+/// The same, for a kernel with a fault in it.
+static LEFT: LazyLock<u64> = LazyLock::new(|| {
+    let set = std::env::var("EMULATOR_BUDGET").ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(BUDGET)
+});
+/// A file that is told of every kernel that is launched, and of the warps' instructions in its longest launch.
+static TRACE: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("EMULATOR_TRACE").ok());
+static TRACED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 const DYNAMIC_SHARED: c_int = 8;
 
 static MEMORY: RwLock<Memory> = RwLock::new(Memory::empty());
@@ -37,6 +47,33 @@ thread_local! {
     static COUNTERS: Cell<Option<Counters>> = const { Cell::new(None) };
     static CAPABILITY: Cell<c_int> = const { Cell::new(80) };
     static REPORTED: Cell<c_int> = const { Cell::new(VERSION) };
+    static WAITS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A module's text, with the fault in it that `EMULATOR_MUTANT` describes: a kernel, a line's place behind its entry, and
+/// what the line becomes, parted by colons.
+fn planted(text: &str) -> Cow<'_, str> {
+    let mutant = std::env::var("EMULATOR_MUTANT").unwrap_or_default();
+    let mut parts = mutant.splitn(3, ':');
+    let (Some(kernel), Some(place), Some(to)) = (parts.next(), parts.next(), parts.next()) else {
+        return text.into();
+    };
+    let place = place.parse().unwrap_or(0);
+    changed(text, kernel, place, to).map_or(text.into(), Cow::Owned)
+}
+
+/// Tells the file of a launch, if it is the kernel's longest so far.
+fn trace(kernel: &str, instructions: u64) {
+    let Some(file) = &*TRACE else { return };
+    let mut traced = TRACED.lock().unwrap_or_else(PoisonError::into_inner);
+    let most = traced.entry(kernel.to_owned()).or_default();
+    if instructions > *most {
+        *most = instructions;
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(file);
+        if let Err(error) = file.and_then(|mut f| writeln!(f, "{kernel}\t{instructions}")) {
+            eprintln!("emulator: {error}");
+        }
+    }
 }
 
 struct Function {
@@ -83,6 +120,12 @@ pub mod entry {
         REPORTED.set(version);
     }
 
+    /// How often this thread has waited for the device so far.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_waits() -> u64 {
+        WAITS.get()
+    }
+
     /// Bytes that are allocated.
     #[unsafe(no_mangle)]
     pub extern "C" fn emulator_bytes() -> usize {
@@ -99,6 +142,12 @@ pub mod entry {
 
     fn sticky() -> c_uint {
         STICKY.load(Ordering::Relaxed)
+    }
+
+    /// The host stands still until the device has done everything.
+    fn waited() -> c_uint {
+        WAITS.set(WAITS.get() + 1);
+        sticky()
     }
 
     /// What a copy gives back: a bad address is as final as on a device.
@@ -198,7 +247,7 @@ pub mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn cuCtxSynchronize() -> c_uint {
-        sticky()
+        waited()
     }
 
     #[unsafe(no_mangle)]
@@ -213,7 +262,7 @@ pub mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn cuStreamSynchronize(_stream: usize) -> c_uint {
-        sticky()
+        waited()
     }
 
     #[unsafe(no_mangle)]
@@ -233,7 +282,7 @@ pub mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn cuEventSynchronize(_event: usize) -> c_uint {
-        sticky()
+        waited()
     }
 
     #[unsafe(no_mangle)]
@@ -349,7 +398,7 @@ pub mod entry {
         if let Some(module) = modules.get(text.to_bytes()) {
             return set(out, std::ptr::from_ref(*module) as usize);
         }
-        match Module::new(&text.to_string_lossy()) {
+        match Module::new(&planted(&text.to_string_lossy())) {
             Ok(module) => {
                 let module: &'static Module = Box::leak(Box::new(module));
                 modules.insert(text.to_bytes().to_vec(), module);
@@ -448,11 +497,12 @@ pub mod entry {
             dynamic: shared as usize,
             params: block,
             order: ORDER.get(),
-            budget: BUDGET,
+            budget: *LEFT,
             count: COUNTERS.get().is_some(),
         };
         match launch(kernel, &memory(), &request) {
             Ok(counted) => {
+                trace(&kernel.name, counted.warp_instructions);
                 if let Some(mut counters) = COUNTERS.get() {
                     counters.add(&counted);
                     COUNTERS.set(Some(counters));
