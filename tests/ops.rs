@@ -66,6 +66,8 @@ macro_rules! agree {
     }};
 }
 
+#[path = "ops/borders.rs"]
+mod borders;
 #[path = "ops/random_shapes.rs"]
 mod random_shapes;
 #[path = "ops/rest.rs"]

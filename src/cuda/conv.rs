@@ -2,8 +2,8 @@
 
 use cudarc::driver::{CudaSlice, PushKernelArg};
 
-use super::gemv::Matrix;
 use super::faults::Check;
+use super::gemv::Matrix;
 use super::memory::Buffer;
 use super::module::Family::Conv;
 use super::{Device, along, elements, failed, words};
@@ -67,8 +67,10 @@ impl Device {
     ) -> Result<()> {
         const KERNEL: &str = "im2col";
         let [rows, cols] = words(KERNEL, s.output())?;
-        let first = first as u64;
-        let [pixels, height, width, c_in] = words(KERNEL, [some, s.height, s.width, s.c_in])?;
+        // The last pixel's number, too.
+        words(KERNEL, [first.saturating_add(some)])?;
+        let [first, pixels] = words(KERNEL, [first, some])?;
+        let [height, width, c_in] = words(KERNEL, [s.height, s.width, s.c_in])?;
         let [kernel, stride, dilation, pad] =
             words(KERNEL, [s.kernel, s.stride, s.dilation, s.pad_before])?;
         words(KERNEL, [s.k()])?;
@@ -134,7 +136,7 @@ impl Device {
         let Some(shape) = along(KERNEL, &sizes)? else {
             return Ok(());
         };
-        let len = product(KERNEL, &sizes)? as u64;
+        let [len] = words(KERNEL, [product(KERNEL, &sizes)?])?;
         words(KERNEL, [rows * cols, 3 * s.patch * s.patch])?;
         let [height, width, rows, cols, patch] =
             words(KERNEL, [s.height, s.width, rows, cols, s.patch])?;

@@ -73,7 +73,9 @@ impl Own<'_> {
                 words.pending = true;
                 words.bytes.try_slice_mut(at..at + WORD)
             })
-            .ok_or(Error::Overflow { op: check.names().0 })
+            .ok_or(Error::Overflow {
+                op: check.names().0,
+            })
     }
 }
 

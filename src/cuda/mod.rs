@@ -9,6 +9,7 @@ mod attention;
 mod conv;
 mod driver;
 mod faults;
+mod gauge;
 mod gemv;
 mod memory;
 mod module;
@@ -24,8 +25,8 @@ use core::fmt;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig};
 
-pub use self::gemv::Matrix;
 use self::faults::Faults;
+pub use self::gemv::Matrix;
 pub use self::memory::Buffer;
 use self::module::{Family, Modules};
 use crate::error::{Error, Foreign, Result, product};
@@ -134,14 +135,6 @@ impl Device {
         self.capability
     }
 
-    /// Bytes of the GPU's memory that are free, and all of them.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the driver does not say.
-    pub fn memory(&self) -> Result<(usize, usize)> {
-        self.context.mem_get_info().map_err(|e| failed("memory", e))
-    }
-
     /// Waits for everything that was launched.
     ///
     /// # Errors
@@ -207,8 +200,9 @@ fn grid(op: &'static str, x: usize, y: usize, threads: u32) -> Result<LaunchConf
     })
 }
 
-/// A thread for each of `count` elements.
+/// A thread for each of `count` elements. Kernels number them in 32 bits, those past the last one included.
 fn elements(op: &'static str, count: usize) -> Result<LaunchConfig> {
+    words(op, [count.saturating_add(THREADS as usize)])?;
     grid(op, count.div_ceil(THREADS as usize), 1, THREADS)
 }
 

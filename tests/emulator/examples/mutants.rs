@@ -134,7 +134,9 @@ fn tests(root: &Path) -> Outcome<Vec<Test>> {
     let trace = std::env::temp_dir().join(format!("maquette-trace-{}", std::process::id()));
     let mut all = Vec::new();
     for file in executables(root)? {
-        let list = Command::new(&file).args(["--list", "--format", "terse"]).output()?;
+        let list = Command::new(&file)
+            .args(["--list", "--format", "terse"])
+            .output()?;
         for line in String::from_utf8(list.stdout)?.lines() {
             let Some(name) = line.strip_suffix(": test") else {
                 continue;
@@ -158,7 +160,12 @@ fn tests(root: &Path) -> Outcome<Vec<Test>> {
                 kernels.insert(kernel.to_owned(), instructions.parse()?);
             }
             if !kernels.is_empty() {
-                all.push(Test { file: file.clone(), name: name.to_owned(), took, kernels });
+                all.push(Test {
+                    file: file.clone(),
+                    name: name.to_owned(),
+                    took,
+                    kernels,
+                });
             }
         }
     }
@@ -175,7 +182,10 @@ fn caught<'a>(root: &Path, tests: &'a [Test], mutant: &Mutant) -> Outcome<Option
         };
         let mut child = command(&test.file, &test.name)
             .env("EMULATOR_MUTANT", mutant.to_string())
-            .env("EMULATOR_BUDGET", (instructions * 4 + 1_000_000).to_string())
+            .env(
+                "EMULATOR_BUDGET",
+                (instructions * 4 + 1_000_000).to_string(),
+            )
             .current_dir(root)
             .spawn()?;
         let begin = Instant::now();
@@ -198,7 +208,13 @@ fn caught<'a>(root: &Path, tests: &'a [Test], mutant: &Mutant) -> Outcome<Option
 }
 
 fn options() -> Outcome<Options> {
-    let mut options = Options { seed: SEED, family: None, only: None, each: EACH, list: false };
+    let mut options = Options {
+        seed: SEED,
+        family: None,
+        only: None,
+        each: EACH,
+        list: false,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -208,7 +224,11 @@ fn options() -> Outcome<Options> {
             "--family" => options.family = Some(value()?),
             "--only" => options.only = Some(value()?),
             "--list" => options.list = true,
-            _ => return Err(format!("{arg} is not known; the options stand in the file's head").into()),
+            _ => {
+                return Err(
+                    format!("{arg} is not known; the options stand in the file's head").into(),
+                );
+            }
         }
     }
     Ok(options)
@@ -221,9 +241,20 @@ fn chosen(root: &Path, options: &Options) -> Outcome<Vec<(String, Mutant)>> {
         .collect::<Result<_, _>>()?;
     files.sort();
     let mut all = Vec::new();
-    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "ptx")) {
-        let family = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if options.family.as_ref().is_some_and(|wanted| *wanted != family) {
+    for file in files
+        .iter()
+        .filter(|f| f.extension().is_some_and(|e| e == "ptx"))
+    {
+        let family = file
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if options
+            .family
+            .as_ref()
+            .is_some_and(|wanted| *wanted != family)
+        {
             continue;
         }
         let ptx = std::fs::read_to_string(file)?;
@@ -263,13 +294,21 @@ fn run() -> Outcome<bool> {
     let all = chosen(&root, &options)?;
     if options.list {
         for (family, mutant) in &all {
-            println!("{family}\t{}\t{}\t{} -> {}", mutant.kernel, mutant.kind, mutant.from, mutant.to);
+            println!(
+                "{family}\t{}\t{}\t{} -> {}",
+                mutant.kernel, mutant.kind, mutant.from, mutant.to
+            );
         }
         return Ok(true);
     }
     let begin = Instant::now();
     let tests = tests(&root)?;
-    println!("{} tests in {:.0} s, {} faults", tests.len(), begin.elapsed().as_secs_f64(), all.len());
+    println!(
+        "{} tests in {:.0} s, {} faults",
+        tests.len(),
+        begin.elapsed().as_secs_f64(),
+        all.len()
+    );
     let queue = Mutex::new(all.iter());
     let results = Mutex::new(Vec::new());
     let worker = || -> Result<(), String> {
@@ -279,13 +318,18 @@ fn run() -> Outcome<bool> {
                 return Ok(());
             };
             let by = caught(&root, &tests, mutant).map_err(|e| e.to_string())?;
-            results.lock().map_err(|e| e.to_string())?.push((family, mutant, by));
+            results
+                .lock()
+                .map_err(|e| e.to_string())?
+                .push((family, mutant, by));
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().try_for_each(|w| w.join().map_err(|_| "a thread panicked".to_owned())?)
+        workers
+            .into_iter()
+            .try_for_each(|w| w.join().map_err(|_| "a thread panicked".to_owned())?)
     })?;
     let results = results.into_inner().map_err(|e| e.to_string())?;
     let mut good = true;

@@ -1,11 +1,11 @@
 //! The driver's entry points, as a program finds them in `libcuda.so`. Everything runs at once on the calling thread.
 
-use std::cell::Cell;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::io::Write;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
 use crate::{Counters, Kernel, Launch, Memory, Module, Order, changed, launch};
@@ -32,6 +32,7 @@ static LEFT: LazyLock<u64> = LazyLock::new(|| {
 static TRACE: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("EMULATOR_TRACE").ok());
 static TRACED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 const DYNAMIC_SHARED: c_int = 8;
+const POOL_USED: c_int = 7;
 
 static MEMORY: RwLock<Memory> = RwLock::new(Memory::empty());
 static LIMIT: AtomicUsize = AtomicUsize::new(4 << 30);
@@ -48,6 +49,7 @@ thread_local! {
     static CAPABILITY: Cell<c_int> = const { Cell::new(80) };
     static REPORTED: Cell<c_int> = const { Cell::new(VERSION) };
     static WAITS: Cell<u64> = const { Cell::new(0) };
+    static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
 /// A module's text, with the fault in it that `EMULATOR_MUTANT` describes: a kernel, a line's place behind its entry, and
@@ -69,7 +71,10 @@ fn trace(kernel: &str, instructions: u64) {
     let most = traced.entry(kernel.to_owned()).or_default();
     if instructions > *most {
         *most = instructions;
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(file);
+        let file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file);
         if let Err(error) = file.and_then(|mut f| writeln!(f, "{kernel}\t{instructions}")) {
             eprintln!("emulator: {error}");
         }
@@ -126,10 +131,10 @@ pub mod entry {
         WAITS.get()
     }
 
-    /// Bytes that are allocated.
+    /// Allocations of this thread that are alive, where it frees what it allocates.
     #[unsafe(no_mangle)]
-    pub extern "C" fn emulator_bytes() -> usize {
-        memory().bytes()
+    pub extern "C" fn emulator_allocations() -> usize {
+        LIVE.get()
     }
 
     fn memory() -> std::sync::RwLockReadGuard<'static, Memory> {
@@ -285,6 +290,12 @@ pub mod entry {
         waited()
     }
 
+    /// There is no clock: nothing takes any time.
+    #[unsafe(no_mangle)]
+    extern "C" fn cuEventElapsedTime(out: *mut f32, _begin: usize, _end: usize) -> c_uint {
+        set(out, 0.0)
+    }
+
     #[unsafe(no_mangle)]
     extern "C" fn cuEventDestroy_v2(_event: usize) -> c_uint {
         SUCCESS
@@ -310,13 +321,17 @@ pub mod entry {
             return OUT_OF_MEMORY;
         }
         match memory.allocate(bytes) {
-            Some(at) => set(out, at),
+            Some(at) => {
+                LIVE.set(LIVE.get() + 1);
+                set(out, at)
+            }
             None => OUT_OF_MEMORY,
         }
     }
 
     fn free(at: u64) -> c_uint {
         if allocated().free(at) {
+            LIVE.set(LIVE.get().saturating_sub(1));
             SUCCESS
         } else {
             INVALID_VALUE
@@ -348,6 +363,20 @@ pub mod entry {
         let all = LIMIT.load(Ordering::Relaxed);
         set(free, all.saturating_sub(memory().bytes()));
         set(total, all)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDeviceGetDefaultMemPool(out: *mut usize, _device: c_int) -> c_uint {
+        set(out, 1)
+    }
+
+    /// The bytes that are allocated now, under the one number that is asked for.
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemPoolGetAttribute(_pool: usize, which: c_int, out: *mut u64) -> c_uint {
+        match which {
+            POOL_USED => set(out, memory().bytes() as u64),
+            _ => INVALID_VALUE,
+        }
     }
 
     #[unsafe(no_mangle)]

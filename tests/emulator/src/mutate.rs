@@ -131,9 +131,7 @@ fn edits(text: &str) -> Vec<(&'static str, String)> {
         Some((guard, rest)) if guard.starts_with('@') => (guard, rest.trim()),
         _ => ("", text),
     };
-    let (opcode, tail) = rest
-        .split_once(char::is_whitespace)
-        .unwrap_or((rest, ""));
+    let (opcode, tail) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let parts: Vec<&str> = opcode.split('.').collect();
     let args = split(tail);
     let line = |guard: &str, opcode: &str, args: &[String]| {
@@ -247,7 +245,11 @@ fn another(text: &str) -> Option<String> {
     let value = immediate(text)?;
     if text.starts_with("0f") || text.starts_with("0F") {
         // The first bit of the mantissa; of zero, one.
-        let bits = if value == 0 { 0x3f80_0000 } else { value ^ 0x40_0000 };
+        let bits = if value == 0 {
+            0x3f80_0000
+        } else {
+            value ^ 0x40_0000
+        };
         return Some(format!("0f{bits:08X}"));
     }
     if text.starts_with("0d") {
