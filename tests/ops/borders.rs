@@ -158,7 +158,15 @@ fn attentions_agree_at_every_remainder() {
             });
         }
     }
-    for (rows, head_dim) in [(1, 1), (3, 2), (130, 3), (5, 4), (129, 6), (257, 7)] {
+    for (rows, head_dim) in [
+        (1, 1),
+        (3, 2),
+        (130, 3),
+        (5, 4),
+        (129, 6),
+        (257, 7),
+        (3, 260),
+    ] {
         agree!(|b| {
             let s = RelativeShape {
                 rows,
@@ -222,22 +230,63 @@ fn caches_in_8_bits_agree() {
     }
     agree!(|b| {
         let s = AppendShape {
-            rows: 2,
+            rows: 3,
             heads: 1,
             head_dim: 40,
             stride: 40,
             offset: 0,
-            cache_rows: 2,
+            cache_rows: 3,
         };
-        let mut x = numbers(80, 1);
-        (x[3], x[75]) = (f32::INFINITY, f32::NAN);
-        let mut cache = b.zeros::<u32>(2 * KvFormat::Q8.words(40)).unwrap();
-        b.append_q8(s, &buffer(b, &x), &buffer(b, &[1, 0]), &mut cache)
+        let mut x = numbers(120, 1);
+        (x[3], x[75], x[80]) = (f32::INFINITY, f32::NAN, f32::MAX);
+        let mut cache = b.zeros::<u32>(3 * KvFormat::Q8.words(40)).unwrap();
+        b.append_q8(s, &buffer(b, &x), &buffer(b, &[2, 1, 0]), &mut cache)
             .unwrap();
         // The levels of a block without a scale say nothing.
         let all = words(b, &cache);
-        all.into_iter().skip(16).step_by(18).collect()
+        all.chunks(18).flat_map(|row| [row[16], row[17]]).collect()
     });
+    for head_dim in 33..=64 {
+        let width = KvFormat::Q8.words(head_dim);
+        let s = AttentionShape {
+            sequences: 2,
+            queries: 1,
+            n_heads: 1,
+            n_kv_heads: 1,
+            head_dim,
+            q_stride: head_dim,
+            q_offset: 0,
+            kv_rows: 5,
+            kv_stride: width,
+            kv_head_stride: 5 * width,
+            k_offset: 0,
+            v_offset: 0,
+            causal: false,
+            repeated_prefix: false,
+        };
+        let append = AppendShape {
+            rows: 5,
+            heads: 1,
+            head_dim,
+            stride: head_dim,
+            offset: 0,
+            cache_rows: 5,
+        };
+        agree!(|b| {
+            let mut k = b.zeros::<u32>(5 * width).unwrap();
+            let (x, places) = (random(b, 5 * head_dim, 2), buffer(b, &[4, 3, 2, 1, 0]));
+            b.append_q8(append, &x, &places, &mut k).unwrap();
+            let mut all = words(b, &k);
+            let (q, spans) = (
+                random(b, 2 * head_dim, 1),
+                buffer(b, &[0, 2, 3, 2, 4, 1, 1, 3]),
+            );
+            let mut out = b.zeros(2 * head_dim).unwrap();
+            b.attention_q8(s, &q, &k, &k, &spans, &mut out).unwrap();
+            all.extend(bits(b, &out));
+            all
+        });
+    }
 }
 
 #[test]
@@ -462,6 +511,51 @@ fn draws_agree_on_ties() {
             all.extend(bits(b, &logits));
             all
         });
+    }
+}
+
+/// Draws of rows that all have one key.
+fn drawn_with<B: Backend>(b: &B, key: u32, width: usize, x: &[f32]) -> Vec<u32> {
+    let rows = x.len() / width;
+    let (mut logits, keys) = (buffer(b, x), buffer(b, &[key, 1, 2, 3].repeat(rows)));
+    let (mut codes, mut p) = (b.zeros(rows).unwrap(), b.zeros(rows).unwrap());
+    let s = DrawShape { rows, width };
+    b.draw(s, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
+        .unwrap();
+    words(b, &codes)
+}
+
+/// The first of equal scores is drawn: two entries, one's logit around the place where the other begins to win.
+#[test]
+fn draws_with_keys_agree_around_a_tie() {
+    let width = 20;
+    let row = |other: usize, logit: f32| {
+        let mut row = vec![f32::NEG_INFINITY; width];
+        (row[0], row[other]) = (0.0, logit);
+        row
+    };
+    for key in 0..8 {
+        let mut all = Vec::new();
+        // Entries of four threads.
+        for other in [4, 8, 12, 16] {
+            let wins = |logit: f32| drawn_with(&Reference, key, width, &row(other, logit)) != [0];
+            let (mut low, mut high) = (-30.0_f32, 30.0_f32);
+            for _ in 0..40 {
+                let middle = f32::midpoint(low, high);
+                if wins(middle) {
+                    high = middle
+                } else {
+                    low = middle
+                }
+            }
+            let mut logit = high;
+            (0..12).for_each(|_| logit = logit.next_down());
+            for _ in 0..24 {
+                all.extend(row(other, logit));
+                logit = logit.next_up();
+            }
+        }
+        agree!(|b| drawn_with(b, key, width, &all));
     }
 }
 
