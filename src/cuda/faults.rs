@@ -3,6 +3,7 @@
 //! A thread that launches has words of its own, so that one caller's rows are never another's error.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
@@ -87,11 +88,10 @@ impl Device {
     /// This thread's words.
     pub(super) fn faults(&self) -> Result<Own<'_>> {
         let mut all = self.lock();
-        let id = std::thread::current().id();
-        if !all.contains_key(&id) {
+        if let Entry::Vacant(place) = all.entry(std::thread::current().id()) {
             let bytes = self.upload("flags", &NONE)?;
             let pending = false;
-            all.insert(id, Words { bytes, pending });
+            place.insert(Words { bytes, pending });
         }
         Ok(Own(all))
     }

@@ -156,13 +156,13 @@ fn edits(text: &str) -> Vec<(&'static str, String)> {
         "cp" => out.push(("dropped copy", String::new())),
         _ => {}
     }
-    if parts[0] == "setp" {
-        if let Some((_, not, border)) = COMPARISONS.iter().find(|(c, ..)| *c == parts[1]) {
-            let other = |cmp: &str| line(guard, &opcode.replacen(parts[1], cmp, 1), &args);
-            out.push(("flipped compare", other(not)));
-            if !border.is_empty() {
-                out.push(("moved border", other(border)));
-            }
+    if parts[0] == "setp"
+        && let Some((_, not, border)) = COMPARISONS.iter().find(|(c, ..)| *c == parts[1])
+    {
+        let other = |cmp: &str| line(guard, &opcode.replacen(parts[1], cmp, 1), &args);
+        out.push(("flipped compare", other(not)));
+        if !border.is_empty() {
+            out.push(("moved border", other(border)));
         }
     }
     let twisted = match parts[0] {
