@@ -15,14 +15,13 @@ extern "C" __global__ void __launch_bounds__(256) rotary(
     u32 rows, u32 heads, u32 head_dim, u32 rotary_dim, u32 stride, u32 offset, u32 table_rows)
 {
     const u32 half = rotary_dim / 2;
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u64 head = i / half, row = head / heads;
+    const u32 i = element(), head = i / half, row = head / heads;
     if (row >= rows)
         return;
-    const u32 p = positions[row], j = (u32)(i % half);
+    const u32 p = positions[row], j = i % half;
     if (p >= table_rows)
         return;
-    f32* at = x + row * stride + offset + head % heads * head_dim + j;
+    f32* at = x + (u64)row * stride + offset + head % heads * head_dim + j;
     const f32 c = table[(u64)p * rotary_dim + j], s = table[(u64)p * rotary_dim + half + j];
     const f32 a = at[0], b = at[half];
     at[0] = a * c - b * s;
@@ -36,13 +35,12 @@ extern "C" __global__ void __launch_bounds__(256) append(
     u32 rows, u32 heads, u32 head_dim, u32 stride, u32 offset, u32 cache_rows)
 {
     const u32 width = heads * head_dim;
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u64 row = i / width;
+    const u32 i = element(), row = i / width;
     if (row >= rows)
         return;
-    const u32 place = places[row], c = (u32)(i % width);
+    const u32 place = places[row], c = i % width;
     if (place < cache_rows)
-        cache[((u64)(c / head_dim) * cache_rows + place) * head_dim + c % head_dim] = x[row * stride + offset + c];
+        cache[((u64)(c / head_dim) * cache_rows + place) * head_dim + c % head_dim] = x[(u64)row * stride + offset + c];
 }
 
 // A block of up to 32 elements in 8 bits, see quant::quantise_a8: eight words and the scale. What is missing is zero.
@@ -67,21 +65,19 @@ DEVICE f32 round_block(const f32* x, u32 len, u32 (&words)[8])
 }
 
 // As append, in blocks of 8 bits: a thread rounds one block. A row of a head is the levels of its blocks, then scales.
-extern "C" __global__ void __launch_bounds__(128) append_q8(
+extern "C" __global__ void __launch_bounds__(256) append_q8(
     u32* __restrict__ cache,         // [heads, cache_rows, blocks * 9]
     const f32* __restrict__ x,       // [rows, stride]
     const u32* __restrict__ places,  // [rows]: rows of the cache; one outside is skipped
     u32 rows, u32 heads, u32 head_dim, u32 stride, u32 offset, u32 cache_rows)
 {
     const u32 blocks = (head_dim + 31) / 32;
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u32 b = (u32)(i % blocks), h = (u32)(i / blocks % heads);
-    const u64 row = i / blocks / heads;
+    const u32 i = element(), b = i % blocks, h = i / blocks % heads, row = i / blocks / heads;
     if (row >= rows || places[row] >= cache_rows)
         return;
     u32* to = cache + ((u64)h * cache_rows + places[row]) * (blocks * 9);
     u32 words[8];
-    const f32 scale = round_block(x + row * stride + offset + h * head_dim + b * 32, min(head_dim - b * 32, 32u), words);
+    const f32 scale = round_block(x + (u64)row * stride + offset + h * head_dim + b * 32, min(head_dim - b * 32, 32u), words);
 #pragma unroll
     for (u32 w = 0; w < 8; w++)
         to[b * 8 + w] = words[w];

@@ -35,6 +35,10 @@ DEVICE f32 root(f32 x) { return __fsqrt_rn(x); }
 
 DEVICE f32 power_of_two(i32 n) { return __int_as_float((n + 127) << 23); }
 
+// The element that a thread takes. Launches of a thread an element have fewer than 2^32 of them, so that a division by a
+// row's width is one of 32 bits.
+DEVICE u32 element() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
 // math::exp.
 DEVICE f32 exponential(f32 x)
 {

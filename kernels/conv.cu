@@ -18,20 +18,18 @@ DEVICE u32 source(u32 output, u32 tap, u32 stride, u32 dilation, u32 pad, u32 up
 extern "C" __global__ void __launch_bounds__(256) im2col(
     f32* __restrict__ out,      // [pixels, kernel * kernel * c_in]
     const f32* __restrict__ x,  // [images, height, width, c_in]
-    u64 first, u32 pixels,      // which output pixels, counted over all images
+    u32 first, u32 pixels,      // which output pixels, counted over all images
     u32 rows, u32 cols,         // of an output image
     u32 height, u32 width, u32 c_in, u32 kernel, u32 stride, u32 dilation, u32 pad, u32 upsample)
 {
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u32 k = kernel * kernel * c_in, t = (u32)(i % k);
-    const u64 pixel = i / k;
+    const u32 i = element(), k = kernel * kernel * c_in, t = i % k, pixel = i / k;
     if (pixel >= pixels)
         return;
-    const u64 at = first + pixel, row = at / cols;
+    const u32 at = first + pixel, row = at / cols;
     const u32 tap = t / c_in;
-    const u32 h = source((u32)(row % rows), tap / kernel, stride, dilation, pad, upsample, height);
-    const u32 w = source((u32)(at % cols), tap % kernel, stride, dilation, pad, upsample, width);
-    out[i] = h < height && w < width ? x[((row / rows * height + h) * width + w) * c_in + t % c_in] : 0.0f;
+    const u32 h = source(row % rows, tap / kernel, stride, dilation, pad, upsample, height);
+    const u32 w = source(at % cols, tap % kernel, stride, dilation, pad, upsample, width);
+    out[i] = h < height && w < width ? x[(((u64)(row / rows) * height + h) * width + w) * c_in + t % c_in] : 0.0f;
 }
 
 extern "C" __global__ void __launch_bounds__(256) to_bytes(
@@ -61,17 +59,16 @@ extern "C" __global__ void __launch_bounds__(256) to_bytes(
 extern "C" __global__ void __launch_bounds__(256) patchify(
     f32* __restrict__ out,          // [images, rows, cols, 3, patch, patch]
     const u8* __restrict__ pixels,  // [images, height, width, 3]
-    u64 len,                        // elements of out
+    u32 len,                        // elements of out
     u32 height, u32 width, u32 rows, u32 cols, u32 patch)
 {
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 i = element();
     if (i >= len)
         return;
-    const u32 area = patch * patch, e = (u32)(i % (3 * area));
-    const u64 place = i / (3 * area), image = place / (rows * cols);
-    const u32 inside = (u32)(place % (rows * cols));
-    const u64 row = image * height + inside / cols * patch + e % area / patch;
-    const u64 col = inside % cols * patch + e % patch;
+    const u32 area = patch * patch, e = i % (3 * area), place = i / (3 * area);
+    const u32 inside = place % (rows * cols), image = place / (rows * cols);
+    const u64 row = (u64)image * height + inside / cols * patch + e % area / patch;
+    const u32 col = inside % cols * patch + e % patch;
     const f32 byte = (f32)((f64)pixels[(row * width + col) * 3 + e / area] * (1.0 / 255.0));
     out[i] = (byte - 0.5f) / 0.5f;
 }

@@ -124,9 +124,9 @@ extern "C" __global__ void __launch_bounds__(256) group_norm(
         return off * off;
     });
     const f32 scale = scale_of(squares / count, eps);
-    for (u64 i = threadIdx.x; i < (u64)pixels * width; i += blockDim.x) {
-        const u32 c = (u32)(i % width);
-        const u64 to = i / width * channels + c;
+    for (u32 i = threadIdx.x; i < pixels * width; i += blockDim.x) {
+        const u32 c = i % width;
+        const u64 to = (u64)(i / width) * channels + c;
         const f32 v = (x[to] - mean) * scale * weight[first + c] + bias[first + c];
         y[to] = swish ? silu(v) : v;
     }
@@ -198,10 +198,11 @@ template <u32 KIND> DEVICE f32 activation(f32 x)
         const f32* __restrict__ x, /* [rows, 2, width]: gate, value */                                                 \
         u32 rows, u32 width)                                                                                           \
     {                                                                                                                  \
-        const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;                                                      \
-        const u64 row = i / width, c = i % width;                                                                      \
-        if (row < rows)                                                                                                \
-            y[i] = activation<KIND>(x[2 * row * width + c]) * x[(2 * row + 1) * width + c];                            \
+        const u32 i = element(), row = i / width;                                                                      \
+        if (row < rows) {                                                                                              \
+            const u64 gate = (u64)row * width + i;                                                                     \
+            y[i] = activation<KIND>(x[gate]) * x[gate + width];                                                        \
+        }                                                                                                              \
     }
 
 ACTIVATION(gelu_tanh, 0)

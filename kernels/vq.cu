@@ -11,8 +11,7 @@ extern "C" __global__ void __launch_bounds__(256) gather(
     const f32* __restrict__ table,  // [table_rows, width]
     u32 rows, u32 width, u32 table_rows)
 {
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u64 r = i / width;
+    const u32 i = element(), r = i / width;
     if (r >= rows)
         return;
     const u32 j = index[r];
@@ -24,11 +23,10 @@ extern "C" __global__ void __launch_bounds__(256) lfq_lookup(
     const u32* __restrict__ codes,  // [n]; one outside the codebook gives zeros
     u32 n, u32 bits)
 {
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u64 r = i / bits;
+    const u32 i = element(), r = i / bits;
     if (r >= n)
         return;
-    const u32 code = codes[r], bit = bits - 1 - (u32)(i % bits);
+    const u32 code = codes[r], bit = bits - 1 - i % bits;
     out[i] = code >> bits ? 0.0f : code >> bit & 1 ? 1.0f : -1.0f;
 }
 
@@ -37,12 +35,12 @@ extern "C" __global__ void __launch_bounds__(256) lfq_codes(
     const f32* __restrict__ latents,  // [n, bits]
     u32 n, u32 bits)
 {
-    const u64 r = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 r = element();
     if (r >= n)
         return;
     u32 code = 0;
     for (u32 c = 0; c < bits; c++)
-        code = code << 1 | (latents[r * bits + c] > 0.0f);
+        code = code << 1 | (latents[(u64)r * bits + c] > 0.0f);
     codes[r] = code;
 }
 

@@ -5,6 +5,7 @@
 mod bundled {
     pub mod drawing;
     pub mod files;
+    pub mod janus;
 }
 mod gpu;
 
@@ -13,10 +14,12 @@ use maquette::cpu::Cpu;
 use maquette::cuda::Device;
 use maquette::generator::{Needs, Views};
 use maquette::model::show_o::ShowOOptions;
+use maquette::ops::conv::Rounding;
 use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::ops::norm::Activation;
 use maquette::ops::{Backend, Reference};
 use maquette::quant::{Format, QuantMatrix};
-use maquette::{CandidateId, Code, Error, Generator, Prompt, rng};
+use maquette::{CandidateId, Code, Error, Generator, Prompt, Result, rng};
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| rng::philox([seed, 1], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
@@ -390,6 +393,120 @@ fn memory_that_runs_out_is_an_error_and_the_device_goes_on() {
         }
     }
     assert_eq!(failures, 7);
+}
+
+/// A short run: two candidates, a step each, one forked and stepped, all seen.
+fn searched(session: &mut dyn Generator, prompt: &str) -> Result<Vec<Code>> {
+    let prompt = Prompt::new(prompt);
+    let mut ids = [CandidateId::default(); 3];
+    session.start(&prompt, &[3, 4], &mut ids[..2])?;
+    session.step(&ids[..2])?;
+    session.prune(&ids[1..2])?;
+    session.fork(ids[0], &[9], &mut ids[2..])?;
+    session.step(&[ids[0], ids[2]])?;
+    let mut codes = vec![0; 2 * session.grid().len()];
+    session.observe(
+        &[ids[0], ids[2]],
+        Needs::CODES,
+        &mut Views::codes(&mut codes),
+    )?;
+    session.prune(&[ids[0], ids[2]])?;
+    Ok(codes)
+}
+
+#[test]
+fn memory_that_runs_out_in_a_search_leaves_nothing_behind() {
+    if !gpu::emulated() {
+        return;
+    }
+    let model = bundled::janus::load(gpu::device());
+    let run = || {
+        let mut options = model.config().options();
+        (options.candidates, options.batch, options.pictures) = (2, 2, 1);
+        let mut session = model.draw(bundled::janus::words(), options)?;
+        searched(&mut session, "a photo of a red car")
+    };
+    let want = run().unwrap();
+    let before = gpu::allocations();
+    let mut failures = 0;
+    for allowed in 0.. {
+        gpu::fail_allocations_after(allowed);
+        let result = run();
+        gpu::fail_allocations_after(u64::MAX);
+        assert_eq!(gpu::allocations(), before, "after failure {allowed}");
+        match result {
+            Ok(codes) => {
+                assert_eq!(codes, want);
+                break;
+            }
+            Err(Error::OutOfMemory { .. }) => failures += 1,
+            Err(other) => panic!("{other}"),
+        }
+        // The device goes on, now and then looked at: a run takes its time.
+        if allowed % 16 == 0 {
+            assert_eq!(run().unwrap(), want);
+        }
+    }
+    assert!(failures > 20, "{failures} allocations");
+}
+
+#[test]
+fn a_step_waits_for_the_device_once() {
+    let prompt = Prompt::new("a photo of a red car");
+    let model = bundled::janus::load(gpu::device());
+    let mut options = model.config().options();
+    (options.guidance_scale, options.candidates, options.batch) = (2.0, 2, 2);
+    options.filter.top_k = 40;
+    let mut janus = model.draw(bundled::janus::words(), options).unwrap();
+    let mut options = ShowOOptions::default();
+    (options.steps, options.candidates, options.batch) = (3, 2, 2);
+    let mut show_o = Drawing::load(gpu::device(), Format::F32).session(options);
+    let sessions: [&mut dyn Generator; 2] = [&mut janus, &mut show_o];
+    for session in sessions {
+        let mut ids = [CandidateId::default(); 2];
+        session.start(&prompt, &[3, 4], &mut ids).unwrap();
+        for _ in 0..2 {
+            let before = gpu::waits();
+            session.step(&ids).unwrap();
+            let waited = gpu::waits().zip(before).map(|(now, before)| now - before);
+            assert_eq!(waited.unwrap_or(1), 1);
+        }
+    }
+}
+
+#[test]
+fn rows_without_numbers_stay_with_the_thread_that_made_them() {
+    let device = gpu::device();
+    let bad = |device: &Device| {
+        let mut x = device.zeros(4).unwrap();
+        device.write(&mut x, 2, &[f32::NAN]).unwrap();
+        let mut out = device.zeros::<u8>(4).unwrap();
+        device.to_bytes(Rounding::Nearest, 4, &x, &mut out).unwrap();
+    };
+    bad(&device);
+    std::thread::scope(|scope| {
+        scope.spawn(|| device.synchronise().unwrap());
+    });
+    let error = device.synchronise().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "to_bytes: \"x\" has a NaN or an infinity in row 2"
+    );
+    device.synchronise().unwrap();
+}
+
+#[test]
+fn what_is_held_is_known_and_launches_are_timed() {
+    let device = gpu::device();
+    let mut x = device.zeros::<f32>(1 << 20).unwrap();
+    let held = device.held().unwrap();
+    let (_, all) = device.memory().unwrap();
+    assert!((4 << 20..=all).contains(&held), "{held}");
+    let run = || device.activate(Activation::Relu, 1 << 10, &mut x);
+    let ms = device.timed(run).unwrap();
+    assert!(ms >= 0.0 && (ms > 0.0) != gpu::emulated(), "{ms} ms");
+    let other = gpu::device().zeros::<f32>(1).unwrap();
+    assert!(device.timed(|| device.read(&other, 0, &mut [0.0])).is_err());
 }
 
 #[test]

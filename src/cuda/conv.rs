@@ -2,6 +2,7 @@
 
 use cudarc::driver::{CudaSlice, PushKernelArg};
 
+use super::faults::Check;
 use super::gemv::Matrix;
 use super::memory::Buffer;
 use super::module::Family::Conv;
@@ -66,8 +67,10 @@ impl Device {
     ) -> Result<()> {
         const KERNEL: &str = "im2col";
         let [rows, cols] = words(KERNEL, s.output())?;
-        let first = first as u64;
-        let [pixels, height, width, c_in] = words(KERNEL, [some, s.height, s.width, s.c_in])?;
+        // The last pixel's number, too.
+        words(KERNEL, [first.saturating_add(some)])?;
+        let [first, pixels] = words(KERNEL, [first, some])?;
+        let [height, width, c_in] = words(KERNEL, [s.height, s.width, s.c_in])?;
         let [kernel, stride, dilation, pad] =
             words(KERNEL, [s.kernel, s.stride, s.dilation, s.pad_before])?;
         words(KERNEL, [s.k()])?;
@@ -107,14 +110,15 @@ impl Device {
             Rounding::Shift => 2,
         };
         let len = len as u64;
-        let mut bad = self.no_bad_row()?;
+        let mut faults = self.faults()?;
+        let mut bad = faults.word(Check::ToBytes)?;
         let f = self.function(Conv, KERNEL)?;
         let mut args = self.stream.launch_builder(&f);
-        args.arg(&mut out.data).arg(&mut bad.0).arg(&x.data);
+        args.arg(&mut out.data).arg(&mut bad).arg(&x.data);
         args.arg(&len).arg(&rounding);
         // SAFETY: to_bytes(out, bad, x, len, rounding). Both hold len elements; threads from len on leave.
         unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
-        self.check_rows(&bad, KERNEL, "x")
+        Ok(())
     }
 
     pub(super) fn cut_patches(
@@ -132,7 +136,7 @@ impl Device {
         let Some(shape) = along(KERNEL, &sizes)? else {
             return Ok(());
         };
-        let len = product(KERNEL, &sizes)? as u64;
+        let [len] = words(KERNEL, [product(KERNEL, &sizes)?])?;
         words(KERNEL, [rows * cols, 3 * s.patch * s.patch])?;
         let [height, width, rows, cols, patch] =
             words(KERNEL, [s.height, s.width, rows, cols, s.patch])?;

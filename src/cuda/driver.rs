@@ -1,5 +1,8 @@
 //! The driver, looked for before its bindings are used: they panic without it, or when it lacks a call.
 
+use alloc::format;
+use core::ffi::c_void;
+
 use libloading::Library;
 
 use crate::error::{Error, Foreign, Result};
@@ -14,13 +17,14 @@ const NAMES: [&str; 1] = ["nvcuda.dll"];
 const OLDEST: u64 = 12_040;
 
 /// Calls that this backend makes through the bindings.
-const CALLS: [&str; 32] = [
+const CALLS: [&str; 38] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGet",
     "cuDeviceGetCount",
     "cuDeviceGetName",
     "cuDeviceGetAttribute",
+    "cuDeviceGetDefaultMemPool",
     "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxSetCurrent",
@@ -30,12 +34,17 @@ const CALLS: [&str; 32] = [
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuEventElapsedTime",
     "cuEventDestroy_v2",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
     "cuMemAllocAsync",
     "cuMemFreeAsync",
     "cuMemGetInfo_v2",
+    "cuMemPoolGetAttribute",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyDtoDAsync_v2",
@@ -49,6 +58,44 @@ const CALLS: [&str; 32] = [
     "cuGetErrorString",
 ];
 
+/// The driver, as its bindings find it.
+fn library() -> core::result::Result<Library, Option<Foreign>> {
+    let mut found = Err(None);
+    for name in NAMES {
+        // SAFETY: loading the driver runs its initialisers, which is what every program that uses it does.
+        match unsafe { Library::new(name) } {
+            Ok(library) => return Ok(library),
+            Err(error) => found = Err(Some(Foreign::new(error))),
+        }
+    }
+    found
+}
+
+/// Milliseconds between two events that have passed. The bindings ask newer drivers for another form of this call, which
+/// older ones lack; this one they all have.
+pub(super) fn elapsed(begin: *mut c_void, end: *mut c_void) -> Result<f32> {
+    const OP: &str = "timed";
+    type Call = unsafe extern "C" fn(*mut f32, *mut c_void, *mut c_void) -> u32;
+    let missing = |source| Error::NoDevice {
+        device: "cuda",
+        problem: "the NVIDIA driver lacks a call",
+        source,
+    };
+    let library = library().map_err(missing)?;
+    // SAFETY: the call has this signature since CUDA 2.0.
+    let call = unsafe { library.get::<Call>("cuEventElapsedTime") };
+    let call = call.map_err(|e| missing(Some(Foreign::new(e))))?;
+    let mut ms = 0.0;
+    // SAFETY: the callers' events have been recorded and have passed; it writes one number.
+    match unsafe { call(&raw mut ms, begin, end) } {
+        0 => Ok(ms),
+        status => Err(Error::Device {
+            op: OP,
+            source: Foreign::new(format!("error {status} of the driver")),
+        }),
+    }
+}
+
 /// Fails unless there is a driver that is new enough and has every call.
 pub(super) fn probe() -> Result<()> {
     let missing = |problem, source| Error::NoDevice {
@@ -56,18 +103,7 @@ pub(super) fn probe() -> Result<()> {
         problem,
         source,
     };
-    let mut found = Err(None);
-    for name in NAMES {
-        // SAFETY: loading the driver runs its initialisers, which is what every program that uses it does.
-        match unsafe { Library::new(name) } {
-            Ok(library) => {
-                found = Ok(library);
-                break;
-            }
-            Err(error) => found = Err(Some(Foreign::new(error))),
-        }
-    }
-    let library = found.map_err(|source| missing("no NVIDIA driver is installed", source))?;
+    let library = library().map_err(|source| missing("no NVIDIA driver is installed", source))?;
     for name in CALLS {
         // SAFETY: the symbol is looked up and not called.
         let call = unsafe { library.get::<unsafe extern "C" fn()>(name) };

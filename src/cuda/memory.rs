@@ -18,12 +18,6 @@ pub struct Buffer<T> {
     marker: PhantomData<fn() -> T>,
 }
 
-/// A word that a kernel lowers to the first row that it cannot take.
-#[derive(Debug)]
-pub(super) struct Bad(pub(super) CudaSlice<u8>);
-
-const NONE: u32 = u32::MAX;
-
 impl Device {
     /// Bytes that hold anything.
     pub(super) fn bytes(&self, what: &'static str, len: usize) -> Result<CudaSlice<u8>> {
@@ -68,38 +62,6 @@ impl Device {
                 .map_err(|e| failed(what, e))?;
         }
         Ok(bytes)
-    }
-
-    /// A word that says that no row is bad.
-    pub(super) fn no_bad_row(&self) -> Result<Bad> {
-        self.upload("flag", &NONE.to_le_bytes()).map(Bad)
-    }
-
-    /// Waits for the kernel, and fails if it found a bad row.
-    pub(super) fn check_rows(&self, bad: &Bad, op: &'static str, arg: &'static str) -> Result<()> {
-        let mut word = [0; 4];
-        self.download(op, &bad.0.as_view(), &mut word)?;
-        match u32::from_le_bytes(word) {
-            NONE => Ok(()),
-            row => Err(Error::NotFinite {
-                op,
-                arg,
-                row: row as usize,
-            }),
-        }
-    }
-
-    /// Copies bytes to the host, and waits for them.
-    pub(super) fn download(
-        &self,
-        op: &'static str,
-        from: &CudaView<'_, u8>,
-        out: &mut [u8],
-    ) -> Result<()> {
-        self.stream
-            .memcpy_dtoh(from, out)
-            .and_then(|()| self.stream.synchronize())
-            .map_err(|e| failed(op, e))
     }
 }
 

@@ -8,6 +8,8 @@
 mod attention;
 mod conv;
 mod driver;
+mod faults;
+mod gauge;
 mod gemm;
 mod gemv;
 mod memory;
@@ -24,6 +26,7 @@ use core::fmt;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig};
 
+use self::faults::Faults;
 pub use self::gemv::Matrix;
 pub use self::memory::Buffer;
 use self::module::{Family, Modules};
@@ -45,6 +48,11 @@ const THREADS: u32 = 256;
 
 /// One GPU: a value for each, and nothing shared between them.
 ///
+/// Launches return before they have run. What only a kernel can see, a row that holds no numbers
+/// ([`Error::NotFinite`]), is the error of the same thread's next [`read`](Backend::read) or
+/// [`synchronise`](Self::synchronise): the operation is named, and the first such row of its calls since the last one.
+/// So a step waits for the device once, where its results are read.
+///
 /// ```no_run
 /// use maquette::cuda::Device;
 /// use maquette::ops::{Backend, gemm::GemmShape};
@@ -63,6 +71,7 @@ pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     modules: Modules,
+    faults: Faults,
     name: String,
     capability: (i32, i32),
 }
@@ -109,6 +118,7 @@ impl Device {
             context,
             stream,
             modules: Modules::default(),
+            faults: Faults::default(),
             name,
             capability: (major, minor),
         })
@@ -136,22 +146,12 @@ impl Device {
         self.capability
     }
 
-    /// Bytes of the GPU's memory that are free, and all of them.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the driver does not say.
-    pub fn memory(&self) -> Result<(usize, usize)> {
-        self.context.mem_get_info().map_err(|e| failed("memory", e))
-    }
-
     /// Waits for everything that was launched.
     ///
     /// # Errors
-    /// [`Error::Device`] if something of it failed.
+    /// [`Error::Device`] if something of it failed; [`Error::NotFinite`] as [`Device`] says.
     pub fn synchronise(&self) -> Result<()> {
-        self.stream
-            .synchronize()
-            .map_err(|e| failed("synchronise", e))
+        self.download("synchronise", &mut [])
     }
 
     fn function(&self, family: Family, kernel: &'static str) -> Result<CudaFunction> {
@@ -211,8 +211,9 @@ fn grid(op: &'static str, x: usize, y: usize, threads: u32) -> Result<LaunchConf
     })
 }
 
-/// A thread for each of `count` elements.
+/// A thread for each of `count` elements. Kernels number them in 32 bits, those past the last one included.
 fn elements(op: &'static str, count: usize) -> Result<LaunchConfig> {
+    words(op, [count.saturating_add(THREADS as usize)])?;
     grid(op, count.div_ceil(THREADS as usize), 1, THREADS)
 }
 
@@ -257,7 +258,28 @@ impl Backend for Device {
         if out.is_empty() {
             return Ok(());
         }
-        self.download(OP, &part, bytemuck::cast_slice_mut::<T, u8>(out))
+        self.download(OP, &mut [(part, bytemuck::cast_slice_mut::<T, u8>(out))])
+    }
+
+    fn read_pair<T: Element, U: Element>(
+        &self,
+        one: (&Buffer<T>, &mut [T]),
+        other: (&Buffer<U>, &mut [U]),
+    ) -> Result<()> {
+        const OP: &str = "read";
+        one.0.belongs(OP, &self.stream)?;
+        other.0.belongs(OP, &self.stream)?;
+        let parts = [
+            one.0.part(OP, "buffer", 0, one.1.len())?,
+            other.0.part(OP, "buffer", 0, other.1.len())?,
+        ];
+        let out = [
+            bytemuck::cast_slice_mut::<T, u8>(one.1),
+            bytemuck::cast_slice_mut::<U, u8>(other.1),
+        ];
+        let [a, b] = parts;
+        let [x, y] = out;
+        self.download(OP, &mut [(a, x), (b, y)])
     }
 
     fn copy<T: Element>(

@@ -4,7 +4,7 @@ use cudarc::driver::PushKernelArg;
 
 use super::memory::Buffer;
 use super::module::Family::Norm;
-use super::{Device, along, failed, grid, words};
+use super::{Device, THREADS, along, failed, grid, words};
 use crate::error::{Result, covers, product};
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 
@@ -116,8 +116,9 @@ impl Device {
         if s.images == 0 {
             return Ok(());
         }
-        // The number of a group's elements is one of its divisors.
-        words(KERNEL, [product(KERNEL, &[s.pixels, s.channels])?])?;
+        // A group's elements are numbered in 32 bits, the turn of a block behind the last one included.
+        let numbers = product(KERNEL, &[s.pixels, s.channels])?;
+        words(KERNEL, [numbers.saturating_add(THREADS as usize)])?;
         let [pixels, channels, groups] = words(KERNEL, [s.pixels, s.channels, s.groups])?;
         let swish = u32::from(s.swish);
         let blocks = product(KERNEL, &[s.images, s.groups])?;

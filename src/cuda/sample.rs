@@ -2,6 +2,7 @@
 
 use cudarc::driver::PushKernelArg;
 
+use super::faults::Check;
 use super::memory::Buffer;
 use super::module::Family::Sample;
 use super::{Device, along, failed, grid, words};
@@ -47,19 +48,20 @@ impl Device {
         let [width, top_k] = words(KERNEL, [s.width, top_k])?;
         let temperature = s.filter.temperature.max(1e-5);
         let idle = u32::from(s.filter.is_idle(s.width));
-        let mut bad = self.no_bad_row()?;
+        let mut faults = self.faults()?;
+        let mut bad = faults.word(Check::Filter)?;
         let f = self.function(Sample, KERNEL)?;
         let mut args = self.stream.launch_builder(&f);
         args.arg(&mut logits.data)
             .arg(&mut order.data)
-            .arg(&mut bad.0);
+            .arg(&mut bad);
         args.arg(&width).arg(&temperature).arg(&top_k);
         args.arg(&s.filter.top_p).arg(&idle);
         // SAFETY: filter(logits, order, bad, width, temperature, top_k, top_p, idle), a block for each row. `check`
         // proved that logits and order hold rows · width elements; order holds indices below width once the kernel
         // has filled it.
         unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
-        self.check_rows(&bad, KERNEL, "logits")
+        Ok(())
     }
 
     pub(super) fn drawn(
@@ -92,17 +94,18 @@ impl Device {
             }
         };
         let [width] = words(OP, [s.width])?;
-        let mut bad = self.no_bad_row()?;
+        let mut faults = self.faults()?;
+        let mut bad = faults.word(Check::Draw)?;
         let f = self.function(Sample, kernel)?;
         let mut args = self.stream.launch_builder(&f);
         args.arg(&mut logits.data)
             .arg(&mut codes.data)
             .arg(&mut p.data)
-            .arg(&mut bad.0);
+            .arg(&mut bad);
         args.arg(source).arg(&width);
         // SAFETY: draw_keyed(logits, codes, p, bad, keys, width) and draw_given with noise for keys, a block for each
         // row. `check` proved that logits and noise hold rows · width elements, keys rows · 4, codes and p rows.
         unsafe { args.launch(grid(OP, s.rows, 1, 256)?) }.map_err(|e| failed(kernel, e))?;
-        self.check_rows(&bad, OP, "logits")
+        Ok(())
     }
 }

@@ -24,6 +24,9 @@ mod sealed {
 /// Every operation reads and writes the leading elements of its buffers; a buffer may be longer than its shape needs.
 ///
 /// # Errors
+/// A row that holds no numbers, where an operation has to look at them, is [`Error::NotFinite`](crate::Error::NotFinite)
+/// of the operation, or on a device that runs behind the host of the next read that the same thread makes.
+///
 /// Every operation fails if a buffer is shorter than its shape needs, a size is zero where that has no meaning, or a
 /// product of sizes overflows.
 pub trait Backend: Sealed + Debug + Send + Sync {
@@ -45,6 +48,15 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     ) -> Result<()>;
     /// Copies elements from `at` on into `out`.
     fn read<T: Element>(&self, buffer: &Self::Buffer<T>, at: usize, out: &mut [T]) -> Result<()>;
+    /// Copies the first elements of two buffers to the host: on a device that runs behind it, with one wait.
+    fn read_pair<T: Element, U: Element>(
+        &self,
+        (one, one_out): (&Self::Buffer<T>, &mut [T]),
+        (other, other_out): (&Self::Buffer<U>, &mut [U]),
+    ) -> Result<()> {
+        self.read(one, 0, one_out)?;
+        self.read(other, 0, other_out)
+    }
     /// Copies `len` elements between two buffers.
     fn copy<T: Element>(
         &self,

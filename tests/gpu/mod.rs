@@ -55,6 +55,16 @@ pub fn fail_allocations_after(count: u64) {
     }
 }
 
+/// How often this thread has waited for the device so far.
+pub fn waits() -> Option<u64> {
+    setting::<extern "C" fn() -> u64>("emulator_waits").map(|count| count())
+}
+
+/// Allocations of this thread that are alive.
+pub fn allocations() -> Option<usize> {
+    setting::<extern "C" fn() -> usize>("emulator_allocations").map(|count| count())
+}
+
 /// What this thread is told of the GPU's compute capability, times ten, and of the driver's version.
 pub fn report(capability: i32, version: i32) {
     if let Some(set) = setting::<extern "C" fn(i32, i32)>("emulator_report") {

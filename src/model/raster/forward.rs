@@ -94,9 +94,11 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         }
     }
 
-    /// Draws the codes of one step of some candidates, behind those they have: nothing else of them changes.
+    /// Draws the codes of one step of some candidates, behind those they have: nothing else of them changes. The codes
+    /// stay on the device until the last is drawn.
     pub(super) fn draw_step(&mut self, batch: &[usize]) -> Result<()> {
         let mut group = core::mem::take(&mut self.host.group);
+        self.host.owners.clear();
         let result = (0..self.layout.per_step).try_for_each(|ahead| {
             for source in [Source::Prefix, Source::Guided, Source::Plain] {
                 group.clear();
@@ -111,7 +113,36 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             Ok(())
         });
         self.host.group = group;
-        result
+        result?;
+        let (m, h) = (&self.memory, &mut self.host);
+        h.drawn.clear();
+        h.drawn.resize(h.owners.len(), 0);
+        self.model.backend().read(&m.step, 0, &mut h.drawn)?;
+        for (&(at, ahead), &code) in h.owners.iter().zip(&h.drawn) {
+            let c = &mut self.candidates[at];
+            c.codes[c.drawn + ahead] = code;
+        }
+        Ok(())
+    }
+
+    /// Puts the last codes of some candidates where the model reads them, from place `to` on: those of earlier steps
+    /// the host has told already.
+    fn feed(&mut self, group: &[usize], ahead: usize, to: usize) -> Result<()> {
+        if ahead == 0 {
+            return Ok(());
+        }
+        let (m, h) = (&mut self.memory, &self.host);
+        let b = &**self.model.backend();
+        let place = |at: usize| h.owners.iter().rposition(|&(owner, _)| owner == at);
+        let mut done = 0;
+        while let Some(from) = group.get(done).and_then(|&at| place(at)) {
+            // Candidates that stay together stand side by side.
+            let together = group[done..].iter().zip(&h.owners[from..]);
+            let len = together.take_while(|(at, owner)| **at == owner.0).count();
+            b.copy(&m.step, from, &mut m.codes, to + done, len)?;
+            done += len;
+        }
+        Ok(())
     }
 
     pub(super) fn source_of_next(&self, at: usize, ahead: usize) -> Result<Source> {
@@ -160,6 +191,11 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         b.write(&mut m.positions, 0, &h.positions)?;
         b.write(&mut m.places, 0, &h.places)?;
         b.write(&mut m.spans, 0, &h.spans)?;
+        for half in 0..halves {
+            self.feed(group, ahead, half * group.len())?;
+        }
+        let (model, m, h) = (&*self.model, &mut self.memory, &mut self.host);
+        let b = &**model.backend();
         model.embed(rows, &m.codes, &mut m.inner, &mut m.x)?;
         let pass = Pass {
             sequences: rows,
@@ -271,13 +307,8 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             &mut m.drawn,
             &mut m.p,
         )?;
-        h.drawn.clear();
-        h.drawn.resize(group.len(), 0);
-        b.read(&m.drawn, 0, &mut h.drawn)?;
-        for (&at, &code) in group.iter().zip(&h.drawn) {
-            let c = &mut self.candidates[at];
-            c.codes[c.drawn + ahead] = code;
-        }
+        b.copy(&m.drawn, 0, &mut m.step, h.owners.len(), group.len())?;
+        h.owners.extend(group.iter().map(|&at| (at, ahead)));
         Ok(())
     }
 

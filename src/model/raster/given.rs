@@ -50,6 +50,8 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         let mut out = Vec::new();
         for (ahead, draw) in draws.iter().enumerate().take(count) {
             let source = self.source_of_next(at, ahead)?;
+            // The codes are the caller's, not a step's.
+            self.host.owners.clear();
             self.predict(&[at], ahead, source)?;
             let b = &**self.model.backend();
             let mut given = GivenCode {

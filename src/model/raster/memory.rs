@@ -129,6 +129,8 @@ pub(super) struct Memory<B: Backend> {
     /// Hidden rows on their way from one candidate to another.
     pub(super) moved: B::Buffer<f32>,
     pub(super) codes: B::Buffer<u32>,
+    /// Codes of this step, in the order in which they were drawn.
+    pub(super) step: B::Buffer<u32>,
     pub(super) positions: B::Buffer<u32>,
     pub(super) places: B::Buffer<u32>,
     pub(super) spans: B::Buffer<u32>,
@@ -167,6 +169,7 @@ impl<B: Backend> Memory<B> {
                 .transpose()?,
             moved: zeros(&[hidden, c.width])?,
             codes: words(&[rows])?,
+            step: words(&[o.batch, layout.per_step])?,
             positions: words(&[rows])?,
             places: words(&[rows])?,
             spans: words(&[sequences, SPAN_WORDS])?,
@@ -191,7 +194,9 @@ pub(super) struct Host {
     pub(super) places: Vec<u32>,
     pub(super) spans: Vec<u32>,
     pub(super) keys: Vec<u32>,
+    /// Codes of this step as they are drawn, and whose each is: the candidate, and how far ahead of those it has.
     pub(super) drawn: Vec<u32>,
+    pub(super) owners: Vec<(usize, usize)>,
     /// Codes on their way to the image tokenizer.
     pub(super) seen: Vec<Code>,
 }
@@ -207,7 +212,8 @@ impl Host {
             places: reserved(layout.rows)?,
             spans: reserved(layout.halves * o.batch * SPAN_WORDS)?,
             keys: reserved(o.batch * DRAW_WORDS)?,
-            drawn: reserved(o.batch)?,
+            drawn: reserved(product(OP, &[o.batch, layout.per_step])?)?,
+            owners: reserved(product(OP, &[o.batch, layout.per_step])?)?,
             seen: reserved(product(OP, &[o.candidates, layout.cells])?)?,
         })
     }

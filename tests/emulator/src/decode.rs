@@ -2,7 +2,7 @@
 
 mod arithmetic;
 mod matrices;
-mod text;
+pub(crate) mod text;
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,14 @@
 //! The driver's entry points, as a program finds them in `libcuda.so`. Everything runs at once on the calling thread.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::io::Write;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
-use crate::{Counters, Kernel, Launch, Memory, Module, Order, launch};
+use crate::{Counters, Kernel, Launch, Memory, Module, Order, changed, launch};
 
 const SUCCESS: c_uint = 0;
 const INVALID_VALUE: c_uint = 1;
@@ -21,7 +23,16 @@ const VERSION: c_int = 12_040;
 const SHARED_BYTES: usize = 48 << 10;
 /// Instructions of warps that one launch may run.
 const BUDGET: u64 = 1 << 33;
+/// The same, for a kernel with a fault in it.
+static LEFT: LazyLock<u64> = LazyLock::new(|| {
+    let set = std::env::var("EMULATOR_BUDGET").ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(BUDGET)
+});
+/// A file that is told of every kernel that is launched, and of the warps' instructions in its longest launch.
+static TRACE: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("EMULATOR_TRACE").ok());
+static TRACED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 const DYNAMIC_SHARED: c_int = 8;
+const POOL_USED: c_int = 7;
 
 static MEMORY: RwLock<Memory> = RwLock::new(Memory::empty());
 static LIMIT: AtomicUsize = AtomicUsize::new(4 << 30);
@@ -37,6 +48,37 @@ thread_local! {
     static COUNTERS: Cell<Option<Counters>> = const { Cell::new(None) };
     static CAPABILITY: Cell<c_int> = const { Cell::new(80) };
     static REPORTED: Cell<c_int> = const { Cell::new(VERSION) };
+    static WAITS: Cell<u64> = const { Cell::new(0) };
+    static LIVE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A module's text, with the fault in it that `EMULATOR_MUTANT` describes: a kernel, a line's place behind its entry, and
+/// what the line becomes, parted by colons.
+fn planted(text: &str) -> Cow<'_, str> {
+    let mutant = std::env::var("EMULATOR_MUTANT").unwrap_or_default();
+    let mut parts = mutant.splitn(3, ':');
+    let (Some(kernel), Some(place), Some(to)) = (parts.next(), parts.next(), parts.next()) else {
+        return text.into();
+    };
+    let place = place.parse().unwrap_or(0);
+    changed(text, kernel, place, to).map_or(text.into(), Cow::Owned)
+}
+
+/// Tells the file of a launch, if it is the kernel's longest so far.
+fn trace(kernel: &str, instructions: u64) {
+    let Some(file) = &*TRACE else { return };
+    let mut traced = TRACED.lock().unwrap_or_else(PoisonError::into_inner);
+    let most = traced.entry(kernel.to_owned()).or_default();
+    if instructions > *most {
+        *most = instructions;
+        let file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file);
+        if let Err(error) = file.and_then(|mut f| writeln!(f, "{kernel}\t{instructions}")) {
+            eprintln!("emulator: {error}");
+        }
+    }
 }
 
 struct Function {
@@ -83,10 +125,16 @@ pub mod entry {
         REPORTED.set(version);
     }
 
-    /// Bytes that are allocated.
+    /// How often this thread has waited for the device so far.
     #[unsafe(no_mangle)]
-    pub extern "C" fn emulator_bytes() -> usize {
-        memory().bytes()
+    pub extern "C" fn emulator_waits() -> u64 {
+        WAITS.get()
+    }
+
+    /// Allocations of this thread that are alive, where it frees what it allocates.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_allocations() -> usize {
+        LIVE.get()
     }
 
     fn memory() -> std::sync::RwLockReadGuard<'static, Memory> {
@@ -99,6 +147,12 @@ pub mod entry {
 
     fn sticky() -> c_uint {
         STICKY.load(Ordering::Relaxed)
+    }
+
+    /// The host stands still until the device has done everything.
+    fn waited() -> c_uint {
+        WAITS.set(WAITS.get() + 1);
+        sticky()
     }
 
     /// What a copy gives back: a bad address is as final as on a device.
@@ -198,7 +252,7 @@ pub mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn cuCtxSynchronize() -> c_uint {
-        sticky()
+        waited()
     }
 
     #[unsafe(no_mangle)]
@@ -213,7 +267,7 @@ pub mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn cuStreamSynchronize(_stream: usize) -> c_uint {
-        sticky()
+        waited()
     }
 
     #[unsafe(no_mangle)]
@@ -233,7 +287,13 @@ pub mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn cuEventSynchronize(_event: usize) -> c_uint {
-        sticky()
+        waited()
+    }
+
+    /// There is no clock: nothing takes any time.
+    #[unsafe(no_mangle)]
+    extern "C" fn cuEventElapsedTime(out: *mut f32, _begin: usize, _end: usize) -> c_uint {
+        set(out, 0.0)
     }
 
     #[unsafe(no_mangle)]
@@ -261,13 +321,17 @@ pub mod entry {
             return OUT_OF_MEMORY;
         }
         match memory.allocate(bytes) {
-            Some(at) => set(out, at),
+            Some(at) => {
+                LIVE.set(LIVE.get() + 1);
+                set(out, at)
+            }
             None => OUT_OF_MEMORY,
         }
     }
 
     fn free(at: u64) -> c_uint {
         if allocated().free(at) {
+            LIVE.set(LIVE.get().saturating_sub(1));
             SUCCESS
         } else {
             INVALID_VALUE
@@ -299,6 +363,20 @@ pub mod entry {
         let all = LIMIT.load(Ordering::Relaxed);
         set(free, all.saturating_sub(memory().bytes()));
         set(total, all)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cuDeviceGetDefaultMemPool(out: *mut usize, _device: c_int) -> c_uint {
+        set(out, 1)
+    }
+
+    /// The bytes that are allocated now, under the one number that is asked for.
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemPoolGetAttribute(_pool: usize, which: c_int, out: *mut u64) -> c_uint {
+        match which {
+            POOL_USED => set(out, memory().bytes() as u64),
+            _ => INVALID_VALUE,
+        }
     }
 
     #[unsafe(no_mangle)]
@@ -349,7 +427,7 @@ pub mod entry {
         if let Some(module) = modules.get(text.to_bytes()) {
             return set(out, std::ptr::from_ref(*module) as usize);
         }
-        match Module::new(&text.to_string_lossy()) {
+        match Module::new(&planted(&text.to_string_lossy())) {
             Ok(module) => {
                 let module: &'static Module = Box::leak(Box::new(module));
                 modules.insert(text.to_bytes().to_vec(), module);
@@ -448,11 +526,12 @@ pub mod entry {
             dynamic: shared as usize,
             params: block,
             order: ORDER.get(),
-            budget: BUDGET,
+            budget: *LEFT,
             count: COUNTERS.get().is_some(),
         };
         match launch(kernel, &memory(), &request) {
             Ok(counted) => {
+                trace(&kernel.name, counted.warp_instructions);
                 if let Some(mut counters) = COUNTERS.get() {
                     counters.add(&counted);
                     COUNTERS.set(Some(counters));

@@ -36,7 +36,7 @@ pub struct Launch {
     pub count: bool,
 }
 
-/// Runs a kernel to its end, and gives what was counted.
+/// Runs a kernel to its end, and gives what was counted: the warps' instructions, and the rest if it was asked for.
 ///
 /// # Errors
 /// A launch that a GPU refuses, or whatever a check found.
@@ -88,7 +88,10 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
         }
         run(&mut block, &mut warps, descending).map_err(|e| format!("{e}, block {at:?}"))?;
     }
-    Ok(block.counters.unwrap_or_default())
+    Ok(block.counters.unwrap_or(Counters {
+        warp_instructions: launch.budget - block.budget,
+        ..Counters::default()
+    }))
 }
 
 fn run(block: &mut Block<'_>, warps: &mut [Warp], descending: bool) -> Result<()> {

@@ -14,6 +14,7 @@ mod decode;
 mod driver;
 mod launch;
 mod memory;
+mod mutate;
 mod parse;
 mod program;
 mod shared;
@@ -25,6 +26,7 @@ pub use counters::Counters;
 pub use driver::entry;
 pub use launch::{Launch, Order, launch};
 pub use memory::Memory;
+pub use mutate::{Mutant, changed, mutants};
 pub use program::{Kernel, Module};
 
 /// What the interpreter has to say against a module or a launch.

@@ -3,7 +3,7 @@
 mod matrices;
 
 use crate::program::Space;
-use crate::{Counters, Launch, Memory, Module, Order, launch};
+use crate::{Counters, Launch, Memory, Module, Order, changed, launch, mutants};
 
 const SHIPPED: [&str; 8] = [
     include_str!("../../../kernels/ptx/attention.ptx"),
@@ -385,5 +385,64 @@ fn accesses_are_counted_as_a_gpu_serves_them() {
             (turns, conflicts),
             "{stride}"
         );
+    }
+}
+
+#[test]
+fn planted_faults_change_one_line() {
+    for text in SHIPPED {
+        for (kernel, faults) in mutants(text) {
+            assert!(faults.len() > 8, "{kernel}");
+            for fault in faults.iter().step_by(61) {
+                let other = changed(text, &kernel, fault.place, &fault.to).unwrap();
+                let lines = text.lines().zip(other.lines());
+                assert_eq!(lines.filter(|(a, b)| a != b).count(), 1, "{fault}");
+            }
+        }
+    }
+    assert!(changed(SHIPPED[0], "no_such_kernel", 1, "").is_none());
+}
+
+#[test]
+fn a_statements_faults_are_those_that_its_words_allow() {
+    let faults = |line: &str| -> Vec<String> {
+        let all = mutants(&kernel(line)).remove("k").unwrap();
+        let of = |fault: &&crate::Mutant| fault.from == line;
+        all.iter()
+            .filter(of)
+            .map(|fault| fault.to.clone())
+            .collect()
+    };
+    for (line, want) in [
+        ("bar.sync 0;", &[""][..]),
+        (
+            "@%p1 st.global.v2.f32 [%rd1+8], {%f1, %f2};",
+            &[
+                "st.global.v2.f32 [%rd1+8], {%f1,%f2};",
+                "@!%p1 st.global.v2.f32 [%rd1+8], {%f1,%f2};",
+                "",
+                "@%p1 st.global.v2.f32 [%rd1+16], {%f1,%f2};",
+                "@%p1 st.global.v2.f32 [%rd1+0], {%f1,%f2};",
+            ],
+        ),
+        (
+            "setp.lt.u32 %p1, %r1, 31;",
+            &[
+                "setp.ge.u32 %p1, %r1, 31;",
+                "setp.le.u32 %p1, %r1, 31;",
+                "setp.lt.u32 %p1, %r1, 32;",
+            ],
+        ),
+        (
+            "sub.s32 %r1, %r2, -3;",
+            &[
+                "sub.s32 %r1, -3, %r2;",
+                "add.s32 %r1, %r2, -3;",
+                "sub.s32 %r1, %r2, -4;",
+            ],
+        ),
+        ("mov.f32 %f1, 0f00000000;", &["mov.f32 %f1, 0f3F800000;"]),
+    ] {
+        assert_eq!(faults(line), want);
     }
 }

@@ -189,8 +189,8 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             &mut m.codes,
             &mut m.p,
         )?;
-        b.read(&m.codes, 0, &mut h.codes[..rows])?;
-        b.read(&m.p, 0, &mut h.p[..rows])?;
+        let (codes, p) = (&mut h.codes[..rows], &mut h.p[..rows]);
+        b.read_pair((&m.codes, codes), (&m.p, p))?;
         let mut drawn = 0;
         for (i, &at) in batch.iter().enumerate() {
             let unknown = self.candidates[at]

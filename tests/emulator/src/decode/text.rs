@@ -4,7 +4,7 @@ use crate::Result;
 use crate::program::{Cmp, Type};
 
 /// Operands: parted by commas outside braces and brackets.
-pub(super) fn split(text: &str) -> Vec<String> {
+pub(crate) fn split(text: &str) -> Vec<String> {
     let (mut out, mut depth) = (vec![String::new()], 0);
     for c in text.chars().filter(|c| !c.is_whitespace()) {
         match c {
@@ -23,7 +23,7 @@ pub(super) fn split(text: &str) -> Vec<String> {
 }
 
 /// The bits of a constant.
-pub(super) fn immediate(text: &str) -> Option<u64> {
+pub(crate) fn immediate(text: &str) -> Option<u64> {
     if let Some(hex) = text.strip_prefix("0f").or_else(|| text.strip_prefix("0F")) {
         return u32::from_str_radix(hex, 16).ok().map(u64::from);
     }
@@ -47,7 +47,7 @@ pub(super) fn immediate(text: &str) -> Option<u64> {
 }
 
 /// A type by name.
-pub(super) fn kind(name: &str) -> Result<Type> {
+pub(crate) fn kind(name: &str) -> Result<Type> {
     Ok(match name {
         "u8" | "b8" => Type::U8,
         "s8" => Type::S8,

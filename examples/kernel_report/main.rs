@@ -4,13 +4,19 @@
 //!
 //! A row is the median of its calls: time, throughput, and its share of the roof that bounds it (bytes read, operations
 //! on floats, operations on bytes). Weights rotate over more memory than caches hold.
+//!
+//! On a GPU (`--device cuda`) times are those of the device's own clock, and the roof of bytes is what a copy inside its
+//! memory moves in the same run; rows that arithmetic bounds have no roof there. Rows of bytes that other caches than
+//! those of weights hold may pass it. The stand-in driver of the tests has no clock, and the report says so.
+
+mod clock;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use maquette::Result;
-use maquette::cpu::{Cpu, Roof};
+use maquette::cpu::Roof;
 use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
 use maquette::ops::conv::ConvShape;
 use maquette::ops::gemm::{Activations, GemmShape};
@@ -18,21 +24,21 @@ use maquette::ops::norm::{GroupNormShape, NormShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
 use maquette::ops::{Backend, Element};
 use maquette::quant::{Format, QuantMatrix};
+use support::open::device::{Choice, Device};
+use support::open::{Res, ended};
 
-type Buffer<T> = <Cpu as Backend>::Buffer<T>;
+use clock::Clocked;
+
 /// A shape, its operations, and one call of it.
 type Case<'a> = (String, Roof, f64, Box<dyn FnMut(usize) -> Result<()> + 'a>);
-
-/// Bytes of weights that are rotated through.
-const COLD: usize = 1 << 28;
 
 /// Times kernels.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Where they run.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    device: Device,
-    /// Threads. [default: all cores]
+    /// Where they run: `cpu`, `cuda`, `cuda:N` or `auto`.
+    #[arg(long, default_value = "cpu")]
+    device: Choice,
+    /// Threads on the CPU. [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
     /// One operation alone. [default: all]
@@ -45,11 +51,9 @@ struct Cli {
     /// Seconds for each row.
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Device {
-    Cpu,
+    /// MiB of weights that are rotated through.
+    #[arg(long, default_value_t = 256)]
+    cold: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -101,28 +105,33 @@ fn numbers(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i as f32 * 0.7).sin()).collect()
 }
 
-fn buffer<T: Element>(cpu: &Cpu, data: &[T]) -> Result<Buffer<T>> {
-    let mut buffer = cpu.zeros(data.len())?;
-    cpu.write(&mut buffer, 0, data)?;
+fn buffer<B: Backend, T: Element>(device: &B, data: &[T]) -> Result<B::Buffer<T>> {
+    let mut buffer = device.zeros(data.len())?;
+    device.write(&mut buffer, 0, data)?;
     Ok(buffer)
 }
 
 /// Copies of one matrix that no cache holds together.
-fn cold(cpu: &Cpu, format: Format, n: usize, k: usize) -> Result<Vec<<Cpu as Backend>::Matrix>> {
+fn cold<B: Backend>(
+    device: &B,
+    cold: usize,
+    format: Format,
+    [n, k]: [usize; 2],
+) -> Result<Vec<B::Matrix>> {
     let data = numbers(n * k);
     let mut bytes = vec![0; format.bytes(n, k)?];
     format.quantise(&data, &mut bytes);
-    let copies = COLD.div_ceil(bytes.len()).min(256);
+    let copies = (cold << 20).div_ceil(bytes.len()).clamp(1, 256);
     (0..copies)
         .map(|_| match format {
-            Format::F32 => cpu.pack(&QuantMatrix::f32(n, k, &data)?),
-            _ => cpu.pack(&QuantMatrix::from_bytes(format, n, k, &bytes)?),
+            Format::F32 => device.pack(&QuantMatrix::f32(n, k, &data)?),
+            _ => device.pack(&QuantMatrix::from_bytes(format, n, k, &bytes)?),
         })
         .collect()
 }
 
 /// Rows of a few activations are bound by reading weights, more of them by arithmetic.
-fn gemm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+fn gemm<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     let &[m, n, k] = shape else {
         return Ok(Vec::new());
     };
@@ -133,8 +142,8 @@ fn gemm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
             if activations == Activations::A8 && format.block() == 1 {
                 continue;
             }
-            let weights = cold(cpu, format, n, k)?;
-            let (x, mut y) = (buffer(cpu, &numbers(m * k))?, cpu.zeros(m * n)?);
+            let weights = cold(device, total, format, [n, k])?;
+            let (x, mut y) = (buffer(device, &numbers(m * k))?, device.zeros(m * n)?);
             let s = GemmShape {
                 activations,
                 ..GemmShape::new(m, n, k)
@@ -145,14 +154,15 @@ fn gemm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
                 _ => (Roof::Floats, 2.0 * (m * n * k) as f64),
             };
             let name = format!("{}/{}/m{m}_n{n}_k{k}", format.name(), activations.name());
-            let call = move |i: usize| cpu.gemm(s, &x, &weights[i % weights.len()], None, &mut y);
+            let call =
+                move |i: usize| device.gemm(s, &x, &weights[i % weights.len()], None, &mut y);
             cases.push((name.to_lowercase(), roof, amount, Box::new(call)));
         }
     }
     Ok(cases)
 }
 
-fn conv2d<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+fn conv2d<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     let &[size, c_in, c_out] = shape else {
         return Ok(Vec::new());
     };
@@ -166,12 +176,12 @@ fn conv2d<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
             activations,
             ..ConvShape::same(1, [size; 2], c_in, c_out, 3)
         };
-        let w = cold(cpu, format, c_out, s.k())?;
+        let w = cold(device, total, format, [c_out, s.k()])?;
         let (x, bias) = (
-            buffer(cpu, &numbers(size * size * c_in))?,
-            cpu.zeros(c_out)?,
+            buffer(device, &numbers(size * size * c_in))?,
+            device.zeros(c_out)?,
         );
-        let mut y = cpu.zeros(size * size * c_out)?;
+        let mut y = device.zeros(size * size * c_out)?;
         let roof = match activations {
             Activations::A8 => Roof::Integers,
             _ => Roof::Floats,
@@ -182,14 +192,14 @@ fn conv2d<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
             format.name(),
             activations.name()
         );
-        let call = move |i: usize| cpu.conv2d(s, &x, &w[i % w.len()], &bias, &mut y);
+        let call = move |i: usize| device.conv2d(s, &x, &w[i % w.len()], &bias, &mut y);
         cases.push((name.to_lowercase(), roof, amount, Box::new(call)));
     }
     Ok(cases)
 }
 
 /// Attention of sequences to a prefix that they share and to keys of their own.
-fn attention<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     let (&[sequences, queries, keys, heads, d], prefix) = (match shape {
         [shape @ .., prefix] if shape.len() == 5 => (shape, *prefix),
         _ => (shape, 0),
@@ -222,9 +232,9 @@ fn attention<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
             causal: false,
             repeated_prefix: false,
         };
-        let q = buffer(cpu, &numbers(sequences * queries * width))?;
-        let spans = buffer(cpu, &spans)?;
-        let mut out = cpu.zeros(sequences * queries * width)?;
+        let q = buffer(device, &numbers(sequences * queries * width))?;
+        let spans = buffer(device, &spans)?;
+        let mut out = device.zeros(sequences * queries * width)?;
         let (roof, amount) = if queries == 1 {
             (Roof::Read, 8.0 * (rows * heads * words) as f64)
         } else {
@@ -247,31 +257,31 @@ fn attention<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
             cache_rows: rows,
         };
         let call: Box<dyn FnMut(usize) -> Result<()> + 'a> = if format == KvFormat::Q8 {
-            let mut head = cpu.zeros(rows * words)?;
-            let places = buffer(cpu, &places)?;
-            cpu.append_q8(append, &buffer(cpu, &fresh)?, &places, &mut head)?;
+            let mut head = device.zeros(rows * words)?;
+            let places = buffer(device, &places)?;
+            device.append_q8(append, &buffer(device, &fresh)?, &places, &mut head)?;
             let (mut k, mut v) = (
-                cpu.zeros(rows * heads * words)?,
-                cpu.zeros(rows * heads * words)?,
+                device.zeros(rows * heads * words)?,
+                device.zeros(rows * heads * words)?,
             );
             for h in 0..heads {
-                cpu.copy(&head, 0, &mut k, h * rows * words, rows * words)?;
-                cpu.copy(&head, 0, &mut v, h * rows * words, rows * words)?;
+                device.copy(&head, 0, &mut k, h * rows * words, rows * words)?;
+                device.copy(&head, 0, &mut v, h * rows * words, rows * words)?;
             }
-            Box::new(move |_| cpu.attention_q8(s, &q, &k, &v, &spans, &mut out))
+            Box::new(move |_| device.attention_q8(s, &q, &k, &v, &spans, &mut out))
         } else {
             let (k, v) = (
-                buffer(cpu, &numbers(rows * width))?,
-                buffer(cpu, &numbers(rows * width))?,
+                buffer(device, &numbers(rows * width))?,
+                buffer(device, &numbers(rows * width))?,
             );
-            Box::new(move |_| cpu.attention(s, &q, &k, &v, &spans, &mut out))
+            Box::new(move |_| device.attention(s, &q, &k, &v, &spans, &mut out))
         };
         cases.push((name.to_lowercase(), roof, amount, call));
     }
     Ok(cases)
 }
 
-fn rms_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+fn rms_norm<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     let &[rows, width] = shape else {
         return Ok(Vec::new());
     };
@@ -281,12 +291,12 @@ fn rms_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
         eps: 1e-6,
     };
     let (x, w) = (
-        buffer(cpu, &numbers(rows * width))?,
-        buffer(cpu, &numbers(width))?,
+        buffer(device, &numbers(rows * width))?,
+        buffer(device, &numbers(width))?,
     );
-    let mut y = cpu.zeros(rows * width)?;
+    let mut y = device.zeros(rows * width)?;
     let amount = 8.0 * (rows * width) as f64;
-    let call = move |_| cpu.rms_norm(s, &x, &w, &mut y);
+    let call = move |_| device.rms_norm(s, &x, &w, &mut y);
     Ok(vec![(
         format!("f32/r{rows}_w{width}"),
         Roof::Read,
@@ -295,7 +305,7 @@ fn rms_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     )])
 }
 
-fn group_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+fn group_norm<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     let &[pixels, channels] = shape else {
         return Ok(Vec::new());
     };
@@ -307,14 +317,14 @@ fn group_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
         eps: 1e-6,
         swish: true,
     };
-    let x = buffer(cpu, &numbers(pixels * channels))?;
+    let x = buffer(device, &numbers(pixels * channels))?;
     let (w, b) = (
-        buffer(cpu, &numbers(channels))?,
-        buffer(cpu, &numbers(channels))?,
+        buffer(device, &numbers(channels))?,
+        buffer(device, &numbers(channels))?,
     );
-    let mut y = cpu.zeros(pixels * channels)?;
+    let mut y = device.zeros(pixels * channels)?;
     let amount = 8.0 * (pixels * channels) as f64;
-    let call = move |_| cpu.group_norm(s, &x, &w, &b, &mut y);
+    let call = move |_| device.group_norm(s, &x, &w, &b, &mut y);
     Ok(vec![(
         format!("f32/p{pixels}_c{channels}"),
         Roof::Read,
@@ -324,7 +334,7 @@ fn group_norm<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
 }
 
 /// Top-k, top-p, softmax and draw of each row.
-fn sample<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+fn sample<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     let &[rows, width] = shape else {
         return Ok(Vec::new());
     };
@@ -337,15 +347,15 @@ fn sample<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
             top_p: 1.0,
         },
     };
-    let fresh = buffer(cpu, &numbers(rows * width))?;
-    let (mut logits, mut order) = (cpu.zeros(rows * width)?, cpu.zeros(rows * width)?);
-    let keys = buffer(cpu, &vec![7_u32; 4 * rows])?;
-    let (mut codes, mut p) = (cpu.zeros(rows)?, cpu.zeros(rows)?);
+    let fresh = buffer(device, &numbers(rows * width))?;
+    let (mut logits, mut order) = (device.zeros(rows * width)?, device.zeros(rows * width)?);
+    let keys = buffer(device, &vec![7_u32; 4 * rows])?;
+    let (mut codes, mut p) = (device.zeros(rows)?, device.zeros(rows)?);
     let call = move |_| {
-        cpu.copy(&fresh, 0, &mut logits, 0, rows * width)?;
-        cpu.filter(s, &mut logits, &mut order)?;
+        device.copy(&fresh, 0, &mut logits, 0, rows * width)?;
+        device.filter(s, &mut logits, &mut order)?;
         let shape = DrawShape { rows, width };
-        cpu.draw(shape, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
+        device.draw(shape, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
     };
     let amount = 4.0 * (rows * width) as f64;
     Ok(vec![(
@@ -356,13 +366,26 @@ fn sample<'a>(cpu: &'a Cpu, shape: &[usize]) -> Result<Vec<Case<'a>>> {
     )])
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    let Device::Cpu = cli.device;
-    let cpu = match cli.threads {
-        Some(n) => Cpu::with_threads(n)?,
-        None => Cpu::new(),
-    };
-    println!("cpu, {} threads, {}", cpu.threads(), cpu.instructions());
+fn run(cli: &Cli) -> Res<()> {
+    match cli.device.open(cli.threads)?.0 {
+        Device::Cpu(cpu) => {
+            println!("cpu, {} threads, {}", cpu.threads(), cpu.instructions());
+            table(&*cpu, cli)?;
+        }
+        Device::Cuda(gpu) => {
+            let (major, minor) = gpu.capability();
+            println!("cuda, {}, compute capability {major}.{minor}", gpu.name());
+            match gpu.best(Roof::Read)? {
+                Some(rate) => println!("a copy moves {:.1} Gbyte/s", rate / 1e9),
+                None => println!("stand-in driver, no time"),
+            }
+            table(&*gpu, cli)?;
+        }
+    }
+    Ok(())
+}
+
+fn table<B: Clocked>(device: &B, cli: &Cli) -> Result<()> {
     println!(
         "{:<46} {:>10} {:>12} {:>6}",
         "operation", "ms", "Gbyte|op/s", "roof"
@@ -377,15 +400,15 @@ fn run(cli: &Cli) -> Result<()> {
         };
         for shape in shapes {
             let cases = match op {
-                Op::Gemm => gemm(&cpu, &shape)?,
-                Op::Conv2d => conv2d(&cpu, &shape)?,
-                Op::Attention => attention(&cpu, &shape)?,
-                Op::RmsNorm => rms_norm(&cpu, &shape)?,
-                Op::GroupNorm => group_norm(&cpu, &shape)?,
-                Op::Sample => sample(&cpu, &shape)?,
+                Op::Gemm => gemm(device, cli.cold, &shape)?,
+                Op::Conv2d => conv2d(device, cli.cold, &shape)?,
+                Op::Attention => attention(device, &shape)?,
+                Op::RmsNorm => rms_norm(device, &shape)?,
+                Op::GroupNorm => group_norm(device, &shape)?,
+                Op::Sample => sample(device, &shape)?,
             };
             for case in cases {
-                report(&cpu, op, case, cli.seconds)?;
+                report(device, op, case, cli.seconds)?;
             }
         }
     }
@@ -393,42 +416,42 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 /// The row of one case; its roof is the better of two measurements around it.
-fn report(
-    cpu: &Cpu,
+fn report<B: Clocked>(
+    device: &B,
     op: Op,
     (shape, roof, amount, mut call): Case<'_>,
     seconds: f64,
 ) -> Result<()> {
-    let before = cpu.roof(roof, 3)?;
+    let before = device.best(roof)?;
     call(0)?;
     let (mut times, begin) = (Vec::new(), Instant::now());
     while times.len() < 5 || begin.elapsed() < Duration::from_secs_f64(seconds) {
-        let start = Instant::now();
-        call(times.len() + 1)?;
-        times.push(start.elapsed().as_secs_f64());
+        let turn = times.len() + 1;
+        let Some(time) = device.seconds(&mut || call(turn))? else {
+            break;
+        };
+        times.push(time);
     }
-    let best = before.max(cpu.roof(roof, 3)?);
+    let best = before.zip(device.best(roof)?).map(|(a, b)| a.max(b));
     times.sort_by(f64::total_cmp);
-    let median = times[times.len() / 2];
     let name = op
         .to_possible_value()
         .map_or_else(String::new, |v| v.get_name().to_owned());
+    let name = format!("{name}/{shape}");
+    let Some(median) = times.get(times.len() / 2) else {
+        println!("{name:<46} {:>10} {:>12} {:>6}", "no time", "", "");
+        return Ok(());
+    };
+    let rate = amount / median;
+    let share = best.map_or_else(String::new, |best| format!("{:.2}", rate / best));
     println!(
-        "{:<46} {:>10.3} {:>12.1} {:>6.2}",
-        format!("{name}/{shape}"),
+        "{name:<46} {:>10.3} {:>12.1} {share:>6}",
         median * 1e3,
-        amount / median / 1e9,
-        amount / median / best
+        rate / 1e9,
     );
     Ok(())
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(&Cli::parse()))
 }

@@ -1,0 +1,386 @@
+//! A test of the tests: plants faults in the shipped kernels, one at a time, and runs the tests on each.
+//!
+//! ```sh
+//! cargo run --profile ci -p maquette-emulator --example mutants
+//! ```
+//!
+//! Every file of `kernels/ptx` is a family. Of its faults a fixed number is chosen, by a fixed seed, evenly over the
+//! kernels and the kinds of faults. A fault counts as caught when a test of `tests/ops.rs` or `tests/cuda.rs` that
+//! launches its kernel fails; tests with random cases are left out, so that the figure is the same every time.
+//! What no test catches must stand in `survivors.tsv` with the reason why; it is an error if it does not, if what stands
+//! there is caught, or if fewer than 95 of 100 are.
+//!
+//! `--family NAME` looks at one family, `--seed N` chooses other faults, `--each N` chooses so many for every kernel,
+//! `--only TEXT` those whose description holds the text, `--list` prints the chosen ones and runs nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use maquette_emulator::{Module, Mutant, changed, mutants};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+const SEED: u64 = 1;
+/// Faults of a family, at least, and of each of its kernels.
+const FAMILY: usize = 24;
+const EACH: usize = 4;
+/// Share of faults that tests must catch.
+const WANTED: f64 = 0.95;
+/// A test that hangs on a fault has caught it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct Options {
+    seed: u64,
+    family: Option<String>,
+    only: Option<String>,
+    each: usize,
+    list: bool,
+}
+
+/// One test, and what it launches: a kernel, and the instructions of its longest launch.
+struct Test {
+    file: PathBuf,
+    name: String,
+    took: Duration,
+    kernels: BTreeMap<String, u64>,
+}
+
+/// A generator whose numbers only need to be spread.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        for i in (1..list.len()).rev() {
+            #[expect(clippy::cast_possible_truncation, reason = "below a length")]
+            list.swap(i, (self.next() % (i as u64 + 1)) as usize);
+        }
+    }
+}
+
+/// So many faults of a kernel that the interpreter can run, the kinds in turn.
+fn choose(ptx: &str, all: Vec<Mutant>, count: usize, random: &mut Random) -> Vec<Mutant> {
+    let mut kinds: BTreeMap<&str, Vec<Mutant>> = BTreeMap::new();
+    for mutant in all {
+        kinds.entry(mutant.kind).or_default().push(mutant);
+    }
+    let mut kinds: Vec<Vec<Mutant>> = kinds.into_values().collect();
+    kinds.iter_mut().for_each(|kind| random.shuffle(kind));
+    random.shuffle(&mut kinds);
+    let mut chosen = Vec::new();
+    let mut places = BTreeSet::new();
+    while chosen.len() < count && kinds.iter().any(|kind| !kind.is_empty()) {
+        for kind in &mut kinds {
+            while let Some(mutant) = kind.pop() {
+                // One fault a line.
+                let text = changed(ptx, &mutant.kernel, mutant.place, &mutant.to);
+                if places.insert(mutant.place) && text.is_some_and(|t| Module::new(&t).is_ok()) {
+                    chosen.push(mutant);
+                    break;
+                }
+            }
+        }
+    }
+    chosen.truncate(count);
+    chosen
+}
+
+/// The tests' executables, built as the whole suite builds them.
+fn executables(root: &Path) -> Outcome<Vec<PathBuf>> {
+    let tests = ["--test", "ops", "--test", "cuda"];
+    let out = Command::new("cargo")
+        .args(["test", "--profile", "ci", "--all-features", "--no-run"])
+        .args(tests)
+        .args(["--message-format", "json"])
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()?;
+    let text = String::from_utf8(out.stdout)?;
+    let found = text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("\"executable\":\"")?;
+        rest.split_once('"').map(|(file, _)| PathBuf::from(file))
+    });
+    let found: Vec<PathBuf> = found.collect();
+    if found.len() == 2 {
+        Ok(found)
+    } else {
+        Err(format!("cargo built {} test files, not 2", found.len()).into())
+    }
+}
+
+fn command(file: &Path, test: &str) -> Command {
+    let mut command = Command::new(file);
+    command
+        .args(["--exact", test, "--test-threads", "1"])
+        .env("GPU_TESTS", "emulate")
+        .env("EMULATOR_MUTANT", "")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// All tests that launch kernels, the quickest first.
+fn tests(root: &Path) -> Outcome<Vec<Test>> {
+    let trace = std::env::temp_dir().join(format!("maquette-trace-{}", std::process::id()));
+    let mut all = Vec::new();
+    for file in executables(root)? {
+        let list = Command::new(&file)
+            .args(["--list", "--format", "terse"])
+            .output()?;
+        for line in String::from_utf8(list.stdout)?.lines() {
+            let Some(name) = line.strip_suffix(": test") else {
+                continue;
+            };
+            if name.contains("prop_") {
+                continue;
+            }
+            std::fs::remove_file(&trace).ok();
+            let begin = Instant::now();
+            let status = command(&file, name)
+                .env("EMULATOR_TRACE", &trace)
+                .current_dir(root)
+                .status()?;
+            if !status.success() {
+                return Err(format!("{name} fails without a fault").into());
+            }
+            let took = begin.elapsed();
+            let mut kernels = BTreeMap::new();
+            let traced = std::fs::read_to_string(&trace).unwrap_or_default();
+            for (kernel, instructions) in traced.lines().filter_map(|l| l.split_once('\t')) {
+                kernels.insert(kernel.to_owned(), instructions.parse()?);
+            }
+            if !kernels.is_empty() {
+                all.push(Test {
+                    file: file.clone(),
+                    name: name.to_owned(),
+                    took,
+                    kernels,
+                });
+            }
+        }
+    }
+    std::fs::remove_file(&trace).ok();
+    all.sort_by_key(|test| test.took);
+    Ok(all)
+}
+
+/// The test that catches a fault.
+fn caught<'a>(root: &Path, tests: &'a [Test], mutant: &Mutant) -> Outcome<Option<&'a str>> {
+    for test in tests {
+        let Some(instructions) = test.kernels.get(&mutant.kernel) else {
+            continue;
+        };
+        let mut child = command(&test.file, &test.name)
+            .env("EMULATOR_MUTANT", mutant.to_string())
+            .env(
+                "EMULATOR_BUDGET",
+                (instructions * 4 + 1_000_000).to_string(),
+            )
+            .current_dir(root)
+            .spawn()?;
+        let begin = Instant::now();
+        let passed = loop {
+            if let Some(status) = child.try_wait()? {
+                break status.success();
+            }
+            if begin.elapsed() > PATIENCE {
+                child.kill()?;
+                child.wait()?;
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        if !passed {
+            return Ok(Some(&test.name));
+        }
+    }
+    Ok(None)
+}
+
+fn options() -> Outcome<Options> {
+    let mut options = Options {
+        seed: SEED,
+        family: None,
+        only: None,
+        each: EACH,
+        list: false,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--seed" => options.seed = value()?.parse()?,
+            "--each" => options.each = value()?.parse()?,
+            "--family" => options.family = Some(value()?),
+            "--only" => options.only = Some(value()?),
+            "--list" => options.list = true,
+            _ => {
+                return Err(
+                    format!("{arg} is not known; the options stand in the file's head").into(),
+                );
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// The chosen faults by family.
+fn chosen(root: &Path, options: &Options) -> Outcome<Vec<(String, Mutant)>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root.join("kernels/ptx"))?
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    let mut all = Vec::new();
+    for file in files
+        .iter()
+        .filter(|f| f.extension().is_some_and(|e| e == "ptx"))
+    {
+        let family = file
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if options
+            .family
+            .as_ref()
+            .is_some_and(|wanted| *wanted != family)
+        {
+            continue;
+        }
+        let ptx = std::fs::read_to_string(file)?;
+        let kernels = mutants(&ptx);
+        let each = options.each.max(FAMILY.div_ceil(kernels.len().max(1)));
+        let mut random = Random(options.seed);
+        for (_, mutants) in kernels {
+            let some = choose(&ptx, mutants, each, &mut random);
+            all.extend(some.into_iter().map(|mutant| (family.clone(), mutant)));
+        }
+    }
+    if let Some(text) = &options.only {
+        all.retain(|(_, mutant)| mutant.to_string().contains(text.as_str()));
+    }
+    Ok(all)
+}
+
+/// Reasons why some faults change nothing that a test could see.
+fn explained(file: &Path) -> Outcome<BTreeMap<String, String>> {
+    let text = std::fs::read_to_string(file)?;
+    let mut reasons = BTreeMap::new();
+    for line in text.lines().skip(1) {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [kernel, place, _, to, reason] = columns[..] else {
+            return Err(format!("{}: \"{line}\" has not five columns", file.display()).into());
+        };
+        reasons.insert(format!("{kernel}:{place}:{to}"), reason.to_owned());
+    }
+    Ok(reasons)
+}
+
+fn run() -> Outcome<bool> {
+    let options = options()?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = here.join("../..").canonicalize()?;
+    let reasons = explained(&here.join("survivors.tsv"))?;
+    let all = chosen(&root, &options)?;
+    if options.list {
+        for (family, mutant) in &all {
+            println!(
+                "{family}\t{}\t{}\t{} -> {}",
+                mutant.kernel, mutant.kind, mutant.from, mutant.to
+            );
+        }
+        return Ok(true);
+    }
+    let begin = Instant::now();
+    let tests = tests(&root)?;
+    println!(
+        "{} tests in {:.0} s, {} faults",
+        tests.len(),
+        begin.elapsed().as_secs_f64(),
+        all.len()
+    );
+    let queue = Mutex::new(all.iter());
+    let results = Mutex::new(Vec::new());
+    let worker = || -> Result<(), String> {
+        loop {
+            let next = queue.lock().map_err(|e| e.to_string())?.next();
+            let Some((family, mutant)) = next else {
+                return Ok(());
+            };
+            let by = caught(&root, &tests, mutant).map_err(|e| e.to_string())?;
+            results
+                .lock()
+                .map_err(|e| e.to_string())?
+                .push((family, mutant, by));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|w| w.join().map_err(|_| "a thread panicked".to_owned())?)
+    })?;
+    let results = results.into_inner().map_err(|e| e.to_string())?;
+    let mut good = true;
+    let mut totals: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    for (family, mutant, by) in &results {
+        let total = totals.entry(family).or_default();
+        total[1] += 1;
+        let reason = reasons.get(&mutant.to_string());
+        match (by, reason) {
+            (Some(_), None) => total[0] += 1,
+            (Some(test), Some(_)) => {
+                total[0] += 1;
+                good = false;
+                println!("caught by {test}, though survivors.tsv says that it cannot be: {mutant}");
+            }
+            (None, Some(reason)) => {
+                println!("not caught\t{mutant}\tinstead of {}\t{reason}", mutant.from);
+            }
+            (None, None) => {
+                good = false;
+                println!(
+                    "NOT EXPLAINED\t{}\t{}\t{}\t{}\t({})",
+                    mutant.kernel, mutant.place, mutant.from, mutant.to, mutant.kind
+                );
+            }
+        }
+    }
+    let mut sum = [0; 2];
+    for (family, total) in &totals {
+        println!("{family}: {} of {} caught", total[0], total[1]);
+        sum = [sum[0] + total[0], sum[1] + total[1]];
+    }
+    #[expect(clippy::cast_precision_loss, reason = "some hundreds")]
+    let share = sum[0] as f64 / sum[1].max(1) as f64;
+    println!(
+        "all: {} of {} caught, {:.1} %, in {:.0} s",
+        sum[0],
+        sum[1],
+        share * 100.0,
+        begin.elapsed().as_secs_f64()
+    );
+    Ok(good && share >= WANTED)
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
