@@ -173,7 +173,8 @@ fn every_strategy<G: Generator, R: RewardModel>(
 fn show_o(faults: &mut Faults, threads: usize) {
     let drawing = Drawing::load(Cpu::with_threads(threads).unwrap(), Format::F32);
     let judging = Judging::load(Cpu::with_threads(threads).unwrap(), Format::F32);
-    for (n, guidance) in [(1, 2.75), (20, 2.75), (20, 1.0)] {
+    // More than a batch, and not a multiple of it.
+    for (n, guidance) in [(1, 2.75), (9, 2.75), (9, 1.0)] {
         let mut options = ShowOOptions::default();
         (options.candidates, options.batch) = (n + 1, n.min(8));
         (options.steps, options.guidance_scale) = (6, guidance);
@@ -184,7 +185,7 @@ fn show_o(faults: &mut Faults, threads: usize) {
     let mut next = 0;
     for (n, reader) in [
         (1, Reader::TwoRows),
-        (20, Reader::TwoRows),
+        (9, Reader::TwoRows),
         (3, Reader::Upstream { seed: 1 }),
     ] {
         let options = JudgeOptions::default().with_views(n).with_tokens(32);
@@ -208,7 +209,7 @@ fn janus(faults: &mut Faults, threads: usize) {
         (options.guidance_scale, options.pictures) = (guidance, 4);
         model.draw(words.clone(), options).unwrap()
     };
-    for (n, guidance) in [(1, 2.0), (20, 2.0), (20, 1.0)] {
+    for (n, guidance) in [(1, 2.0), (9, 2.0), (9, 1.0)] {
         let name = format!("Janus, {n} with guidance {guidance} on {threads}");
         let mut session = session(n, guidance);
         faults.check(&name, || drawn(&mut session, PROMPT, n));
@@ -218,7 +219,7 @@ fn janus(faults: &mut Faults, threads: usize) {
         model.judge(Arc::new(words.clone()), options).unwrap()
     };
     let mut next = 0;
-    for n in [1, 20] {
+    for n in [1, 9] {
         let (mut judge, name) = (judge(n), format!("Janus judging {n} on {threads}"));
         faults.check(&name, || judged(&mut judge, n, &mut next));
     }
@@ -235,7 +236,7 @@ fn llamagen(faults: &mut Faults, threads: usize) {
     let cpu = Arc::new(Cpu::with_threads(threads).unwrap());
     let config = LlamaGenConfig::from_json(&json).unwrap();
     let model = Arc::new(LlamaGen::load(cpu, config, &source, Format::F32).unwrap());
-    for (n, guidance) in [(1, 2.0), (20, 2.0), (20, 1.0)] {
+    for (n, guidance) in [(1, 2.0), (9, 2.0), (9, 1.0)] {
         let mut options = RasterOptions::default();
         (options.candidates, options.batch) = (n + 1, n.min(8));
         (
