@@ -8,12 +8,14 @@ mod bundled {
     pub mod janus;
 }
 mod gpu;
+mod tiny_janus;
 
 use bundled::drawing::Drawing;
 use maquette::cpu::Cpu;
 use maquette::cuda::Device;
 use maquette::generator::{Needs, Views};
 use maquette::model::show_o::ShowOOptions;
+use maquette::model::weights::Precision;
 use maquette::ops::conv::Rounding;
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::Activation;
@@ -353,6 +355,47 @@ fn a_picture_has_the_codes_of_the_cpu() {
         let prompt = "a photo of a red car";
         let want = drawn(Cpu::new(), format, prompt);
         assert_eq!(drawn(gpu::device(), format, prompt), want, "{format:?}");
+    }
+}
+
+/// What some of the tiny Janus' candidates draw, who start beside others that leave after the first step.
+fn in_company<B: Backend>(
+    backend: B,
+    precision: Precision,
+    seeds: &[u64],
+    stay: &[usize],
+) -> Vec<Code> {
+    let model = tiny_janus::load_as(backend, tiny_janus::config(), precision).unwrap();
+    let mut options = model.config().options();
+    (options.candidates, options.batch) = (seeds.len(), seeds.len());
+    let mut session = model.draw(tiny_janus::words(), options).unwrap();
+    let mut ids = vec![CandidateId::default(); seeds.len()];
+    let prompt = Prompt::new("a red car");
+    session.start(&prompt, seeds, &mut ids).unwrap();
+    session.step(&ids).unwrap();
+    let stay: Vec<CandidateId> = stay.iter().map(|&at| ids[at]).collect();
+    let leave: Vec<CandidateId> = ids.into_iter().filter(|id| !stay.contains(id)).collect();
+    session.prune(&leave).unwrap();
+    for _ in 1..session.steps() {
+        session.step(&stay).unwrap();
+    }
+    let mut codes = vec![0; stay.len() * session.grid().len()];
+    let mut views = Views::codes(&mut codes);
+    session.observe(&stay, Needs::CODES, &mut views).unwrap();
+    codes
+}
+
+#[test]
+fn a_candidate_draws_the_same_alone_in_company_and_after_others_left() {
+    let rounded = Precision::from(Format::Q8_0).with_activations(Activations::A8);
+    let seeds: Vec<u64> = (0..20).collect();
+    for precision in [Format::F32.into(), rounded] {
+        let both = in_company(gpu::device(), precision, &seeds, &[3, 11]);
+        let [third, eleventh] =
+            [3, 11].map(|seed| in_company(gpu::device(), precision, &[seed], &[0]));
+        assert_eq!(both, [third, eleventh].concat(), "{precision:?}");
+        let want = in_company(Cpu::new(), precision, &seeds, &[3, 11]);
+        assert_eq!(both, want, "{precision:?}");
     }
 }
 

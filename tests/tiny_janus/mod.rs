@@ -1,4 +1,5 @@
 //! The fixture's random weights, with a vocabulary that spells prompts for them.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::sync::Arc;
 
