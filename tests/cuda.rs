@@ -462,12 +462,12 @@ fn memory_that_runs_out_in_a_search_leaves_nothing_behind() {
     if !gpu::emulated() {
         return;
     }
-    let model = bundled::janus::load(gpu::device());
+    let model = tiny_janus::load(gpu::device(), tiny_janus::config());
     let run = || {
         let mut options = model.config().options();
         (options.candidates, options.batch, options.pictures) = (2, 2, 1);
-        let mut session = model.draw(bundled::janus::words(), options)?;
-        searched(&mut session, "a photo of a red car")
+        let mut session = model.draw(tiny_janus::words(), options)?;
+        searched(&mut session, "a red car")
     };
     let want = run().unwrap();
     let before = gpu::allocations();
