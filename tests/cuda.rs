@@ -520,16 +520,22 @@ fn a_step_waits_for_the_device_once() {
 #[test]
 fn rows_without_numbers_stay_with_the_thread_that_made_them() {
     let device = gpu::device();
-    let bad = |device: &Device| {
+    let bytes = |number: f32| {
         let mut x = device.zeros(4).unwrap();
-        device.write(&mut x, 2, &[f32::NAN]).unwrap();
+        device.write(&mut x, 2, &[number]).unwrap();
         let mut out = device.zeros::<u8>(4).unwrap();
         device.to_bytes(Rounding::Nearest, 4, &x, &mut out).unwrap();
     };
-    bad(&device);
-    std::thread::scope(|scope| {
-        scope.spawn(|| device.synchronise().unwrap());
-    });
+    bytes(f32::NAN);
+    // More of them than the device keeps words for.
+    for _ in 0..100 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                bytes(0.5);
+                device.synchronise().unwrap();
+            });
+        });
+    }
     let error = device.synchronise().unwrap_err();
     assert_eq!(
         error.to_string(),
