@@ -326,7 +326,7 @@ FEW(gemm_q4k_one, Q4K, 1, 4)
 FEW(gemm_q4k_few, Q4K, 2, 2)
 
 #define MANY(NAME, W, P)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(512, 1) NAME(                                                            \
+    extern "C" __global__ void __launch_bounds__(512, 1) NAME(                                                         \
         f32* __restrict__ y,              /* [m, n] */                                                                 \
         const u8* __restrict__ levels,    /* [m / 8, k / 32, 8, 32] signed bytes */                                    \
         const uint2* __restrict__ sides,  /* [m / 8, k / 32, 8]: scale, sum of the bytes */                            \
