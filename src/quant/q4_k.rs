@@ -281,7 +281,11 @@ mod tests {
         for seed in 0..64_u8 {
             let parts: [[u8; 2]; 8] = core::array::from_fn(|s| {
                 let s = u8::try_from(s).unwrap();
-                [(seed * 5 + s * 11) & 63, (seed * 3 + s * 29 + 7) & 63]
+                let mix = |a: u8, b: u8, c: u8| {
+                    let sum = seed.wrapping_mul(a).wrapping_add(s.wrapping_mul(b));
+                    sum.wrapping_add(c) & 63
+                };
+                [mix(5, 11, 0), mix(3, 29, 7)]
             });
             put_parts(parts, &mut block[4..]);
             let back: [[u8; 2]; 8] = core::array::from_fn(|s| part(&block, s));

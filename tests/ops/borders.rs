@@ -502,7 +502,7 @@ fn draws_agree_on_ties() {
             all.extend(bits(b, &p));
             all.extend(bits(b, &logits));
             let mut logits = buffer(b, &x);
-            let keys: Vec<u32> = (0..16).map(|i| i * 0x1234_5677).collect();
+            let keys: Vec<u32> = (0..16_u32).map(|i| i.wrapping_mul(0x1234_5677)).collect();
             let keys = buffer(b, &keys);
             b.draw(s, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
                 .unwrap();
