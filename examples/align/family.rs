@@ -20,6 +20,7 @@ use maquette::model::weights::WeightSource;
 use maquette::model::words::Words;
 use maquette::quant::Format;
 use maquette::{Generator, RewardModel};
+use support::png_file::write_whole;
 
 use crate::Res;
 
@@ -117,13 +118,13 @@ impl Home {
         for name in ["config.json", "vocab.txt"] {
             let path = self.path.join(name);
             let text = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-            crate::write(&out.join(name), &text)?;
+            write_whole(&out.join(name), &text)?;
         }
         let name = match self.folder.model {
             maquette::model::files::folder::ModelType::ShowO => "pytorch_model.safetensors",
             _ => "model.safetensors",
         };
-        crate::write(&out.join(name), &bytes)
+        write_whole(&out.join(name), &bytes)
     }
 }
 

@@ -14,8 +14,7 @@ mod online;
 mod options;
 
 use std::error::Error;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,6 +40,7 @@ use curves::Curves;
 use family::{Family, Home, JanusFamily, Pair, ShowOFamily};
 use online::{Group, seed};
 use options::{Args, Guide, MaskKind, Objective};
+use support::png_file::write_whole;
 use support::rules::Request;
 use support::scorer::{Eye, Marker, Scorer};
 use support::{requests, scorer};
@@ -49,18 +49,6 @@ type Res<T> = Result<T, Box<dyn Error>>;
 
 /// Guidance of the bundled Show-o.
 const GUIDANCE: f32 = 3.0;
-
-/// Writes a file that is whole or not there.
-fn write(path: &Path, bytes: &[u8]) -> Res<()> {
-    let part = path.with_extension("part");
-    let written = (|| {
-        let mut file = File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&part, path)
-    })();
-    written.map_err(|e| format!("{}: {e}", path.display()).into())
-}
 
 fn run(args: &Args) -> Res<()> {
     args.check()?;
@@ -222,7 +210,7 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
     bar.abandon();
     curves.draw(&args.out.join("curves.png"))?;
     let parameters = trainer.engine().parameters();
-    write(
+    write_whole(
         &args.out.join("adapter_model.safetensors"),
         &write_adapters(parameters)?,
     )?;
@@ -233,9 +221,9 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
     if let Some(path) = &args.check {
         let text = run.check(path, &trainer)?;
         print!("{text}");
-        write(&args.out.join("check.txt"), text.as_bytes())?;
+        write_whole(&args.out.join("check.txt"), text.as_bytes())?;
     }
-    write(
+    write_whole(
         &args.out.join("adapter_config.json"),
         adapter_config(&run.lora).as_bytes(),
     )
@@ -266,7 +254,7 @@ fn same_settings(path: &Path, settings: &Value) -> Res<()> {
             here.trim_end()
         )
         .into()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write(path, here.as_bytes()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_whole(path, here.as_bytes()),
         Err(e) => Err(format!("{}: {e}", path.display()).into()),
     }
 }

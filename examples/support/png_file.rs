@@ -1,8 +1,10 @@
 //! Pictures as PNG bytes, and files that are written whole or not at all.
 
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// RGB pixels of one picture, borrowed.
 #[derive(Debug, Clone, Copy)]
@@ -29,18 +31,25 @@ impl Picture<'_> {
     }
 }
 
-/// Writes a file so that nobody ever sees half of it: beside its place first, then renamed.
+/// Writes a file so that nobody ever sees half of it: beside its place first, then renamed. Several threads may write the
+/// same file.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
+    let count = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}-{count}.part", std::process::id()));
     let beside = Path::new(&name);
-    fs::write(beside, bytes)
-        .and_then(|()| fs::rename(beside, path))
-        .map_err(|e| {
-            // The first error is the one to tell; a leftover does no harm.
-            let _ = fs::remove_file(beside);
-            format!("cannot write {}: {e}", path.display()).into()
-        })
+    let written = (|| {
+        let mut file = File::create(beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(beside, path)
+    })();
+    written.map_err(|e| {
+        // The first error is the one to tell; a leftover does no harm.
+        let _ = fs::remove_file(beside);
+        format!("cannot write {}: {e}", path.display()).into()
+    })
 }
 
 /// Makes a folder and proves that files can be written there, before any work is done for it.
