@@ -75,7 +75,7 @@ pub struct Models {
 
 /// Models of any device.
 trait Loaded: std::fmt::Debug + Send + Sync {
-    fn generator(&self, candidates: usize) -> Res<Box<dyn Generator>>;
+    fn generator(&self, candidates: usize, hidden: bool) -> Res<Box<dyn Generator>>;
     fn judge(&self, views: usize) -> Res<Box<dyn RewardModel>>;
 }
 
@@ -87,8 +87,8 @@ struct On<B: Backend> {
 }
 
 impl<B: Backend + Send + Sync + 'static> Loaded for On<B> {
-    fn generator(&self, candidates: usize) -> Res<Box<dyn Generator>> {
-        self.drawing.session(candidates)
+    fn generator(&self, candidates: usize, hidden: bool) -> Res<Box<dyn Generator>> {
+        self.drawing.session(candidates, hidden)
     }
 
     fn judge(&self, views: usize) -> Res<Box<dyn RewardModel>> {
@@ -141,7 +141,12 @@ impl Models {
 
     /// A session of the generator in which so many candidates can be alive.
     pub fn generator(&self, candidates: u32) -> Res<Box<dyn Generator>> {
-        self.loaded.generator(candidates as usize)
+        self.loaded.generator(candidates as usize, false)
+    }
+
+    /// The same, of candidates whose hidden rows can be seen.
+    pub fn open_generator(&self, candidates: u32) -> Res<Box<dyn Generator>> {
+        self.loaded.generator(candidates as usize, true)
     }
 
     /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.

@@ -147,6 +147,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
         let n = self.model.config.num_vq_tokens;
         self.predict(Rows::Blank(prompt), true)?;
+        self.keep_first_of(prompt)?;
         let len = n * self.model.config.codebook_size;
         let m = &mut self.memory;
         self.model
