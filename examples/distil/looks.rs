@@ -187,7 +187,11 @@ impl Looks {
         let wrong = |what: &str| format!("{}: {what}", path.display());
         let bytes = fs::read(path).map_err(|e| wrong(&e.to_string()))?;
         let source = SafetensorsSource::new(&bytes).map_err(|e| wrong(&e.to_string()))?;
-        let tensor = |name: &str| source.tensor(name).ok_or_else(|| wrong("is no file of looks"));
+        let tensor = |name: &str| {
+            source
+                .tensor(name)
+                .ok_or_else(|| wrong("is no file of looks"))
+        };
         let words = |tensor: Tensor<'_>| -> Vec<u32> {
             let words = tensor.bytes.as_chunks::<4>().0;
             words.iter().map(|&b| u32::from_le_bytes(b)).collect()
@@ -202,7 +206,10 @@ impl Looks {
             hidden: halves.iter().map(|&b| bf16::from_le_bytes(b)).collect(),
             codes: words(tensor("codes")?),
             steps: words(tensor("steps")?),
-            answers: words(tensor("answers")?).into_iter().map(f32::from_bits).collect(),
+            answers: words(tensor("answers")?)
+                .into_iter()
+                .map(f32::from_bits)
+                .collect(),
         };
         let whole = looks.hidden.len() == n * places * width
             && looks.codes.len() == n * places

@@ -3,8 +3,12 @@
 //!
 //! `cargo run --release --example demo --all-features -- prompts --count 1200 --out out/train.jsonl`
 //! `cargo run --release --example distil --all-features -- draw --prompts out/train.jsonl --looks out/looks`
+//! `cargo run --release --example distil --all-features -- train --looks out/looks --out out/latent`
+//! `cargo run --release --example geneval --all-features -- --strategy parm --latent out/latent`
 
 mod looks;
+mod measure;
+mod train;
 
 use std::error::Error;
 use std::fs;
@@ -32,6 +36,10 @@ struct Cli {
 enum Command {
     /// Draw pictures of prompts and have the judge look at them.
     Draw(Draw),
+    /// Train a head on what was seen.
+    Train(train::Train),
+    /// Compare a head with the judge on what was seen of other prompts.
+    Measure(train::Measure),
 }
 
 #[derive(Debug, Args)]
@@ -69,8 +77,11 @@ struct Draw {
 }
 
 fn main() -> ExitCode {
-    let Command::Draw(cli) = Cli::parse().command;
-    open::ended(draw(cli))
+    open::ended(match Cli::parse().command {
+        Command::Draw(cli) => draw(cli),
+        Command::Train(cli) => train::train(&cli),
+        Command::Measure(cli) => train::measure(&cli),
+    })
 }
 
 fn draw(mut cli: Draw) -> Result<(), Box<dyn Error>> {
@@ -79,12 +90,18 @@ fn draw(mut cli: Draw) -> Result<(), Box<dyn Error>> {
         all.into_iter().map(|r| r.prompt).enumerate().collect()
     } else {
         let clean = requests::clean(all, &requests::read(&cli.evaluation)?);
-        clean.kept.into_iter().map(|(at, r)| (at, r.prompt)).collect()
+        clean
+            .kept
+            .into_iter()
+            .map(|(at, r)| (at, r.prompt))
+            .collect()
     };
     fs::create_dir_all(&cli.looks)?;
     let file = |at: usize| cli.looks.join(format!("{at:05}.safetensors"));
     let todo: Vec<&(usize, String)> = kept.iter().filter(|(at, _)| !file(*at).exists()).collect();
-    let jobs = cli.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let jobs = cli
+        .jobs
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     // The jobs share the cores already.
     cli.settings.threads = cli.settings.threads.or(Some(1));
     let models = Models::load(&cli.settings, true)?;
@@ -92,7 +109,9 @@ fn draw(mut cli: Draw) -> Result<(), Box<dyn Error>> {
     if cli.quiet {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} prompts  {eta} left")?);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} prompts  {eta} left",
+    )?);
     bar.set_position((kept.len() - todo.len()) as u64);
     bar.reset_eta();
     let next = AtomicUsize::new(0);
@@ -102,8 +121,9 @@ fn draw(mut cli: Draw) -> Result<(), Box<dyn Error>> {
         let mut judge = models.judge(cli.images).map_err(told)?;
         while let Some((at, text)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
             let place = u32::try_from(*at).map_err(|e| told(e.into()))?;
-            let seeds: Vec<u64> =
-                (0..cli.images).map(|image| picture_seed(cli.seed, place, image)).collect();
+            let seeds: Vec<u64> = (0..cli.images)
+                .map(|image| picture_seed(cli.seed, place, image))
+                .collect();
             let plan = Plan {
                 seeds: &seeds,
                 every: cli.every,

@@ -4,6 +4,7 @@ pub mod device;
 mod drawing;
 mod folder;
 mod judging;
+mod latent;
 mod options;
 mod text;
 
@@ -25,6 +26,7 @@ use device::Choice;
 use drawing::{Drawing, Folders};
 use folder::Reading;
 use judging::{Judging, Nobody};
+use latent::{Latent, LatentArgs};
 use options::Options;
 
 /// The guidance that the bundled generator was tuned for: w = 2.
@@ -59,6 +61,8 @@ pub struct Settings {
     /// Janus judges for itself]
     #[arg(long)]
     judge_dir: Option<PathBuf>,
+    #[command(flatten)]
+    latent: LatentArgs,
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     format: Weights,
     #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
@@ -84,17 +88,23 @@ trait Loaded: std::fmt::Debug + Send + Sync {
 struct On<B: Backend> {
     drawing: Drawing<B>,
     judging: Option<Judging<B>>,
+    latent: Option<Latent<B>>,
 }
 
 impl<B: Backend + Send + Sync + 'static> Loaded for On<B> {
     fn generator(&self, candidates: usize, hidden: bool) -> Res<Box<dyn Generator>> {
-        self.drawing.session(candidates, hidden)
+        self.drawing
+            .session(candidates, hidden || self.latent.is_some())
     }
 
     fn judge(&self, views: usize) -> Res<Box<dyn RewardModel>> {
-        match &self.judging {
-            Some(judging) => judging.session(views),
-            None => Ok(Box::new(Nobody)),
+        let judge = match &self.judging {
+            Some(judging) => judging.session(views)?,
+            None => Box::new(Nobody),
+        };
+        match &self.latent {
+            Some(latent) => latent.before(judge, views),
+            None => Ok(judge),
         }
     }
 }
@@ -192,7 +202,13 @@ fn on<B: Backend + Send + Sync + 'static>(
         text: s.text_dir.as_deref(),
     };
     let drawing = Drawing::load(&reading, &folders, &options)?;
-    let judging = judged
+    let latent = if judged {
+        s.latent.load(&reading.device, &bundled("latent"))?
+    } else {
+        None
+    };
+    let alone = latent.as_ref().is_some_and(Latent::answers_all);
+    let judging = (judged && !alone)
         .then(|| judging(&reading, &drawing, &model, judge.as_deref()))
         .transpose()?;
     let mut settings = json!({
@@ -202,9 +218,17 @@ fn on<B: Backend + Send + Sync + 'static>(
     });
     if let (Some(all), Value::Object(own)) = (settings.as_object_mut(), drawing.describe()) {
         all.extend(own);
+        if let Some(latent) = &latent {
+            all.insert("latent".into(), latent.describe());
+        }
     }
     let judging = judging.map(|(judging, _)| judging);
-    Ok((Box::new(On { drawing, judging }), settings))
+    let loaded = On {
+        drawing,
+        judging,
+        latent,
+    };
+    Ok((Box::new(loaded), settings))
 }
 
 /// The judge and the folder that it comes from. A Janus that draws judges on the same weights, unless told otherwise.
