@@ -49,10 +49,18 @@ pub fn table(said: &[Said]) {
     println!("  after steps     potential  (pairs)  the judge's own potential  (pairs)");
     for part in 0..6 {
         let (from, to) = (part * steps / 6 + 1, (part + 1) * steps / 6);
-        let within = || said.iter().filter(|one| (from..=to).contains(&one.step));
+        let within = || {
+            let unfinished = said.iter().filter(|one| one.step < steps);
+            unfinished.filter(|one| (from..=to).contains(&one.step))
+        };
         let (ours, pairs) = ranked(within().map(|one| end(one, one.head[3])));
         let (own, own_pairs) = ranked(within().map(|one| end(one, one.judge[3])));
-        println!("  {from:>2} to {to:>2} {ours:>16.3} {pairs:>9} {own:>19.3} {own_pairs:>15}");
+        let own = if own_pairs == 0 {
+            "-".into()
+        } else {
+            format!("{own:.3}")
+        };
+        println!("  {from:>2} to {to:>2} {ours:>16.3} {pairs:>9} {own:>19} {own_pairs:>15}");
     }
     let last = || said.iter().filter(|one| one.step == steps);
     let (ours, pairs) = ranked(last().map(|one| end(one, one.head[0])));

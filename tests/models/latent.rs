@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use maquette::align::{AdamWConfig, LatentBatch, LatentTrainer, Schedule, TrainerConfig};
+use maquette::combine::Split;
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};
+use maquette::model::files::config::JsonConfig;
 use maquette::model::files::safetensors::SafetensorsSource;
 use maquette::model::latent::backward::{LatentLearner, LatentViews};
 use maquette::model::latent::{LatentConfig, LatentHead, LatentSession};
@@ -12,10 +14,13 @@ use maquette::model::show_o::ShowOOptions;
 use maquette::ops::{Backend, Backward, Reference};
 use maquette::quant::Format;
 use maquette::reward::{Ask, ViewKey};
-use maquette::rng::{open_unit, philox};
+use maquette::rng::{Stream, open_unit, philox};
+use maquette::search::{Flow, Halving, Parm, SearchStrategy};
+use maquette::testing::ScriptedReward;
 use maquette::{CandidateId, Error, Generator, Judgement, Prompt, Result, RewardModel, Verdict};
 
 use crate::bundled::drawing::Drawing;
+use crate::bundled::files::{bytes, text};
 
 const PROMPT: Prompt<'static> = Prompt::new("a photo of a red car");
 const QUESTIONS: [Judgement; 4] = [
@@ -413,4 +418,81 @@ fn hidden_rows_are_those_of_the_last_step_in_any_company() {
     assert!(observe(&mut s, resumed[0]).is_err());
     s.step(&[ids[0], resumed[0]]).unwrap();
     assert_eq!(rows(&mut s, ids[0]), rows(&mut s, resumed[0]));
+}
+
+fn bundled() -> LatentSession<Cpu> {
+    let json = JsonConfig::parse(&text("latent/config.json")).unwrap();
+    let config = LatentConfig::from_json(&json).unwrap();
+    loaded(Cpu::new(), &config, &bytes("latent/model.safetensors")).unwrap()
+}
+
+#[test]
+fn the_bundled_head_knows_the_prompt_from_another() {
+    let drawing = Drawing::load(Cpu::new(), Format::F32);
+    let mut options = ShowOOptions::default();
+    (options.candidates, options.guidance_scale, options.hidden) = (12, 3.0, true);
+    let mut s = drawing.session(options);
+    let mut judge = bundled();
+    let asked = Prompt::new("a photo of two pink kites");
+    let mut ids = [CandidateId::default(); 12];
+    s.start(&PROMPT, &[1, 2, 3, 4], &mut ids[..4]).unwrap();
+    for _ in 0..17 {
+        s.step(&ids[..4]).unwrap();
+    }
+    // The same pictures before their last step, drawn for either prompt.
+    for i in 0..4 {
+        let mut codes = [0; 64];
+        let from = s.save(ids[i], &mut codes).unwrap();
+        let seed = [i as u64 + 1];
+        s.resume(&PROMPT, &from, &seed, &mut ids[4 + i..5 + i])
+            .unwrap();
+        s.resume(&asked, &from, &seed, &mut ids[8 + i..9 + i])
+            .unwrap();
+    }
+    s.step(&ids[4..]).unwrap();
+    let mut yes = [0.0; 2];
+    for (sum, ids) in yes.iter_mut().zip(ids[4..].chunks(4)) {
+        let mut hidden = vec![0.0; 4 * 64 * 128];
+        s.observe(ids, Needs::HIDDEN, &mut Views::hidden(&mut hidden))
+            .unwrap();
+        let key = |&candidate: &CandidateId| ViewKey {
+            candidate,
+            step: 18,
+        };
+        let keys: Vec<ViewKey> = ids.iter().map(key).collect();
+        let mut out = [Verdict::malformed(); 4];
+        let ask = Ask::new(Judgement::Outcome, &PROMPT, &keys).with_hidden(&hidden);
+        judge.judge(&ask, &mut out).unwrap();
+        *sum = out.iter().map(|verdict| verdict.p_yes).sum::<f32>() / 4.0;
+    }
+    assert!(yes[0] > yes[1] + 0.2, "{yes:?}");
+}
+
+#[test]
+fn a_search_decodes_only_what_the_judge_is_asked_about() {
+    let drawing = Drawing::load(Cpu::new(), Format::F32);
+    let mut options = ShowOOptions::default();
+    (options.steps, options.candidates, options.hidden) = (6, 6, true);
+    let mut s = drawing.session(options);
+    let questions = QUESTIONS[1..].to_vec();
+    let judge = ScriptedReward::seeded(3).with_needs(Needs::PIXELS);
+    let mut both = Split::new(bundled(), judge, questions);
+    let mut run = |strategy: &mut dyn SearchStrategy<_, _>| {
+        let found = strategy
+            .search(&mut s, &mut both, &PROMPT, &mut Stream::new(1), &mut |_| {
+                Flow::Continue
+            })
+            .unwrap();
+        s.prune(&[found.winner]).unwrap();
+        found.cost
+    };
+    let halved = run(&mut Halving::new(6, [2, 4]).with_judgement(Judgement::Potential));
+    assert_eq!((halved.decodes, halved.outcome), (2, 2));
+    assert_eq!(
+        (halved.potential, halved.steps),
+        (6 + 3, 2 * 6 + 2 * 3 + 2 * 2)
+    );
+    let parm = run(&mut Parm::new(6).with_survivors(2));
+    assert_eq!(parm.decodes, parm.outcome);
+    assert!(parm.clarity >= 6 && parm.decodes <= 2);
 }
