@@ -319,19 +319,27 @@ fn ranks_that_do_not_fit_are_told() {
     assert!(told.contains("another process"), "{told}");
 }
 
-/// A comparison of four prompts, one picture each, in few steps.
+/// A comparison of two prompts, one picture each, in few steps.
 fn compare(out: &Path) -> Command {
     let mut command = example("compare");
     command
-        .args(["--quiet", "--limit", "4", "--images", "1", "--jobs", "1"])
-        .args(["--steps", "4", "--only", "plain,two,parm-2"])
+        .args(["--quiet", "--limit", "2", "--images", "1", "--jobs", "1"])
+        .args(["--steps", "3", "--only", "plain,two,parm-2,again"])
         .args(["--entry", "two=--strategy best-of-n -n 2"])
         .args(["--entry", "parm-2=--strategy parm -n 2"])
+        .args(["--aligned", SAME])
         .args(["--most", "2", "--timed", "0", "--out"])
         .arg(out)
         .stdout(Stdio::null());
     command
 }
+
+/// The weights that are bundled, as if they were others.
+const SAME: &str = concat!(
+    "again=",
+    env!("CARGO_MANIFEST_DIR"),
+    "/examples/demo/weights/show-o"
+);
 
 /// The files of a folder, without those that single ranks wrote.
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -360,6 +368,7 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
     assert_eq!(
         names,
         [
+            "again.jsonl",
             "parm-2.jsonl",
             "plain.jsonl",
             "plot.png",
@@ -401,11 +410,14 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
             }
         }
     }
-    // Two candidates take twice the steps and share what they share.
+    // Two candidates take twice the steps, share what they share, and are looked at.
     let cost = row("two")["cost"].as_f64().unwrap();
-    assert!((1.5..2.0).contains(&cost), "{cost}");
+    assert!((1.5..2.5).contains(&cost), "{cost}");
     assert_eq!(row("plain")["cost"], 1.0);
     assert_eq!(row("plain")["multiply_adds"]["judge"], 0.0);
+    for part in ["overall", "gain", "multiply_adds", "cost", "steps"] {
+        assert_eq!(row("again")[part], row("plain")[part], "{part}");
+    }
     // The page holds the same and asks for nothing.
     let page = fs::read_to_string(whole.join("report.html")).unwrap();
     let start = page.find("id=\"data\">").unwrap() + "id=\"data\">".len();
@@ -420,7 +432,7 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
     let plain = whole.join("plain.jsonl");
     let text = fs::read_to_string(&plain).unwrap();
     let told = succeeds(example("geneval").arg("--table").arg(&plain));
-    assert!(told.contains("plain.jsonl over 4 pictures"), "{told}");
+    assert!(told.contains("plain.jsonl over 2 pictures"), "{told}");
     let cut = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
         line.as_object_mut().unwrap().remove("multiply_adds");
@@ -445,11 +457,8 @@ fn a_comparison_says_what_it_cannot_draw() {
         (["--entry", "../x=--strategy plain"], "no NAME="),
         (["--entry", "plain=--strategy plain"], "two rows plain"),
         (["--entry", "x=--strategy best"], "invalid value 'best'"),
-        (
-            ["--entry", "x=--width 3"],
-            "--width is no setting of the strategy plain",
-        ),
-        (["--aligned", "x=/nowhere"], "/nowhere"),
+        (["--aligned", "x"], "no NAME="),
+        (["--aligned", "two=x"], "two rows two"),
         (["--limit", "0"], "nothing to draw"),
     ] {
         let mut command = compare(&home);
