@@ -40,7 +40,7 @@ use curves::Curves;
 use family::{Family, Home, JanusFamily, Pair, ShowOFamily};
 use online::{Group, seed};
 use options::{Args, Guide, MaskKind, Objective};
-use support::png_file::write_whole;
+use support::png_file::write_durably;
 use support::rules::Request;
 use support::scorer::{Eye, Marker, Scorer};
 use support::{requests, scorer};
@@ -210,7 +210,7 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
     bar.abandon();
     curves.draw(&args.out.join("curves.png"))?;
     let parameters = trainer.engine().parameters();
-    write_whole(
+    write_durably(
         &args.out.join("adapter_model.safetensors"),
         &write_adapters(parameters)?,
     )?;
@@ -221,9 +221,9 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
     if let Some(path) = &args.check {
         let text = run.check(path, &trainer)?;
         print!("{text}");
-        write_whole(&args.out.join("check.txt"), text.as_bytes())?;
+        write_durably(&args.out.join("check.txt"), text.as_bytes())?;
     }
-    write_whole(
+    write_durably(
         &args.out.join("adapter_config.json"),
         adapter_config(&run.lora).as_bytes(),
     )
@@ -254,7 +254,7 @@ fn same_settings(path: &Path, settings: &Value) -> Res<()> {
             here.trim_end()
         )
         .into()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_whole(path, here.as_bytes()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_durably(path, here.as_bytes()),
         Err(e) => Err(format!("{}: {e}", path.display()).into()),
     }
 }

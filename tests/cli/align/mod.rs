@@ -3,8 +3,6 @@
 
 mod annotate;
 mod bad;
-#[path = "../programs/mod.rs"]
-mod programs;
 mod runs;
 
 use std::fs;
@@ -13,8 +11,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::programs::{example, folder, succeeds};
 use maquette::rng::{Stream, philox};
-use programs::{example, folder, succeeds};
 use rand_core::Rng;
 
 /// Moments at which a program is killed.

@@ -1,6 +1,4 @@
-//! The programs, as somebody at a terminal meets them.
-
-mod programs;
+//! Searches and evaluations on the bundled models.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use programs::{example, fails, folder, succeeds};
+use crate::programs::{example, fails, folder, succeeds};
 
 #[test]
 fn the_same_seed_gives_the_same_bytes_for_any_number_of_threads() {
