@@ -161,6 +161,16 @@ fn run() -> Result<(), Box<dyn Error>> {
             rejected: 0,
         };
         row("spent", spent);
+        let work = total.multiply_adds;
+        if let (Some(all), Some(generator), Some(decoder), Some(judge)) =
+            (work.total(), work.generator, work.decoder, work.judge)
+        {
+            let [all, generator, decoder, judge] =
+                [all, generator, decoder, judge].map(|n| n as f64 / 1e9);
+            println!(
+                "  10^9 multiply-adds: {all:.2}, generator {generator:.2}, decoder {decoder:.2}, judge {judge:.2}"
+            );
+        }
         if released {
             row("one by one, as released", usual);
         }

@@ -5,8 +5,11 @@
 //! over is filled in here.
 
 pub mod canvas;
+pub mod chart;
 pub mod choice;
+pub mod comparison;
 pub mod detections;
+pub mod evaluation;
 pub mod layout;
 pub mod layouts;
 pub mod measured;

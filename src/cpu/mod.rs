@@ -41,7 +41,7 @@ use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, Nor
 use crate::ops::reward_head::AnswerShape;
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
-use crate::ops::{Backend, Element, Reference, Sealed};
+use crate::ops::{Backend, Element, Reference, Sealed, tally};
 use crate::quant::{Format, QuantMatrix};
 
 /// Memory: plain host memory, as the reference device has it.
@@ -168,6 +168,10 @@ impl Backend for Cpu {
     type Buffer<T: Element> = Buffer<T>;
     type Matrix = Packed;
 
+    fn multiply_adds(&self) -> Option<u64> {
+        tally::done()
+    }
+
     fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         Reference.zeros(len)
     }
@@ -217,7 +221,9 @@ impl Backend for Cpu {
             w,
             bias.map(Buffer::as_slice),
             y.as_mut_slice(),
-        )
+        )?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn layer_norm(
@@ -326,7 +332,9 @@ impl Backend for Cpu {
         out: &mut Buffer<f32>,
     ) -> Result<()> {
         let rows = [keys.as_slice(), values.as_slice()];
-        self.attend(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
+        self.attend(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())?;
+        tally::add(s.multiply_adds(spans.as_slice()));
+        Ok(())
     }
 
     fn attention_q8(
@@ -339,7 +347,9 @@ impl Backend for Cpu {
         out: &mut Buffer<f32>,
     ) -> Result<()> {
         let rows = [keys.as_slice(), values.as_slice()];
-        self.attend_q8(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
+        self.attend_q8(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())?;
+        tally::add(s.multiply_adds(spans.as_slice()));
+        Ok(())
     }
 
     fn relative_attention(
@@ -349,7 +359,9 @@ impl Backend for Cpu {
         bias: &Buffer<f32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.attend_relative(s, qkv.as_slice(), bias.as_slice(), out.as_mut_slice())
+        self.attend_relative(s, qkv.as_slice(), bias.as_slice(), out.as_mut_slice())?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn guide(&self, s: GuideShape, logits: &mut Buffer<f32>) -> Result<()> {
@@ -426,7 +438,9 @@ impl Backend for Cpu {
             latents.as_slice(),
             codebook.as_slice(),
             codes.as_mut_slice(),
-        )
+        )?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn conv2d(
@@ -437,7 +451,9 @@ impl Backend for Cpu {
         bias: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.convolution(s, x.as_slice(), w, bias.as_slice(), y.as_mut_slice())
+        self.convolution(s, x.as_slice(), w, bias.as_slice(), y.as_mut_slice())?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn to_bytes(

@@ -35,6 +35,14 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     /// A weight matrix `[n, k]`, packed for the device.
     type Matrix: Debug + Send + Sync;
 
+    /// Multiply-adds that the calling thread has asked of devices so far, if this one counts: those of products,
+    /// convolutions, attention and codebook searches, by their shapes, whoever computes them and with how many threads.
+    /// Gradients are not counted. A device that does not see what attention sees counts nothing, nor does any without
+    /// `std`.
+    fn multiply_adds(&self) -> Option<u64> {
+        None
+    }
+
     /// Reserves a buffer of `len` zeros.
     fn zeros<T: Element>(&self, len: usize) -> Result<Self::Buffer<T>>;
     /// Elements of a buffer.

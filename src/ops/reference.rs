@@ -11,7 +11,9 @@ use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShap
 use super::reward_head::AnswerShape;
 use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use super::vq::{GatherShape, LfqShape, NearestShape};
-use super::{Backend, Element, Sealed, attention, conv, gemm, norm, reward_head, sample, vq};
+use super::{
+    Backend, Element, Sealed, attention, conv, gemm, norm, reward_head, sample, tally, vq,
+};
 use crate::error::{Error, Result, covers, product};
 use crate::quant::{Format, QuantData, QuantMatrix};
 
@@ -102,6 +104,10 @@ impl Backend for Reference {
     type Buffer<T: Element> = HostBuffer<T>;
     type Matrix = HostMatrix;
 
+    fn multiply_adds(&self) -> Option<u64> {
+        tally::done()
+    }
+
     fn zeros<T: Element>(&self, len: usize) -> Result<HostBuffer<T>> {
         zeros("buffer", len).map(HostBuffer)
     }
@@ -183,7 +189,9 @@ impl Backend for Reference {
             &w.view()?,
             bias.map(HostBuffer::as_slice),
             &mut y.0,
-        )
+        )?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn layer_norm(
@@ -269,7 +277,9 @@ impl Backend for Reference {
         spans: &HostBuffer<u32>,
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
+        attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)?;
+        tally::add(s.multiply_adds(&spans.0));
+        Ok(())
     }
 
     fn append_q8(
@@ -291,7 +301,9 @@ impl Backend for Reference {
         spans: &HostBuffer<u32>,
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        attention::attention_q8(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
+        attention::attention_q8(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)?;
+        tally::add(s.multiply_adds(&spans.0));
+        Ok(())
     }
 
     fn relative_attention(
@@ -301,7 +313,9 @@ impl Backend for Reference {
         bias: &HostBuffer<f32>,
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        attention::relative_attention(s, &qkv.0, &bias.0, &mut out.0)
+        attention::relative_attention(s, &qkv.0, &bias.0, &mut out.0)?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn guide(&self, s: GuideShape, logits: &mut HostBuffer<f32>) -> Result<()> {
@@ -377,7 +391,9 @@ impl Backend for Reference {
         codebook: &HostBuffer<f32>,
         codes: &mut HostBuffer<u32>,
     ) -> Result<()> {
-        vq::nearest(s, &latents.0, &codebook.0, &mut codes.0)
+        vq::nearest(s, &latents.0, &codebook.0, &mut codes.0)?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn conv2d(
@@ -388,7 +404,9 @@ impl Backend for Reference {
         bias: &HostBuffer<f32>,
         y: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        conv::conv2d(s, &x.0, &w.view()?, &bias.0, &mut y.0)
+        conv::conv2d(s, &x.0, &w.view()?, &bias.0, &mut y.0)?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn to_bytes(

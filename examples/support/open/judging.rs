@@ -87,6 +87,10 @@ impl RewardModel for Nobody {
         Needs::NOTHING
     }
 
+    fn multiply_adds(&self) -> Option<u64> {
+        Some(0)
+    }
+
     fn judge(&mut self, _: &Ask<'_>, _: &mut [Verdict]) -> maquette::Result<()> {
         Err(Error::Unsupported {
             what: "judging without a judge",

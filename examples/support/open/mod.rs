@@ -32,7 +32,7 @@ const GUIDANCE: f32 = 3.0;
 const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/weights");
 
 /// Which models, and how they run.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Settings {
     #[command(flatten)]
     options: Options,
@@ -63,6 +63,28 @@ pub struct Settings {
     format: Weights,
     #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
     activations: Arithmetic,
+}
+
+impl Settings {
+    /// The same with another generator's weights: what belongs to a generator by default stays as it is.
+    #[must_use]
+    pub fn with_weights(&self, dir: &Path) -> Self {
+        let mut other = self.clone();
+        let bundled = |name: &str| Path::new(BUNDLED).join(name);
+        let model = self.model_dir.clone().unwrap_or_else(|| bundled("show-o"));
+        if same(&model, &bundled("show-o")) {
+            other.options.guidance.get_or_insert(GUIDANCE);
+            for (dir, name) in [
+                (&mut other.tokenizer_dir, "magvitv2"),
+                (&mut other.judge_dir, "judge"),
+            ] {
+                dir.get_or_insert_with(|| bundled(name));
+            }
+        }
+        other.text_dir.get_or_insert(model);
+        other.model_dir = Some(dir.into());
+        other
+    }
 }
 
 /// Loaded models; sessions share them.
@@ -147,6 +169,11 @@ impl Models {
     /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.
     pub fn judge(&self, n: u32) -> Res<Box<dyn RewardModel>> {
         self.loaded.judge(n.clamp(1, 64) as usize)
+    }
+
+    /// Who stands in for a judge where nobody is asked.
+    pub fn nobody(&self) -> Box<dyn RewardModel> {
+        Box::new(Nobody)
     }
 
     /// Everything that decides what is drawn.

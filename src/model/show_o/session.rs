@@ -18,7 +18,7 @@ use super::prompts::Prompts;
 use super::{SPECIAL_NAMES, ShowO, ShowOConfig};
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Name, Result, covers, product};
-use crate::generator::{CandidateId, Partial};
+use crate::generator::{CandidateId, Partial, Spent};
 use crate::model::magvit::{Magvit, MagvitScratch};
 use crate::model::session::{filled, places, reserved};
 use crate::model::transformer::{Cache, Pass, Scratch};
@@ -143,6 +143,7 @@ pub struct ShowOSession<B: Backend, T> {
     next: u64,
     memory: Memory<B>,
     host: Host,
+    spent: Spent,
 }
 
 impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
@@ -260,10 +261,11 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             next: 0,
             memory,
             host,
+            spent: Spent::default(),
         };
         if guided(&session.options) {
             let unconditional = session.model.config().text_tokens(&[]);
-            session.compute_text(&unconditional, 0)?;
+            session.drawing(|session| session.compute_text(&unconditional, 0))?;
         }
         Ok(session)
     }
@@ -319,7 +321,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
         let place = self.prompts.free()?;
         let row = self.prompts.get(place).row;
-        self.compute_text(tokens, row)?;
+        self.drawing(|session| session.compute_text(tokens, row))?;
         self.prompts.entry(place).tokens.extend_from_slice(tokens);
         Ok((place, true))
     }

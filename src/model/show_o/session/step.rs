@@ -3,6 +3,7 @@
 use super::{Rows, ShowOSession, guided};
 use crate::codes::UNKNOWN;
 use crate::error::Result;
+use crate::model::session::multiply_adds;
 use crate::model::show_o::options::TemperaturePolicy;
 use crate::model::transformer::Pass;
 use crate::ops::Backend;
@@ -20,6 +21,14 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             TemperaturePolicy::Linear => o.temperature * (1.0 - (step + 1) as f32 / o.steps as f32),
             _ => cumulative_temperature(o.temperature, step, o.steps),
         }
+    }
+
+    /// Counts what is computed for a picture.
+    pub(super) fn drawing<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        let before = self.model.backend.multiply_adds();
+        let result = f(self);
+        self.spent.drawing += multiply_adds(&*self.model.backend, before);
+        result
     }
 
     /// Runs the model, leaving guided logits of the wanted rows in `memory.logits`; returns their number. `all` wants
@@ -146,7 +155,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             return Ok(());
         }
         let n = self.model.config.num_vq_tokens;
-        self.predict(Rows::Blank(prompt), true)?;
+        self.drawing(|session| session.predict(Rows::Blank(prompt), true))?;
         let len = n * self.model.config.codebook_size;
         let m = &mut self.memory;
         self.model
