@@ -19,7 +19,13 @@ use maquette::quant::Format;
 use maquette::rng;
 
 mod bad;
+#[path = "../bundled"]
+mod bundled {
+    pub mod files;
+    pub mod judging;
+}
 mod gradients;
+mod judge;
 mod objectives;
 mod raster;
 mod runs;
