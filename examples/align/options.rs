@@ -40,7 +40,7 @@ pub struct Args {
     /// Folder of a Show-o's image tokenizer. [default: the bundled one]
     #[arg(long)]
     pub tokenizer_dir: Option<PathBuf>,
-    /// Folder of the generator that draws for a judge's --check. [default: the bundled Show-o]
+    /// Folder of the Show-o that draws for a judge's --check. [default: the bundled one]
     #[arg(long)]
     pub generator_dir: Option<PathBuf>,
     /// Folder of a Show-o's judge. [default: the bundled one; a Janus judges for itself]
@@ -107,6 +107,9 @@ pub struct Args {
     /// Pictures of each of them.
     #[arg(long, default_value_t = 4)]
     pub check_images: u32,
+    /// File of the pictures that a judge is checked on: drawn once, and read by later runs. [default: one in --out]
+    #[arg(long)]
+    pub check_pictures: Option<PathBuf>,
     /// Records of the evaluation: `--prompts` with the same words are left out.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/eval_prompts.jsonl"))]
     pub evaluation: PathBuf,

@@ -14,6 +14,7 @@ use maquette::model::learner::{Example, Input, Learner, Scope};
 use maquette::model::llava::{
     JudgeOptions, Lesson, Llava, LlavaConfig, LlavaLearner, LlavaSession,
 };
+use maquette::model::transformer::AdapterConfig;
 use maquette::ops::{Backward, Reference};
 use maquette::quant::Format;
 use maquette::reward::{Ask, ViewKey};
@@ -251,6 +252,19 @@ fn what_was_learnt_is_resumed_to_the_bit_merged_and_said() {
     let said = engine.policy(&examples[0], None).unwrap()[0].exp();
     assert!((verdict.p_yes - said).abs() < 1e-4, "{verdict:?} {said}");
     assert!((said - before).abs() > 1e-2, "{said} {before}");
+    // Unmerged, over weights of 8 bits too: what the engine says that trains them.
+    let settings = AdapterConfig::new(lora().rank, lora().alpha).unwrap();
+    let stored = SafetensorsSource::new(&stored).unwrap();
+    for format in [Format::F32, Format::Q8_0] {
+        let (mut engine, examples) = engine_of(Cpu::new(), format, Trained::Adapters(lora()));
+        engine.read_adapters(&stored).unwrap();
+        let said = engine.policy(&examples[0], None).unwrap()[0].exp();
+        let model = Arc::into_inner(Judging::load(Cpu::new(), format).0).unwrap();
+        let beside = model.with_adapters(&settings, &stored).unwrap();
+        let mut session = session(&Arc::new(beside));
+        let verdict = judged(&mut session, Judgement::Outcome, "a red car");
+        assert!((verdict.p_yes - said).abs() < 1e-5, "{verdict:?} {said}");
+    }
 }
 
 #[test]

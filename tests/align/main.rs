@@ -18,6 +18,7 @@ use maquette::ops::{Backward, Reference};
 use maquette::quant::Format;
 use maquette::rng;
 
+mod adapters;
 mod bad;
 #[path = "../bundled"]
 mod bundled {

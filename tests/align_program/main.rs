@@ -3,6 +3,7 @@
 
 mod annotate;
 mod bad;
+mod judge;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod runs;

@@ -41,6 +41,9 @@ fn a_better_judge_has_an_interval_above_zero() {
         })
         .collect();
     let all = over_all(&pictures).unwrap();
-    assert!(all.difference.low > 0.1 && all.difference.high < 0.6, "{all:?}");
+    assert!(
+        all.difference.low > 0.1 && all.difference.high < 0.6,
+        "{all:?}"
+    );
     assert!(all.each[1].low > all.each[0].high);
 }

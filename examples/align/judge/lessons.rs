@@ -11,7 +11,7 @@ use maquette::cpu::Cpu;
 use maquette::model::files::map::ModelFolder;
 use maquette::model::learner::Example;
 use maquette::model::llava::{Lesson, LlavaSession};
-use maquette::model::magvit::{Magvit, MagvitConfig};
+use maquette::model::magvit::{Magvit, MagvitConfig, MagvitScratch};
 use maquette::quant::Format;
 use maquette::{Code, ImageBatch, ImageSize, Judgement};
 use serde::Deserialize;
@@ -90,7 +90,7 @@ impl fmt::Display for Lessons {
 impl Lessons {
     /// Reads the sets. What is wrong with one is said before any step.
     pub fn read(args: &Args, cpu: &Arc<Cpu>, session: &mut LlavaSession<Cpu>) -> Res<Self> {
-        let pixels = magvit(args, cpu)?;
+        let mut tokenizer = Pictures::open(args, cpu)?;
         let mut held_out = Leakage::default();
         for request in requests::read(&args.evaluation)? {
             held_out.insert(&request.prompt);
@@ -112,7 +112,9 @@ impl Lessons {
                     out.leaked += 1;
                     continue;
                 }
-                fits(&pixels, &line.codes).map_err(|e| format!("{place}: {e}"))?;
+                tokenizer
+                    .check(&line.codes)
+                    .map_err(|e| format!("{place}: {e}"))?;
                 let yes = line.answer == Answer::Yes;
                 let next = codes.len();
                 let picture = *known.entry(line.codes).or_insert_with_key(|own| {
@@ -141,7 +143,7 @@ impl Lessons {
             }
             item.picture = *place;
         }
-        out.pictures = seen(args, &pixels, session, &taken)?;
+        out.pictures = seen(args, &mut tokenizer, session, &taken)?;
         for at in 0..out.items.len() {
             let example = out.example(at, session)?;
             out.rows = out.rows.max(example.positions.len());
@@ -234,52 +236,80 @@ fn lines(path: &Path) -> Res<Vec<(usize, String)>> {
     Ok(lines.map(|(line, at)| (at, line.to_owned())).collect())
 }
 
-fn magvit(args: &Args, cpu: &Arc<Cpu>) -> Res<Magvit<Cpu>> {
-    let path = args.tokenizer_dir.clone();
-    let folder = ModelFolder::open(&path.unwrap_or_else(|| bundled("magvitv2")))?;
-    let (config, cpu) = (MagvitConfig::from_json(&folder.config)?, Arc::clone(cpu));
-    Ok(folder
-        .weights
-        .read(|source| Magvit::load(cpu, config, source, Format::F32))?)
+/// Codes to pixels.
+pub struct Pictures {
+    magvit: Magvit<Cpu>,
+    scratch: MagvitScratch<Cpu>,
+    bytes: Vec<u8>,
 }
 
-/// Fails for codes that are no picture of the image tokenizer.
-fn fits(pixels: &Magvit<Cpu>, codes: &[Code]) -> Result<(), String> {
-    let (config, got) = (pixels.config(), codes.len());
-    let want = config.grid() * config.grid();
-    if got != want {
-        return Err(format!(
-            "a picture of {got} codes, where the image tokenizer has {want}"
-        ));
+impl Pictures {
+    /// Reads the image tokenizer.
+    pub fn open(args: &Args, cpu: &Arc<Cpu>) -> Res<Self> {
+        let path = args.tokenizer_dir.clone();
+        let folder = ModelFolder::open(&path.unwrap_or_else(|| bundled("magvitv2")))?;
+        let (config, cpu) = (MagvitConfig::from_json(&folder.config)?, Arc::clone(cpu));
+        let magvit = folder
+            .weights
+            .read(|source| Magvit::load(cpu, config, source, Format::F32))?;
+        Ok(Self {
+            scratch: magvit.scratch(VIEWS)?,
+            magvit,
+            bytes: Vec::new(),
+        })
     }
-    match codes
-        .iter()
-        .find(|&&code| code as usize >= config.codebook_size)
-    {
-        Some(code) => Err(format!("code {code} is not in the codebook")),
-        None => Ok(()),
+
+    /// The size of each.
+    pub fn size(&self) -> ImageSize {
+        let config = self.magvit.config();
+        let side = u32::try_from(config.grid() * config.scale()).unwrap_or(u32::MAX);
+        ImageSize::new(side, side)
+    }
+
+    /// Fails for codes that are no picture.
+    fn check(&self, codes: &[Code]) -> Result<(), String> {
+        let (config, got) = (self.magvit.config(), codes.len());
+        let want = config.grid() * config.grid();
+        if got != want {
+            return Err(format!(
+                "a picture of {got} codes, where the image tokenizer has {want}"
+            ));
+        }
+        let known = |code: &&Code| (**code as usize) < config.codebook_size;
+        match codes.iter().find(|code| !known(code)) {
+            Some(code) => Err(format!("code {code} is not in the codebook")),
+            None => Ok(()),
+        }
+    }
+
+    /// The pixels of some pictures.
+    pub fn decode(&mut self, pictures: &[&[Code]]) -> Res<(ImageSize, &[u8])> {
+        for codes in pictures {
+            self.check(codes)?;
+        }
+        let (size, n) = (self.size(), pictures.len());
+        self.bytes.resize(n * size.len_bytes(), 0);
+        let grid = [self.magvit.config().grid(); 2];
+        let codes = pictures.concat();
+        self.magvit
+            .decode(&mut self.scratch, n, grid, &codes, &mut self.bytes)?;
+        Ok((size, &self.bytes))
     }
 }
 
 /// Decodes pictures and lets the judge's tower see them.
 fn seen(
     args: &Args,
-    pixels: &Magvit<Cpu>,
+    tokenizer: &mut Pictures,
     session: &mut LlavaSession<Cpu>,
     pictures: &[&[Code]],
 ) -> Res<Vec<Vec<f32>>> {
-    let (grid, scale) = (pixels.config().grid(), pixels.config().scale());
-    let side = u32::try_from(grid * scale)?;
-    let size = ImageSize::new(side, side);
-    let mut scratch = pixels.scratch(VIEWS)?;
-    let mut bytes = vec![0; VIEWS * size.len_bytes()];
     let bar = bar(args.quiet, pictures.len() as u64, "pictures")?;
     let mut out = Vec::new();
     for batch in pictures.chunks(VIEWS) {
         let n = batch.len();
-        let bytes = &mut bytes[..n * size.len_bytes()];
-        pixels.decode(&mut scratch, n, [grid; 2], &batch.concat(), bytes)?;
-        let rows = session.picture_rows(ImageBatch::new(n, size, bytes)?)?;
+        let (size, pixels) = tokenizer.decode(batch)?;
+        let rows = session.picture_rows(ImageBatch::new(n, size, pixels)?)?;
         out.extend(rows.chunks(rows.len() / n).map(<[f32]>::to_vec));
         bar.inc(n as u64);
     }

@@ -294,10 +294,7 @@ fn beside<B: Backend>(
     if named.is_empty() {
         return Ok(None);
     }
-    let all = product("adapters", &[r, named.len()])?;
-    let mut a = Vec::new();
-    let mut b = reserved::<f32>(product("adapters", &[n, all])?)?;
-    for (slot, ([first, second], at, outputs)) in named.iter().enumerate() {
+    for ([first, _], _, outputs) in &named {
         if r > k.min(*outputs) {
             return Err(Error::TensorShape {
                 name: Name::owned(&format!("{PEFT_PREFIX}{first}")),
@@ -305,6 +302,11 @@ fn beside<B: Backend>(
                 want: Name::owned(&format!("a rank from 1 to {}", k.min(*outputs))),
             });
         }
+    }
+    let all = product("adapters", &[r, named.len()])?;
+    let mut a = Vec::new();
+    let mut b = reserved::<f32>(product("adapters", &[n, all])?)?;
+    for (slot, ([first, second], at, outputs)) in named.iter().enumerate() {
         a.extend(loader.floats(first, &[r, k])?);
         let own = loader.floats(second, &[*outputs, r])?;
         let rows = b.chunks_exact_mut(all).skip(*at);
