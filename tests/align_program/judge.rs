@@ -23,7 +23,7 @@ fn items(path: &Path, n: u32, change: &dyn Fn(u32, &mut Value)) {
         let prompt = ["a red car", "two blue boats"][i as usize % 2];
         let mut line = serde_json::json!({
             "question": question, "prompt": prompt, "step": 18,
-            "codes": codes, "answer": if i % 2 == 0 { "yes" } else { "no" }, "reason": "a photo of two red cars",
+            "codes": codes, "answer": if i.is_multiple_of(2) { "yes" } else { "no" }, "reason": "a photo of two red cars",
         });
         change(i, &mut line);
         format!("{line}\n")
@@ -47,7 +47,7 @@ fn a_judge_that_is_killed_learns_the_same_and_its_check_compares_both() {
     let start = |out: &Path| {
         let mut command = train(&set, out);
         command.args(["--steps", "8", "--rate", "3e-3", "--reasons", "--merge"]);
-        command.args(["--check-images", "2", "--check"]).arg(&list);
+        command.args(["--check-images", "1", "--check"]).arg(&list);
         command
     };
     let (whole, killed) = (home.join("whole"), home.join("killed"));
