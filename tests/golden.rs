@@ -6,8 +6,10 @@
 //! `golden_families/x.rs` with `pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()>` and one line below.
 #![cfg(feature = "safetensors")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use maquette::Result;
 use maquette::cpu::Cpu;
@@ -131,7 +133,11 @@ const NOT_ON_A_GPU: [&str; 2] = ["train-dpo", "train-grpo"];
 const NOT_INTERPRETED: [&str; 4] = ["train-dpo", "train-grpo", "janus-draws", "magvit-v2"];
 
 /// A device by name, whether names are the transformers library's, and how the device runs a case.
-type Pass<'a> = (&'a str, bool, &'a dyn Fn(&Family, &Case) -> Result<()>);
+type Pass<'a> = (
+    &'a str,
+    bool,
+    &'a (dyn Fn(&Family, &Case) -> Result<()> + Sync),
+);
 
 #[test]
 fn every_case_agrees_on_every_device() {
@@ -162,80 +168,33 @@ fn every_case_agrees_on_a_gpu() {
     );
 }
 
+/// Runs every case of the folder; several at once, told in the folder's order.
 fn agree(passes: &[Pass<'_>], left_out: &[&str]) {
     let folder = std::env::var_os("MAQUETTE_GOLDEN").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
         PathBuf::from,
     );
-    let families = families();
+    let (families, cases) = (families(), cases(&folder));
+    let (next, told) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = cases.get(at) else { return };
+            let outcome = case_agrees(path, &families, passes, left_out);
+            told.lock().unwrap().insert(at, outcome);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
     let (mut ran, mut passed_over, mut failures) = (0, 0, Vec::new());
-    for path in cases(&folder) {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(path.join("config.json")).unwrap();
-        let json: Value = serde_json::from_str(&text).unwrap();
-        let own = json["fixture"]["case"].as_str().unwrap_or_default();
-        let Some(family) = longest(&families, &name).or_else(|| longest(&families, own)) else {
-            if OPTIONAL
-                .iter()
-                .any(|f| name.starts_with(f) || own.starts_with(f))
-            {
-                println!("{name}: skipped, its feature is off");
-            } else {
-                failures.push(format!("{name}: no family has this name"));
-            }
-            continue;
-        };
-        if left_out.contains(&name.as_str()) {
-            println!("{name}: left out on {}", passes[0].0);
-            passed_over += 1;
-            continue;
-        }
-        for &(device, transformers, run) in passes {
-            let Some(mut case) = Case::open(&path, transformers) else {
-                if !transformers {
-                    failures.push(format!("{name}: golden.safetensors is missing"));
-                }
-                continue;
-            };
-            let mut given = None;
-            for format in case.formats() {
-                case.format = format;
-                ran += 1;
-                let result = run(family, &case);
-                let mut pass = format!("{name} on {device}");
-                if transformers {
-                    pass += ", transformers names";
-                }
-                if format != Format::F32 {
-                    pass += &format!(", kept in {}", format.name());
-                }
-                if let Err(error) = result {
-                    case.problem(error.to_string());
-                }
-                let (report, outputs) = (case.report.take(), case.outputs());
-                let [(share, tensor), (rounded, far)] = &report.largest;
-                println!(
-                    "{pass}: {} of {} outputs compared, largest deviation {share:.3} of its tolerance {tensor}",
-                    report.compared.len(),
-                    outputs.len()
-                );
-                if !far.is_empty() {
-                    println!("{pass}: largest deviation from the BF16 run {rounded:.3} {far}");
-                }
-                failures.extend(report.problems.iter().map(|p| format!("{pass}: {p}")));
-                let left: Vec<_> = outputs
-                    .iter()
-                    .filter(|o| !report.compared.contains(*o))
-                    .collect();
-                if !left.is_empty() {
-                    failures.push(format!("{pass}: not compared: {left:?}"));
-                }
-                // A format that loses nothing changes no bit.
-                if *given.get_or_insert_with(|| report.given.clone()) != report.given {
-                    failures.push(format!("{pass}: other bits than in F32"));
-                }
-            }
-        }
+    for outcome in told.into_inner().unwrap().into_values() {
+        outcome.lines.iter().for_each(|line| println!("{line}"));
+        ran += outcome.ran;
+        passed_over += outcome.passed_over;
+        failures.extend(outcome.failures);
     }
     if ran + passed_over == 0 {
         failures.push(format!(
@@ -244,4 +203,96 @@ fn agree(passes: &[Pass<'_>], left_out: &[&str]) {
         ));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What became of a case.
+#[derive(Default)]
+struct Outcome {
+    ran: usize,
+    passed_over: usize,
+    lines: Vec<String>,
+    failures: Vec<String>,
+}
+
+fn case_agrees(
+    path: &Path,
+    families: &[Family],
+    passes: &[Pass<'_>],
+    left_out: &[&str],
+) -> Outcome {
+    let mut out = Outcome::default();
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    let text = std::fs::read_to_string(path.join("config.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let own = json["fixture"]["case"].as_str().unwrap_or_default();
+    let Some(family) = longest(families, &name).or_else(|| longest(families, own)) else {
+        if OPTIONAL
+            .iter()
+            .any(|f| name.starts_with(f) || own.starts_with(f))
+        {
+            out.lines
+                .push(format!("{name}: skipped, its feature is off"));
+        } else {
+            out.failures
+                .push(format!("{name}: no family has this name"));
+        }
+        return out;
+    };
+    if left_out.contains(&name.as_str()) {
+        out.lines
+            .push(format!("{name}: left out on {}", passes[0].0));
+        out.passed_over += 1;
+        return out;
+    }
+    for &(device, transformers, run) in passes {
+        let Some(mut case) = Case::open(path, transformers) else {
+            if !transformers {
+                out.failures
+                    .push(format!("{name}: golden.safetensors is missing"));
+            }
+            continue;
+        };
+        let mut given = None;
+        for format in case.formats() {
+            case.format = format;
+            out.ran += 1;
+            let result = run(family, &case);
+            let mut pass = format!("{name} on {device}");
+            if transformers {
+                pass += ", transformers names";
+            }
+            if format != Format::F32 {
+                pass += &format!(", kept in {}", format.name());
+            }
+            if let Err(error) = result {
+                case.problem(error.to_string());
+            }
+            let (report, outputs) = (case.report.take(), case.outputs());
+            let [(share, tensor), (rounded, far)] = &report.largest;
+            out.lines.push(format!(
+                "{pass}: {} of {} outputs compared, largest deviation {share:.3} of its tolerance {tensor}",
+                report.compared.len(),
+                outputs.len()
+            ));
+            if !far.is_empty() {
+                out.lines.push(format!(
+                    "{pass}: largest deviation from the BF16 run {rounded:.3} {far}"
+                ));
+            }
+            let told = report.problems.iter().map(|p| format!("{pass}: {p}"));
+            out.failures.extend(told);
+            let left: Vec<_> = outputs
+                .iter()
+                .filter(|o| !report.compared.contains(*o))
+                .collect();
+            if !left.is_empty() {
+                out.failures.push(format!("{pass}: not compared: {left:?}"));
+            }
+            // A format that loses nothing changes no bit.
+            if *given.get_or_insert_with(|| report.given.clone()) != report.given {
+                out.failures.push(format!("{pass}: other bits than in F32"));
+            }
+        }
+    }
+    out
 }

@@ -20,7 +20,7 @@ use maquette::model::weights::WeightSource;
 use maquette::model::words::Words;
 use maquette::quant::Format;
 use maquette::{Generator, RewardModel};
-use support::png_file::write_whole;
+use support::png_file::write_durably;
 
 use crate::Res;
 
@@ -118,13 +118,13 @@ impl Home {
         for name in ["config.json", "vocab.txt"] {
             let path = self.path.join(name);
             let text = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-            write_whole(&out.join(name), &text)?;
+            write_durably(&out.join(name), &text)?;
         }
         let name = match self.folder.model {
             maquette::model::files::folder::ModelType::ShowO => "pytorch_model.safetensors",
             _ => "model.safetensors",
         };
-        write_whole(&out.join(name), &bytes)
+        write_durably(&out.join(name), &bytes)
     }
 }
 

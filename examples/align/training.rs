@@ -11,7 +11,7 @@ use maquette::align::{
 use maquette::cpu::Cpu;
 use maquette::model::learner::Learner;
 use serde_json::{Map, Value, json};
-use support::png_file::write_whole;
+use support::png_file::write_durably;
 
 use crate::Res;
 use crate::curves::Curves;
@@ -131,7 +131,7 @@ impl<'a, L: Learner<Cpu>> Training<'a, L> {
     pub fn leave(&self, home: &Home) -> Res<()> {
         let (out, adapters) = (&self.args.out, self.adapters());
         let bytes = write_adapters(adapters.0)?;
-        write_whole(&out.join("adapter_model.safetensors"), &bytes)?;
+        write_durably(&out.join("adapter_model.safetensors"), &bytes)?;
         if self.args.merge {
             home.write_merged(adapters, &out.join("merged"))?;
         }
@@ -141,13 +141,13 @@ impl<'a, L: Learner<Cpu>> Training<'a, L> {
     /// Shows what a check said, and keeps it.
     pub fn checked(&self, text: &str) -> Res<()> {
         print!("{text}");
-        write_whole(&self.args.out.join("check.txt"), text.as_bytes())
+        write_durably(&self.args.out.join("check.txt"), text.as_bytes())
     }
 
     /// Writes the last file: the run is done.
     pub fn close(&self) -> Res<()> {
         let config = adapter_config(&self.lora);
-        write_whole(
+        write_durably(
             &self.args.out.join("adapter_config.json"),
             config.as_bytes(),
         )
@@ -166,7 +166,7 @@ fn same_settings(path: &Path, settings: &Value) -> Res<()> {
             here.trim_end()
         )
         .into()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_whole(path, here.as_bytes()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_durably(path, here.as_bytes()),
         Err(e) => Err(format!("{}: {e}", path.display()).into()),
     }
 }

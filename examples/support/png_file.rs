@@ -34,6 +34,19 @@ impl Picture<'_> {
 /// Writes a file so that nobody ever sees half of it: beside its place first, then renamed. Several threads may write the
 /// same file.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+    write(path, bytes, |_| Ok(()))
+}
+
+/// The same, for what must be whole even after a loss of power. Waits for the disk: not for thousands of pictures.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+    write(path, bytes, File::sync_all)
+}
+
+fn write(
+    path: &Path,
+    bytes: &[u8],
+    settle: fn(&File) -> std::io::Result<()>,
+) -> Result<(), Box<dyn Error>> {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let mut name = path.as_os_str().to_owned();
     let count = WRITTEN.fetch_add(1, Ordering::Relaxed);
@@ -42,7 +55,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
     let written = (|| {
         let mut file = File::create(beside)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        settle(&file)?;
         fs::rename(beside, path)
     })();
     written.map_err(|e| {

@@ -17,7 +17,10 @@ mod pool;
 #[cfg(feature = "std")]
 mod roof;
 mod sample;
-#[expect(unsafe_code, reason = "vector instructions")]
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "vector instructions")
+)]
 mod simd;
 mod strips;
 mod tiles;

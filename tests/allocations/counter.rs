@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 /// Whether calls of any thread count now.
 static COUNTS: AtomicBool = AtomicBool::new(false);
 static CALLS: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that are allocated.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
 /// Where the first call that counted came from.
 static FIRST: Mutex<Option<Backtrace>> = Mutex::new(None);
 
@@ -40,24 +42,29 @@ fn count() {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
+        LIVE.fetch_add(layout.size(), SeqCst);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count();
+        LIVE.fetch_add(layout.size(), SeqCst);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         count();
+        LIVE.fetch_sub(layout.size(), SeqCst);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
+        LIVE.fetch_add(size, SeqCst);
+        LIVE.fetch_sub(layout.size(), SeqCst);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -69,6 +76,11 @@ pub struct Count {
     pub calls: usize,
     /// Where the first one came from: the crate's own functions.
     pub first: String,
+}
+
+/// Bytes that are allocated now, by any thread. What the system could not give counts, too, but ends the test anyway.
+pub fn live() -> usize {
+    LIVE.load(SeqCst)
 }
 
 /// Begins to count, unless it is being done already.

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod codebooks;
+mod records;
 mod sampling;
 mod searches;
 mod sessions;
@@ -46,7 +47,41 @@ proptest! {
             keys.iter().map(|(key, value)| format!("\"{}\": {value}", KEYS[*key])).collect();
         settings::settings(format!("{{{}}}", entries.join(", ")).as_bytes());
     }
+
+    #[test]
+    fn prop_records_read_back_as_themselves(
+        lines in prop::collection::vec((0_usize..LINES.len(), 0_usize..60), 0..6),
+    ) {
+        let text: String = lines.iter().map(|(line, at)| changed(LINES[*line], *at)).collect();
+        records::records(text.as_bytes());
+    }
 }
+
+/// One byte of a line is another; without a line's end there is none.
+fn changed(line: &str, at: usize) -> String {
+    let mut bytes = line.as_bytes().to_vec();
+    if let Some(byte) = bytes.get_mut(at * 3) {
+        *byte = b"0}\"x"[at % 4];
+    }
+    String::from_utf8_lossy(&bytes).into_owned() + "\n"
+}
+
+#[test]
+fn whole_records_are_read() {
+    let whole = |line: &str| records::records((line.to_owned() + "\n").as_bytes());
+    // The header alone is no result.
+    assert_eq!(LINES.map(whole), [1, 0, 0, 1, 1]);
+    assert_eq!(whole(&LINES[1..3].join("\n")), 1);
+}
+
+/// Lines of an evaluation: a prompt, a header and a result of this crate, one of the official scorer, detections.
+const LINES: [&str; 5] = [
+    r#"{"tag":"single_object","prompt":"a dog","include":[{"class":"dog","count":1}]}"#,
+    r#"{"images":2,"strategy":"plain"}"#,
+    r#"{"prompt_index":3,"image":1,"tag":"colors","prompt":"a red car","correct":true}"#,
+    r#"{"filename":"out/00003/samples/0001.png","tag":"colors","prompt":"a","correct":false}"#,
+    r#"{"filename":"00003/samples/0001.png","metadata":{"tag":"single_object","prompt":"a dog","include":[{"class":"dog","count":1}]},"details":{"dog":[[0,0,9,9,0.5]]},"colors":{}}"#,
+];
 
 /// Names that some model's settings have.
 const KEYS: &[&str] = &[

@@ -11,7 +11,7 @@ use maquette::reward::{Ask, ViewKey};
 use maquette::{CandidateId, Code, Generator, ImageBatch, Judgement, Prompt, RewardModel, Verdict};
 use serde_json::{Value, json};
 use support::auc::{self, Scored};
-use support::png_file::write_whole;
+use support::png_file::write_durably;
 use support::results::Results;
 use support::rules::{Request, Rules};
 use support::scorer::Eye;
@@ -169,7 +169,7 @@ pub fn run(args: &Args, home: &Home, path: &Path, adapters: Adapters<'_>) -> Res
             });
         }
     }
-    write_whole(&args.out.join("check.jsonl"), text.as_bytes())?;
+    write_durably(&args.out.join("check.jsonl"), text.as_bytes())?;
     let lines = auc::lines(&pictures).ok_or_else(|| {
         format!(
             "{}: all pictures are right, or all are wrong: nothing can be told apart",

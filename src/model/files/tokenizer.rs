@@ -65,7 +65,8 @@ impl Tokenizer {
         charsmap::check(&file)?;
         parts::check_growth(&file)?;
         let mut inner = guarded("describes no tokenizer that can be built", || {
-            let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+            // Unlike `from_bytes`, this is compiled once, there.
+            let mut inner: tokenizers::Tokenizer = str::from_utf8(json)?.parse()?;
             inner.with_truncation(None)?;
             inner.with_padding(None);
             Ok(inner)

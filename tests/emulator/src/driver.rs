@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::{Counters, Kernel, Launch, Memory, Module, Order, changed, launch};
 
@@ -34,7 +34,8 @@ static TRACED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 const DYNAMIC_SHARED: c_int = 8;
 const POOL_USED: c_int = 7;
 
-static MEMORY: RwLock<Memory> = RwLock::new(Memory::empty());
+/// A launch works on the memory as it is when it begins: other threads allocate meanwhile.
+static MEMORY: LazyLock<Mutex<Arc<Memory>>> = LazyLock::new(Mutex::default);
 static LIMIT: AtomicUsize = AtomicUsize::new(4 << 30);
 /// The error after which nothing works any more.
 static STICKY: AtomicU32 = AtomicU32::new(SUCCESS);
@@ -137,12 +138,12 @@ pub mod entry {
         LIVE.get()
     }
 
-    fn memory() -> std::sync::RwLockReadGuard<'static, Memory> {
-        MEMORY.read().unwrap_or_else(PoisonError::into_inner)
+    fn locked() -> MutexGuard<'static, Arc<Memory>> {
+        MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn allocated() -> std::sync::RwLockWriteGuard<'static, Memory> {
-        MEMORY.write().unwrap_or_else(PoisonError::into_inner)
+    fn memory() -> Arc<Memory> {
+        Arc::clone(&locked())
     }
 
     fn sticky() -> c_uint {
@@ -315,12 +316,12 @@ pub mod entry {
         if left != u64::MAX {
             FAIL_AFTER.set(left - 1);
         }
-        let mut memory = allocated();
+        let mut memory = locked();
         let free = LIMIT.load(Ordering::Relaxed).saturating_sub(memory.bytes());
         if bytes > free {
             return OUT_OF_MEMORY;
         }
-        match memory.allocate(bytes) {
+        match Arc::make_mut(&mut memory).allocate(bytes) {
             Some(at) => {
                 LIVE.set(LIVE.get() + 1);
                 set(out, at)
@@ -330,7 +331,7 @@ pub mod entry {
     }
 
     fn free(at: u64) -> c_uint {
-        if allocated().free(at) {
+        if Arc::make_mut(&mut locked()).free(at) {
             LIVE.set(LIVE.get().saturating_sub(1));
             SUCCESS
         } else {

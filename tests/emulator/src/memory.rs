@@ -1,6 +1,7 @@
 //! The device's memory: allocations of the host, each with a record of the bytes that were written.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::Result;
@@ -10,10 +11,10 @@ const ALIGN: usize = 256;
 /// What fresh memory holds: floats that are no numbers.
 const FRESH: u8 = 0xff;
 
-/// All allocations, by address.
-#[derive(Debug, Default)]
+/// All allocations, by address. A clone is the same memory, and keeps what is freed elsewhere while it is there.
+#[derive(Debug, Default, Clone)]
 pub struct Memory {
-    all: Vec<Allocation>,
+    all: Vec<Arc<Allocation>>,
     bytes: usize,
 }
 
@@ -53,16 +54,16 @@ impl Allocation {
     }
 }
 
-impl Memory {
-    /// No allocation.
-    #[must_use]
-    pub const fn empty() -> Self {
-        Self {
-            all: Vec::new(),
-            bytes: 0,
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if let Some(layout) = Self::layout(self.len) {
+            // SAFETY: `Memory::allocate` made it with this layout, and nobody has it any more.
+            unsafe { dealloc(self.begin as *mut u8, layout) };
         }
     }
+}
 
+impl Memory {
     /// Bytes that are allocated.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -83,12 +84,12 @@ impl Memory {
         let at = self.all.partition_point(|a| a.begin < begin);
         self.all.insert(
             at,
-            Allocation {
+            Arc::new(Allocation {
                 begin,
                 len,
                 full: AtomicBool::new(false),
                 written: (0..len.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-            },
+            }),
         );
         self.bytes += len;
         Some(begin)
@@ -99,12 +100,7 @@ impl Memory {
         let Ok(at) = self.all.binary_search_by_key(&begin, |a| a.begin) else {
             return false;
         };
-        let allocation = self.all.remove(at);
-        self.bytes -= allocation.len;
-        if let Some(layout) = Allocation::layout(allocation.len) {
-            // SAFETY: `allocate` made it with this layout, and it was in the list until now.
-            unsafe { dealloc(begin as *mut u8, layout) };
-        }
+        self.bytes -= self.all.remove(at).len;
         true
     }
 
@@ -129,7 +125,7 @@ impl Memory {
     }
 
     pub(crate) fn get(&self, index: usize) -> Option<&Allocation> {
-        self.all.get(index)
+        self.all.get(index).map(|a| &**a)
     }
 
     pub(crate) fn allocation(&self, index: usize) -> &Allocation {
@@ -182,13 +178,5 @@ impl Memory {
         unsafe { (at as *mut u8).write_bytes(byte, len) };
         self.all[index].wrote(offset, len);
         Ok(())
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        while let Some(last) = self.all.last() {
-            self.free(last.begin);
-        }
     }
 }

@@ -1,14 +1,12 @@
 //! Evaluations as somebody at a terminal or on a cluster runs them: detections of others, ranks, their merging.
 
-mod programs;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use programs::{example, fails, folder, succeeds};
+use crate::programs::{example, fails, folder, succeeds};
 use serde_json::{Value, json};
 
 /// A line of a detections file.

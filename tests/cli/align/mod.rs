@@ -4,8 +4,6 @@
 mod annotate;
 mod bad;
 mod judge;
-#[path = "../programs/mod.rs"]
-mod programs;
 mod runs;
 
 use std::fs;
@@ -14,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::programs::{example, folder, succeeds};
 use maquette::rng::{Stream, philox};
-use programs::{example, folder, succeeds};
 use rand_core::Rng;
 
 /// Moments at which a program is killed.

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::tiny::{self, Copy, PROMPT};
+use super::{drawn, generate};
 use crate::programs::folder;
-use crate::tiny::{self, Copy, PROMPT};
-use crate::{drawn, generate};
 
 fn put(name: &str, folder: &Path) {
     fs::create_dir_all(folder).unwrap();

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::tiny;
 use crate::programs::{example, fails, folder, succeeds};
-use crate::tiny;
 
 const PROMPTS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),

@@ -1,11 +1,8 @@
 //! Models of every kind, opened by the programs from folders as they are published.
 
 mod device;
-#[path = "../programs/mod.rs"]
-mod programs;
 mod published;
 mod tiny;
-#[cfg(feature = "tokenizers")]
 mod tokens;
 mod unfit;
 
@@ -13,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use programs::{example, fails, folder, succeeds};
+use crate::programs::{example, fails, folder, succeeds};
 use serde_json::{Value, json};
 use tiny::PROMPT;
 

@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
+use super::tiny::{self, PROMPT};
+use super::{drawn, generate};
 use crate::programs::{fails, folder, has_driver, with_gpu};
-use crate::tiny::{self, PROMPT};
-use crate::{drawn, generate};
 
 #[test]
 fn a_gpu_draws_and_judges_the_same() {

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::generate;
+use super::generate;
+use super::tiny::{self, PROMPT};
 use crate::programs::{fails, folder};
-use crate::tiny::{self, PROMPT};
 
 /// Folders, further arguments, and what the error must say.
 type Case<'a> = (&'a [(&'a str, &'a PathBuf)], &'a [&'a str], &'a [&'a str]);

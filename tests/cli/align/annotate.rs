@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::{killed_again_and_again, prompts, tree};
 use crate::programs::{example, fails, folder, succeeds};
-use crate::{killed_again_and_again, prompts, tree};
 
 fn annotate(prompts: &Path, out: &Path) -> Command {
     let mut command = example("annotate");

@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use super::{align, pairs, prompts};
 use crate::programs::{example, fails, folder, succeeds};
-use crate::{align, pairs, prompts};
 
 #[test]
 fn pairs_that_cannot_be_used_are_named_with_their_line() {

@@ -1,9 +1,6 @@
 //! The report of kernels' times, on the stand-in driver: its rows are all there, without times.
-#![cfg(target_os = "linux")]
 
-mod programs;
-
-use programs::{example, has_driver, succeeds, with_gpu};
+use crate::programs::{example, has_driver, succeeds, with_gpu};
 
 #[test]
 fn every_row_runs_without_a_gpu() {

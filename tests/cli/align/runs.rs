@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::{align, killed_again_and_again, pairs, prompts, tree};
 use crate::programs::{example, fails, folder, succeeds};
-use crate::{align, killed_again_and_again, pairs, prompts, tree};
 
 #[test]
 fn training_on_pairs_survives_fifty_kills() {

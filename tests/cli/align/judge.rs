@@ -7,8 +7,8 @@ use std::process::Command;
 use maquette::rng::philox;
 use serde_json::Value;
 
+use super::{prompts, tree};
 use crate::programs::{example, fails, folder, succeeds};
-use crate::{prompts, tree};
 
 /// What is done to a line.
 type Change<'a> = &'a dyn Fn(&mut Value);
