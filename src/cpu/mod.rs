@@ -38,7 +38,7 @@ use crate::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotarySh
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use crate::ops::reward_head::AnswerShape;
+use crate::ops::reward_head::{AnswerShape, PoolShape};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
 use crate::ops::{Backend, Element, Reference, Sealed, tally};
@@ -468,6 +468,10 @@ impl Backend for Cpu {
 
     fn patchify(&self, s: PatchShape, pixels: &Buffer<u8>, out: &mut Buffer<f32>) -> Result<()> {
         Reference.patchify(s, pixels, out)
+    }
+
+    fn pool_rows(&self, s: PoolShape, x: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {
+        self.pooled(s, x.as_slice(), out.as_mut_slice())
     }
 
     fn answer(&self, s: AnswerShape, logits: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {

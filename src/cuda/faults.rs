@@ -17,15 +17,17 @@ use crate::error::{Error, Result};
 pub(super) enum Check {
     Filter,
     Draw,
+    PoolRows,
     Answer,
     Nearest,
     ToBytes,
 }
 
 impl Check {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Filter,
         Self::Draw,
+        Self::PoolRows,
         Self::Answer,
         Self::Nearest,
         Self::ToBytes,
@@ -36,6 +38,7 @@ impl Check {
         match self {
             Self::Filter => ("filter", "logits"),
             Self::Draw => ("draw", "logits"),
+            Self::PoolRows => ("pool_rows", "scores"),
             Self::Answer => ("answer", "logits"),
             Self::Nearest => ("nearest", "latents"),
             Self::ToBytes => ("to_bytes", "x"),

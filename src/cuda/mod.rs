@@ -35,7 +35,7 @@ use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeShape
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use crate::ops::reward_head::AnswerShape;
+use crate::ops::reward_head::{AnswerShape, PoolShape};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
 use crate::ops::{Backend, Element, Sealed};
@@ -525,6 +525,10 @@ impl Backend for Device {
 
     fn patchify(&self, s: PatchShape, pixels: &Buffer<u8>, out: &mut Buffer<f32>) -> Result<()> {
         self.cut_patches(s, pixels, out)
+    }
+
+    fn pool_rows(&self, s: PoolShape, x: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {
+        self.pooled(s, x, out)
     }
 
     fn answer(&self, s: AnswerShape, logits: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {

@@ -7,7 +7,7 @@ use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use super::reward_head::AnswerShape;
+use super::reward_head::{AnswerShape, PoolShape};
 use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use super::vq::{GatherShape, LfqShape, NearestShape};
 use crate::error::Result;
@@ -276,6 +276,13 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
 
+    /// Rows of each view pooled by heads; see [`pool_rows`](super::reward_head::pool_rows).
+    fn pool_rows(
+        &self,
+        s: PoolShape,
+        x: &Self::Buffer<f32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
     /// P(yes) and P(no) of each row; see [`answer`](super::reward_head::answer).
     fn answer(
         &self,

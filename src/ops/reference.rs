@@ -8,7 +8,7 @@ use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use super::reward_head::AnswerShape;
+use super::reward_head::{AnswerShape, PoolShape};
 use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use super::vq::{GatherShape, LfqShape, NearestShape};
 use super::{
@@ -426,6 +426,15 @@ impl Backend for Reference {
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
         conv::patchify(s, &pixels.0, &mut out.0)
+    }
+
+    fn pool_rows(
+        &self,
+        s: PoolShape,
+        x: &HostBuffer<f32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        reward_head::pool_rows(s, &x.0, &mut out.0)
     }
 
     fn answer(

@@ -4,7 +4,7 @@
 use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeShape, RotaryShape};
 use maquette::ops::conv::{PatchShape, Rounding};
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use maquette::ops::reward_head::AnswerShape;
+use maquette::ops::reward_head::{AnswerShape, PoolShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
 use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
 use maquette::ops::{Backend, Reference};
@@ -580,6 +580,40 @@ fn answers_agree_wherever_the_largest_stands() {
     }
 }
 
+#[test]
+fn pooled_rows_agree_at_every_remainder() {
+    let mut shapes = vec![
+        [0, 3, 2, 2],
+        [1, 1, 1, 1],
+        [2, 3, 1, 5],
+        [3, 7, 5, 1],
+        [1, 300, 2, 3],
+        [2, 4, 1, 300],
+        [9, 64, 8, 16],
+    ];
+    // Around a whole block of outputs.
+    shapes.extend([255, 256, 257].map(|views| [views, 2, 1, 1]));
+    for [views, rows, heads, head_dim] in shapes {
+        let s = PoolShape {
+            views,
+            rows,
+            heads,
+            head_dim,
+        };
+        let width = s.width().unwrap();
+        let mut x = numbers(views * rows * width, 1);
+        // The largest score stands anywhere, and some are far below it.
+        for (i, row) in x.chunks_mut(width).enumerate() {
+            row[i % heads] = [9.0, -9.0, 100.0, 0.5][i / 3 % 4];
+        }
+        agree!(|b| {
+            let mut out = random(b, views * heads * head_dim + 1, 2);
+            b.pool_rows(s, &buffer(b, &x), &mut out).unwrap();
+            bits(b, &out)
+        });
+    }
+}
+
 /// The operation and row of an error, which may come with the next read.
 fn refused<B: Backend>(b: &B, result: Result<()>) -> (&'static str, usize) {
     let mut word = [0.0];
@@ -605,6 +639,21 @@ fn refuses<B: Backend>(b: &B) {
             };
             let result = b.answer(s, &buffer(b, &x), &mut b.zeros(6).unwrap());
             assert_eq!(refused(b, result), ("answer", row));
+            for head in [0, 1] {
+                let s = PoolShape {
+                    views: 3,
+                    rows: 2,
+                    heads: 2,
+                    head_dim: width,
+                };
+                let row_width = s.width().unwrap();
+                let mut x = numbers(6 * row_width, 1);
+                // Of a view the last score alone, and any value.
+                x[(2 * row + 1) * row_width + head] = wrong;
+                x[2] = wrong;
+                let result = b.pool_rows(s, &buffer(b, &x), &mut b.zeros(6 * width).unwrap());
+                assert_eq!(refused(b, result), ("pool_rows", row));
+            }
             let s = NearestShape {
                 n: 3,
                 width,

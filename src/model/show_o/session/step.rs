@@ -156,6 +156,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
         let n = self.model.config.num_vq_tokens;
         self.drawing(|session| session.predict(Rows::Blank(prompt), true))?;
+        self.keep_first_of(prompt)?;
         let len = n * self.model.config.codebook_size;
         let m = &mut self.memory;
         self.model
