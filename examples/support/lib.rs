@@ -4,7 +4,6 @@
 //! A library, so that the models are compiled once for the CPU and not once for every program: what they are generic
 //! over is filled in here.
 
-pub mod agreement;
 pub mod auc;
 pub mod canvas;
 pub mod chart;

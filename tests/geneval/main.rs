@@ -1,6 +1,5 @@
 //! The parts of the evaluation: GenEval's rules, the score table, and the detector on drawn scenes.
 
-mod agreement;
 mod auc;
 mod chart;
 mod files;
