@@ -7,6 +7,7 @@
 pub mod canvas;
 pub mod choice;
 pub mod detections;
+pub mod kernels;
 pub mod layout;
 pub mod layouts;
 pub mod measured;

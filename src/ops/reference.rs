@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use bytemuck::allocation::try_zeroed_vec;
 
-use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use super::attention::{AppendShape, AttentionShape, MoveShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -101,6 +101,7 @@ impl Sealed for Reference {}
 impl Backend for Reference {
     type Buffer<T: Element> = HostBuffer<T>;
     type Matrix = HostMatrix;
+    type Records = ();
 
     fn zeros<T: Element>(&self, len: usize) -> Result<HostBuffer<T>> {
         zeros("buffer", len).map(HostBuffer)
@@ -134,6 +135,15 @@ impl Backend for Reference {
         let target = range("copy", "to", to.0.len(), to_at, len)?;
         to.0[target].copy_from_slice(&from.0[source]);
         Ok(())
+    }
+
+    fn repeat(
+        &self,
+        _records: &mut (),
+        _key: [usize; 2],
+        work: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        work()
     }
 
     fn matrix(&self, format: Format, n: usize, k: usize) -> Result<HostMatrix> {
@@ -270,6 +280,10 @@ impl Backend for Reference {
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
         attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
+    }
+
+    fn move_rows<T: Element>(&self, s: MoveShape, cache: &mut HostBuffer<T>) -> Result<()> {
+        attention::move_rows(s, &mut cache.0)
     }
 
     fn append_q8(
