@@ -13,30 +13,33 @@ use maquette::{CandidateId, Code, Generator, Prompt};
 use super::bundled::{self, drawing::Drawing};
 use super::{gpu, tiny_janus};
 
-fn drawn<B: Backend>(backend: B, format: Format, prompt: &str) -> Vec<Code> {
+/// Codes of some candidates.
+fn codes_of(session: &mut dyn Generator, ids: &[CandidateId]) -> Vec<Code> {
+    let mut codes = vec![0; ids.len() * session.grid().len()];
+    let mut views = Views::codes(&mut codes);
+    session.observe(ids, Needs::CODES, &mut views).unwrap();
+    codes
+}
+
+fn drawn<B: Backend>(backend: B, format: Format, seeds: &[u64]) -> Vec<Code> {
     let drawing = Drawing::load(backend, format);
     let mut options = ShowOOptions::default();
-    (options.steps, options.candidates, options.batch) = (2, 2, 2);
+    options.steps = 2;
+    (options.candidates, options.batch) = (seeds.len(), seeds.len());
     let mut session = drawing.session(options);
-    let mut ids = [CandidateId::default(); 2];
-    session
-        .start(&Prompt::new(prompt), &[3, 4], &mut ids)
-        .unwrap();
+    let mut ids = vec![CandidateId::default(); seeds.len()];
+    let prompt = Prompt::new("a photo of a red car");
+    session.start(&prompt, seeds, &mut ids).unwrap();
     session.step(&ids).unwrap();
     session.step(&ids).unwrap();
-    let mut codes = vec![0; 128];
-    session
-        .observe(&ids, Needs::CODES, &mut Views::codes(&mut codes))
-        .unwrap();
-    codes
+    codes_of(&mut session, &ids)
 }
 
 #[test]
 fn a_picture_has_the_codes_of_the_cpu() {
-    for format in [Format::F32, Format::Q8_0] {
-        let prompt = "a photo of a red car";
-        let want = drawn(Cpu::new(), format, prompt);
-        assert_eq!(drawn(gpu::device(), format, prompt), want, "{format:?}");
+    for (format, seeds) in [(Format::F32, &[3, 4][..]), (Format::Q8_0, &[3])] {
+        let want = drawn(Cpu::new(), format, seeds);
+        assert_eq!(drawn(gpu::device(), format, seeds), want, "{format:?}");
     }
 }
 
@@ -61,10 +64,7 @@ fn in_company<B: Backend>(
     for _ in 1..session.steps() {
         session.step(&stay).unwrap();
     }
-    let mut codes = vec![0; stay.len() * session.grid().len()];
-    let mut views = Views::codes(&mut codes);
-    session.observe(&stay, Needs::CODES, &mut views).unwrap();
-    codes
+    codes_of(&mut session, &stay)
 }
 
 #[test]
@@ -103,14 +103,6 @@ fn a_step_waits_for_the_device_once() {
             assert_eq!(waited.unwrap_or(1), 1);
         }
     }
-}
-
-/// Codes of some candidates.
-fn codes_of(session: &mut dyn Generator, ids: &[CandidateId]) -> Vec<Code> {
-    let mut codes = vec![0; ids.len() * session.grid().len()];
-    let mut views = Views::codes(&mut codes);
-    session.observe(ids, Needs::CODES, &mut views).unwrap();
-    codes
 }
 
 #[test]

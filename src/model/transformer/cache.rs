@@ -234,7 +234,7 @@ impl<B: Backend> Stack<B> {
     /// Copies `rows` cache rows from one row on to another.
     ///
     /// # Errors
-    /// Rows outside the cache.
+    /// Rows outside the cache, or that overlap those they are copied to.
     pub fn copy_rows(
         &self,
         backend: &B,
