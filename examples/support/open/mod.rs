@@ -165,9 +165,34 @@ impl Models {
     /// Reads the generator and whatever it needs, and the judge if one will be asked.
     pub fn load(s: &Settings, judged: bool) -> Res<Self> {
         let (device, told) = s.device.open(s.threads)?;
+        Self::on(&device, told, s, judged)
+    }
+
+    /// As [`load`](Self::load), for sessions of so many candidates. What they will hold on a GPU is told before anything
+    /// is read.
+    pub fn load_for(s: &Settings, judged: bool, candidates: u32) -> Res<Self> {
+        let (device, told) = s.device.open(s.threads)?;
+        let plan = device.plan(|planner| {
+            let models = Self::on(planner, Value::Null, s, judged)?;
+            let sessions = (models.generator(candidates)?, models.judge(candidates)?);
+            Ok((models, sessions))
+        })?;
+        if let Some(plan) = plan {
+            let gb = |bytes: usize| bytes as f64 / 1e9;
+            eprintln!(
+                "on the GPU: matrices {:.3} GB, keys and values {:.3} GB, all else {:.3} GB",
+                gb(plan.matrices),
+                gb(plan.caches),
+                gb(plan.buffers)
+            );
+        }
+        Self::on(&device, told, s, judged)
+    }
+
+    fn on(device: &device::Device, told: Value, s: &Settings, judged: bool) -> Res<Self> {
         let (loaded, settings) = match device {
-            device::Device::Cpu(cpu) => on(cpu, s, judged)?,
-            device::Device::Cuda(gpu) => on(gpu, s, judged)?,
+            device::Device::Cpu(cpu) => on(Arc::clone(cpu), s, judged)?,
+            device::Device::Cuda(gpu) => on(Arc::clone(gpu), s, judged)?,
         };
         Ok(Self {
             loaded,

@@ -48,6 +48,8 @@ struct Candidate {
 struct Memory<B: Backend> {
     cache: Cache<B>,
     scratch: Scratch<B>,
+    /// Passes of image rows, by their sequences.
+    passes: B::Records,
     x: B::Buffer<f32>,
     rows: B::Buffer<f32>,
     normed: B::Buffer<f32>,
@@ -225,6 +227,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         let memory = Memory {
             cache: model.stack.cache(b, text + sequences * image)?,
             scratch: model.stack.scratch(b, rows)?,
+            passes: B::Records::default(),
             x: b.zeros(product("session", &[rows, width])?)?,
             rows: b.zeros(product("session", &[drawn, width])?)?,
             normed: b.zeros(product("session", &[drawn, width])?)?,
