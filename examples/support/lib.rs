@@ -4,6 +4,7 @@
 //! A library, so that the models are compiled once for the CPU and not once for every program: what they are generic
 //! over is filled in here.
 
+pub mod auc;
 pub mod canvas;
 pub mod chart;
 pub mod choice;

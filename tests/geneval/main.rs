@@ -1,5 +1,6 @@
 //! The parts of the evaluation: GenEval's rules, the score table, and the detector on drawn scenes.
 
+mod auc;
 mod chart;
 mod files;
 mod rules;

@@ -1,5 +1,6 @@
 //! Folders to models, models to sessions.
 
+mod adapters;
 pub mod device;
 mod drawing;
 mod folder;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::precision::{Arithmetic, precision};
 use crate::weights::Weights;
+use adapters::AdapterFolder;
 use device::Choice;
 use drawing::{Drawing, Folders};
 use folder::Reading;
@@ -59,6 +61,9 @@ pub struct Settings {
     /// Janus judges for itself]
     #[arg(long)]
     judge_dir: Option<PathBuf>,
+    /// Folder of adapters that the generator draws with, unmerged: a Show-o's or a Janus's, as `align` and PEFT write them.
+    #[arg(long)]
+    adapters: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     format: Weights,
     #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
@@ -208,10 +213,13 @@ fn on<B: Backend + Send + Sync + 'static>(
     if own {
         options.guidance.get_or_insert(GUIDANCE);
     }
+    let adapters = s.adapters.as_deref();
+    let adapters = adapters.map(AdapterFolder::open).transpose()?;
     let folders = Folders {
         model: &model,
         tokenizer: tokenizer.as_deref(),
         text: s.text_dir.as_deref(),
+        adapters: adapters.as_ref(),
     };
     let drawing = Drawing::load(&reading, &folders, &options)?;
     let judging = judged
@@ -224,6 +232,9 @@ fn on<B: Backend + Send + Sync + 'static>(
     });
     if let (Some(all), Value::Object(own)) = (settings.as_object_mut(), drawing.describe()) {
         all.extend(own);
+    }
+    if let Some(path) = &s.adapters {
+        settings["adapters"] = json!(shown(path));
     }
     let judging = judging.map(|(judging, _)| judging);
     Ok((Box::new(On { drawing, judging }), settings))

@@ -229,6 +229,26 @@ impl<B: Backend> LlavaSession<B> {
         &self.model
     }
 
+    /// Tokens before and after the picture in a question.
+    #[cfg(feature = "align")]
+    pub(super) fn question(
+        &mut self,
+        judgement: crate::Judgement,
+        prompt: &str,
+    ) -> Result<(Vec<TokenId>, Vec<TokenId>)> {
+        let limit = self.options.max_tokens;
+        let tokens = &mut self.tokens;
+        self.questions
+            .encode(judgement, prompt, &*self.tokenizer, limit, tokens)?;
+        Ok((tokens.before.clone(), tokens.after.clone()))
+    }
+
+    /// What turns text into tokens.
+    #[cfg(feature = "align")]
+    pub(super) fn tokenizer(&self) -> &dyn Tokenize {
+        &*self.tokenizer
+    }
+
     /// Embeddings of tokens into `text`.
     pub(super) fn embed(&mut self, ids: &[TokenId]) -> Result<()> {
         let text = &self.model.config.text;
