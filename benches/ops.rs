@@ -9,7 +9,7 @@ use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeSh
 use maquette::ops::conv::{ConvShape, PatchShape, Rounding};
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use maquette::ops::reward_head::AnswerShape;
+use maquette::ops::reward_head::{AnswerShape, PoolShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
 use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
 use maquette::ops::{Backend, Element};
@@ -379,6 +379,19 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     time(c, "answer/f32/r64_v8192", floats(rows * width), || {
         cpu.answer(a, &logits, &mut out)
     });
+    let s = PoolShape {
+        views: 20,
+        rows: 256,
+        heads: 8,
+        head_dim: 16,
+    };
+    let (x, mut out) = (cpu.zeros(20 * 256 * 136)?, cpu.zeros(20 * 128)?);
+    time(
+        c,
+        "pool_rows/f32/v20_r256_h8_d16",
+        floats(20 * 256 * 136),
+        || cpu.pool_rows(s, &x, &mut out),
+    );
     let s = GatherShape {
         rows: 256,
         width: 512,

@@ -73,8 +73,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         })?;
     }
     let asks = cli.effort.asks(cli.strategy);
-    let models = Models::load(&cli.settings, asks && !cli.person)?;
     let alive = cli.effort.alive(cli.strategy);
+    let models = Models::load_for(&cli.settings, asks && !cli.person, alive)?;
     let mut generator = models.generator(alive)?;
     let mut reward = if cli.person {
         person::at_terminal(cli.out.join("ask.png"))

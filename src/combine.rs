@@ -1,4 +1,4 @@
-//! Judges made of judges: a mean, a cheap one before a dear one, a memory.
+//! Judges made of judges: a mean, a cheap one before a dear one, one for some questions, a memory.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -192,6 +192,76 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Cascade<A, B> {
             }
         }
         self.subset.judge(ask, &mut self.second, out)
+    }
+
+    fn multiply_adds(&self) -> Option<u64> {
+        Some(self.first.multiply_adds()? + self.second.multiply_adds()?)
+    }
+
+    fn forget(&mut self, keys: &[ViewKey]) {
+        self.first.forget(keys);
+        self.second.forget(keys);
+    }
+}
+
+/// Two judges that share the questions: the first answers some of them, the second all others.
+///
+/// A question's views are observed as its own judge needs them: where the first reads hidden rows, nothing is decoded for
+/// its questions.
+///
+/// ```
+/// use maquette::combine::Split;
+/// use maquette::generator::Needs;
+/// use maquette::reward::{Judgement, RewardModel};
+/// use maquette::testing::ScriptedReward;
+///
+/// let (quick, slow) = (ScriptedReward::seeded(1).with_needs(Needs::HIDDEN), ScriptedReward::seeded(2));
+/// let both = Split::new(quick, slow, vec![Judgement::Clarity, Judgement::Potential]);
+/// assert_eq!(both.needs(Judgement::Clarity), Needs::HIDDEN);
+/// assert_eq!(both.needs(Judgement::Outcome), Needs::PIXELS);
+/// ```
+#[derive(Debug)]
+pub struct Split<A, B> {
+    first: A,
+    second: B,
+    questions: Vec<Judgement>,
+}
+
+impl<A: RewardModel, B: RewardModel> Split<A, B> {
+    /// Puts these questions to `first`.
+    #[must_use]
+    pub const fn new(first: A, second: B, questions: Vec<Judgement>) -> Self {
+        Self {
+            first,
+            second,
+            questions,
+        }
+    }
+}
+
+impl<A: RewardModel, B: RewardModel> RewardModel for Split<A, B> {
+    fn needs(&self, ask: Judgement) -> Needs {
+        if self.questions.contains(&ask) {
+            self.first.needs(ask)
+        } else {
+            self.second.needs(ask)
+        }
+    }
+
+    fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
+        if self.questions.contains(&ask.judgement) {
+            self.first.judge(ask, out)
+        } else {
+            self.second.judge(ask, out)
+        }
+    }
+
+    fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
+        if self.questions.contains(&ask.judgement) {
+            self.first.explain(ask, out)
+        } else {
+            self.second.explain(ask, out)
+        }
     }
 
     fn multiply_adds(&self) -> Option<u64> {

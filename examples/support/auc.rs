@@ -1,4 +1,7 @@
-//! How well scores tell right pictures from wrong ones: areas under the curve of two judges over the same pictures.
+//! How well scores tell right pictures from wrong ones: areas under the curve, of two judges over the same pictures; and how
+//! well those of unfinished pictures rank what becomes of them.
+
+use std::collections::BTreeMap;
 
 use maquette::rng::Stream;
 use rand_core::Rng;
@@ -37,6 +40,13 @@ fn area(order: &[(f64, usize, bool)], drawn: &[f64]) -> f64 {
         wrong += now_wrong;
     }
     above / (right * wrong)
+}
+
+/// The area of one judge's scores; nothing if all pictures are right or all are wrong.
+pub fn of(scored: impl Iterator<Item = (f64, bool)>) -> Option<f64> {
+    let mut order: Vec<_> = scored.map(|(score, right)| (score, 0, right)).collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    Some(area(&order, &[1.0])).filter(|area| area.is_finite())
 }
 
 /// The areas over all pictures at once; nothing if all are right or all are wrong.
@@ -155,4 +165,44 @@ pub fn lines(pictures: &[Scored]) -> Option<Vec<String>> {
         line("within", &areas, format!("{n} prompts with both"));
     }
     Some(out)
+}
+
+/// A score of an unfinished picture, and what was said of it when it was finished.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Prompt and step: only pictures of the same ones are compared.
+    pub group: (usize, u32),
+    pub score: f32,
+    pub end: f32,
+}
+
+/// Ends that are nearer to each other than this are not told apart.
+const APART: f32 = 0.2;
+
+/// The share of pairs of one group whose ends are apart that the scores rank right, ties half; and the number of pairs.
+pub fn ranked(all: impl Iterator<Item = Ended>) -> (f64, u32) {
+    let mut groups: BTreeMap<(usize, u32), Vec<Ended>> = BTreeMap::new();
+    for one in all.filter(|one| !one.score.is_nan()) {
+        groups.entry(one.group).or_default().push(one);
+    }
+    let (mut right, mut pairs) = (0.0, 0);
+    for group in groups.values() {
+        for (i, a) in group.iter().enumerate() {
+            for b in &group[..i] {
+                let apart = a.end - b.end;
+                if apart.abs() >= APART {
+                    let along = (a.score - b.score) * apart;
+                    pairs += 1;
+                    right += if along > 0.0 {
+                        1.0
+                    } else if along == 0.0 {
+                        0.5
+                    } else {
+                        0.0
+                    };
+                }
+            }
+        }
+    }
+    (right / f64::from(pairs), pairs)
 }

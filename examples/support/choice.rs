@@ -7,7 +7,7 @@ use maquette::search::{
     Adaptive, BestOfN, Budget, Correction, Halving, Parm, ParmForm, Plain, Prm, Reflect,
     SearchStrategy,
 };
-use maquette::{Generator, RewardModel};
+use maquette::{Generator, Judgement, RewardModel};
 use serde_json::{Value, json};
 
 /// A strategy of the crate.
@@ -33,6 +33,13 @@ pub enum How {
     Scattered,
     Tail,
     Prompted,
+}
+
+/// What is asked about unfinished pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rung {
+    Process,
+    Potential,
 }
 
 /// How much a search may spend, and where.
@@ -78,6 +85,15 @@ pub struct Effort {
     /// Parm asks about clarity at every so many-th step. [default: 1]
     #[arg(long)]
     clarity_interval: Option<u32>,
+    /// Paths with potential that parm lets go on at most. [default: all]
+    #[arg(long)]
+    survivors: Option<u32>,
+    /// Paths that parm asks the outcome of at most, chosen by a last question about their potential. [default: all]
+    #[arg(long)]
+    finalists: Option<u32>,
+    /// What halving asks at its rungs: process or potential. [default: process]
+    #[arg(long, value_enum)]
+    rung_asks: Option<Rung>,
 }
 
 /// A strategy as the programs run it.
@@ -134,6 +150,13 @@ impl Effort {
             ("rungs", (!self.rungs.is_empty()).then(|| json!(self.rungs))),
             ("min_clarity_step", self.min_clarity_step.map(Value::from)),
             ("clarity_interval", self.clarity_interval.map(Value::from)),
+            ("survivors", self.survivors.map(Value::from)),
+            ("finalists", self.finalists.map(Value::from)),
+            (
+                "rung_asks",
+                self.rung_asks
+                    .map(|rung| format!("{rung:?}").to_lowercase().into()),
+            ),
         ];
         let set = settings
             .into_iter()
@@ -155,10 +178,16 @@ impl Effort {
         self.check(strategy)?;
         let n = self.round.unwrap_or(self.candidates);
         let parm = |form| {
-            Parm::new(n)
+            let mut parm = Parm::new(n)
                 .with_form(form)
                 .with_min_clarity_step(self.min_clarity_step.unwrap_or(1))
-                .with_clarity_interval(self.clarity_interval.unwrap_or(1))
+                .with_clarity_interval(self.clarity_interval.unwrap_or(1));
+            (parm.survivors, parm.finalists) = (self.survivors, self.finalists);
+            parm
+        };
+        let rung = match self.rung_asks {
+            Some(Rung::Potential) => Judgement::Potential,
+            _ => Judgement::Process,
         };
         let mut search: Search<G, R> = match strategy {
             Strategy::Plain => Box::new(Plain),
@@ -168,9 +197,11 @@ impl Effort {
             Strategy::ParmReleased => Box::new(parm(ParmForm::Released)),
             Strategy::Halving if self.rungs.is_empty() => {
                 let quarters = [1, 2, 3].map(|i| (steps * i / 4).max(1));
-                Box::new(Halving::new(n, quarters))
+                Box::new(Halving::new(n, quarters).with_judgement(rung))
             }
-            Strategy::Halving => Box::new(Halving::new(n, self.rungs.iter().copied())),
+            Strategy::Halving => {
+                Box::new(Halving::new(n, self.rungs.iter().copied()).with_judgement(rung))
+            }
         };
         if self.round.is_some() {
             let each = if strategy == Strategy::Plain { 1 } else { n };
@@ -210,6 +241,13 @@ impl Effort {
             ),
             ("min-clarity-step", self.min_clarity_step.is_some(), parm),
             ("clarity-interval", self.clarity_interval.is_some(), parm),
+            ("survivors", self.survivors.is_some(), parm),
+            ("finalists", self.finalists.is_some(), parm),
+            (
+                "rung-asks",
+                self.rung_asks.is_some(),
+                strategy == Strategy::Halving,
+            ),
         ] {
             if given && !known {
                 let strategy = strategy.name();

@@ -11,6 +11,7 @@ pub mod choice;
 pub mod comparison;
 pub mod detections;
 pub mod evaluation;
+pub mod kernels;
 pub mod layout;
 pub mod layouts;
 pub mod measured;

@@ -8,6 +8,8 @@ mod file;
 
 use alloc::vec::Vec;
 
+use super::adamw::AdamW;
+use super::parameters::Parameter;
 use super::trainer::Trainer;
 use crate::error::{Error, Name, Result};
 use crate::model::learner::Learner;
@@ -62,38 +64,92 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The bytes of a checkpoint.
+pub(super) fn write(step: u64, optimiser: &AdamW, all: &[Parameter]) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let bytes = all
+        .iter()
+        .map(|p| 16 + p.name.len() + 12 * p.values.len())
+        .sum::<usize>()
+        .saturating_add(64);
+    out.try_reserve_exact(bytes)
+        .map_err(|_| Error::OutOfMemory {
+            what: FORMAT,
+            bytes,
+        })?;
+    out.extend(MARK);
+    for number in [step, optimiser.steps, all.len() as u64] {
+        out.extend(number.to_le_bytes());
+    }
+    for (parameter, [mean, square]) in all.iter().zip(&optimiser.moments) {
+        out.extend((parameter.name.len() as u64).to_le_bytes());
+        out.extend(parameter.name.as_bytes());
+        out.extend((parameter.values.len() as u64).to_le_bytes());
+        for v in parameter.values.iter().chain(mean).chain(square) {
+            out.extend(v.to_le_bytes());
+        }
+    }
+    out.extend(checksum(&out).to_le_bytes());
+    Ok(out)
+}
+
+/// What a checkpoint holds: steps taken, the values of the parameters, the optimiser.
+pub(super) struct Read {
+    pub(super) step: u64,
+    pub(super) values: Vec<Vec<f32>>,
+    pub(super) optimiser: AdamW,
+}
+
+/// Reads a checkpoint of these parameters.
+pub(super) fn read(bytes: &[u8], all: &[Parameter]) -> Result<Read> {
+    let (body, sum) = bytes
+        .split_last_chunk::<8>()
+        .ok_or(malformed("is shorter than its checksum"))?;
+    let mut reader = Reader(body);
+    if reader.take(MARK.len())? != MARK {
+        return Err(malformed("does not begin as one"));
+    }
+    if checksum(body) != u64::from_le_bytes(*sum) {
+        return Err(malformed("has another checksum than it states"));
+    }
+    let (step, steps, count) = (reader.number()?, reader.number()?, reader.number()?);
+    if count != all.len() as u64 {
+        return Err(malformed("has another number of parameters"));
+    }
+    let (mut values, mut moments) = (Vec::new(), Vec::new());
+    for parameter in all {
+        let foreign = || Error::FormatEntry {
+            format: FORMAT,
+            entry: Name::owned(&parameter.name),
+            problem: "is not where the model has it, or has another size",
+        };
+        let len = usize::try_from(reader.number()?).map_err(|_| foreign())?;
+        if reader.take(len)? != parameter.name.as_bytes()
+            || reader.number()? != parameter.values.len() as u64
+        {
+            return Err(foreign());
+        }
+        let len = parameter.values.len();
+        values.push(reader.floats(len)?);
+        moments.push([reader.floats(len)?, reader.floats(len)?]);
+    }
+    if !reader.0.is_empty() {
+        return Err(malformed("goes on after its last parameter"));
+    }
+    Ok(Read {
+        step,
+        values,
+        optimiser: AdamW { steps, moments },
+    })
+}
+
 impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     /// The bytes of a checkpoint.
     ///
     /// # Errors
     /// No memory.
     pub fn checkpoint(&self) -> Result<Vec<u8>> {
-        let mut out = Vec::new();
-        let all = self.engine.parameters();
-        let bytes = all
-            .iter()
-            .map(|p| 16 + p.name.len() + 12 * p.values.len())
-            .sum::<usize>()
-            .saturating_add(64);
-        out.try_reserve_exact(bytes)
-            .map_err(|_| Error::OutOfMemory {
-                what: FORMAT,
-                bytes,
-            })?;
-        out.extend(MARK);
-        for number in [self.step, self.optimiser.steps, all.len() as u64] {
-            out.extend(number.to_le_bytes());
-        }
-        for (parameter, [mean, square]) in all.iter().zip(&self.optimiser.moments) {
-            out.extend((parameter.name.len() as u64).to_le_bytes());
-            out.extend(parameter.name.as_bytes());
-            out.extend((parameter.values.len() as u64).to_le_bytes());
-            for v in parameter.values.iter().chain(mean).chain(square) {
-                out.extend(v.to_le_bytes());
-            }
-        }
-        out.extend(checksum(&out).to_le_bytes());
-        Ok(out)
+        write(self.step, &self.optimiser, self.engine.parameters())
     }
 
     /// Goes on where a checkpoint of the same parameters was written.
@@ -101,48 +157,13 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     /// # Errors
     /// Bytes that are no whole checkpoint, or one of other parameters; then nothing has changed.
     pub fn resume(&mut self, bytes: &[u8]) -> Result<()> {
-        let (body, sum) = bytes
-            .split_last_chunk::<8>()
-            .ok_or(malformed("is shorter than its checksum"))?;
-        let mut reader = Reader(body);
-        if reader.take(MARK.len())? != MARK {
-            return Err(malformed("does not begin as one"));
-        }
-        if checksum(body) != u64::from_le_bytes(*sum) {
-            return Err(malformed("has another checksum than it states"));
-        }
-        let (step, steps, count) = (reader.number()?, reader.number()?, reader.number()?);
-        let all = self.engine.parameters();
-        if count != all.len() as u64 {
-            return Err(malformed("has another number of parameters"));
-        }
-        let (mut values, mut moments) = (Vec::new(), Vec::new());
-        for parameter in all {
-            let foreign = || Error::FormatEntry {
-                format: FORMAT,
-                entry: Name::owned(&parameter.name),
-                problem: "is not where the model has it, or has another size",
-            };
-            let len = usize::try_from(reader.number()?).map_err(|_| foreign())?;
-            if reader.take(len)? != parameter.name.as_bytes()
-                || reader.number()? != parameter.values.len() as u64
-            {
-                return Err(foreign());
-            }
-            let len = parameter.values.len();
-            values.push(reader.floats(len)?);
-            moments.push([reader.floats(len)?, reader.floats(len)?]);
-        }
-        if !reader.0.is_empty() {
-            return Err(malformed("goes on after its last parameter"));
-        }
+        let read = read(bytes, self.engine.parameters())?;
         let before = self.engine.values()?;
-        if let Err(error) = self.engine.restore(&values) {
+        if let Err(error) = self.engine.restore(&read.values) {
             self.engine.restore(&before)?;
             return Err(error);
         }
-        (self.optimiser.steps, self.optimiser.moments) = (steps, moments);
-        self.step = step;
+        (self.optimiser, self.step) = (read.optimiser, read.step);
         Ok(())
     }
 }

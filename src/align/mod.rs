@@ -13,6 +13,7 @@
 //! | [`trainer`] | steps that are taken whole or not at all, checkpoints |
 //! | [`masked`], [`raster`] | examples of the two kinds of generators; those of judges are [`Lesson`](crate::model::llava::Lesson)s |
 //! | [`annotation`] | training sets out of drawn pictures: trajectories, rollouts, pairs, balance, leakage |
+//! | [`latent`] | a [latent head](crate::model::latent) learns what a judge says |
 //! | [`dpo`], [`grpo`], [`reward`], [`supervised`] | objectives |
 
 pub mod adamw;
@@ -21,6 +22,7 @@ pub mod checkpoint;
 pub mod dpo;
 pub mod engine;
 pub mod grpo;
+pub mod latent;
 pub mod lora;
 pub mod masked;
 pub mod parameters;
@@ -31,6 +33,7 @@ pub mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig, Schedule};
 pub use engine::{Engine, Kept, Limits};
+pub use latent::{LatentBatch, LatentTrainer};
 pub use lora::LoraConfig;
 pub use parameters::{Parameter, Trained};
 pub use trainer::{StepReport, Trainer, TrainerConfig};

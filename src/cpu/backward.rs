@@ -15,8 +15,10 @@ use crate::ops::backward::Backward;
 use crate::ops::backward::attention::SelfAttentionShape;
 use crate::ops::backward::labels::{LabelShape, log_probs_row, log_probs_row_dx};
 use crate::ops::backward::norm::{activate_all_dx, gate_row_dx, head_norm_row_dx, norm_row_dx};
+use crate::ops::backward::pool::pool_view_dx;
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
+use crate::ops::reward_head::PoolShape;
 use crate::ops::vq::GatherShape;
 
 /// out\[c, r\] = x\[r, c\] for `[rows, columns]`, both with a distance between their rows.
@@ -69,6 +71,20 @@ impl Cpu {
                         norm_row_dx((s.eps, centred), x, weight, dy, dx);
                     }
                 },
+            );
+        });
+        Ok(())
+    }
+
+    fn pooled_dx(&self, s: PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<()> {
+        s.check_dx(x.len(), dy.len(), dx.len())?;
+        let [view, pooled] = s.view();
+        let views = x.chunks_exact(view).zip(dy.chunks_exact(pooled));
+        let tasks = views.zip(dx.chunks_exact_mut(view)).take(s.views);
+        self.pool.each(s.views * view, tasks, |((x, dy), dx)| {
+            self.vectorised(
+                #[inline(always)]
+                || pool_view_dx(&s, x, dy, dx),
             );
         });
         Ok(())
@@ -322,6 +338,16 @@ impl Backward for Cpu {
         dw: &mut Buffer<f32>,
     ) -> Result<()> {
         Reference.gather_dw(s, index, dy, dw)
+    }
+
+    fn pool_rows_dx(
+        &self,
+        s: PoolShape,
+        x: &Buffer<f32>,
+        dy: &Buffer<f32>,
+        dx: &mut Buffer<f32>,
+    ) -> Result<()> {
+        self.pooled_dx(s, x.as_slice(), dy.as_slice(), dx.as_mut_slice())
     }
 
     fn log_probs(

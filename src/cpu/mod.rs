@@ -34,11 +34,11 @@ use self::pool::Pool;
 pub use self::roof::Roof;
 use self::simd::Isa;
 use crate::error::{Error, Result};
-use crate::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use crate::ops::attention::{AppendShape, AttentionShape, MoveShape, RelativeShape, RotaryShape};
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use crate::ops::reward_head::AnswerShape;
+use crate::ops::reward_head::{AnswerShape, PoolShape};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
 use crate::ops::{Backend, Element, Reference, Sealed, tally};
@@ -167,6 +167,7 @@ impl Sealed for Cpu {}
 impl Backend for Cpu {
     type Buffer<T: Element> = Buffer<T>;
     type Matrix = Packed;
+    type Records = ();
 
     fn multiply_adds(&self) -> Option<u64> {
         tally::done()
@@ -197,6 +198,15 @@ impl Backend for Cpu {
         len: usize,
     ) -> Result<()> {
         Reference.copy(from, from_at, to, to_at, len)
+    }
+
+    fn repeat(
+        &self,
+        _records: &mut (),
+        _key: [usize; 2],
+        work: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        work()
     }
 
     fn matrix(&self, format: Format, n: usize, k: usize) -> Result<Packed> {
@@ -310,6 +320,10 @@ impl Backend for Cpu {
         cache: &mut Buffer<f32>,
     ) -> Result<()> {
         self.appended(s, x.as_slice(), places.as_slice(), cache.as_mut_slice())
+    }
+
+    fn move_rows<T: Element>(&self, s: MoveShape, cache: &mut Buffer<T>) -> Result<()> {
+        Reference.move_rows(s, cache)
     }
 
     fn append_q8(
@@ -468,6 +482,10 @@ impl Backend for Cpu {
 
     fn patchify(&self, s: PatchShape, pixels: &Buffer<u8>, out: &mut Buffer<f32>) -> Result<()> {
         Reference.patchify(s, pixels, out)
+    }
+
+    fn pool_rows(&self, s: PoolShape, x: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {
+        self.pooled(s, x.as_slice(), out.as_mut_slice())
     }
 
     fn answer(&self, s: AnswerShape, logits: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {

@@ -1,12 +1,15 @@
 //! Norms, gates and activations: the reference's row functions, compiled for each instruction set, rows shared out.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use super::Cpu;
 use super::simd::{Job, Lanes};
-use crate::error::{Result, covers};
+use crate::error::{Error, Result, covers};
 use crate::ops::norm::{
     Activation, GateShape, GroupNormShape, HeadNormShape, NormShape, activate_all, gate_row,
     group_normalise, group_statistics, head_norm_row, layer_norm_row, rms_norm_row,
 };
+use crate::ops::reward_head::{PoolShape, pool_view};
 
 /// Elements of a task.
 const TASK: usize = 1 << 13;
@@ -167,6 +170,32 @@ impl Cpu {
             );
         });
         Ok(())
+    }
+
+    pub(super) fn pooled(&self, s: PoolShape, x: &[f32], out: &mut [f32]) -> Result<()> {
+        s.check(x.len(), out.len())?;
+        let [view, pooled] = s.view();
+        let wrong = AtomicUsize::new(usize::MAX);
+        let views = x.chunks_exact(view).zip(out.chunks_exact_mut(pooled));
+        let tasks = views.take(s.views).enumerate();
+        self.pool.each(s.views * view, tasks, |(row, (x, out))| {
+            let mut finite = true;
+            self.vectorised(
+                #[inline(always)]
+                || finite = pool_view(&s, x, out),
+            );
+            if !finite {
+                wrong.fetch_min(row, Ordering::Relaxed);
+            }
+        });
+        match wrong.into_inner() {
+            usize::MAX => Ok(()),
+            row => Err(Error::NotFinite {
+                op: "pool_rows",
+                arg: "scores",
+                row,
+            }),
+        }
     }
 
     pub(super) fn gated(&self, s: GateShape, x: &[f32], y: &mut [f32]) -> Result<()> {

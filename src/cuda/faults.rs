@@ -17,15 +17,17 @@ use crate::error::{Error, Result};
 pub(super) enum Check {
     Filter,
     Draw,
+    PoolRows,
     Answer,
     Nearest,
     ToBytes,
 }
 
 impl Check {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Filter,
         Self::Draw,
+        Self::PoolRows,
         Self::Answer,
         Self::Nearest,
         Self::ToBytes,
@@ -36,6 +38,7 @@ impl Check {
         match self {
             Self::Filter => ("filter", "logits"),
             Self::Draw => ("draw", "logits"),
+            Self::PoolRows => ("pool_rows", "scores"),
             Self::Answer => ("answer", "logits"),
             Self::Nearest => ("nearest", "latents"),
             Self::ToBytes => ("to_bytes", "x"),
@@ -90,6 +93,7 @@ impl Device {
 
     /// This thread's words.
     pub(super) fn faults(&self) -> Result<Own<'_>> {
+        self.not_recording()?;
         let mut all = self.lock();
         let id = std::thread::current().id();
         if all.len() >= THREADS && !all.contains_key(&id) {
@@ -111,6 +115,7 @@ impl Device {
         op: &'static str,
         parts: &mut [(CudaView<'_, u8>, &mut [u8])],
     ) -> Result<()> {
+        self.not_recording()?;
         let mut words = NONE;
         let id = std::thread::current().id();
         let pending = match self.lock().get_mut(&id) {

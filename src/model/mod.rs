@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod janus;
+pub mod latent;
 #[cfg(feature = "align")]
 pub mod learner;
 pub mod linear;

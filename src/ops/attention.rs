@@ -1,7 +1,9 @@
 //! Rotary embedding, cache append, attention.
 
+mod moved;
 mod q8;
 
+pub use moved::{MoveShape, move_rows};
 pub use q8::{KvFormat, append_q8, attention_q8};
 #[cfg(feature = "alloc")]
 pub(crate) use q8::{round_block, round_row};

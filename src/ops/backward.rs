@@ -7,6 +7,7 @@ pub mod attention;
 pub mod gemm;
 pub mod labels;
 pub mod norm;
+pub mod pool;
 mod reference;
 
 use self::attention::SelfAttentionShape;
@@ -15,6 +16,7 @@ use super::Backend;
 use super::attention::RotaryShape;
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, HeadNormShape, NormShape};
+use super::reward_head::PoolShape;
 use super::vq::GatherShape;
 use crate::error::Result;
 
@@ -152,6 +154,14 @@ pub trait Backward: Backend {
         index: &Self::Buffer<u32>,
         dy: &Self::Buffer<f32>,
         dw: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
+    /// Gradient of pooled rows; see [`pool_rows_dx`](pool::pool_rows_dx).
+    fn pool_rows_dx(
+        &self,
+        s: PoolShape,
+        x: &Self::Buffer<f32>,
+        dy: &Self::Buffer<f32>,
+        dx: &mut Self::Buffer<f32>,
     ) -> Result<()>;
     /// Log-probability of one label a row; see [`log_probs`](labels::log_probs).
     fn log_probs(

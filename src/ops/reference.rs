@@ -4,11 +4,11 @@ use alloc::vec::Vec;
 
 use bytemuck::allocation::try_zeroed_vec;
 
-use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use super::attention::{AppendShape, AttentionShape, MoveShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use super::reward_head::AnswerShape;
+use super::reward_head::{AnswerShape, PoolShape};
 use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use super::vq::{GatherShape, LfqShape, NearestShape};
 use super::{
@@ -103,6 +103,7 @@ impl Sealed for Reference {}
 impl Backend for Reference {
     type Buffer<T: Element> = HostBuffer<T>;
     type Matrix = HostMatrix;
+    type Records = ();
 
     fn multiply_adds(&self) -> Option<u64> {
         tally::done()
@@ -140,6 +141,15 @@ impl Backend for Reference {
         let target = range("copy", "to", to.0.len(), to_at, len)?;
         to.0[target].copy_from_slice(&from.0[source]);
         Ok(())
+    }
+
+    fn repeat(
+        &self,
+        _records: &mut (),
+        _key: [usize; 2],
+        work: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        work()
     }
 
     fn matrix(&self, format: Format, n: usize, k: usize) -> Result<HostMatrix> {
@@ -280,6 +290,10 @@ impl Backend for Reference {
         attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)?;
         tally::add(s.multiply_adds(&spans.0));
         Ok(())
+    }
+
+    fn move_rows<T: Element>(&self, s: MoveShape, cache: &mut HostBuffer<T>) -> Result<()> {
+        attention::move_rows(s, &mut cache.0)
     }
 
     fn append_q8(
@@ -426,6 +440,15 @@ impl Backend for Reference {
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
         conv::patchify(s, &pixels.0, &mut out.0)
+    }
+
+    fn pool_rows(
+        &self,
+        s: PoolShape,
+        x: &HostBuffer<f32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        reward_head::pool_rows(s, &x.0, &mut out.0)
     }
 
     fn answer(

@@ -1,4 +1,4 @@
-//! The head of a yes/no judge.
+//! The heads of judges: hidden rows pooled to one, and the answer yes or no.
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;
@@ -65,9 +65,142 @@ pub fn answer(s: AnswerShape, logits: &[f32], out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
+/// Rows of some views, pooled by heads. Of a row the scores of all heads come first, then the values of the first head,
+/// and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolShape {
+    /// Number of views.
+    pub views: usize,
+    /// Rows of a view.
+    pub rows: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+}
+
+impl PoolShape {
+    const OP: &'static str = "pool_rows";
+
+    /// Width of a row.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn width(&self) -> Result<usize> {
+        product(Self::OP, &[self.heads, self.head_dim.saturating_add(1)])
+    }
+
+    /// Checks the lengths of x and out.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self, x: usize, out: usize) -> Result<()> {
+        nonzero(Self::OP, "rows", self.rows)?;
+        nonzero(Self::OP, "heads", self.heads)?;
+        nonzero(Self::OP, "head_dim", self.head_dim)?;
+        let len = product(Self::OP, &[self.views, self.rows, self.width()?])?;
+        covers(Self::OP, "x", x, len)?;
+        let pooled = product(Self::OP, &[self.views, self.heads, self.head_dim])?;
+        covers(Self::OP, "out", out, pooled)
+    }
+
+    /// Elements of x and of out that belong to one view, of a shape that was checked.
+    pub(crate) const fn view(&self) -> [usize; 2] {
+        let out = self.heads * self.head_dim;
+        [self.rows * (self.heads + out), out]
+    }
+}
+
+/// out\[v, h, :\] = Σ_r softmax_r(x\[v, r, h\]) · x\[v, r, H + h · d ..\], with H heads of d values.
+///
+/// # Errors
+/// See [`PoolShape::check`]; [`Error::NotFinite`] with the view for scores that are not finite.
+pub fn pool_rows(s: PoolShape, x: &[f32], out: &mut [f32]) -> Result<()> {
+    s.check(x.len(), out.len())?;
+    let [view, pooled] = s.view();
+    let views = x.chunks_exact(view).zip(out.chunks_exact_mut(pooled));
+    for (row, (x, out)) in views.take(s.views).enumerate() {
+        if !pool_view(&s, x, out) {
+            return Err(Error::NotFinite {
+                op: PoolShape::OP,
+                arg: "scores",
+                row,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Pools one view, unless it has a score that is not finite.
+#[inline(always)]
+pub(crate) fn pool_view(s: &PoolShape, x: &[f32], out: &mut [f32]) -> bool {
+    let (d, width) = (s.head_dim, s.heads * (1 + s.head_dim));
+    let scores = x.chunks_exact(width).flat_map(|row| &row[..s.heads]);
+    if scores.copied().any(|score| !score.is_finite()) {
+        return false;
+    }
+    for (h, out) in out.chunks_exact_mut(d).enumerate() {
+        let largest = largest_score(x, width, h);
+        let mut total = 0.0;
+        out.fill(0.0);
+        for row in x.chunks_exact(width) {
+            let weight = math::exp(row[h] - largest);
+            total += weight;
+            for (out, value) in out.iter_mut().zip(&row[s.heads + h * d..]) {
+                *out += weight * value;
+            }
+        }
+        for out in out {
+            *out /= total;
+        }
+    }
+    true
+}
+
+/// The largest score of a head.
+#[inline(always)]
+pub(crate) fn largest_score(x: &[f32], width: usize, head: usize) -> f32 {
+    x.chunks_exact(width).fold(
+        f32::NEG_INFINITY,
+        |a, row| {
+            if row[head] > a { row[head] } else { a }
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heads_pool_their_own_values_by_their_own_scores() {
+        let s = PoolShape {
+            views: 2,
+            rows: 2,
+            heads: 2,
+            head_dim: 1,
+        };
+        // Scores of two heads, then a value of each; of the second view all scores are equal.
+        let far = 40.0;
+        let x = [
+            [far, 0.0, 1.0, 10.0],
+            [0.0, far, 2.0, 20.0],
+            [3.0, -1.0, 1.0, 10.0],
+            [3.0, -1.0, 2.0, 20.0],
+        ];
+        let mut out = [0.0; 4];
+        pool_rows(s, x.as_flattened(), &mut out).unwrap();
+        for (got, want) in out.into_iter().zip([1.0, 20.0, 1.5, 15.0]) {
+            assert!((got - want).abs() < 1e-5, "{out:?}");
+        }
+        let mut wrong = x;
+        wrong[3][1] = f32::INFINITY;
+        assert!(matches!(
+            pool_rows(s, wrong.as_flattened(), &mut out),
+            Err(Error::NotFinite { row: 1, .. })
+        ));
+        assert!(pool_rows(s, &x.as_flattened()[1..], &mut out).is_err());
+    }
 
     #[test]
     fn probabilities_are_those_of_the_whole_row() {

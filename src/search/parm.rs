@@ -4,7 +4,9 @@ use alloc::vec::Vec;
 
 use rand_core::Rng;
 
-use super::run::{Pick, Progress, Run, most_confident, some_candidates, within};
+use super::run::{
+    Pick, Progress, Run, confidence, keep_best, most_confident, some_candidates, within,
+};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::error::Result;
@@ -60,6 +62,12 @@ pub struct Parm {
     /// Clarity is asked at every so many-th step from there on, and after the last one. Above 1 it saves questions where
     /// paths become clear slowly, and is not in the paper.
     pub clarity_interval: u32,
+    /// Of more paths with potential than these, those with the likeliest potential go on, at every look. Any number in
+    /// the paper.
+    pub survivors: Option<u32>,
+    /// Of more survivors than these, the outcome is asked about those with the likeliest potential alone, which is asked
+    /// once more about the finished pictures: worth it where a cheap judge answers that. Any number in the paper.
+    pub finalists: Option<u32>,
 }
 
 impl Parm {
@@ -71,6 +79,8 @@ impl Parm {
             form: ParmForm::Pruned,
             min_clarity_step: 1,
             clarity_interval: 1,
+            survivors: None,
+            finalists: None,
         }
     }
 
@@ -78,6 +88,33 @@ impl Parm {
     #[must_use]
     pub const fn with_form(mut self, form: ParmForm) -> Self {
         self.form = form;
+        self
+    }
+
+    /// Lets at most so many paths with potential go on.
+    ///
+    /// ```
+    /// use maquette::search::{Flow, Parm, SearchStrategy};
+    /// use maquette::testing::{OracleReward, ScriptedGenerator};
+    /// use maquette::{Prompt, rng::Stream};
+    ///
+    /// let (mut generator, mut reward) = (ScriptedGenerator::new(6), OracleReward::new(1).clear_from(3));
+    /// let found = Parm::new(8).with_survivors(3).with_finalists(1).search(
+    ///     &mut generator, &mut reward, &Prompt::new("a red car"), &mut Stream::new(1), &mut |_| Flow::Continue,
+    /// )?;
+    /// assert_eq!((found.cost.steps, found.cost.outcome), (3 * 8 + 3 * 3, 1));
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn with_survivors(mut self, paths: u32) -> Self {
+        self.survivors = Some(paths);
+        self
+    }
+
+    /// Asks about the outcome of at most so many paths.
+    #[must_use]
+    pub const fn with_finalists(mut self, paths: u32) -> Self {
+        self.finalists = Some(paths);
         self
     }
 
@@ -115,6 +152,8 @@ struct Path {
     id: CandidateId,
     clear: bool,
     potential: bool,
+    /// How sure "yes" was of the potential.
+    confidence: f32,
     no_prob: f32,
 }
 
@@ -135,6 +174,9 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Pa
         let last = generator.steps().into();
         within("min_clarity_step", self.min_clarity_step.into(), 1, last)?;
         within("clarity_interval", self.clarity_interval.into(), 1, last)?;
+        for (arg, most) in [("survivors", self.survivors), ("finalists", self.finalists)] {
+            within(arg, most.unwrap_or(1).into(), 1, u32::MAX.into())?;
+        }
         let (mut paths, mut batch) = (reserved(n)?, reserved(n)?);
         let mut run = Run::new(generator, reward, prompt, on_event, n, &ASKS)?;
         let outcome = self.walk(&mut run, rng, &mut paths, &mut batch);
@@ -155,6 +197,7 @@ impl Parm {
             id,
             clear: false,
             potential: false,
+            confidence: 0.0,
             no_prob: 1.0,
         };
         paths.extend(run.latest().iter().map(path));
@@ -168,6 +211,9 @@ impl Parm {
             if due || step == run.steps() {
                 select(batch, paths, |path| !path.clear);
                 examine(run, paths, batch)?;
+                if let Some(most) = self.survivors {
+                    park_least(run, paths, most as usize)?;
+                }
             }
         }
         for path in paths.iter().filter(|path| !path.clear) {
@@ -178,6 +224,13 @@ impl Parm {
             return self.fall_back(run, paths);
         }
         run.open(batch);
+        if let Some(most) = self.finalists
+            && batch.len() > most as usize
+        {
+            run.ask(Judgement::Potential)?;
+            keep_best(batch, run.verdicts(), most as usize);
+            run.narrow(|id| batch.contains(&id));
+        }
         run.ask(Judgement::Outcome)?;
         run.close();
         Ok(Pick::of(batch[most_confident(run.verdicts())]))
@@ -228,6 +281,7 @@ fn examine<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     for (&id, verdict) in batch.iter().zip(run.verdicts()) {
         if let Some(path) = paths.iter_mut().find(|path| path.id == id) {
             path.potential = verdict.answer == Answer::Yes;
+            path.confidence = confidence(verdict);
             path.no_prob = if verdict.answer == Answer::Other {
                 MALFORMED_NO
             } else {
@@ -238,6 +292,30 @@ fn examine<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     for id in batch.iter() {
         if paths.iter().any(|path| path.id == *id && !path.potential) {
             run.park(*id)?;
+        }
+    }
+    Ok(())
+}
+
+/// Parks paths with potential, the least sure first and of equals the last, until no more than `most` are left.
+fn park_least<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+    run: &mut Run<'_, G, R>,
+    paths: &mut [Path],
+    most: usize,
+) -> Progress {
+    while paths.iter().filter(|path| path.potential).count() > most {
+        let mut least: Option<&mut Path> = None;
+        for path in paths.iter_mut().filter(|path| path.potential) {
+            if least
+                .as_ref()
+                .is_none_or(|least| path.confidence <= least.confidence)
+            {
+                least = Some(path);
+            }
+        }
+        if let Some(path) = least {
+            path.potential = false;
+            run.park(path.id)?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use maquette::ops::backward::attention::SelfAttentionShape;
 use maquette::ops::backward::labels::LabelShape;
 use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
+use maquette::ops::reward_head::PoolShape;
 use maquette::ops::{Backend, Backward, Reference};
 use maquette::quant::Format;
 use proptest::prelude::*;
@@ -192,6 +193,26 @@ fn rows_agree() {
         b.head_norm_dx(s, &x, &weight, &mut d).unwrap();
         [floats(b, &d), floats(b, &dw)].concat()
     });
+}
+
+#[test]
+fn pooled_rows_agree() {
+    for [views, rows, heads, head_dim] in [[1, 1, 1, 1], [3, 17, 2, 33], [40, 64, 8, 16]] {
+        let s = PoolShape {
+            views,
+            rows,
+            heads,
+            head_dim,
+        };
+        let len = views * rows * s.width().unwrap();
+        agree!(|b| {
+            let x = buffer(b, &numbers(len, 1));
+            let dy = buffer(b, &numbers(views * heads * head_dim, 2));
+            let mut dx = buffer(b, &numbers(len, 3));
+            b.pool_rows_dx(s, &x, &dy, &mut dx).unwrap();
+            floats(b, &dx)
+        });
+    }
 }
 
 proptest! {

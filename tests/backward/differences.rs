@@ -5,6 +5,7 @@ use maquette::ops::backward::attention::SelfAttentionShape;
 use maquette::ops::backward::labels::LabelShape;
 use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
+use maquette::ops::reward_head::PoolShape;
 use maquette::ops::vq::GatherShape;
 use maquette::ops::{Backend, Backward, Reference};
 use maquette::quant::Format;
@@ -231,6 +232,28 @@ proptest! {
         let (qb, dyb) = (buffer(&b, &qkv), buffer(&b, &dy));
         let d = run(&numbers(qkv.len(), 3), |d| b.attention_dx(s, &qb, &dyb, d).unwrap());
         check("attention", &qkv, &dy, &d, &|qkv| attention(&s, qkv));
+    }
+
+    #[test]
+    fn prop_pooled_rows(views in 1_usize..3, rows in 1_usize..6, heads in 1_usize..4, head_dim in 1_usize..6, seed: u16) {
+        let (seed, b) = (u32::from(seed), Reference);
+        let s = PoolShape { views, rows, heads, head_dim };
+        let width = s.width().unwrap();
+        let (x, dy) = (numbers(views * rows * width, seed), numbers(views * heads * head_dim, seed + 1));
+        let (xb, dyb) = (buffer(&b, &x), buffer(&b, &dy));
+        let d = run(&vec![9.0; x.len()], |d| b.pool_rows_dx(s, &xb, &dyb, d).unwrap());
+        check("pooled rows", &x, &dy, &d, &|x| {
+            let mut y = Vec::new();
+            for view in x.chunks(rows * width) {
+                for h in 0..heads {
+                    let weights: Vec<f64> = view.chunks(width).map(|row| row[h].exp()).collect();
+                    let total: f64 = weights.iter().sum();
+                    let of = |i: usize| weights.iter().zip(view.chunks(width)).map(|(w, row)| w * row[heads + h * head_dim + i]).sum::<f64>();
+                    y.extend((0..head_dim).map(|i| of(i) / total));
+                }
+            }
+            y
+        });
     }
 
     #[test]

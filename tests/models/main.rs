@@ -12,6 +12,7 @@ mod bundled_janus;
 mod bundled_search;
 mod janus;
 mod janus_draws;
+mod latent;
 mod llamagen;
 mod llava;
 mod magvit;

@@ -34,6 +34,8 @@ fn strategies(n: u32) -> Vec<Box<Dyn<'static>>> {
                 .with_min_clarity_step(2)
                 .with_clarity_interval(3),
         ),
+        Box::new(Parm::new(n).with_survivors(2).with_finalists(1)),
+        Box::new(Parm::new(n).with_form(ParmForm::Released).with_survivors(1)),
     ]
 }
 
@@ -182,6 +184,21 @@ proptest! {
     }
 
     #[test]
+    fn prop_limits_that_nobody_exceeds_change_nothing_and_others_hold(
+        table in prop::collection::vec(any::<u8>(), 1..200), n in 1_u32..9, most in 1_u32..4, seed: u64,
+    ) {
+        let run = |parm: Parm| counted(&mut { parm }, scripted(table.clone(), Needs::CODES), seed);
+        let (free, wide) = (run(Parm::new(n)), run(Parm::new(n).with_survivors(n).with_finalists(n)));
+        prop_assert_eq!(free.decision, wide.decision);
+        let (few, last) = (run(Parm::new(n).with_survivors(most)), run(Parm::new(n).with_finalists(most)));
+        prop_assert!(few.decision.cost.outcome <= u64::from(most));
+        prop_assert!(few.decision.cost.steps <= free.decision.cost.steps);
+        prop_assert_eq!(few.decision.fallback, free.decision.fallback);
+        prop_assert_eq!(last.decision.cost.outcome, free.decision.cost.outcome.min(u64::from(most)));
+        prop_assert_eq!(last.decision.cost.steps, free.decision.cost.steps);
+    }
+
+    #[test]
     fn prop_cost_is_what_the_fakes_counted(
         table in prop::collection::vec(any::<u8>(), 1..200), n in 1_u32..9, seed: u64, views in 0_usize..5,
     ) {
@@ -274,6 +291,18 @@ fn no_candidates_is_an_error() {
         ));
     }
     assert_eq!(generator.calls().calls, 0);
+}
+
+#[test]
+fn limits_of_nobody_are_an_error() {
+    let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(0));
+    for (mut parm, name) in [
+        (Parm::new(2).with_survivors(0), "survivors"),
+        (Parm::new(2).with_finalists(0), "finalists"),
+    ] {
+        let error = search(&mut parm, &mut generator, &mut reward, 0, &mut go_on).unwrap_err();
+        assert!(matches!(error, Error::Range { arg, min: 1, .. } if arg == name));
+    }
 }
 
 #[test]

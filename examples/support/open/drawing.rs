@@ -118,11 +118,12 @@ impl<B: Backend + 'static> Drawing<B> {
         }
     }
 
-    /// A session in which so many candidates can be alive.
-    pub fn session(&self, candidates: usize) -> Res<Box<dyn Generator>> {
+    /// A session in which so many candidates can be alive, and whether their hidden rows can be seen.
+    pub fn session(&self, candidates: usize, hidden: bool) -> Res<Box<dyn Generator>> {
         let raster = |options: &RasterOptions| {
             let mut o = *options;
             (o.candidates, o.batch) = (candidates, candidates.min(o.batch));
+            o.hidden = hidden;
             o
         };
         Ok(match self {
@@ -134,6 +135,7 @@ impl<B: Backend + 'static> Drawing<B> {
             } => {
                 let mut o = *options;
                 (o.candidates, o.batch) = (candidates, candidates.min(o.batch));
+                o.hidden = hidden;
                 let (model, pixels) = (Arc::clone(model), Arc::clone(pixels));
                 Box::new(ShowOSession::new(model, pixels, Arc::clone(text), o)?)
             }

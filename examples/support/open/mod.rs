@@ -5,6 +5,7 @@ pub mod device;
 mod drawing;
 mod folder;
 mod judging;
+mod latent;
 mod options;
 mod text;
 
@@ -27,6 +28,7 @@ use device::Choice;
 use drawing::{Drawing, Folders};
 use folder::Reading;
 use judging::{Judging, Nobody};
+use latent::{Latent, LatentArgs};
 use options::Options;
 
 /// The guidance that the bundled generator was tuned for: w = 2.
@@ -64,6 +66,8 @@ pub struct Settings {
     /// Folder of adapters that the generator draws with, unmerged: a Show-o's or a Janus's, as `align` and PEFT write them.
     #[arg(long)]
     adapters: Option<PathBuf>,
+    #[command(flatten)]
+    latent: LatentArgs,
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     format: Weights,
     #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
@@ -102,7 +106,7 @@ pub struct Models {
 
 /// Models of any device.
 trait Loaded: std::fmt::Debug + Send + Sync {
-    fn generator(&self, candidates: usize) -> Res<Box<dyn Generator>>;
+    fn generator(&self, candidates: usize, hidden: bool) -> Res<Box<dyn Generator>>;
     fn judge(&self, views: usize) -> Res<Box<dyn RewardModel>>;
 }
 
@@ -111,17 +115,23 @@ trait Loaded: std::fmt::Debug + Send + Sync {
 struct On<B: Backend> {
     drawing: Drawing<B>,
     judging: Option<Judging<B>>,
+    latent: Option<Latent<B>>,
 }
 
 impl<B: Backend + Send + Sync + 'static> Loaded for On<B> {
-    fn generator(&self, candidates: usize) -> Res<Box<dyn Generator>> {
-        self.drawing.session(candidates)
+    fn generator(&self, candidates: usize, hidden: bool) -> Res<Box<dyn Generator>> {
+        self.drawing
+            .session(candidates, hidden || self.latent.is_some())
     }
 
     fn judge(&self, views: usize) -> Res<Box<dyn RewardModel>> {
-        match &self.judging {
-            Some(judging) => judging.session(views),
-            None => Ok(Box::new(Nobody)),
+        let judge = match &self.judging {
+            Some(judging) => judging.session(views)?,
+            None => Box::new(Nobody),
+        };
+        match &self.latent {
+            Some(latent) => latent.before(judge, views),
+            None => Ok(judge),
         }
     }
 }
@@ -155,9 +165,34 @@ impl Models {
     /// Reads the generator and whatever it needs, and the judge if one will be asked.
     pub fn load(s: &Settings, judged: bool) -> Res<Self> {
         let (device, told) = s.device.open(s.threads)?;
+        Self::on(&device, told, s, judged)
+    }
+
+    /// As [`load`](Self::load), for sessions of so many candidates. What they will hold on a GPU is told before anything
+    /// is read.
+    pub fn load_for(s: &Settings, judged: bool, candidates: u32) -> Res<Self> {
+        let (device, told) = s.device.open(s.threads)?;
+        let plan = device.plan(|planner| {
+            let models = Self::on(planner, Value::Null, s, judged)?;
+            let sessions = (models.generator(candidates)?, models.judge(candidates)?);
+            Ok((models, sessions))
+        })?;
+        if let Some(plan) = plan {
+            let gb = |bytes: usize| bytes as f64 / 1e9;
+            eprintln!(
+                "on the GPU: matrices {:.3} GB, keys and values {:.3} GB, all else {:.3} GB",
+                gb(plan.matrices),
+                gb(plan.caches),
+                gb(plan.buffers)
+            );
+        }
+        Self::on(&device, told, s, judged)
+    }
+
+    fn on(device: &device::Device, told: Value, s: &Settings, judged: bool) -> Res<Self> {
         let (loaded, settings) = match device {
-            device::Device::Cpu(cpu) => on(cpu, s, judged)?,
-            device::Device::Cuda(gpu) => on(gpu, s, judged)?,
+            device::Device::Cpu(cpu) => on(Arc::clone(cpu), s, judged)?,
+            device::Device::Cuda(gpu) => on(Arc::clone(gpu), s, judged)?,
         };
         Ok(Self {
             loaded,
@@ -168,7 +203,12 @@ impl Models {
 
     /// A session of the generator in which so many candidates can be alive.
     pub fn generator(&self, candidates: u32) -> Res<Box<dyn Generator>> {
-        self.loaded.generator(candidates as usize)
+        self.loaded.generator(candidates as usize, false)
+    }
+
+    /// The same, of candidates whose hidden rows can be seen.
+    pub fn open_generator(&self, candidates: u32) -> Res<Box<dyn Generator>> {
+        self.loaded.generator(candidates as usize, true)
     }
 
     /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.
@@ -222,7 +262,13 @@ fn on<B: Backend + Send + Sync + 'static>(
         adapters: adapters.as_ref(),
     };
     let drawing = Drawing::load(&reading, &folders, &options)?;
-    let judging = judged
+    let latent = if judged {
+        s.latent.load(&reading.device, &bundled("latent"))?
+    } else {
+        None
+    };
+    let alone = latent.as_ref().is_some_and(Latent::answers_all);
+    let judging = (judged && !alone)
         .then(|| judging(&reading, &drawing, &model, judge.as_deref()))
         .transpose()?;
     let mut settings = json!({
@@ -232,12 +278,20 @@ fn on<B: Backend + Send + Sync + 'static>(
     });
     if let (Some(all), Value::Object(own)) = (settings.as_object_mut(), drawing.describe()) {
         all.extend(own);
+        if let Some(latent) = &latent {
+            all.insert("latent".into(), latent.describe());
+        }
     }
     if let Some(path) = &s.adapters {
         settings["adapters"] = json!(shown(path));
     }
     let judging = judging.map(|(judging, _)| judging);
-    Ok((Box::new(On { drawing, judging }), settings))
+    let loaded = On {
+        drawing,
+        judging,
+        latent,
+    };
+    Ok((Box::new(loaded), settings))
 }
 
 /// The judge and the folder that it comes from. A Janus that draws judges on the same weights, unless told otherwise.

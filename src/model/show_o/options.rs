@@ -49,6 +49,9 @@ pub struct ShowOOptions {
     pub batch: usize,
     /// Prompts whose text rows are kept.
     pub prompts: usize,
+    /// Whether the last step's hidden rows are kept for judges that look at them: of the prompt's half, after the last
+    /// norm. They cost their memory and no pass of the model.
+    pub hidden: bool,
 }
 
 impl Default for ShowOOptions {
@@ -63,6 +66,7 @@ impl Default for ShowOOptions {
             candidates: 32,
             batch: 8,
             prompts: 4,
+            hidden: false,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod generator;
 mod given;
+mod hidden;
 mod step;
 
 pub use given::GivenStep;
@@ -36,6 +37,8 @@ struct Candidate {
     anneal: bool,
     /// Whether it began with every place masked, so that its step 0 is shared.
     blank: bool,
+    /// Which of its two places holds the hidden rows of its last step, if they are kept and it took one.
+    hidden: Option<usize>,
     codes: Vec<Code>,
     predicted: Vec<Code>,
 }
@@ -45,11 +48,15 @@ struct Candidate {
 struct Memory<B: Backend> {
     cache: Cache<B>,
     scratch: Scratch<B>,
+    /// Passes of image rows, by their sequences.
+    passes: B::Records,
     x: B::Buffer<f32>,
     rows: B::Buffer<f32>,
     normed: B::Buffer<f32>,
     logits: B::Buffer<f32>,
     first: Vec<B::Buffer<f32>>,
+    /// Hidden rows, if they are kept.
+    hidden: Option<Hidden<B>>,
     ids: B::Buffer<u32>,
     positions: B::Buffer<u32>,
     places: B::Buffer<u32>,
@@ -58,6 +65,18 @@ struct Memory<B: Backend> {
     keys: B::Buffer<u32>,
     codes: B::Buffer<u32>,
     p: B::Buffer<f32>,
+}
+
+/// Hidden rows of the last step. A candidate has two places and writes them in turns, so that a step that fails leaves
+/// what it had.
+#[derive(Debug)]
+struct Hidden<B: Backend> {
+    /// `[candidates, 2, places, width]`.
+    rows: B::Buffer<f32>,
+    /// Those of each prompt's step 0, `[prompts, places, width]`.
+    first: B::Buffer<f32>,
+    /// On their way from one candidate to another.
+    moved: B::Buffer<f32>,
 }
 
 /// Host memory of a step: what the device is told and what it answers.
@@ -208,6 +227,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         let memory = Memory {
             cache: model.stack.cache(b, text + sequences * image)?,
             scratch: model.stack.scratch(b, rows)?,
+            passes: B::Records::default(),
             x: b.zeros(product("session", &[rows, width])?)?,
             rows: b.zeros(product("session", &[drawn, width])?)?,
             normed: b.zeros(product("session", &[drawn, width])?)?,
@@ -215,6 +235,17 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             first: (0..o.prompts)
                 .map(|_| b.zeros(product("session", &[n, c.codebook_size])?))
                 .collect::<Result<_>>()?,
+            hidden: o
+                .hidden
+                .then(|| {
+                    let zeros = |count| b.zeros(product("session", &[count, n, width])?);
+                    Ok::<_, Error>(Hidden {
+                        rows: zeros(product("session", &[o.candidates, 2])?)?,
+                        first: zeros(o.prompts)?,
+                        moved: zeros(1)?,
+                    })
+                })
+                .transpose()?,
             ids: b.zeros(rows)?,
             positions: b.zeros(rows)?,
             places: b.zeros(rows)?,
@@ -233,6 +264,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                 step: 0,
                 anneal: false,
                 blank: true,
+                hidden: None,
                 codes: filled(n, UNKNOWN)?,
                 predicted: filled(n, UNKNOWN)?,
             });
@@ -428,6 +460,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             self.next += 1;
             if let Some(c) = self.candidates.iter_mut().find(|c| c.id.is_none()) {
                 (c.id, c.prompt, c.seed) = (Some(id), place, seed);
+                c.hidden = None;
                 c.predicted.fill(UNKNOWN);
                 if let Some(from) = from {
                     (c.step, c.anneal) = (from.step, from.anneal);

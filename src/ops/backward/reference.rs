@@ -2,13 +2,14 @@
 
 use super::attention::SelfAttentionShape;
 use super::labels::LabelShape;
-use super::{Backward, attention, gemm, labels, norm};
+use super::{Backward, attention, gemm, labels, norm, pool};
 use crate::error::Result;
 use crate::ops::Reference;
 use crate::ops::attention::RotaryShape;
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 use crate::ops::reference::{HostBuffer, HostMatrix};
+use crate::ops::reward_head::PoolShape;
 use crate::ops::vq::GatherShape;
 
 impl Backward for Reference {
@@ -163,6 +164,16 @@ impl Backward for Reference {
         dw: &mut HostBuffer<f32>,
     ) -> Result<()> {
         gemm::gather_dw(s, index.as_slice(), dy.as_slice(), dw.as_mut_slice())
+    }
+
+    fn pool_rows_dx(
+        &self,
+        s: PoolShape,
+        x: &HostBuffer<f32>,
+        dy: &HostBuffer<f32>,
+        dx: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        pool::pool_rows_dx(s, x.as_slice(), dy.as_slice(), dx.as_mut_slice())
     }
 
     fn log_probs(

@@ -27,6 +27,14 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         ImageSize::new(side as u32, side as u32)
     }
 
+    fn hidden_width(&self) -> usize {
+        if self.options.hidden {
+            self.model.config().hidden_size
+        } else {
+            0
+        }
+    }
+
     fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
         self.start_text(prompt, None, seeds, out)
     }
@@ -71,9 +79,13 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
             (child.id, child.seed) = (Some(*out), seed);
             (child.prompt, child.step) = (parent.prompt, parent.step);
             (child.anneal, child.blank) = (parent.anneal, parent.blank);
+            child.hidden = parent.hidden;
             child.codes.copy_from_slice(&parent.codes);
             child.predicted.copy_from_slice(&parent.predicted);
-            let prompt = child.prompt;
+            let (prompt, hidden) = (child.prompt, child.hidden);
+            if let Some(side) = hidden {
+                self.copy_hidden([from, to], side)?;
+            }
             self.prompts.entry(prompt).users += 1;
         }
         Ok(())
@@ -143,12 +155,14 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                 self.model
                     .backend
                     .copy(first, 0, &mut m.logits, i * len, len)?;
+                self.keep_first(at)?;
             }
             self.settle(chunk, staged, chunk.len() * n)?;
             staged += chunk.len();
         }
         for chunk in rest.chunks(self.options.batch) {
             let rows = self.drawing(|session| session.predict(Rows::Of(chunk), false))?;
+            self.keep_hidden(chunk)?;
             self.settle(chunk, staged, rows)?;
             staged += chunk.len();
         }
@@ -158,16 +172,12 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             c.codes.copy_from_slice(state);
             c.predicted.copy_from_slice(predicted);
             (c.step, c.blank) = (c.step + 1, false);
+            c.hidden = self.options.hidden.then(|| c.next_hidden());
         }
         Ok(())
     }
 
     fn show(&mut self, batch: &[usize], needs: Needs, out: &mut Views<'_>) -> Result<()> {
-        if needs.hidden {
-            return Err(Error::Unsupported {
-                what: "showing hidden rows of Show-o",
-            });
-        }
         if batch
             .iter()
             .any(|&at| self.candidates[at].predicted.contains(&UNKNOWN))
@@ -183,6 +193,9 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             for (codes, &at) in codes.chunks_exact_mut(n).zip(batch) {
                 codes.copy_from_slice(&self.candidates[at].predicted);
             }
+        }
+        if needs.hidden {
+            self.show_hidden(batch, out.hidden.as_deref_mut().unwrap_or_default())?;
         }
         if needs.pixels {
             let bytes = self.image_size().len_bytes();

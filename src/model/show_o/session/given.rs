@@ -57,6 +57,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
         let before = self.candidates[at].codes.clone();
         self.drawing(|session| session.predict(Rows::Of(&[at]), true))?;
+        self.keep_hidden(&[at])?;
         let mut out = GivenStep {
             logits: vec![0.0; n * v],
             sampled: vec![0; n],
@@ -115,6 +116,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             &out.state
         });
         (candidate.step, candidate.blank) = (step + 1, false);
+        candidate.hidden = self.options.hidden.then(|| candidate.next_hidden());
         Ok(out)
     }
 }

@@ -1,6 +1,6 @@
 //! One step: predictions of the model, draws, and the choice of the places to mask again.
 
-use super::{Rows, ShowOSession, guided};
+use super::{Memory, Rows, ShowOSession, guided};
 use crate::codes::UNKNOWN;
 use crate::error::Result;
 use crate::model::session::multiply_adds;
@@ -113,18 +113,30 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         b.write(&mut m.places, 0, &h.places)?;
         b.write(&mut m.spans, 0, &h.spans)?;
         b.write(&mut m.index, 0, &h.index)?;
-        self.model.embed(sequences * image, &m.ids, &mut m.x)?;
+        let Memory {
+            cache,
+            scratch,
+            passes,
+            x,
+            ids,
+            positions,
+            places,
+            spans,
+            ..
+        } = m;
         let pass = Pass {
             sequences,
             queries: image,
             causal: false,
-            positions: &m.positions,
-            places: &m.places,
-            spans: &m.spans,
+            positions,
+            places,
+            spans,
         };
-        self.model
-            .stack
-            .forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
+        // What changes from step to step lies in the buffers; how many places are still masked comes behind it.
+        b.repeat(passes, [sequences, 0], &mut || {
+            self.model.embed(sequences * image, ids, x)?;
+            self.model.stack.forward(b, &pass, x, cache, scratch)
+        })?;
         let s = GatherShape {
             rows: wanted,
             width: c.hidden_size,
@@ -156,6 +168,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
         let n = self.model.config.num_vq_tokens;
         self.drawing(|session| session.predict(Rows::Blank(prompt), true))?;
+        self.keep_first_of(prompt)?;
         let len = n * self.model.config.codebook_size;
         let m = &mut self.memory;
         self.model
