@@ -12,7 +12,7 @@ use clap::Parser;
 use maquette::generator::{Needs, Views};
 use maquette::reward::{Ask, ViewKey};
 use maquette::rng::Stream;
-use maquette::search::{Cost, Decision, Event, SearchStrategy};
+use maquette::search::{Cost, Decision, Event, MultiplyAdds, SearchStrategy};
 use maquette::{CandidateId, Flow, Generator, ImageBatch, Judgement, Prompt, RewardModel, Verdict};
 use rand_core::Rng;
 use support::{open, png_file};
@@ -34,6 +34,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Ga
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> maquette::Result<Decision> {
         let mut cost = Cost::default();
+        let before = MultiplyAdds::of(generator, reward);
         let mut left = self.tries;
         loop {
             left = left.saturating_sub(1);
@@ -51,6 +52,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Ga
             match walk.draw(generator, reward, prompt) {
                 Ok(Some(mut decision)) => {
                     on_event(Event::Chosen { id: ids[0] });
+                    cost.multiply_adds = MultiplyAdds::of(generator, reward).since(&before);
                     decision.cost = cost;
                     return Ok(decision);
                 }

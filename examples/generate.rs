@@ -73,8 +73,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         })?;
     }
     let asks = cli.effort.asks(cli.strategy);
-    let models = Models::load(&cli.settings, asks && !cli.person)?;
     let alive = cli.effort.alive(cli.strategy);
+    let models = Models::load_for(&cli.settings, asks && !cli.person, alive)?;
     let mut generator = models.generator(alive)?;
     let mut reward = if cli.person {
         person::at_terminal(cli.out.join("ask.png"))
@@ -161,6 +161,16 @@ fn run() -> Result<(), Box<dyn Error>> {
             rejected: 0,
         };
         row("spent", spent);
+        let work = total.multiply_adds;
+        if let (Some(all), Some(generator), Some(decoder), Some(judge)) =
+            (work.total(), work.generator, work.decoder, work.judge)
+        {
+            let [all, generator, decoder, judge] =
+                [all, generator, decoder, judge].map(|n| n as f64 / 1e9);
+            println!(
+                "  10^9 multiply-adds: {all:.2}, generator {generator:.2}, decoder {decoder:.2}, judge {judge:.2}"
+            );
+        }
         if released {
             row("one by one, as released", usual);
         }

@@ -6,56 +6,34 @@
 //! Other models are named as `generate` names them. The detector reads the bundled world's pictures alone: those of another
 //! size are drawn for the official scorer (`--pictures`) and not scored here. Its results come back with `--table`, the
 //! detections of any other detector with `--score`. Several processes share the prompts by their ranks, as the files in
-//! `examples/jobs` show, and `--merge` makes one result of theirs.
+//! `examples/jobs` show, and `--merge` makes one result of theirs. `--report` writes one page of it for a browser.
 
 use std::error::Error;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use maquette::cpu::Cpu;
-use maquette::generator::{Needs, Views};
-use maquette::rng::Stream;
-use maquette::{Flow, Generator, Prompt, RewardModel};
-use serde_json::{Value, json};
 
-use support::choice::{Effort, Search, Strategy};
+use support::choice::{Effort, Strategy};
+use support::comparison::{self, Row};
 use support::detections::RuleArgs;
-use support::open::{Models, Settings, picture_seed};
-use support::png_file::{Picture, writable_folder, write_whole};
-use support::results::{Lines, Results};
-use support::rules::{Request, Rules};
-use support::shard::Shard;
-use support::world::detector::Detector;
-use support::{detections, layout, open, results, score, shard, world};
+use support::evaluation::{Evaluation, Set, bar, detector, records};
+use support::open::{Models, Settings};
+use support::png_file::write_whole;
+use support::report::evaluation;
+use support::results::Lines;
+use support::{detections, open, results, score, shard};
 
 /// Score a strategy on a set of prompts.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// GenEval records, one a line.
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/eval_prompts.jsonl"))]
-    prompts: PathBuf,
     #[arg(long, value_enum, default_value_t = Strategy::Plain)]
     strategy: Strategy,
     #[command(flatten)]
     effort: Effort,
-    /// Pictures of each prompt.
-    #[arg(long, default_value_t = 4)]
-    images: u32,
-    #[arg(long, default_value_t = 1234)]
-    seed: u64,
-    /// Only so many prompts, spread evenly over the set.
-    #[arg(long)]
-    limit: Option<usize>,
-    /// Pictures drawn at the same time; changes no result. [default: all cores, shared with other ranks of this machine]
-    #[arg(long)]
-    jobs: Option<usize>,
+    #[command(flatten)]
+    set: Set,
     /// Result file; an unfinished one of the same settings is gone on with. [default: out/geneval.jsonl]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -74,29 +52,17 @@ struct Cli {
     score: Option<PathBuf>,
     #[command(flatten)]
     rules: RuleArgs,
-    /// Draw every so many-th prompt alone: rank of this process. [default: as torchrun, mpirun, srun, Kubernetes indexed
-    /// jobs and GNU parallel tell it]
-    #[arg(long, requires = "world")]
-    rank: Option<u64>,
-    /// Number of processes.
-    #[arg(long, requires = "rank")]
-    world: Option<u64>,
     /// Make one result file of those that all ranks wrote, and draw nothing.
     #[arg(long)]
     merge: bool,
+    /// Also write one page of the results for a browser, with everything in it.
+    #[arg(long, value_name = "PAGE")]
+    report: Option<PathBuf>,
     /// Say nothing but the table.
     #[arg(long)]
     quiet: bool,
     #[command(flatten)]
     settings: Settings,
-}
-
-/// One picture to draw.
-struct Task<'a> {
-    prompt: usize,
-    image: u32,
-    request: &'a Request,
-    raw: &'a str,
 }
 
 fn main() -> ExitCode {
@@ -105,259 +71,69 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let mut cli = Cli::parse();
+    let page = cli.report.as_deref();
     if let Some([a, b]) = cli.compare.as_deref() {
-        return compare(a, b);
+        return compare(a, b, page);
     }
     if let Some(path) = &cli.table {
-        table(&path.display().to_string(), &results::read(path)?);
-        return Ok(());
+        let lines = results::read(path)?;
+        table(&path.display().to_string(), &lines);
+        return write_page(page, &[(&shown(path), &lines)]);
     }
     let default = PathBuf::from("out/geneval.jsonl");
     let out = cli.out.clone().unwrap_or(default);
     if cli.merge {
         let lines = results::merge(&shard::files(&out)?, &out)?;
         report(&out.display().to_string(), &lines);
-        return Ok(());
-    }
-    let text = fs::read_to_string(&cli.prompts)
-        .map_err(|e| format!("cannot read {}: {e}", cli.prompts.display()))?;
-    let mut requests = Vec::new();
-    for (i, line) in text.lines().filter(|l| !l.trim().is_empty()).enumerate() {
-        let request: Request = serde_json::from_str(line)
-            .map_err(|e| format!("{} line {}: {e}", cli.prompts.display(), i + 1))?;
-        requests.push((i, request, line));
+        return write_page(page, &[(&shown(&out), &lines)]);
     }
     if let Some(path) = &cli.score {
-        let lines = detections::score(path, &cli.rules.rules(), &requests)?;
+        let lines = detections::score(path, &cli.rules.rules(), &records(&cli.set.prompts)?)?;
         if let Some(out) = &cli.out {
             let text: String = lines.values().map(|line| format!("{line}\n")).collect();
             write_whole(out, text.as_bytes())?;
         }
         table(&path.display().to_string(), &lines);
-        return Ok(());
+        return write_page(page, &[(&shown(path), &lines)]);
     }
-    let given = cli.rank.zip(cli.world);
-    let shard = Shard::find(given, |name| std::env::var(name).ok())?;
-    let jobs = cli.jobs.unwrap_or_else(|| {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        cores / shard.local
-    });
-    let jobs = jobs.max(1);
+    let share = cli.set.share()?;
     // The jobs share the cores already.
     cli.settings.threads = cli.settings.threads.or(Some(1));
-    let all = requests.len();
-    let keep = cli.limit.unwrap_or(all).min(all);
-    let kept: Vec<_> = (0..keep)
-        .filter_map(|i| requests.get(i * all / keep))
-        .collect();
-    if kept.is_empty() || cli.images == 0 {
-        return Err("nothing to draw: no prompts or no images".into());
-    }
-    let own = kept.iter().enumerate().filter(|(i, _)| shard.has(*i));
-    let tasks: Vec<Task<'_>> = own
-        .flat_map(|(_, (prompt, request, raw))| {
-            (0..cli.images).map(move |image| Task {
-                prompt: *prompt,
-                image,
-                request,
-                raw,
-            })
-        })
-        .collect();
-    if shard.world > 1 && !cli.quiet {
-        let (rank, world, told_by) = (shard.rank, shard.world, shard.told_by);
+    if share.shard.world > 1 && !cli.quiet {
+        let (rank, world, told_by) = (share.shard.rank, share.shard.world, share.shard.told_by);
         eprintln!("rank {rank} of {world}, says {told_by}");
     }
-
-    if let Some(folder) = &cli.pictures {
-        writable_folder(folder)?;
-    }
     let models = Models::load(&cli.settings, cli.effort.asks(cli.strategy))?;
-    let known = kept.iter().all(|(_, request, _)| in_the_world(request));
-    let eye = detector(&cli, &models, known)?;
-    let header = json!({
-        "strategy": cli.strategy.name(), "candidates": cli.effort.candidates, "effort": cli.effort.describe(),
-        "images": cli.images, "seed": cli.seed, "pictures": kept.len() * cli.images as usize, "prompts": cli.prompts.file_name().map(|n| n.to_string_lossy()), "limit": cli.limit,
-        "models": models.describe(), "scored": eye.is_some(),
-    });
-    let mut results = Results::open(&shard.file(&out), &header)?;
-    let todo: Vec<&Task<'_>> = tasks
-        .iter()
-        .filter(|t| {
-            !results
-                .lines
-                .contains_key(&(t.prompt as u64, u64::from(t.image)))
-        })
-        .collect();
-
-    let bar = ProgressBar::new(tasks.len() as u64);
-    if cli.quiet {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    bar.set_style(ProgressStyle::with_template(
-        "{bar:40} {pos}/{len} pictures  {msg}  {eta} left",
-    )?);
-    bar.set_position((tasks.len() - todo.len()) as u64);
-    bar.reset_eta();
+    let eye = match detector(&models, &share)? {
+        Ok(eye) => Some(eye),
+        Err(_) if cli.pictures.is_some() => None,
+        Err(why) => {
+            let hint = "name a folder for the official scorer with --pictures";
+            return Err(format!("{why}: {hint}").into());
+        }
+    };
     let started = Instant::now();
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| -> Result<(), Box<dyn Error>> {
-        let (send, receive) = mpsc::channel();
-        for _ in 0..jobs.min(todo.len()) {
-            let (send, cli, models, eye, todo, next) =
-                (send.clone(), &cli, &models, eye.as_ref(), &todo, &next);
-            scope.spawn(move || {
-                if let Err(e) = work(cli, models, eye, todo, next, &send) {
-                    // Nobody listens any more once another job has failed.
-                    let _ = send.send(Err(e.to_string()));
-                }
-            });
-        }
-        drop(send);
-        for line in receive {
-            results.add(line.inspect_err(|_| next.store(usize::MAX / 2, Ordering::Relaxed))?)?;
-            bar.inc(1);
-            let right = results
-                .lines
-                .values()
-                .filter(|l| l["correct"] == true)
-                .count();
-            bar.set_message(format!("{right} right"));
-        }
-        Ok(())
-    })?;
-    bar.abandon();
-    if let Some(folder) = &cli.pictures {
-        for task in tasks.iter().filter(|task| task.image == 0) {
-            let touched = todo.iter().any(|other| other.prompt == task.prompt);
-            if touched || !layout::has_grid(folder, task.prompt) {
-                layout::grid(folder, task.prompt, cli.images)?;
-            }
-        }
+    let drawn = Evaluation {
+        set: &cli.set,
+        share: &share,
+        models: &models,
+        strategy: cli.strategy,
+        effort: &cli.effort,
+        eye: eye.as_ref(),
+        pictures: cli.pictures.as_deref(),
     }
-    results.finish()?;
-    report(cli.strategy.name(), &results.lines);
-    if !todo.is_empty() {
-        let (n, seconds) = (todo.len(), started.elapsed().as_secs_f64());
+    .run(&out, &bar("", cli.quiet)?)?;
+    report(cli.strategy.name(), &drawn.lines);
+    if drawn.new > 0 {
+        let (n, seconds) = (drawn.new, started.elapsed().as_secs_f64());
         let each = seconds / n as f64;
         println!("  {n} pictures drawn now in {seconds:.1} s, {each:.3} s each");
     }
+    write_page(page, &[(cli.strategy.name(), &drawn.lines)])?;
     if !cli.quiet {
-        println!("  {jobs} jobs, {}", models.device());
+        println!("  {} jobs, {}", share.jobs, models.device());
     }
     Ok(())
-}
-
-/// Whether the detector knows everything that a prompt asks for.
-fn in_the_world(request: &Request) -> bool {
-    request.include.iter().chain(&request.exclude).all(|want| {
-        let colour = want.color.as_deref();
-        world::KINDS.contains(&want.class.as_str())
-            && colour.is_none_or(|colour| world::COLOURS.contains(&colour))
-    })
-}
-
-/// The evaluating detector, if it can read the pictures and knows what they should show.
-fn detector(
-    cli: &Cli,
-    models: &Models,
-    known: bool,
-) -> Result<Option<Detector<Cpu>>, Box<dyn Error>> {
-    let size = models.generator(1)?.image_size();
-    let fits = [size.height, size.width].map(|n| n as usize) == [world::SIDE; 2];
-    if fits && known {
-        let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/detectors");
-        return Ok(Some(Detector::load(Cpu::new(), &weights, "eval")?));
-    }
-    if cli.pictures.is_some() {
-        return Ok(None);
-    }
-    let (height, width, side) = (size.height, size.width, world::SIDE);
-    let why = if fits {
-        "the detector does not know all objects and colours of these prompts".into()
-    } else {
-        format!("the detector reads {side}x{side} pictures, these have {width}x{height}")
-    };
-    Err(format!("{why}: name a folder for the official scorer with --pictures").into())
-}
-
-/// Draws pictures until none is left.
-fn work(
-    cli: &Cli,
-    models: &Models,
-    eye: Option<&Detector<Cpu>>,
-    todo: &[&Task<'_>],
-    next: &AtomicUsize,
-    send: &mpsc::Sender<Result<Value, String>>,
-) -> Result<(), Box<dyn Error>> {
-    let alive = cli.effort.alive(cli.strategy);
-    let (mut generator, mut reward) = (models.generator(alive)?, models.judge(alive)?);
-    let mut strategy = cli.effort.build(cli.strategy, generator.steps())?;
-    while let Some(task) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let line = one_picture(cli, eye, task, &mut *generator, &mut *reward, &mut strategy)
-            .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
-        send.send(Ok(line))?;
-    }
-    Ok(())
-}
-
-fn one_picture<G: Generator + ?Sized + 'static, R: RewardModel + ?Sized + 'static>(
-    cli: &Cli,
-    eye: Option<&Detector<Cpu>>,
-    task: &Task<'_>,
-    generator: &mut G,
-    reward: &mut R,
-    strategy: &mut Search<G, R>,
-) -> Result<Value, Box<dyn Error>> {
-    let seed = picture_seed(cli.seed, u32::try_from(task.prompt)?, task.image);
-    let prompt = Prompt::new(&task.request.prompt);
-    let decision = strategy.search(
-        generator,
-        reward,
-        &prompt,
-        &mut Stream::new(seed),
-        &mut |_| Flow::Continue,
-    )?;
-    let size = generator.image_size();
-    let mut pixels = vec![0; size.len_bytes()];
-    generator.observe(
-        &[decision.winner],
-        Needs::PIXELS,
-        &mut Views::pixels(&mut pixels),
-    )?;
-    generator.prune(&[decision.winner])?;
-    if let Some(folder) = &cli.pictures {
-        let picture = Picture {
-            width: size.width as usize,
-            height: size.height as usize,
-            pixels: &pixels,
-        };
-        let place = [task.prompt, task.image as usize];
-        layout::write(folder, place, task.raw, &picture)?;
-    }
-    let (correct, reason, seen) = match eye {
-        Some(eye) => {
-            let seen = eye.detect(&pixels)?;
-            let verdict = Rules::bundled().decide(task.request, &seen);
-            let seen: Vec<Value> = seen
-                .iter()
-                .map(|d| json!({ "class": d.class, "color": d.color, "bbox": d.bbox, "score": d.score }))
-                .collect();
-            (
-                Some(verdict.is_ok()),
-                verdict.err().unwrap_or_default(),
-                seen,
-            )
-        }
-        None => (None, "not scored".into(), Vec::new()),
-    };
-    let c = decision.cost;
-    Ok(json!({
-        "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
-        "prompt": task.request.prompt, "correct": correct, "reason": reason,
-        "seen": seen, "p_yes": decision.verdict.map(|v| v.p_yes), "fallback": decision.fallback,
-        "steps": c.steps, "decodes": c.decodes, "questions": c.judged(),
-    }))
 }
 
 /// Prints the table and what a picture cost.
@@ -368,6 +144,14 @@ fn report(name: &str, lines: &Lines) {
     };
     let (steps, decodes, questions) = (mean("steps"), mean("decodes"), mean("questions"));
     println!("  per picture: {steps:.1} steps, {decodes:.1} decodes, {questions:.1} questions");
+    // Files of earlier versions do not tell it, nor do devices that do not count.
+    let work = ["generator", "decoder", "judge"].map(|part| results::work(lines, part));
+    if let [Some(generator), Some(decoder), Some(judge)] = work.map(|n| n.map(|n| n / 1e9)) {
+        println!(
+            "  10^9 multiply-adds per picture: {:.2}, generator {generator:.2}, decoder {decoder:.2}, judge {judge:.2}",
+            generator + decoder + judge
+        );
+    }
 }
 
 fn table(name: &str, lines: &Lines) {
@@ -386,8 +170,33 @@ fn table(name: &str, lines: &Lines) {
     );
 }
 
+/// A result file's name on a page.
+fn shown(path: &Path) -> String {
+    let name = path.file_stem().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Writes the page of some results, if one is wanted, the first being what the others are compared with.
+fn write_page(page: Option<&Path>, runs: &[(&str, &Lines)]) -> Result<(), Box<dyn Error>> {
+    let (Some(page), Some((_, first))) = (page, runs.first()) else {
+        return Ok(());
+    };
+    let rows = runs
+        .iter()
+        .map(|(label, lines)| Row::new(label, "", first, lines));
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let mut told = comparison::json(&rows, &[]);
+    told["title"] = runs
+        .iter()
+        .map(|run| run.0)
+        .collect::<Vec<_>>()
+        .join(" and ")
+        .into();
+    write_whole(page, evaluation::page(&told).as_bytes())
+}
+
 /// Prints how much better the second run is.
-fn compare(a: &Path, b: &Path) -> Result<(), Box<dyn Error>> {
+fn compare(a: &Path, b: &Path, page: Option<&Path>) -> Result<(), Box<dyn Error>> {
     let (first, second) = (results::read(a)?, results::read(b)?);
     let both = results::differences(&first, &second)?;
     println!(
@@ -398,5 +207,5 @@ fn compare(a: &Path, b: &Path) -> Result<(), Box<dyn Error>> {
     for line in score::lines(&both) {
         println!("{line}");
     }
-    Ok(())
+    write_page(page, &[(&shown(a), &first), (&shown(b), &second)])
 }

@@ -13,10 +13,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use maquette::generator::{Needs, Partial, Views};
+use maquette::generator::{self, Needs, Partial, Views};
 use maquette::reward::{Ask, ViewKey};
 use maquette::rng::Stream;
-use maquette::search::{Parm, SearchStrategy};
+use maquette::search::{Cost, Parm, SearchStrategy};
 use maquette::{
     CandidateId, Code, CodeGrid, Flow, Generator, ImageBatch, ImageSize, Judgement, Prompt, Result,
     RewardModel, Verdict,
@@ -182,6 +182,10 @@ impl Generator for TimedGenerator {
     fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
         self.inner.prune(ids)
     }
+
+    fn multiply_adds(&self) -> Option<generator::Spent> {
+        self.inner.multiply_adds()
+    }
 }
 
 /// A judge whose calls are timed.
@@ -204,6 +208,10 @@ impl RewardModel for TimedJudge {
         let inner = &mut self.inner;
         self.ledger
             .call(part, ask.keys.len(), || inner.judge(ask, out))
+    }
+
+    fn multiply_adds(&self) -> Option<u64> {
+        self.inner.multiply_adds()
     }
 
     fn forget(&mut self, keys: &[ViewKey]) {
@@ -280,7 +288,7 @@ fn run(cli: &Cli) -> open::Res<()> {
     take(&mut generator, &mut judge);
 
     // A search, then its parts alone, in turns: what slows the machine for a while slows both.
-    let mut wall = 0.0;
+    let (mut wall, mut cost) = (0.0, Cost::default());
     let mut searched = BTreeMap::new();
     let mut tried: BTreeMap<(Part, usize), Spent> = BTreeMap::new();
     let mut at = 0;
@@ -293,6 +301,7 @@ fn run(cli: &Cli) -> open::Res<()> {
                 Flow::Continue
             })?;
         wall += begin.elapsed().as_secs_f64();
+        cost += found.cost;
         generator.prune(&[found.winner])?;
         for (part, spent) in take(&mut generator, &mut judge) {
             searched
@@ -318,6 +327,16 @@ fn run(cli: &Cli) -> open::Res<()> {
     }
     println!("{}, {}", models.describe(), models.device());
     report(cli, wall, &searched, &best);
+    let work = cost.multiply_adds;
+    let parts = [work.total(), work.generator, work.decoder, work.judge];
+    if let [Some(all), Some(generator), Some(decoder), Some(judge)] =
+        parts.map(|part| part.map(|n| n as f64 / 1e9))
+    {
+        println!(
+            "10^9 multiply-adds: {all:.2}, generator {generator:.2}, decoder {decoder:.2}, judge {judge:.2}; {:.1} a second",
+            all / wall
+        );
+    }
     Ok(())
 }
 

@@ -35,9 +35,10 @@ def sources():
 
 
 def digest(source):
-    """What a product was made from: the source, the shared header, the compiler and its options."""
+    """What a product was made from: the source, the headers, the compiler and its options."""
     sha = hashlib.sha256()
-    for part in [source.read_bytes(), (HERE / "common.cuh").read_bytes(), VERSION.encode(), " ".join(OPTIONS).encode()]:
+    headers = [header.read_bytes() for header in sorted(HERE.glob("*.cuh"))]
+    for part in [source.read_bytes(), *headers, VERSION.encode(), " ".join(OPTIONS).encode()]:
         sha.update(len(part).to_bytes(8, "little"))
         sha.update(part)
     return sha.hexdigest()

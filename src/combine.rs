@@ -21,6 +21,9 @@ impl<T: RewardModel + ?Sized> RewardModel for Box<T> {
     fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
         (**self).explain(ask, out)
     }
+    fn multiply_adds(&self) -> Option<u64> {
+        (**self).multiply_adds()
+    }
     fn forget(&mut self, keys: &[ViewKey]) {
         (**self).forget(keys);
     }
@@ -120,6 +123,10 @@ impl<R: RewardModel> RewardModel for Mean<R> {
         Ok(())
     }
 
+    fn multiply_adds(&self) -> Option<u64> {
+        self.judges.iter().map(RewardModel::multiply_adds).sum()
+    }
+
     fn forget(&mut self, keys: &[ViewKey]) {
         for judge in &mut self.judges {
             judge.forget(keys);
@@ -187,6 +194,10 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Cascade<A, B> {
         self.subset.judge(ask, &mut self.second, out)
     }
 
+    fn multiply_adds(&self) -> Option<u64> {
+        Some(self.first.multiply_adds()? + self.second.multiply_adds()?)
+    }
+
     fn forget(&mut self, keys: &[ViewKey]) {
         self.first.forget(keys);
         self.second.forget(keys);
@@ -251,6 +262,10 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Split<A, B> {
         } else {
             self.second.explain(ask, out)
         }
+    }
+
+    fn multiply_adds(&self) -> Option<u64> {
+        Some(self.first.multiply_adds()? + self.second.multiply_adds()?)
     }
 
     fn forget(&mut self, keys: &[ViewKey]) {
@@ -350,6 +365,10 @@ impl<R: RewardModel> RewardModel for Cached<R> {
 
     fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
         self.inner.explain(ask, out)
+    }
+
+    fn multiply_adds(&self) -> Option<u64> {
+        self.inner.multiply_adds()
     }
 
     fn forget(&mut self, keys: &[ViewKey]) {

@@ -135,6 +135,24 @@ impl<'a> Partial<'a> {
     }
 }
 
+/// Multiply-adds of a generator since it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct Spent {
+    /// Of drawing: prompts, steps, plans.
+    pub drawing: u64,
+    /// Of making views visible.
+    pub decoding: u64,
+}
+
+impl Spent {
+    /// So much of each.
+    #[must_use]
+    pub const fn new(drawing: u64, decoding: u64) -> Self {
+        Self { drawing, decoding }
+    }
+}
+
 /// Something that draws pictures step by step, many at a time.
 ///
 /// Every later draw of a candidate derives from its seed and the absolute position of the draw, so that its
@@ -212,6 +230,12 @@ pub trait Generator {
     /// See the trait; then none was freed.
     fn prune(&mut self, ids: &[CandidateId]) -> Result<()>;
 
+    /// Multiply-adds that were really made so far, what was shared or remembered counted once; none from a generator that
+    /// does not count.
+    fn multiply_adds(&self) -> Option<Spent> {
+        None
+    }
+
     /// Writes a text plan for a prompt.
     ///
     /// # Errors
@@ -266,6 +290,9 @@ impl<T: Generator + ?Sized> Generator for &mut T {
     }
     fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
         (**self).prune(ids)
+    }
+    fn multiply_adds(&self) -> Option<Spent> {
+        (**self).multiply_adds()
     }
     fn plan(&mut self, prompt: &Prompt<'_>, seed: u64, out: &mut dyn fmt::Write) -> Result<()> {
         (**self).plan(prompt, seed, out)

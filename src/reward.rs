@@ -191,6 +191,11 @@ pub trait RewardModel {
         })
     }
 
+    /// Multiply-adds that were really made so far, what was remembered counted once; none from a judge that does not count.
+    fn multiply_adds(&self) -> Option<u64> {
+        None
+    }
+
     /// Drops what was kept for these views.
     fn forget(&mut self, keys: &[ViewKey]) {
         let _ = keys;
@@ -206,6 +211,9 @@ impl<T: RewardModel + ?Sized> RewardModel for &mut T {
     }
     fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
         (**self).explain(ask, out)
+    }
+    fn multiply_adds(&self) -> Option<u64> {
+        (**self).multiply_adds()
     }
     fn forget(&mut self, keys: &[ViewKey]) {
         (**self).forget(keys);

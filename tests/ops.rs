@@ -68,6 +68,9 @@ macro_rules! agree {
 
 #[path = "ops/borders.rs"]
 mod borders;
+#[path = "ops/counts.rs"]
+#[cfg(feature = "std")]
+mod counts;
 #[path = "ops/random_shapes.rs"]
 mod random_shapes;
 #[path = "ops/rest.rs"]

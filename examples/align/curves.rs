@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use support::canvas::{Canvas, Rgb};
+use support::canvas::{Canvas, LETTER, Rgb};
+use support::chart;
 
 use crate::Res;
 
@@ -94,8 +95,25 @@ impl Curves {
                 .map(|row| row.get(*name).and_then(Value::as_f64).unwrap_or(f64::NAN))
                 .collect();
             panel(&mut page, i * (height + HEAD) + HEAD, name, &values);
+            let number = |row: Option<&Map<String, Value>>| row?.get("step")?.as_f64();
+            if let (Some(from), Some(to)) = (number(self.rows.first()), number(self.rows.last())) {
+                axis(&mut page, (i + 1) * (height + HEAD), [from, to]);
+            }
         }
         page.save(out)
+    }
+}
+
+/// Numbers of steps below a panel.
+fn axis(page: &mut Canvas, below: usize, [from, to]: [f64; 2]) {
+    let width = (PANEL[0] - 1) as f64;
+    for step in chart::steps(from, to.max(from + 1.0)) {
+        let share = (step - from) / (to - from).max(1.0);
+        let text = chart::short(step);
+        let x = LEFT + (share * width).round() as usize;
+        page.fill([x, below], [1, 4], INK);
+        let half = text.len() * LETTER / 2;
+        page.text([x.saturating_sub(half), below + 5], 1, INK, &text);
     }
 }
 

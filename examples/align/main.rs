@@ -1,34 +1,31 @@
 //! Trains adapters of a Show-o or a Janus: on pairs of pictures of which one is better, on rewards of what they draw, or on
-//! both. Stop it at any moment, even by pulling the plug, and start it again: the result has the same bytes.
+//! both; and those of a judge, on questions about drawn pictures. Stop it at any moment, even by pulling the plug, and start it again: the result has the same bytes.
 //!
 //! `cargo run --release --example align --all-features -- --pairs pairs.jsonl --out out/align`
 //!
 //! A line of the pairs is `{"prompt": "a photo of a red car", "chosen": [codes], "rejected": [codes]}`, as `annotate` writes
-//! them. With `--merge`, `OUT/merged` is a model folder for `annotate` and for the next round.
+//! them. A judge is trained by `--objective judge --items round.outcome.jsonl`. With `--merge`, `OUT/merged` is a model folder for `annotate` and for the next round.
 
 mod check;
 mod curves;
 mod data;
 mod family;
+mod judge;
 mod online;
 mod options;
+mod training;
 
 use std::error::Error;
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use maquette::align::dpo::{self, DpoConfig, ScoredPair};
 use maquette::align::grpo::{self, GrpoConfig, Rollout};
-use maquette::align::lora::{adapter_config, write_adapters};
 use maquette::align::masked::{Masks, PairConfig};
 use maquette::align::reward;
-use maquette::align::{
-    AdamWConfig, Engine, Kept, LoraConfig, Schedule, Trained, Trainer, TrainerConfig,
-};
+use maquette::align::{Engine, Kept, LoraConfig, Trainer};
 use maquette::cpu::Cpu;
 use maquette::model::files::folder::ModelType;
 use maquette::model::files::map::ModelFolder;
@@ -36,14 +33,13 @@ use maquette::model::learner::Example;
 use maquette::{Code, Generator};
 use serde_json::{Map, Value, json};
 
-use curves::Curves;
 use family::{Family, Home, JanusFamily, Pair, ShowOFamily};
 use online::{Group, seed};
 use options::{Args, Guide, MaskKind, Objective};
-use support::png_file::write_durably;
 use support::rules::Request;
 use support::scorer::{Eye, Marker, Scorer};
 use support::{requests, scorer};
+use training::{Training, bar};
 
 type Res<T> = Result<T, Box<dyn Error>>;
 
@@ -56,9 +52,10 @@ fn run(args: &Args) -> Res<()> {
         Some(n) => Cpu::with_threads(n)?,
         None => Cpu::new(),
     });
+    let judge = args.objective == Objective::Judge;
     let own = args.model_dir.is_none();
     let path = args.model_dir.clone();
-    let path = path.unwrap_or_else(|| family::bundled("show-o"));
+    let path = path.unwrap_or_else(|| family::bundled(if judge { "judge" } else { "show-o" }));
     let home = Home {
         folder: ModelFolder::open(&path)?,
         words: family::words(&path)?,
@@ -68,6 +65,8 @@ fn run(args: &Args) -> Res<()> {
         guidance: args.guidance.or(own.then_some(GUIDANCE)),
     };
     match home.folder.model {
+        ModelType::Llava if judge => judge::train(args, &home),
+        _ if judge => Err(format!("{}: this is no LLaVA-OneVision", home.path.display()).into()),
         ModelType::ShowO => train(
             args,
             ShowOFamily::open(home, args.tokenizer_dir.as_deref())?,
@@ -112,49 +111,14 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
         _ => (pairs.len() / args.batch).max(1) as u64,
     };
     let steps = args.steps.unwrap_or(once);
-    let mut targets = args.targets.clone();
-    if targets.is_empty() {
-        targets = family.targets().split(',').map(str::to_owned).collect();
-    }
-    let lora = LoraConfig {
-        rank: args.rank,
-        alpha: 2.0 * args.rank as f32,
-        targets,
-        seed: args.seed,
-    };
-    let engine = Engine::new(
-        family.learner()?,
-        Trained::Adapters(lora.clone()),
-        family.limits(),
-    )?;
-    let mut trainer = Trainer::new(
-        engine,
-        TrainerConfig {
-            optimiser: AdamWConfig {
-                rate: args.rate,
-                ..AdamWConfig::default()
-            },
-            schedule: Schedule::Cosine {
-                warm_up: steps / 10,
-                steps,
-            },
-            clip: Some(args.clip),
-        },
-    )?;
-    fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
-    let settings = args.describe(steps, &lora.targets);
-    same_settings(&args.out.join("run.json"), &settings)?;
-    let checkpoint = args.out.join("run.bin");
-    let resumed = trainer.resume_file(&checkpoint)?;
-    if resumed && !args.quiet {
-        println!("{} of {steps} steps are done", trainer.steps());
-    }
+    let learner = family.learner()?;
+    let mut training = Training::open(args, learner, family.limits(), family.targets(), steps)?;
     let mut run = Run {
         args,
         family,
         pairs,
         requests,
-        lora,
+        lora: training.lora.clone(),
         draws: PairConfig {
             masks: match args.masks {
                 MaskKind::Own => Masks::Own,
@@ -164,69 +128,27 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
             ..PairConfig::default()
         },
     };
-    let mut curves = Curves::open(&args.out.join("curves.jsonl"), trainer.steps())?;
-    let mut kept = [trainer.engine().kept()?, trainer.engine().kept()?];
+    let engine = training.trainer.engine();
+    let mut kept = [engine.kept()?, engine.kept()?];
     let eye = run.eye()?;
     let mut marker = match (args.draws(), &eye) {
         (false, _) => None,
         (true, Some(eye)) => Some(Marker::Rules(eye)),
         (true, None) => Some(run.marker()?),
     };
-    let bar = bar(args.quiet, steps, "steps")?;
-    bar.set_position(trainer.steps());
-    bar.reset_eta();
-    while trainer.steps() < steps {
+    training.take(&mut |trainer, told| {
         let drawn = match &mut marker {
-            Some(marker) => run.draw(&trainer, marker)?,
+            Some(marker) => run.draw(trainer, marker)?,
             None => Drawn::default(),
         };
         let first = usize::try_from(trainer.steps())? * args.batch;
-        let mut told = Map::new();
-        let taken =
-            trainer.step(|engine| run.objective(engine, first, drawn, &mut kept, &mut told));
-        let report = match taken {
-            Ok(report) => report,
-            Err(error) => {
-                // The step was not taken: what stands before it is kept.
-                curves.sync()?;
-                trainer.save(&checkpoint)?;
-                return Err(error.into());
-            }
-        };
-        let mut row = Map::new();
-        row.insert("step".into(), json!(report.step + 1));
-        row.insert("loss".into(), json!(report.loss));
-        row.append(&mut told);
-        row.insert("gradient".into(), json!(report.gradient));
-        row.insert("rate".into(), json!(report.rate));
-        bar.set_message(message(&row));
-        curves.add(row)?;
-        bar.inc(1);
-        if trainer.steps() % args.save_every == 0 || trainer.steps() == steps {
-            curves.sync()?;
-            trainer.save(&checkpoint)?;
-        }
-    }
-    bar.abandon();
-    curves.draw(&args.out.join("curves.png"))?;
-    let parameters = trainer.engine().parameters();
-    write_durably(
-        &args.out.join("adapter_model.safetensors"),
-        &write_adapters(parameters)?,
-    )?;
-    if args.merge {
-        let home = run.family.home();
-        home.write_merged((parameters, &run.lora), &args.out.join("merged"))?;
-    }
+        Ok(trainer.step(|engine| run.objective(engine, first, drawn, &mut kept, told)))
+    })?;
+    training.leave(run.family.home())?;
     if let Some(path) = &args.check {
-        let text = run.check(path, &trainer)?;
-        print!("{text}");
-        write_durably(&args.out.join("check.txt"), text.as_bytes())?;
+        training.checked(&run.check(path, &training.trainer)?)?;
     }
-    write_durably(
-        &args.out.join("adapter_config.json"),
-        adapter_config(&run.lora).as_bytes(),
-    )
+    training.close()
 }
 
 /// Prompts to draw, without those of the evaluation.
@@ -240,42 +162,6 @@ fn prompts(path: &Path, evaluation: &Path) -> Res<Vec<Request>> {
         .into());
     }
     Ok(clean.kept.into_iter().map(|(_, request)| request).collect())
-}
-
-/// Fails for a run that was begun with other settings.
-fn same_settings(path: &Path, settings: &Value) -> Res<()> {
-    let here = format!("{settings}\n");
-    match fs::read_to_string(path) {
-        Ok(there) if there == here => Ok(()),
-        Ok(there) => Err(format!(
-            "{}: this run was begun with other settings; take another --out\n  there {}\n  here  {}",
-            path.display(),
-            there.trim_end(),
-            here.trim_end()
-        )
-        .into()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_durably(path, here.as_bytes()),
-        Err(e) => Err(format!("{}: {e}", path.display()).into()),
-    }
-}
-
-fn bar(quiet: bool, len: u64, what: &str) -> Res<ProgressBar> {
-    let bar = ProgressBar::new(len);
-    if quiet {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    let template = format!("{{bar:30}} {{pos}}/{{len}} {what}  {{msg}}  {{eta}} left");
-    bar.set_style(ProgressStyle::with_template(&template)?);
-    Ok(bar)
-}
-
-/// The first numbers of a step.
-fn message(row: &Map<String, Value>) -> String {
-    let told = row
-        .iter()
-        .filter(|(name, _)| ["loss", "margin", "p_right", "reward"].contains(&name.as_str()));
-    let told = told.map(|(name, value)| format!("{name} {:.3}", value.as_f64().unwrap_or(0.0)));
-    told.collect::<Vec<_>>().join(", ")
 }
 
 impl<F: Family> Run<'_, F> {

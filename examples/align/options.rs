@@ -25,22 +25,34 @@ pub struct Args {
     /// Folder that takes the run and, at its end, the adapters.
     #[arg(long)]
     pub out: PathBuf,
-    /// Folder of a Show-o or a Janus, with vocab.txt. [default: the bundled Show-o]
+    /// Questions with their answers, one a line; files of annotate's sets, for judge alone.
+    #[arg(long, value_delimiter = ',')]
+    pub items: Vec<PathBuf>,
+    /// Share of the items that is trained on; a smaller one is part of a larger one.
+    #[arg(long, default_value_t = 1.0)]
+    pub share: f64,
+    /// Also teach the reasons that items have; the judge's vocabulary must spell them.
+    #[arg(long)]
+    pub reasons: bool,
+    /// Folder of a Show-o, a Janus or a judge, with vocab.txt. [default: the bundled Show-o, or the bundled judge]
     #[arg(long)]
     pub model_dir: Option<PathBuf>,
     /// Folder of a Show-o's image tokenizer. [default: the bundled one]
     #[arg(long)]
     pub tokenizer_dir: Option<PathBuf>,
+    /// Folder of the Show-o that draws for a judge's --check. [default: the bundled one]
+    #[arg(long)]
+    pub generator_dir: Option<PathBuf>,
     /// Folder of a Show-o's judge. [default: the bundled one; a Janus judges for itself]
     #[arg(long)]
     pub judge_dir: Option<PathBuf>,
     /// What the frozen weights are kept in.
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     pub format: Weights,
-    /// Steps. [default: once through the pairs; of grpo 100]
+    /// Steps. [default: once through the pairs or items; of grpo 100]
     #[arg(long)]
     pub steps: Option<u64>,
-    /// Pairs of a step.
+    /// Pairs or items of a step.
     #[arg(long, default_value_t = 10)]
     pub batch: usize,
     /// Largest rate; the first tenth of the steps leads up to it.
@@ -88,12 +100,16 @@ pub struct Args {
     /// Guidance scale of drawn pictures. [default: the model's own, 3 for the bundled Show-o]
     #[arg(long)]
     pub guidance: Option<f32>,
-    /// GenEval records that are not trained on: pictures before and after are compared.
+    /// GenEval records that are not trained on: pictures before and after are compared; for a judge, how well it tells right
+    /// pictures from wrong ones by the evaluating detector.
     #[arg(long)]
     pub check: Option<PathBuf>,
     /// Pictures of each of them.
     #[arg(long, default_value_t = 4)]
     pub check_images: u32,
+    /// File of the pictures that a judge is checked on: drawn once, and read by later runs. [default: one in --out]
+    #[arg(long)]
+    pub check_pictures: Option<PathBuf>,
     /// Records of the evaluation: `--prompts` with the same words are left out.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/eval_prompts.jsonl"))]
     pub evaluation: PathBuf,
@@ -123,6 +139,8 @@ pub enum Objective {
     Guided,
     /// Rewards of pictures that the policy draws now, against their group.
     Grpo,
+    /// Questions about drawn pictures; of a judge alone.
+    Judge,
 }
 
 /// How rewards guide.
@@ -147,7 +165,7 @@ pub enum MaskKind {
 impl Args {
     /// Whether the policy draws while it is trained.
     pub fn draws(&self) -> bool {
-        self.objective != Objective::Dpo
+        matches!(self.objective, Objective::Guided | Objective::Grpo)
     }
 
     /// β of the objective.
@@ -165,8 +183,15 @@ impl Args {
         if self.batch == 0 || self.save_every == 0 || self.check_images == 0 {
             return Err("--batch, --save-every and --check-images begin at 1".into());
         }
-        if self.pairs.is_none() == (self.objective != Objective::Grpo) {
-            return Err("--pairs is needed, except for grpo".into());
+        let judge = self.objective == Objective::Judge;
+        if self.items.is_empty() == judge {
+            return Err("--items is needed for judge alone".into());
+        }
+        if !(self.share > 0.0 && self.share <= 1.0) {
+            return Err("--share is above zero and at most one".into());
+        }
+        if self.pairs.is_none() == matches!(self.objective, Objective::Dpo | Objective::Guided) {
+            return Err("--pairs is needed, except for grpo and judge".into());
         }
         if self.prompts.is_none() == self.draws() {
             return Err("--prompts is needed for guided and grpo alone".into());
@@ -180,7 +205,7 @@ impl Args {
     /// Everything that decides the bits of the run.
     pub fn describe(&self, steps: u64, targets: &[String]) -> Value {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
-        json!({
+        let mut told = json!({
             "objective": format!("{:?}", self.objective), "pairs": path(&self.pairs), "prompts": path(&self.prompts),
             "model": path(&self.model_dir), "tokenizer": path(&self.tokenizer_dir), "judge": path(&self.judge_dir),
             "format": format!("{:?}", self.format), "steps": steps, "batch": self.batch, "rate": self.rate,
@@ -188,6 +213,13 @@ impl Args {
             "masks": format!("{:?}", self.masks), "guide": format!("{:?}", self.guide), "guide_factor": self.guide_factor,
             "scorer": self.scorer.name(), "groups": self.groups, "group": self.group, "tries": self.tries,
             "passes": self.passes, "guidance": self.guidance, "seed": self.seed,
-        })
+        });
+        if self.objective == Objective::Judge {
+            let items: Vec<String> = self.items.iter().map(|p| p.display().to_string()).collect();
+            told["items"] = json!(items);
+            told["share"] = json!(self.share);
+            told["reasons"] = json!(self.reasons);
+        }
+        told
     }
 }

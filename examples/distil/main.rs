@@ -35,7 +35,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Draw pictures of prompts and have the judge look at them.
-    Draw(Draw),
+    Draw(Box<Draw>),
     /// Train a head on what was seen.
     Train(train::Train),
     /// Compare a head with the judge on what was seen of other prompts.
@@ -78,7 +78,7 @@ struct Draw {
 
 fn main() -> ExitCode {
     open::ended(match Cli::parse().command {
-        Command::Draw(cli) => draw(cli),
+        Command::Draw(cli) => draw(*cli),
         Command::Train(cli) => train::train(&cli),
         Command::Measure(cli) => train::measure(&cli),
     })

@@ -1,6 +1,6 @@
 //! How far a head agrees with its teacher.
 
-use support::agreement::{Ended, auc, ranked};
+use support::auc::{self, Ended, ranked};
 
 use crate::looks::{ANSWERS, QUESTIONS};
 
@@ -38,7 +38,8 @@ pub fn table(said: &[Said]) {
         };
         let yes = share(&|s| s.1);
         let right = share(&|s| (s.0 > 0.5) == s.1);
-        let area = auc(&scored).map_or("-".into(), |a| format!("{a:.3}"));
+        let area = auc::of(scored.iter().map(|&(p, yes)| (f64::from(p), yes)))
+            .map_or("-".into(), |a| format!("{a:.3}"));
         let name = format!("{question:?}").to_lowercase();
         println!(
             "  {name:<10} {:>6} {yes:>12.3} {right:>9.3} {area:>5}",

@@ -31,3 +31,8 @@ for model in dpo iterative guided; do
   $bin/geneval --images $seeds --limit 108 $(aligned $model) --out "$out/$model.eval.jsonl"
   $bin/geneval --compare "$out/plain.eval.jsonl" "$out/$model.eval.jsonl"
 done
+
+# The judge, taught on the pictures of the first round, and how well it tells right pictures of the held-out prompts from
+# wrong ones, before and after, by the detector that labels nothing.
+$bin/align --objective judge --items "$out/round-1.outcome.jsonl" --batch 16 --steps 120 --rate 1e-3 --merge \
+  --check examples/demo/eval_prompts.jsonl --out "$out/judge"

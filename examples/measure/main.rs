@@ -11,7 +11,7 @@ mod report;
 mod script;
 mod timed;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -111,12 +111,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is loaded: by its name in the report, its folder and its precision.
-fn load(
-    report: &mut Report,
-    device: &Device,
-    (name, path, precision): (&str, &PathBuf, Precision),
-) -> Res<Model> {
+/// A model's name in the report, its folder and its precision.
+type Source<'a> = (&'static str, &'a Path, Precision);
+
+/// Loads a model, and reports it.
+fn load(report: &mut Report, device: &Device, (name, path, precision): Source<'_>) -> Res<Model> {
     report.begin(name);
     report.put("folder", path.display().to_string());
     report.put("format", precision.format.name());
@@ -130,26 +129,27 @@ fn load(
     Ok(model)
 }
 
-fn run(cli: &Cli) -> Res<()> {
-    let (device, told) = cli.device.open(cli.threads)?;
-    let mut report = Report::default();
-    report.begin("before");
-    report.put("device", told);
-    report.memory();
-    let mut open = |name, path: &Option<PathBuf>, format| {
-        let precision = precision(format, cli.activations);
-        path.as_ref()
-            .map(|path| load(&mut report, &device, (name, path, precision)))
-            .transpose()
-    };
-    let model = load_first(&mut open, cli)?;
-    let pixels = open("tokenizer", &cli.tokenizer_dir, cli.format)?;
-    let text = open("text_encoder", &cli.text_dir, cli.format)?;
-    let apart = cli.judge_dir.as_ref() != Some(&cli.model_dir);
-    let judge_dir = cli.judge_dir.clone().filter(|_| apart);
-    let format = cli.judge_format.unwrap_or(cli.format);
-    let judge = open("judge", &judge_dir, format)?;
+/// Models and their sessions.
+struct Made {
+    generator: Option<Box<dyn Generator>>,
+    judge: Option<Box<dyn RewardModel>>,
+    /// Whether the generator's pictures can be looked at.
+    seen: bool,
+    /// Those that no session uses are there, too.
+    _models: Vec<Model>,
+}
 
+/// Loads the models and makes their sessions.
+fn make(cli: &Cli, load: &mut dyn FnMut(Source<'_>) -> Res<Model>) -> Res<Made> {
+    let mut open = |name, path: Option<&PathBuf>, format| {
+        let precision = precision(format, cli.activations);
+        path.map(|path| load((name, path, precision))).transpose()
+    };
+    let model = open("model", Some(&cli.model_dir), cli.format)?.ok_or("no model")?;
+    let pixels = open("tokenizer", cli.tokenizer_dir.as_ref(), cli.format)?;
+    let text = open("text_encoder", cli.text_dir.as_ref(), cli.format)?;
+    let judge_dir = cli.judge_dir.as_ref().filter(|dir| **dir != cli.model_dir);
+    let judge = open("judge", judge_dir, cli.judge_format.unwrap_or(cli.format))?;
     let drawing = Drawing {
         steps: cli.whole_steps,
         tokens_per_step: cli.tokens_per_step,
@@ -159,12 +159,43 @@ fn run(cli: &Cli) -> Res<()> {
         kv: cli.kv.format(),
         features: cli.features as usize,
     };
-    let generator = model.generator(pixels.as_ref(), text.as_ref(), &drawing)?;
-    let seen = model.sees(pixels.as_ref());
-    let mut generator = generator.map(|g| Timed::new(g, cli.steps));
     let judging = judge.as_ref().unwrap_or(&model);
-    let judge = judging.judge(cli.views as usize, cli.candidates as usize)?;
-    let mut judge = judge.map(|judge| Scripted::new(judge, cli.script));
+    Ok(Made {
+        generator: model.generator(pixels.as_ref(), text.as_ref(), &drawing)?,
+        judge: judging.judge(cli.views as usize, cli.candidates as usize)?,
+        seen: model.sees(pixels.as_ref()),
+        _models: [Some(model), pixels, text, judge]
+            .into_iter()
+            .flatten()
+            .collect(),
+    })
+}
+
+fn run(cli: &Cli) -> Res<()> {
+    let (device, told) = cli.device.open(cli.threads)?;
+    let mut report = Report::default();
+    report.begin("before");
+    report.put("device", told);
+    report.memory();
+    let planned = device.plan(|planner| {
+        make(cli, &mut |(_, path, precision)| {
+            measured::load(planner, path, precision)
+        })
+    })?;
+    if let Some(plan) = planned {
+        report.begin("plan");
+        for (key, bytes) in [
+            ("matrices_gb", plan.matrices),
+            ("keys_and_values_gb", plan.caches),
+            ("all_else_gb", plan.buffers),
+        ] {
+            report.put(key, bytes as f64 / 1e9);
+        }
+    }
+    let made = make(cli, &mut |source| load(&mut report, &device, source))?;
+    let seen = made.seen;
+    let mut generator = made.generator.map(|g| Timed::new(g, cli.steps));
+    let mut judge = made.judge.map(|judge| Scripted::new(judge, cli.script));
     report.begin("sessions");
     report.memory();
     match (&mut generator, &mut judge) {
@@ -187,15 +218,6 @@ fn run(cli: &Cli) -> Res<()> {
     report.memory();
     report.end();
     Ok(())
-}
-
-/// The model that the folder which must be given holds.
-fn load_first(
-    open: &mut impl FnMut(&'static str, &Option<PathBuf>, Weights) -> Res<Option<Model>>,
-    cli: &Cli,
-) -> Res<Model> {
-    let path = Some(cli.model_dir.clone());
-    Ok(open("model", &path, cli.format)?.ok_or("no model")?)
 }
 
 /// Pictures, their size, and what names them.

@@ -80,7 +80,7 @@ impl<T: for<'a> Deserialize<'a>> Nested<T> {
 pub fn score(
     path: &Path,
     rules: &Rules,
-    prompts: &[(usize, Request, &str)],
+    prompts: &[(usize, Request, String)],
 ) -> Result<Lines, Box<dyn Error>> {
     let text =
         fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
@@ -103,7 +103,7 @@ type Scored = ((u64, u64), Value);
 fn one(
     line: &str,
     rules: &Rules,
-    prompts: &[(usize, Request, &str)],
+    prompts: &[(usize, Request, String)],
 ) -> Result<Scored, Box<dyn Error>> {
     let line: Line = serde_json::from_str(line)?;
     let name = &line.filename;

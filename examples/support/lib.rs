@@ -4,10 +4,14 @@
 //! A library, so that the models are compiled once for the CPU and not once for every program: what they are generic
 //! over is filled in here.
 
-pub mod agreement;
+pub mod auc;
 pub mod canvas;
+pub mod chart;
 pub mod choice;
+pub mod comparison;
 pub mod detections;
+pub mod evaluation;
+pub mod kernels;
 pub mod layout;
 pub mod layouts;
 pub mod measured;

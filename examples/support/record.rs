@@ -7,6 +7,8 @@ use maquette::search::{Cost, Decision, Event};
 use maquette::{CandidateId, ImageSize, Judgement, Verdict};
 use serde_json::{Value, json};
 
+use crate::evaluation::multiply_adds;
+
 /// One look at a candidate.
 #[derive(Debug, Default)]
 pub struct Sight {
@@ -81,6 +83,7 @@ pub fn cost(c: &Cost) -> Value {
     json!({
         "candidates": c.candidates, "steps": c.steps, "decodes": c.decodes, "outcome": c.outcome,
         "process": c.process, "clarity": c.clarity, "potential": c.potential, "explanations": c.explanations,
+        "multiply_adds": multiply_adds(&c.multiply_adds),
     })
 }
 

@@ -227,6 +227,15 @@ pub fn summary(lines: &Lines) -> [f64; 2] {
     [share(right, lines.len()), share(any, prompts.len())]
 }
 
+/// Mean multiply-adds of a part over the pictures, if every line tells them.
+pub fn work(lines: &Lines, part: &str) -> Option<f64> {
+    let all = lines
+        .values()
+        .map(|line| line["multiply_adds"][part].as_f64());
+    let sum = all.sum::<Option<f64>>()?;
+    (!lines.is_empty()).then(|| sum / lines.len() as f64)
+}
+
 fn correct(line: &Value) -> f64 {
     f64::from(u8::from(line["correct"] == true))
 }

@@ -45,11 +45,20 @@ pub struct Mark {
     pub reason: String,
 }
 
-/// The detector that labels.
+/// A detector with which rules mark.
 pub type Eye = Detector<Cpu>;
 
 /// Reads the labelling detector for prompts of the bundled world.
 pub fn eye(size: ImageSize, requests: &[&Request]) -> Result<Eye, Box<dyn Error>> {
+    detector(size, requests, "label")
+}
+
+/// Reads a detector for prompts of the bundled world: "label", or "eval", which nothing is trained on.
+pub fn detector(
+    size: ImageSize,
+    requests: &[&Request],
+    which: &str,
+) -> Result<Eye, Box<dyn Error>> {
     let [height, width] = [size.height as usize, size.width as usize];
     let side = SIDE;
     if [height, width] != [side; 2] {
@@ -66,7 +75,7 @@ pub fn eye(size: ImageSize, requests: &[&Request]) -> Result<Eye, Box<dyn Error>
         .into());
     }
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/weights/detectors");
-    Detector::load(Cpu::new(), &weights, "label")
+    Detector::load(Cpu::new(), &weights, which)
 }
 
 /// Whether the detector knows everything that a prompt asks for.

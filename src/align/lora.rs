@@ -15,12 +15,10 @@ use super::engine::Engine;
 use super::parameters::{Parameter, zeros};
 use crate::error::{Error, Name, Result, product};
 use crate::model::learner::Learner;
+use crate::model::transformer::PEFT_PREFIX;
 use crate::model::weights::{DType, Tensor, WeightSource};
 use crate::ops::Backward;
 use crate::rng::{Stream, open_unit};
-
-/// What the PEFT library puts before the names of a model.
-const PREFIX: &str = "base_model.model.";
 
 /// y = W x + b + alpha / rank · B (A x), for the layers that are named.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,7 +94,7 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
     pub fn read_adapters(&mut self, source: &dyn WeightSource) -> Result<()> {
         let mut unknown = None;
         source.names(&mut |name| {
-            let own = name.strip_prefix(PREFIX);
+            let own = name.strip_prefix(PEFT_PREFIX);
             if !self.parameters().iter().any(|p| Some(&*p.name) == own) {
                 unknown = Some(Name::owned(name));
             }
@@ -106,7 +104,7 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
         }
         let mut values = Vec::new();
         for parameter in self.parameters() {
-            let stored = format!("{PREFIX}{}", parameter.name);
+            let stored = format!("{PEFT_PREFIX}{}", parameter.name);
             values.push((
                 parameter.name.clone(),
                 floats(source, &stored, &parameter.shape)?,
@@ -157,7 +155,7 @@ pub fn write_adapters(parameters: &[Parameter]) -> Result<Vec<u8>> {
     let entries: Vec<Entry> = parameters
         .iter()
         .map(|p| Entry {
-            name: format!("{PREFIX}{}", p.name),
+            name: format!("{PEFT_PREFIX}{}", p.name),
             dtype: "F32",
             size: 4,
             shape: p.shape.clone(),

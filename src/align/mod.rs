@@ -11,7 +11,7 @@
 //! | [`lora`] | adapters: files, merging |
 //! | [`adamw`] | the optimiser, the schedule, clipping |
 //! | [`trainer`] | steps that are taken whole or not at all, checkpoints |
-//! | [`masked`], [`raster`] | examples of the two kinds of generators |
+//! | [`masked`], [`raster`] | examples of the two kinds of generators; those of judges are [`Lesson`](crate::model::llava::Lesson)s |
 //! | [`annotation`] | training sets out of drawn pictures: trajectories, rollouts, pairs, balance, leakage |
 //! | [`latent`] | a [latent head](crate::model::latent) learns what a judge says |
 //! | [`dpo`], [`grpo`], [`reward`], [`supervised`] | objectives |

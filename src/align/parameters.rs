@@ -10,9 +10,9 @@ pub(super) use self::ends::EndGrads;
 use super::lora::LoraConfig;
 use crate::error::{Error, Name, Result, covers, product};
 use crate::model::learner::{EndValues, Learner, Scope};
-use crate::model::linear::backward::LowRank;
-use crate::model::transformer::backward::{Adapters, BlockAdapters, BlockGrads, NormSite, Site};
-use crate::model::transformer::{BlockNames, Norm};
+use crate::model::linear::LowRank;
+use crate::model::transformer::backward::{BlockGrads, NormSite};
+use crate::model::transformer::{Adapters, BlockAdapters, Norm, Site};
 use crate::ops::Backward;
 use crate::quant::Format;
 use crate::rng::Stream;
@@ -86,25 +86,6 @@ pub(super) struct Parameters {
     trained: Trained,
 }
 
-/// The layers that stand side by side in one, by name: outputs from where on, and how many.
-fn parts(names: &BlockNames, site: Site, n: usize, kv: usize) -> Vec<(&str, usize, usize)> {
-    match site {
-        Site::Qkv if names.qkv[1].is_empty() => Vec::from([(&*names.qkv[0], 0, n)]),
-        Site::Qkv => {
-            let q = n.saturating_sub(2 * kv);
-            let [a, b, c] = &names.qkv;
-            Vec::from([(&**a, 0, q), (&**b, q, kv), (&**c, q + kv, kv)])
-        }
-        Site::Out => Vec::from([(&*names.out, 0, n)]),
-        Site::MlpIn => {
-            let each = n / names.mlp_in.len().max(1);
-            let parts = names.mlp_in.iter().enumerate();
-            parts.map(|(i, name)| (&**name, i * each, each)).collect()
-        }
-        Site::MlpOut => Vec::from([(&*names.mlp_out, 0, n)]),
-    }
-}
-
 fn unknown(name: &str) -> Error {
     Error::MissingTensor {
         name: Name::owned(name),
@@ -137,6 +118,11 @@ impl Parameters {
             trained,
         };
         let stack = learner.stack();
+        if stack.is_adapted() {
+            return Err(Error::Unsupported {
+                what: "training beside adapters: they are merged first",
+            });
+        }
         let c = *stack.config();
         let kv = product("parameters", &[c.n_kv_heads, c.head_dim])?;
         let trained = out.trained.clone();
@@ -146,7 +132,7 @@ impl Parameters {
                 let Some(linear) = stack.linear(layer, site) else {
                     continue;
                 };
-                let (parts, k) = (parts(&names, site, linear.n(), kv), linear.k());
+                let (parts, k) = (names.parts(site, linear.n(), kv), linear.k());
                 match &trained {
                     Trained::Adapters(config) => {
                         let chosen = parts.iter().filter(|part| config.targets(part.0));

@@ -34,14 +34,14 @@ use self::pool::Pool;
 pub use self::roof::Roof;
 use self::simd::Isa;
 use crate::error::{Error, Result};
-use crate::ops::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use crate::ops::attention::{AppendShape, AttentionShape, MoveShape, RelativeShape, RotaryShape};
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use crate::ops::reward_head::{AnswerShape, PoolShape};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
-use crate::ops::{Backend, Element, Reference, Sealed};
+use crate::ops::{Backend, Element, Reference, Sealed, tally};
 use crate::quant::{Format, QuantMatrix};
 
 /// Memory: plain host memory, as the reference device has it.
@@ -167,6 +167,11 @@ impl Sealed for Cpu {}
 impl Backend for Cpu {
     type Buffer<T: Element> = Buffer<T>;
     type Matrix = Packed;
+    type Records = ();
+
+    fn multiply_adds(&self) -> Option<u64> {
+        tally::done()
+    }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         Reference.zeros(len)
@@ -195,6 +200,15 @@ impl Backend for Cpu {
         Reference.copy(from, from_at, to, to_at, len)
     }
 
+    fn repeat(
+        &self,
+        _records: &mut (),
+        _key: [usize; 2],
+        work: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        work()
+    }
+
     fn matrix(&self, format: Format, n: usize, k: usize) -> Result<Packed> {
         Packed::zeros(format, n, k)
     }
@@ -217,7 +231,9 @@ impl Backend for Cpu {
             w,
             bias.map(Buffer::as_slice),
             y.as_mut_slice(),
-        )
+        )?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn layer_norm(
@@ -306,6 +322,10 @@ impl Backend for Cpu {
         self.appended(s, x.as_slice(), places.as_slice(), cache.as_mut_slice())
     }
 
+    fn move_rows<T: Element>(&self, s: MoveShape, cache: &mut Buffer<T>) -> Result<()> {
+        Reference.move_rows(s, cache)
+    }
+
     fn append_q8(
         &self,
         s: AppendShape,
@@ -326,7 +346,9 @@ impl Backend for Cpu {
         out: &mut Buffer<f32>,
     ) -> Result<()> {
         let rows = [keys.as_slice(), values.as_slice()];
-        self.attend(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
+        self.attend(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())?;
+        tally::add(s.multiply_adds(spans.as_slice()));
+        Ok(())
     }
 
     fn attention_q8(
@@ -339,7 +361,9 @@ impl Backend for Cpu {
         out: &mut Buffer<f32>,
     ) -> Result<()> {
         let rows = [keys.as_slice(), values.as_slice()];
-        self.attend_q8(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())
+        self.attend_q8(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())?;
+        tally::add(s.multiply_adds(spans.as_slice()));
+        Ok(())
     }
 
     fn relative_attention(
@@ -349,7 +373,9 @@ impl Backend for Cpu {
         bias: &Buffer<f32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.attend_relative(s, qkv.as_slice(), bias.as_slice(), out.as_mut_slice())
+        self.attend_relative(s, qkv.as_slice(), bias.as_slice(), out.as_mut_slice())?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn guide(&self, s: GuideShape, logits: &mut Buffer<f32>) -> Result<()> {
@@ -426,7 +452,9 @@ impl Backend for Cpu {
             latents.as_slice(),
             codebook.as_slice(),
             codes.as_mut_slice(),
-        )
+        )?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn conv2d(
@@ -437,7 +465,9 @@ impl Backend for Cpu {
         bias: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.convolution(s, x.as_slice(), w, bias.as_slice(), y.as_mut_slice())
+        self.convolution(s, x.as_slice(), w, bias.as_slice(), y.as_mut_slice())?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn to_bytes(

@@ -2,6 +2,7 @@
 
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 
+use super::decode::Split;
 use super::memory::Buffer;
 use super::module::Family::Attention;
 use super::{Device, along, failed, grid, words};
@@ -64,7 +65,8 @@ impl Device {
         let [rows, heads, head_dim, rotary_dim, stride, offset] = words(KERNEL, sizes)?;
         let [table_rows] = words(KERNEL, [s.positions])?;
         let f = self.function(Attention, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut x.data).arg(&positions.data).arg(&table.data);
         args.arg(&rows).arg(&heads).arg(&head_dim).arg(&rotary_dim);
         args.arg(&stride).arg(&offset).arg(&table_rows);
@@ -106,7 +108,8 @@ impl Device {
         let [rows, heads, head_dim, stride, offset, cache_rows] = words(kernel, sizes)?;
         words(kernel, [product(kernel, &[s.heads, s.head_dim])?])?;
         let f = self.function(Attention, kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut cache.data).arg(&x.data).arg(&places.data);
         args.arg(&rows).arg(&heads).arg(&head_dim);
         args.arg(&stride).arg(&offset).arg(&cache_rows);
@@ -139,6 +142,14 @@ impl Device {
         if all == 0 {
             return Ok(());
         }
+        // Without rows nothing is read, and offsets may lie anywhere.
+        let from = |offset: usize| if s.kv_rows == 0 { 0 } else { offset };
+        let (k_offset, v_offset) = (from(s.k_offset), from(s.v_offset));
+        let keys = keys.part(kernel, "keys", k_offset, keys.len - k_offset)?;
+        let values = values.part(kernel, "values", v_offset, values.len - v_offset)?;
+        if let Some(split) = Split::plan(kv, &s, all)? {
+            return self.attend_split((kv, s, split), q, [&keys, &values], spans, out);
+        }
         let shape = shape(kernel, [all, s.n_heads], s.head_dim, more)?;
         let group = s.n_heads / s.n_kv_heads;
         let sizes = [
@@ -146,14 +157,10 @@ impl Device {
         ];
         let [queries, group, head_dim, q_stride, q_offset, kv_rows] = words(kernel, sizes)?;
         let [kv_stride, kv_head_stride] = words(kernel, [s.kv_stride, s.kv_head_stride])?;
-        // Without rows nothing is read, and offsets may lie anywhere.
-        let from = |offset: usize| if s.kv_rows == 0 { 0 } else { offset };
-        let (k_offset, v_offset) = (from(s.k_offset), from(s.v_offset));
-        let keys = keys.part(kernel, "keys", k_offset, keys.len - k_offset)?;
-        let values = values.part(kernel, "values", v_offset, values.len - v_offset)?;
         let (causal, repeated) = (u32::from(s.causal), u32::from(s.repeated_prefix));
         let f = self.function(Attention, kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&q.data).arg(&keys).arg(&values);
         args.arg(&spans.data).arg(&queries).arg(&group);
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
@@ -183,7 +190,8 @@ impl Device {
         let shape = shape(KERNEL, [s.rows, s.n_heads], s.head_dim, 0)?;
         let [rows, head_dim] = words(KERNEL, [s.rows, s.head_dim])?;
         let f = self.function(Attention, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&qkv.data).arg(&bias.data);
         args.arg(&rows).arg(&head_dim).arg(&s.scale);
         // SAFETY: relative_attention(out, qkv, bias, rows, head_dim, scale), a block for each row and head. `check`

@@ -76,7 +76,8 @@ impl Device {
         words(KERNEL, [s.k()])?;
         let upsample = u32::from(s.upsample);
         let f = self.function(Conv, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(out).arg(&x.data).arg(&first).arg(&pixels);
         args.arg(&rows).arg(&cols).arg(&height).arg(&width);
         args.arg(&c_in).arg(&kernel).arg(&stride).arg(&dilation);
@@ -113,7 +114,8 @@ impl Device {
         let mut faults = self.faults()?;
         let mut bad = faults.word(Check::ToBytes)?;
         let f = self.function(Conv, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&mut bad).arg(&x.data);
         args.arg(&len).arg(&rounding);
         // SAFETY: to_bytes(out, bad, x, len, rounding). Both hold len elements; threads from len on leave.
@@ -141,7 +143,8 @@ impl Device {
         let [height, width, rows, cols, patch] =
             words(KERNEL, [s.height, s.width, rows, cols, s.patch])?;
         let f = self.function(Conv, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&pixels.data).arg(&len);
         args.arg(&height).arg(&width).arg(&rows).arg(&cols);
         args.arg(&patch);

@@ -93,6 +93,7 @@ impl Device {
 
     /// This thread's words.
     pub(super) fn faults(&self) -> Result<Own<'_>> {
+        self.not_recording()?;
         let mut all = self.lock();
         let id = std::thread::current().id();
         if all.len() >= THREADS && !all.contains_key(&id) {
@@ -114,6 +115,7 @@ impl Device {
         op: &'static str,
         parts: &mut [(CudaView<'_, u8>, &mut [u8])],
     ) -> Result<()> {
+        self.not_recording()?;
         let mut words = NONE;
         let id = std::thread::current().id();
         let pending = match self.lock().get_mut(&id) {

@@ -138,7 +138,8 @@ impl Device {
         let (has_bias, accumulate) = (u32::from(bias.is_some()), u32::from(s.accumulate));
         let (levels, sides) = self.rounded(s, x)?;
         let f = self.function(Gemm, plan.kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(y).arg(&levels).arg(&sides);
         args.arg(&w.data).arg(&w.scales);
         match bias {
@@ -174,7 +175,8 @@ impl Device {
         let [m, k, rows] = words("gemm", [s.m, s.k, rows])?;
         let len = units as u64;
         let f = self.function(Gemm, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut levels).arg(&mut sides).arg(x);
         args.arg(&m).arg(&k).arg(&rows).arg(&len);
         // SAFETY: round_a8(levels, sides, x, m, k, R, len). x holds m · k floats, k a multiple of 32 since the matrix has

@@ -4,6 +4,7 @@ use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, PushKernelArg};
 
 use super::memory::{Buffer, of_device};
 use super::module::Family::Gemv;
+use super::plan::{Kind, Ticket};
 use super::{Device, along, elements, failed, grid, words};
 use crate::error::{Result, product};
 use crate::ops::gemm::{Activations, GemmShape};
@@ -28,6 +29,9 @@ pub struct Matrix {
     pub(super) data: CudaSlice<u8>,
     /// Scales; unused bytes where the format has none.
     pub(super) scales: CudaSlice<u8>,
+    /// Of a planner: both counts.
+    #[expect(dead_code, reason = "counted for as long as they live")]
+    tickets: [Option<Ticket>; 2],
 }
 
 /// The names of a format's kernels: one row, several rows, packing, rows by index.
@@ -81,12 +85,15 @@ impl Matrix {
         let blocks = product("matrix", &[n.div_ceil(STRIP), k.div_ceil(STRIP), STRIP])?;
         let bytes = product("matrix", &[blocks, pieces, PIECE_BYTES])?;
         let scales = product("matrix", &[blocks, scale])?.max(2);
+        let (data, weights) = device.hold((Kind::Matrices, "matrix"), bytes)?;
+        let (scales, sides) = device.hold((Kind::Matrices, "matrix"), scales)?;
         Ok(Self {
             format,
             n,
             k,
-            data: device.zero_bytes("matrix", bytes)?,
-            scales: device.zero_bytes("matrix", scales)?,
+            data,
+            scales,
+            tickets: [weights, sides],
         })
     }
 
@@ -142,7 +149,8 @@ impl Device {
         let [at, rows_word, k] = words(OP, [at, rows, matrix.k])?;
         let count = product(OP, &[rows, matrix.k.div_ceil(STRIP), pieces])?;
         let f = self.function(Gemv, kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut matrix.data);
         if scale > 0 {
             args.arg(&mut matrix.scales);
@@ -197,7 +205,8 @@ impl Device {
         let (has_bias, accumulate) = (u32::from(bias.is_some()), u32::from(s.accumulate));
         let shape = grid(OP, s.m.div_ceil(rows), s.n.div_ceil(STRIP), 256)?;
         let f = self.function(Gemv, kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(y).arg(x).arg(&w.data).arg(&w.scales);
         match bias {
             Some(bias) => args.arg(&bias.data),
@@ -230,7 +239,8 @@ impl Device {
         };
         let [rows, n, k] = words(OP, [s.rows, table.n, table.k])?;
         let f = self.function(Gemv, kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&index.data);
         args.arg(&table.data).arg(&table.scales);
         args.arg(&rows).arg(&n).arg(&k);

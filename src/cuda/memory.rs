@@ -3,11 +3,13 @@
 use alloc::sync::Arc;
 use core::marker::PhantomData;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtrMut, sys};
 
+use super::plan::{Kind, Ticket};
 use super::{Device, failed};
 use crate::error::{Error, Result, covers, product};
 use crate::ops::Element;
+use crate::ops::attention::MoveShape;
 
 /// A buffer of elements on the device.
 #[derive(Debug)]
@@ -15,6 +17,9 @@ pub struct Buffer<T> {
     /// At least one byte, so that there is an address.
     pub(super) data: CudaSlice<u8>,
     pub(super) len: usize,
+    /// Of a planner, which takes a byte and counts the rest.
+    #[expect(dead_code, reason = "counted for as long as it lives")]
+    ticket: Option<Ticket>,
     marker: PhantomData<fn() -> T>,
 }
 
@@ -26,7 +31,7 @@ impl Device {
             return Err(none);
         }
         // SAFETY: whoever asks for bytes writes them before a kernel reads them.
-        unsafe { self.stream.alloc::<u8>(len.max(1)) }.map_err(|e| {
+        unsafe { self.current().alloc::<u8>(len.max(1)) }.map_err(|e| {
             if e.0 == cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
                 none
             } else {
@@ -38,23 +43,41 @@ impl Device {
     /// Bytes of zeros.
     pub(super) fn zero_bytes(&self, what: &'static str, len: usize) -> Result<CudaSlice<u8>> {
         let mut bytes = self.bytes(what, len)?;
-        self.stream
+        self.current()
             .memset_zeros(&mut bytes)
             .map_err(|e| failed(what, e))?;
         Ok(bytes)
     }
 
-    pub(super) fn buffer<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+    /// Bytes of zeros that live as long as a buffer or matrix; of a planner one byte, and their count.
+    pub(super) fn hold(
+        &self,
+        (kind, what): (Kind, &'static str),
+        len: usize,
+    ) -> Result<(CudaSlice<u8>, Option<Ticket>)> {
+        match &self.tally {
+            None => Ok((self.zero_bytes(what, len)?, None)),
+            Some(tally) => {
+                let byte = self.bytes(what, 1)?;
+                Ok((byte, Some(tally.take(kind, len.max(1)))))
+            }
+        }
+    }
+
+    pub(super) fn buffer<T: Element>(&self, kind: Kind, len: usize) -> Result<Buffer<T>> {
         let bytes = len.saturating_mul(size_of::<T>());
+        let (data, ticket) = self.hold((kind, "buffer"), bytes)?;
         Ok(Buffer {
-            data: self.zero_bytes("buffer", bytes)?,
+            data,
             len,
+            ticket,
             marker: PhantomData,
         })
     }
 
     /// Bytes of the device that hold a copy of these ones.
     pub(super) fn upload(&self, what: &'static str, source: &[u8]) -> Result<CudaSlice<u8>> {
+        self.not_recording()?;
         let mut bytes = self.bytes(what, source.len())?;
         if !source.is_empty() {
             self.stream
@@ -62,6 +85,45 @@ impl Device {
                 .map_err(|e| failed(what, e))?;
         }
         Ok(bytes)
+    }
+}
+
+impl Device {
+    /// One copy for all heads: the driver takes rows at a distance.
+    pub(super) fn moved<T: Element>(&self, s: MoveShape, cache: &mut Buffer<T>) -> Result<()> {
+        const OP: &str = "move_rows";
+        s.check(cache.len)?;
+        cache.belongs(OP, &self.stream)?;
+        if s.len == 0 || s.heads == 0 {
+            return Ok(());
+        }
+        let stream = self.current();
+        let size = size_of::<T>();
+        let (at, _order) = cache.data.device_ptr_mut(&stream);
+        let place = |row: usize| at + (row * size) as u64;
+        let memory = sys::CUmemorytype::CU_MEMORYTYPE_DEVICE;
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: memory,
+            srcHost: core::ptr::null(),
+            srcArray: core::ptr::null_mut(),
+            srcDevice: place(s.from),
+            srcPitch: s.head_stride * size,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: memory,
+            dstHost: core::ptr::null_mut(),
+            dstArray: core::ptr::null_mut(),
+            dstDevice: place(s.to),
+            dstPitch: s.head_stride * size,
+            WidthInBytes: s.len * size,
+            Height: s.heads,
+        };
+        // SAFETY: `check` proved that both ranges lie inside a head, apart from each other, and all heads in the cache; the
+        // copy is read before the call returns.
+        let status = unsafe { sys::cuMemcpy2DAsync_v2(&raw const copy, stream.cu_stream()) };
+        status.result().map_err(|e| failed(OP, e))
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) const SHARED_BYTES: i32 = 99 << 10;
 pub(super) enum Family {
     Attention,
     Conv,
+    Decode,
     Gemm,
     Gemv,
     Norm,
@@ -32,6 +33,7 @@ impl Family {
         match self {
             Self::Attention => include_str!("../../kernels/ptx/attention.ptx"),
             Self::Conv => include_str!("../../kernels/ptx/conv.ptx"),
+            Self::Decode => include_str!("../../kernels/ptx/decode.ptx"),
             Self::Gemm => include_str!("../../kernels/ptx/gemm.ptx"),
             Self::Gemv => include_str!("../../kernels/ptx/gemv.ptx"),
             Self::Norm => include_str!("../../kernels/ptx/norm.ptx"),

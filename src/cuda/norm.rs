@@ -37,7 +37,8 @@ impl Device {
         }
         let [rows, width] = words(KERNEL, [s.rows, s.width])?;
         let f = self.function(Norm, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut y.data)
             .arg(&x.data)
             .arg(&weight.data)
@@ -65,7 +66,8 @@ impl Device {
         }
         let [rows, width] = words(KERNEL, [s.rows, s.width])?;
         let f = self.function(Norm, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut y.data).arg(&x.data).arg(&weight.data);
         args.arg(&rows).arg(&width).arg(&s.eps);
         // SAFETY: rms_norm(y, x, weight, rows, width, eps). As layer_norm.
@@ -91,7 +93,8 @@ impl Device {
         let sizes = [s.rows, s.heads, s.head_dim, s.stride, s.offset];
         let [rows, heads, head_dim, stride, offset] = words(KERNEL, sizes)?;
         let f = self.function(Norm, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut x.data).arg(&weight.data).arg(&bias.data);
         args.arg(&rows).arg(&heads).arg(&head_dim);
         args.arg(&stride).arg(&offset).arg(&s.eps);
@@ -123,7 +126,8 @@ impl Device {
         let swish = u32::from(s.swish);
         let blocks = product(KERNEL, &[s.images, s.groups])?;
         let f = self.function(Norm, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut y.data)
             .arg(&x.data)
             .arg(&weight.data)
@@ -146,7 +150,8 @@ impl Device {
         };
         let len = len as u64;
         let f = self.function(Norm, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut y.data).arg(&x.data).arg(&len);
         // SAFETY: add(y, x, len). Both hold len elements; threads from len on do nothing.
         unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
@@ -167,7 +172,8 @@ impl Device {
         let [kernel, _] = kernels(activation);
         let len = len as u64;
         let f = self.function(Norm, kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut x.data).arg(&len);
         // SAFETY: activate_*(x, len). x holds len elements; threads from len on do nothing.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
@@ -184,7 +190,8 @@ impl Device {
         let [_, kernel] = kernels(s.activation);
         let [rows, width] = words(OP, [s.rows, s.width])?;
         let f = self.function(Norm, kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut y.data).arg(&x.data).arg(&rows).arg(&width);
         // SAFETY: gate_*(y, x, rows, width). `check` proved that y holds rows · width elements and x twice as many;
         // threads past the last row do nothing.

@@ -57,7 +57,8 @@ impl Device {
         let mut faults = self.faults()?;
         let mut bad = faults.word(Check::Answer)?;
         let f = self.function(RewardHead, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&mut bad).arg(&logits.data);
         args.arg(&width).arg(&yes).arg(&no);
         // SAFETY: answer(out, bad, logits, width, yes, no), a block for each row. `check` proved that logits hold

@@ -19,7 +19,8 @@ impl Device {
         };
         let len = (s.rows * s.width) as u64;
         let f = self.function(Sample, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut logits.data).arg(&len).arg(&s.scale);
         // SAFETY: guide(logits, len, scale). `check` proved that logits hold 2 · len elements; threads from len on do
         // nothing.
@@ -51,7 +52,8 @@ impl Device {
         let mut faults = self.faults()?;
         let mut bad = faults.word(Check::Filter)?;
         let f = self.function(Sample, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut logits.data)
             .arg(&mut order.data)
             .arg(&mut bad);
@@ -97,7 +99,8 @@ impl Device {
         let mut faults = self.faults()?;
         let mut bad = faults.word(Check::Draw)?;
         let f = self.function(Sample, kernel)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut logits.data)
             .arg(&mut codes.data)
             .arg(&mut p.data)

@@ -26,7 +26,8 @@ impl Device {
         };
         let [rows, width, table_rows] = words(KERNEL, [s.rows, s.width, s.table_rows])?;
         let f = self.function(Vq, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&index.data).arg(&table.data);
         args.arg(&rows).arg(&width).arg(&table_rows);
         // SAFETY: gather(out, index, table, rows, width, table_rows). `check` proved all three lengths; the kernel
@@ -50,7 +51,8 @@ impl Device {
         };
         let [n, bits] = words(KERNEL, [s.n, s.bits])?;
         let f = self.function(Vq, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&codes.data).arg(&n).arg(&bits);
         // SAFETY: lfq_lookup(out, codes, n, bits). `check` proved that codes hold n and out n · bits elements and that
         // bits are at most 31; threads past the last element leave.
@@ -73,7 +75,8 @@ impl Device {
         };
         let [n, bits] = words(KERNEL, [s.n, s.bits])?;
         let f = self.function(Vq, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut codes.data).arg(&latents.data);
         args.arg(&n).arg(&bits);
         // SAFETY: lfq_codes(codes, latents, n, bits). As lfq_lookup.
@@ -100,7 +103,8 @@ impl Device {
         let mut faults = self.faults()?;
         let mut bad = faults.word(Check::Nearest)?;
         let f = self.function(Vq, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut codes.data).arg(&mut bad);
         args.arg(&latents.data).arg(&codebook.data);
         args.arg(&width).arg(&entries).arg(&normalise);

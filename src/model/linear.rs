@@ -2,6 +2,9 @@
 
 #[cfg(feature = "align")]
 pub mod backward;
+mod low_rank;
+
+pub use low_rank::LowRank;
 
 use alloc::vec::Vec;
 

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, Result};
 use crate::generator::CandidateId;
+use crate::ops::Backend;
 
 /// An empty list with room for `len` elements.
 pub(super) fn reserved<T>(len: usize) -> Result<Vec<T>> {
@@ -39,4 +40,10 @@ pub(super) fn places(
         batch.push(at);
     }
     Ok(())
+}
+
+/// Multiply-adds that this thread has asked of a device since `before`; none of one that does not count.
+pub(super) fn multiply_adds<B: Backend>(backend: &B, before: Option<u64>) -> u64 {
+    let now = backend.multiply_adds().zip(before);
+    now.map_or(0, |(now, before)| now.wrapping_sub(before))
 }

@@ -1,10 +1,13 @@
 //! One transformer stack for the text towers, the image towers and the generators.
 
+mod adapters;
 #[cfg(feature = "align")]
 pub mod backward;
 mod cache;
 mod config;
 
+pub(in crate::model) use adapters::peft_prefix;
+pub use adapters::{AdapterConfig, Adapters, BlockAdapters, PEFT_PREFIX, Site};
 pub use cache::Cache;
 pub use config::{Mlp, Norm, Rotary, StackConfig};
 
@@ -96,6 +99,7 @@ pub struct Stack<B: Backend> {
     blocks: Vec<Block<B>>,
     table: Option<B::Buffer<f32>>,
     repeated_prefix: bool,
+    adapters: Adapters<B>,
 }
 
 /// What a model brings to its stack itself, where names alone do not say it.
@@ -125,6 +129,8 @@ pub struct Scratch<B: Backend> {
     context: B::Buffer<f32>,
     mlp: B::Buffer<f32>,
     gated: Option<B::Buffer<f32>>,
+    /// Between the products of a low-rank pair, if there is one.
+    inner: Option<B::Buffer<f32>>,
 }
 
 /// What one pass reads beside the rows themselves.
@@ -262,6 +268,7 @@ impl<B: Backend> Stack<B> {
             blocks,
             table,
             repeated_prefix: special.is_some_and(|s| s.repeated_prefix),
+            adapters: Adapters(Vec::new()),
         })
     }
 
@@ -286,6 +293,10 @@ impl<B: Backend> Stack<B> {
             gated: match c.mlp {
                 Mlp::Plain(_) => None,
                 Mlp::Gated => Some(zeros(c.mlp_width)?),
+            },
+            inner: match self.adapters.rank() {
+                0 => None,
+                rank => Some(zeros(rank)?),
             },
         })
     }
@@ -321,13 +332,13 @@ impl<B: Backend> Stack<B> {
             self.attend(backend, (layer, block), pass, x, (cache, scratch), look)?;
             let s = self.norm_shape(pass.sequences * pass.queries);
             if let Some(norm) = &block.norm2 {
-                block.out.apply_add(backend, s.rows, &scratch.context, x)?;
+                self.attended(backend, layer, s.rows, scratch, x)?;
                 norm.apply(backend, s, x, &mut scratch.normed)?;
             }
-            self.mlp(backend, block, s.rows, scratch, x)?;
+            self.mlp(backend, layer, s.rows, scratch, x)?;
             look(layer, Stage::Mlp, x)?;
             if block.norm2.is_none() {
-                block.out.apply_add(backend, s.rows, &scratch.context, x)?;
+                self.attended(backend, layer, s.rows, scratch, x)?;
             }
             look(layer, Stage::Output, x)?;
         }
@@ -359,9 +370,9 @@ impl<B: Backend> Stack<B> {
             .norm1
             .apply(backend, self.norm_shape(rows), x, &mut scratch.normed)?;
         look(layer, Stage::Norm, &scratch.normed)?;
-        block
-            .qkv
-            .apply(backend, rows, &scratch.normed, &mut scratch.qkv)?;
+        let both = (&scratch.normed, &mut scratch.qkv);
+        let inner = &mut scratch.inner;
+        self.apply(backend, (layer, Site::Qkv), (rows, false), both, inner)?;
         let parts = [
             (&block.q_norm, c.n_heads, 0),
             (&block.k_norm, c.n_kv_heads, c.q_width()),
@@ -403,23 +414,43 @@ impl<B: Backend> Stack<B> {
         look(layer, Stage::Context, &scratch.context)
     }
 
+    /// x += the attention's output layer (scratch.context).
+    fn attended(
+        &self,
+        backend: &B,
+        layer: usize,
+        rows: usize,
+        scratch: &mut Scratch<B>,
+        x: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let both = (&scratch.context, x);
+        let inner = &mut scratch.inner;
+        self.apply(backend, (layer, Site::Out), (rows, true), both, inner)
+    }
+
     /// x += MLP(scratch.normed).
     fn mlp(
         &self,
         backend: &B,
-        block: &Block<B>,
+        layer: usize,
         rows: usize,
         scratch: &mut Scratch<B>,
         x: &mut B::Buffer<f32>,
     ) -> Result<()> {
         let width = self.config.mlp_width;
-        block
-            .mlp_in
-            .apply(backend, rows, &scratch.normed, &mut scratch.mlp)?;
-        match (self.config.mlp, &mut scratch.gated) {
+        let Scratch {
+            normed,
+            mlp,
+            gated,
+            inner,
+            ..
+        } = scratch;
+        let first = (layer, Site::MlpIn);
+        self.apply(backend, first, (rows, false), (normed, &mut *mlp), inner)?;
+        let rows_in = match (self.config.mlp, gated) {
             (Mlp::Plain(activation), _) => {
-                backend.activate(activation, rows * width, &mut scratch.mlp)?;
-                block.mlp_out.apply_add(backend, rows, &scratch.mlp, x)
+                backend.activate(activation, rows * width, mlp)?;
+                &*mlp
             }
             (Mlp::Gated, Some(gated)) => {
                 let s = GateShape {
@@ -427,13 +458,17 @@ impl<B: Backend> Stack<B> {
                     width,
                     activation: Activation::Silu,
                 };
-                backend.gate(s, &scratch.mlp, gated)?;
-                block.mlp_out.apply_add(backend, rows, gated, x)
+                backend.gate(s, mlp, gated)?;
+                &*gated
             }
-            (Mlp::Gated, None) => Err(Error::Config {
-                key: "mlp",
-                problem: "needs scratch of its own stack",
-            }),
-        }
+            (Mlp::Gated, None) => {
+                return Err(Error::Config {
+                    key: "mlp",
+                    problem: "needs scratch of its own stack",
+                });
+            }
+        };
+        let last = (layer, Site::MlpOut);
+        self.apply(backend, last, (rows, true), (rows_in, x), inner)
     }
 }

@@ -1,13 +1,16 @@
 //! Rotary embedding, cache append, attention.
 
+mod moved;
 mod q8;
 
+pub use moved::{MoveShape, move_rows};
 pub use q8::{KvFormat, append_q8, attention_q8};
 #[cfg(feature = "alloc")]
 pub(crate) use q8::{round_block, round_row};
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;
+use crate::ops::counted;
 use crate::ops::norm::nonzero;
 
 /// Heads whose leading dimensions are rotated; laid out as in [`HeadNormShape`](super::norm::HeadNormShape).
@@ -312,6 +315,21 @@ impl AttentionShape {
         [cut(span[0], self.prefix_rows(span)), cut(span[2], seen)]
     }
 
+    /// Multiply-adds of the scores and of the sums over the rows that are seen.
+    #[must_use]
+    pub fn multiply_adds(&self, spans: &[u32]) -> u64 {
+        let mut pairs: u64 = 0;
+        for span in spans.chunks_exact(SPAN_WORDS).take(self.sequences) {
+            let seen = |i| self.visible(span, i).map(|rows| rows.len() as u64);
+            pairs += if self.causal {
+                (0..self.queries).flat_map(seen).sum::<u64>()
+            } else {
+                seen(0).iter().sum::<u64>() * self.queries as u64
+            };
+        }
+        counted(&[2, self.n_heads, self.head_dim]).saturating_mul(pairs)
+    }
+
     /// Rows of a sequence's prefix.
     fn prefix_rows(&self, span: &[u32]) -> usize {
         let len = span[1] as usize;
@@ -409,6 +427,12 @@ impl RelativeShape {
     #[must_use]
     pub const fn distances(&self) -> usize {
         (2 * self.rows).saturating_sub(1)
+    }
+
+    /// Multiply-adds of the scores and of the sums over all rows.
+    #[must_use]
+    pub fn multiply_adds(&self) -> u64 {
+        counted(&[2, self.rows, self.rows, self.n_heads, self.head_dim])
     }
 
     /// Checks the lengths of qkv, bias and out.

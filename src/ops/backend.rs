@@ -3,7 +3,7 @@
 use core::fmt::Debug;
 
 use super::Element;
-use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use super::attention::{AppendShape, AttentionShape, MoveShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -34,9 +34,27 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     type Buffer<T: Element>: Debug + Send + Sync;
     /// A weight matrix `[n, k]`, packed for the device.
     type Matrix: Debug + Send + Sync;
+    /// What the device keeps of work that is repeated.
+    type Records: Debug + Default + Send + Sync;
+
+    /// Multiply-adds that the calling thread has asked of devices so far, if this one counts: those of products,
+    /// convolutions, attention and codebook searches, by their shapes, whoever computes them and with how many threads.
+    /// Gradients are not counted. A device that does not see what attention sees counts nothing, nor does any without
+    /// `std`.
+    fn multiply_adds(&self) -> Option<u64> {
+        None
+    }
 
     /// Reserves a buffer of `len` zeros.
     fn zeros<T: Element>(&self, len: usize) -> Result<Self::Buffer<T>>;
+    /// Reserves a buffer of `len` zeros for keys or values: a plan of a run's memory names them apart.
+    fn cache<T: Element>(&self, len: usize) -> Result<Self::Buffer<T>> {
+        self.zeros(len)
+    }
+    /// Whether numbers are kept; where their room is only counted, weights need not be read.
+    fn keeps_numbers(&self) -> bool {
+        true
+    }
     /// Elements of a buffer.
     fn len<T: Element>(&self, buffer: &Self::Buffer<T>) -> usize;
     /// Copies `source` into the buffer from element `at` on.
@@ -65,6 +83,15 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         to: &mut Self::Buffer<T>,
         to_at: usize,
         len: usize,
+    ) -> Result<()>;
+    /// Runs operations that differ from those of the last call with the same `records` and `key` in nothing but the numbers
+    /// that their buffers hold: the same shapes, the same buffers, all of them alive as long as `records`. A device may
+    /// record them, and repeat the record without calling `work`.
+    fn repeat(
+        &self,
+        records: &mut Self::Records,
+        key: [usize; 2],
+        work: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()>;
     /// Reserves a weight matrix `[n, k]` of zeros, kept as `format`.
     fn matrix(&self, format: Format, n: usize, k: usize) -> Result<Self::Matrix>;
@@ -156,6 +183,8 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         spans: &Self::Buffer<u32>,
         out: &mut Self::Buffer<f32>,
     ) -> Result<()>;
+    /// Copies rows of every head to another place of a cache; see [`move_rows`](super::attention::move_rows).
+    fn move_rows<T: Element>(&self, s: MoveShape, cache: &mut Self::Buffer<T>) -> Result<()>;
     /// Rounds rows to 8 bits, to the places a buffer names; see [`append_q8`](super::attention::append_q8).
     fn append_q8(
         &self,

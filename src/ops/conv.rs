@@ -1,6 +1,7 @@
 //! Convolutions of the pixel encoders and decoders, and the way between bytes and numbers. Images are NHWC.
 
 use crate::error::{Error, Result, covers, product};
+use crate::ops::counted;
 use crate::ops::gemm::{Activations, GemmShape, gemm};
 use crate::ops::norm::nonzero;
 use crate::quant::{A8_BLOCK, QuantMatrix};
@@ -88,6 +89,15 @@ impl ConvShape {
         } else {
             (padded - reach) / self.stride + 1
         }
+    }
+
+    /// Multiply-adds of the convolution of a shape that [`check`](Self::check) accepts; those that meet the padding count
+    /// like the others.
+    #[must_use]
+    pub fn multiply_adds(&self) -> u64 {
+        let taps = [self.kernel, self.kernel, self.c_in, self.c_out];
+        let [rows, cols] = self.output();
+        counted(&taps).saturating_mul(counted(&[self.images, rows, cols]))
     }
 
     /// Checks the lengths of x, bias and y.

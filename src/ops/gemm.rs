@@ -1,6 +1,7 @@
 //! Products of a weight matrix with activation rows: y\[m, n\] (+)= x\[m, k\] · w\[n, k\]ᵀ + bias\[n\].
 
 use crate::error::{Error, Result, covers, product};
+use crate::ops::counted;
 use crate::quant::{A8_BLOCK, QuantMatrix, quantise_a8};
 
 /// What a product does with its activations: its arithmetic.
@@ -78,6 +79,12 @@ impl GemmShape {
         covers(OP, "x", x, product(OP, &[self.m, self.k])?)?;
         covers(OP, "y", y, product(OP, &[self.m, self.n])?)?;
         covers(OP, "bias", bias.unwrap_or(self.n), self.n)
+    }
+
+    /// Multiply-adds of the product.
+    #[must_use]
+    pub fn multiply_adds(&self) -> u64 {
+        counted(&[self.m, self.n, self.k])
     }
 
     /// Checks that a matrix has this shape.

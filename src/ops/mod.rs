@@ -15,7 +15,19 @@ pub mod norm;
 mod reference;
 pub mod reward_head;
 pub mod sample;
+#[cfg(feature = "std")]
+pub(crate) mod tally;
+#[cfg(all(feature = "alloc", not(feature = "std")))]
+#[path = "untold.rs"]
+pub(crate) mod tally;
 pub mod vq;
+
+/// A product of sizes as a count.
+fn counted(sizes: &[usize]) -> u64 {
+    sizes
+        .iter()
+        .fold(1, |n: u64, &size| n.saturating_mul(size as u64))
+}
 
 #[cfg(feature = "alloc")]
 pub use backend::Backend;

@@ -4,14 +4,16 @@ use alloc::vec::Vec;
 
 use bytemuck::allocation::try_zeroed_vec;
 
-use super::attention::{AppendShape, AttentionShape, RelativeShape, RotaryShape};
+use super::attention::{AppendShape, AttentionShape, MoveShape, RelativeShape, RotaryShape};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use super::reward_head::{AnswerShape, PoolShape};
 use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use super::vq::{GatherShape, LfqShape, NearestShape};
-use super::{Backend, Element, Sealed, attention, conv, gemm, norm, reward_head, sample, vq};
+use super::{
+    Backend, Element, Sealed, attention, conv, gemm, norm, reward_head, sample, tally, vq,
+};
 use crate::error::{Error, Result, covers, product};
 use crate::quant::{Format, QuantData, QuantMatrix};
 
@@ -101,6 +103,11 @@ impl Sealed for Reference {}
 impl Backend for Reference {
     type Buffer<T: Element> = HostBuffer<T>;
     type Matrix = HostMatrix;
+    type Records = ();
+
+    fn multiply_adds(&self) -> Option<u64> {
+        tally::done()
+    }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<HostBuffer<T>> {
         zeros("buffer", len).map(HostBuffer)
@@ -134,6 +141,15 @@ impl Backend for Reference {
         let target = range("copy", "to", to.0.len(), to_at, len)?;
         to.0[target].copy_from_slice(&from.0[source]);
         Ok(())
+    }
+
+    fn repeat(
+        &self,
+        _records: &mut (),
+        _key: [usize; 2],
+        work: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        work()
     }
 
     fn matrix(&self, format: Format, n: usize, k: usize) -> Result<HostMatrix> {
@@ -183,7 +199,9 @@ impl Backend for Reference {
             &w.view()?,
             bias.map(HostBuffer::as_slice),
             &mut y.0,
-        )
+        )?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn layer_norm(
@@ -269,7 +287,13 @@ impl Backend for Reference {
         spans: &HostBuffer<u32>,
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
+        attention::attention(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)?;
+        tally::add(s.multiply_adds(&spans.0));
+        Ok(())
+    }
+
+    fn move_rows<T: Element>(&self, s: MoveShape, cache: &mut HostBuffer<T>) -> Result<()> {
+        attention::move_rows(s, &mut cache.0)
     }
 
     fn append_q8(
@@ -291,7 +315,9 @@ impl Backend for Reference {
         spans: &HostBuffer<u32>,
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        attention::attention_q8(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)
+        attention::attention_q8(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)?;
+        tally::add(s.multiply_adds(&spans.0));
+        Ok(())
     }
 
     fn relative_attention(
@@ -301,7 +327,9 @@ impl Backend for Reference {
         bias: &HostBuffer<f32>,
         out: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        attention::relative_attention(s, &qkv.0, &bias.0, &mut out.0)
+        attention::relative_attention(s, &qkv.0, &bias.0, &mut out.0)?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn guide(&self, s: GuideShape, logits: &mut HostBuffer<f32>) -> Result<()> {
@@ -377,7 +405,9 @@ impl Backend for Reference {
         codebook: &HostBuffer<f32>,
         codes: &mut HostBuffer<u32>,
     ) -> Result<()> {
-        vq::nearest(s, &latents.0, &codebook.0, &mut codes.0)
+        vq::nearest(s, &latents.0, &codebook.0, &mut codes.0)?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn conv2d(
@@ -388,7 +418,9 @@ impl Backend for Reference {
         bias: &HostBuffer<f32>,
         y: &mut HostBuffer<f32>,
     ) -> Result<()> {
-        conv::conv2d(s, &x.0, &w.view()?, &bias.0, &mut y.0)
+        conv::conv2d(s, &x.0, &w.view()?, &bias.0, &mut y.0)?;
+        tally::add(s.multiply_adds());
+        Ok(())
     }
 
     fn to_bytes(

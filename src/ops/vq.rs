@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;
+use crate::ops::counted;
 use crate::ops::norm::nonzero;
 use crate::quant::QuantMatrix;
 
@@ -165,6 +166,12 @@ pub struct NearestShape {
 }
 
 impl NearestShape {
+    /// Multiply-adds of the search: every latent meets every entry.
+    #[must_use]
+    pub fn multiply_adds(&self) -> u64 {
+        counted(&[self.n, self.width, self.entries])
+    }
+
     /// Checks the lengths of latents, codebook and codes.
     ///
     /// # Errors

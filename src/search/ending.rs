@@ -1,7 +1,7 @@
 //! How a search ends: with its strategy's choice, its listener's, or an error.
 
 use super::run::{Halt, Member, Pick, Progress, Run, confidence};
-use super::{Decision, Event};
+use super::{Decision, Event, MultiplyAdds};
 use crate::error::{Error, Result};
 use crate::generator::{CandidateId, Generator};
 use crate::reward::RewardModel;
@@ -77,6 +77,9 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
         self.close();
         // The search is over: nothing the listener answers here could change it.
         let _ = (self.listener)(Event::Chosen { id: pick.winner });
+        // Nested searches are in it already.
+        let now = MultiplyAdds::of(&*self.generator, &*self.reward);
+        self.cost.multiply_adds = now.since(&self.before);
         let mut decision = Decision::new(pick.winner, self.cost);
         decision.verdict = self.member(pick.winner).and_then(|member| member.last);
         decision.fallback = pick.fallback;

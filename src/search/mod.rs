@@ -24,6 +24,7 @@ mod reflect;
 mod run;
 #[cfg(feature = "alloc")]
 mod views;
+mod work;
 
 use rand_core::Rng;
 
@@ -49,6 +50,7 @@ pub use plain::Plain;
 pub use prm::Prm;
 #[cfg(feature = "alloc")]
 pub use reflect::{Correction, Reflect};
+pub use work::MultiplyAdds;
 
 /// What a search has spent, counted in candidates: a batch of 20 counts 20.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -70,6 +72,9 @@ pub struct Cost {
     pub potential: u64,
     /// Reasons that were asked for.
     pub explanations: u64,
+    /// What generator and judge computed from the first candidate to the last question. What they remember from
+    /// earlier searches costs nothing, so the parts depend on the searches before this one.
+    pub multiply_adds: MultiplyAdds,
 }
 
 impl Cost {
@@ -100,6 +105,7 @@ impl core::ops::AddAssign for Cost {
         self.clarity += other.clarity;
         self.potential += other.potential;
         self.explanations += other.explanations;
+        self.multiply_adds += other.multiply_adds;
     }
 }
 

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use rand_core::Rng;
 
 use super::views::{Gallery, reserved};
-use super::{Cost, Event, Flow};
+use super::{Cost, Event, Flow, MultiplyAdds};
 use crate::error::{Error, Result};
 use crate::generator::{CandidateId, Generator, Needs};
 use crate::prompt::Prompt;
@@ -138,6 +138,8 @@ pub(super) struct Run<'a, G: ?Sized, R: ?Sized> {
     gallery: Gallery,
     verdicts: Vec<Verdict>,
     pub(super) cost: Cost,
+    /// What had been computed when it began.
+    pub(super) before: MultiplyAdds,
 }
 
 impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
@@ -160,6 +162,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
             gallery: Gallery::reserve(generator, n, needs)?,
             verdicts: reserved(n)?,
             cost: Cost::default(),
+            before: MultiplyAdds::of(generator, reward),
             generator,
             reward,
             prompt,

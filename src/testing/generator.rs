@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::codes::{Code, CodeGrid, UNKNOWN};
 use crate::error::{Error, Result, covers};
-use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
+use crate::generator::{CandidateId, Generator, Needs, Partial, Spent, Views};
 use crate::image::ImageSize;
 use crate::prompt::Prompt;
 use crate::rng::{Purpose, block, open_unit};
@@ -271,6 +271,11 @@ impl Generator for ScriptedGenerator {
 
     fn hidden_width(&self) -> usize {
         self.hidden_width
+    }
+
+    // One a step and one a picture.
+    fn multiply_adds(&self) -> Option<Spent> {
+        Some(Spent::new(self.calls.steps, self.calls.decodes))
     }
 
     fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {

@@ -205,6 +205,11 @@ impl RewardModel for ScriptedReward {
         Ok(())
     }
 
+    // One a question.
+    fn multiply_adds(&self) -> Option<u64> {
+        Some(self.asked.judged())
+    }
+
     fn forget(&mut self, keys: &[ViewKey]) {
         self.open.retain(|key| !keys.contains(key));
     }

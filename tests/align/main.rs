@@ -18,8 +18,15 @@ use maquette::ops::{Backward, Reference};
 use maquette::quant::Format;
 use maquette::rng;
 
+mod adapters;
 mod bad;
+#[path = "../bundled"]
+mod bundled {
+    pub mod files;
+    pub mod judging;
+}
 mod gradients;
+mod judge;
 mod objectives;
 mod raster;
 mod runs;

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use maquette::align::dpo::{self, DpoConfig, ScoredPair};
+use maquette::align::lora::Merged;
 use maquette::align::raster::{RasterLearner, example};
-use maquette::align::{Engine, Limits, Trained};
+use maquette::align::{Engine, Limits, LoraConfig, Parameter, Trained};
 use maquette::cpu::Cpu;
 use maquette::model::files::safetensors::SafetensorsSource;
 use maquette::model::janus::{Janus, JanusConfig};
 use maquette::model::learner::{Example, Scope};
 use maquette::model::llamagen::{LlamaGen, LlamaGenConfig};
 use maquette::model::raster::{PrefixPair, PrefixReader, RasterModel};
+use maquette::model::weights::WeightSource;
 use maquette::model::words::Words;
 use maquette::ops::sample::softmax_row;
 use maquette::ops::{Backend, Reference};
@@ -22,14 +24,29 @@ use crate::{file, json, lora, number, shake};
 
 const TARGETS: [&str; 5] = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"];
 
-fn janus<B: Backend>(device: B) -> Arc<Janus<B>> {
+pub fn janus<B: Backend>(device: B) -> Arc<Janus<B>> {
+    let bytes = file("janus-pro", "model.safetensors");
+    let source = SafetensorsSource::new(&bytes).unwrap();
+    janus_of(device, &source)
+}
+
+/// The same with adapters in its weights.
+pub fn janus_merged<B: Backend>(
+    device: B,
+    parameters: &[Parameter],
+    lora: &LoraConfig,
+) -> Arc<Janus<B>> {
+    let bytes = file("janus-pro", "model.safetensors");
+    let source = SafetensorsSource::new(&bytes).unwrap();
+    janus_of(device, &Merged::new(&source, parameters, lora).unwrap())
+}
+
+fn janus_of<B: Backend>(device: B, source: &dyn WeightSource) -> Arc<Janus<B>> {
     let mut config = JanusConfig::from_json(&json("janus-pro")).unwrap();
     config.layouts.questions = ["<image> a", "<image> a", "<image> a", "a"].into();
     config.layouts.draw = "{prompt}".into();
     config.layouts.plan = "{prompt}".into();
-    let bytes = file("janus-pro", "model.safetensors");
-    let source = SafetensorsSource::new(&bytes).unwrap();
-    Arc::new(Janus::load(Arc::new(device), config, &source, Format::F32).unwrap())
+    Arc::new(Janus::load(Arc::new(device), config, source, Format::F32).unwrap())
 }
 
 fn picture<B: Backend, M: RasterModel<B>>(model: &M, seed: u64) -> Vec<u32> {

@@ -331,3 +331,50 @@ fn pictures_lie_as_the_official_scorer_reads_them() {
         );
     }
 }
+
+/// A disk of 24 KB in a world of its own, which is filled, then grows.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_told_and_the_run_goes_on_where_it_was() {
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "sh", "-euc", script, "sh"]);
+        command
+    };
+    let home = folder("full");
+    let disk = home.join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounts = unshare(r#"mount -t tmpfs -o size=24k tmpfs "$1""#)
+        .arg(&disk)
+        .status();
+    if !mounts.is_ok_and(|status| status.success()) {
+        eprintln!("left out: nobody may mount here");
+        return;
+    }
+    let script = r#"disk=$1 told=$2 out=$3; shift 3
+mount -t tmpfs -o size=24k tmpfs "$disk"
+if "$@" >/dev/null 2>"$told"; then exit 9; fi
+mount -o remount,size=8m "$disk"
+"$@"
+cp "$disk/e.jsonl" "$out""#;
+    let (whole, broken) = (home.join("whole.jsonl"), home.join("broken.jsonl"));
+    succeeds(&mut geneval(&whole));
+    let told = home.join("told");
+    let mut run = geneval(&disk.join("e.jsonl"));
+    run.arg("--pictures").arg(disk.join("pictures"));
+    let mut all = unshare(script);
+    all.args([&disk, &told, &broken])
+        .arg(run.get_program())
+        .args(run.get_args());
+    let found = succeeds(&mut all);
+    assert!(found.contains("overall"), "{found}");
+    let told = fs::read_to_string(told).unwrap();
+    assert!(
+        told.contains("No space left on device") && told.contains("disk"),
+        "{told}"
+    );
+    assert!(
+        fs::read(&whole).unwrap() == fs::read(&broken).unwrap(),
+        "other bytes than on a disk with room"
+    );
+}

@@ -1,6 +1,7 @@
 //! The parts of the evaluation: GenEval's rules, the score table, and the detector on drawn scenes.
 
-mod agreement;
+mod auc;
+mod chart;
 mod files;
 mod rules;
 mod scene;

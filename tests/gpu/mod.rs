@@ -60,9 +60,19 @@ pub fn waits() -> Option<u64> {
     setting::<extern "C" fn() -> u64>("emulator_waits").map(|count| count())
 }
 
+/// How often this thread has launched a graph so far.
+pub fn repeated() -> Option<u64> {
+    setting::<extern "C" fn() -> u64>("emulator_repeated").map(|count| count())
+}
+
 /// Allocations of this thread that are alive.
 pub fn allocations() -> Option<usize> {
     setting::<extern "C" fn() -> usize>("emulator_allocations").map(|count| count())
+}
+
+/// Bytes of this thread's allocations that are alive.
+pub fn allocated_bytes() -> Option<usize> {
+    setting::<extern "C" fn() -> usize>("emulator_allocated_bytes").map(|count| count())
 }
 
 /// What this thread is told of the GPU's compute capability, times ten, and of the driver's version.

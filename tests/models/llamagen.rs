@@ -563,3 +563,47 @@ fn logits_that_are_no_numbers_are_an_error_and_move_nobody() {
         assert_eq!(settled(&s, ids[1]), [UNKNOWN; PLACES]);
     }
 }
+
+#[test]
+fn multiply_adds_are_those_of_the_rows_that_are_fed() {
+    // Two blocks, 40 wide, an inner width of 128, and a head of 48 codes; a row sees its prefix row and the codes so far.
+    let row = |seen: u64| 2 * (4 * 40 * 40 + 3 * 40 * 128 + 2 * 40 * seen) + 48 * 40;
+    let counts = |s: &Session<Cpu>| s.multiply_adds().unwrap();
+    let drawing = Drawing::classes(Cpu::new());
+    let mut s = drawing.session(options());
+    assert_eq!(counts(&s).drawing, 0);
+    let ids = start(&mut s, "3", &[1, 2, 3, 4]);
+    // The class and the class that stands for none: the first code is drawn from what they leave. What is kept of them is
+    // the mean of their values, one attention more in each block.
+    let prefixes = 2 * (row(1) + 2 * 2 * 40);
+    let mut due = prefixes;
+    assert_eq!(counts(&s).drawing, due);
+    for step in 0..s.steps() {
+        s.step(&ids[..3]).unwrap();
+        let codes = u64::from(step) * 5;
+        due += (codes.max(1)..codes + 5)
+            .map(|fed| 2 * 3 * row(1 + fed))
+            .sum::<u64>();
+        assert_eq!(counts(&s).drawing, due, "step {step}");
+    }
+    // Guided for the first codes alone: one half is left out behind them.
+    let mut short = options();
+    short.guidance_interval = Some(4);
+    let mut s = drawing.session(short);
+    let ids = start(&mut s, "3", &[1]);
+    for _ in 0..s.steps() {
+        s.step(&ids).unwrap();
+    }
+    let halves = |fed: u64| if fed <= 5 { 2 } else { 1 };
+    let due = prefixes + (1..25).map(|fed| halves(fed) * row(1 + fed)).sum::<u64>();
+    assert_eq!(counts(&s).drawing, due);
+    // Decoding costs what it costs, whoever draws.
+    let mut pixels = vec![0; s.image_size().len_bytes()];
+    s.observe(&ids, Needs::PIXELS, &mut Views::pixels(&mut pixels))
+        .unwrap();
+    let once = counts(&s).decoding;
+    s.observe(&ids, Needs::PIXELS, &mut Views::pixels(&mut pixels))
+        .unwrap();
+    assert_eq!((counts(&s).drawing, counts(&s).decoding), (due, 2 * once));
+    assert!(once > 0);
+}

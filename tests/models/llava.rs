@@ -352,3 +352,45 @@ fn the_trace_of_a_question_gives_its_bits() {
         .unwrap();
     assert_eq!(bits(&[got]), bits(&want));
 }
+
+#[test]
+fn multiply_adds_are_those_of_the_rows_that_are_new() {
+    // The image tower: 64 patches of 192 numbers, 4 blocks of width 96, a projector to 128.
+    let block = 64 * (4 * 96 * 96 + 2 * 96 * 384) + 2 * 96 * 64 * 64;
+    let tower = 64 * 192 * 96 + 4 * block + 64 * (96 * 128 + 128 * 128);
+    // The language model: 4 blocks of width 128 with half as wide keys and values, and a head of 51 words.
+    let text = |rows: u64, pairs: u64| {
+        4 * (rows * (128 * (128 + 2 * 64) + 128 * 128 + 3 * 128 * 336) + 2 * 128 * pairs) + 51 * 128
+    };
+    // New rows behind `start` others.
+    let behind = |start: u64, new: u64| text(new, (start + 1..=start + new).sum());
+    for threads in [1, 2] {
+        let mut judge = model(Cpu::with_threads(threads).unwrap()).session(small());
+        let keys = [key(0, 3), key(1, 3), key(2, 3)];
+        let pixels = pictures(3);
+        let mut before = 0;
+        // 64 patches and the row that ends them, six words, two of the question's own; "yes potential ?" goes on behind clarity's.
+        for (judgement, due) in [
+            (Judgement::Clarity, tower + behind(0, 65 + 8)),
+            (Judgement::Potential, behind(65 + 8, 3)),
+            (Judgement::Outcome, behind(65 + 6, 2)),
+            // The last row is what the answer is read from.
+            (Judgement::Outcome, behind(65 + 7, 1)),
+        ] {
+            ask(&mut judge, judgement, &keys, &pixels, PROMPT);
+            let now = judge.multiply_adds().unwrap();
+            assert_eq!(now - before, 3 * due, "{judgement:?}");
+            before = now;
+        }
+        judge.forget(&keys);
+        ask(
+            &mut judge,
+            Judgement::Outcome,
+            &keys[..1],
+            &pixels[..4096 * 3],
+            PROMPT,
+        );
+        let now = judge.multiply_adds().unwrap();
+        assert_eq!(now - before, tower + behind(0, 65 + 8));
+    }
+}

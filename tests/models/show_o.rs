@@ -1,10 +1,13 @@
 //! Laws of the masked generator on the bundled weights: a picture is a function of prompt and seed alone.
 
 use crate::bundled::drawing::Drawing;
+use crate::bundled::files::bytes;
 use maquette::codes::UNKNOWN;
 use maquette::cpu::Cpu;
-use maquette::generator::{Needs, Partial, Views};
+use maquette::generator::{Needs, Partial, Spent, Views};
+use maquette::model::files::safetensors::SafetensorsSource;
 use maquette::model::show_o::{LongPrompt, ShowOOptions, ShowOSession, TemperaturePolicy};
+use maquette::model::weights::WeightSource;
 use maquette::model::words::Words;
 use maquette::ops::{Backend, Reference};
 use maquette::quant::Format;
@@ -265,4 +268,90 @@ fn bad_prompts_and_wrong_calls_are_errors() {
         s.start(&PROMPT, &seeds, &mut [CandidateId::default(); 9]),
         Err(Error::Full { limit: 8, .. })
     ));
+}
+
+/// Multiply-adds of a stack's blocks: products of `rows` rows, and attention over `pairs` of a row and one it sees.
+const fn blocks(rows: u64, pairs: u64) -> u64 {
+    let (layers, d, mlp) = (6, 128, 512);
+    layers * (rows * (4 * d * d + 2 * d * mlp) + 2 * d * pairs)
+}
+
+/// A forward of one candidate behind nine rows of its text and three of the empty one: 64 places and their frame, twice,
+/// and a head of 1024 codes at the places that are open.
+const fn forward(open: u64) -> u64 {
+    blocks(2 * 66, 66 * (9 + 66) + 66 * (3 + 66)) + 2 * open * 128 * 1024
+}
+
+/// Multiply-adds of decoding one picture, by the shapes of the weights and the size at which each of them works.
+fn decoding() -> u64 {
+    let weights = bytes("magvitv2/pytorch_model.safetensors");
+    let source = SafetensorsSource::new(&weights).unwrap();
+    // In the middle every one of 8 × 8 places, 64 wide, meets every other one.
+    let mut sum = 2 * 64 * 64 * 64;
+    source.names(&mut |name| {
+        let tensor = source.tensor(name).unwrap();
+        if tensor.shape.len() < 2 || !name.contains("decoder.") && !name.contains("post_quant") {
+            return;
+        }
+        let part = |prefix: &str| name.split_once(prefix).map(|(_, rest)| rest);
+        let side = match (part("decoder.up."), part("decoder.conv_out")) {
+            // Levels count from the finest, 64 pixels, to the coarsest; what ends one works at the next one's size.
+            (Some(level), _) => {
+                let size = 64 >> level[..1].parse::<u64>().unwrap();
+                size << u64::from(level.contains("upsample"))
+            }
+            (_, Some(_)) => 64,
+            _ => 8,
+        };
+        let elements: usize = tensor.shape.iter().product();
+        sum += elements as u64 * side * side;
+    });
+    sum
+}
+
+#[test]
+fn multiply_adds_are_counted_where_they_are_made() {
+    let drawing = Drawing::load(Cpu::with_threads(2).unwrap(), Format::F32);
+    let mut s = drawing.session(options(6));
+    let mut told = Spent::default();
+    let mut since = |s: &ShowOSession<Cpu, Words>| {
+        let now = s.multiply_adds().unwrap();
+        let since = (now.drawing - told.drawing, now.decoding - told.decoding);
+        told = now;
+        since
+    };
+    // The empty prompt's three rows, each of which sees those before it.
+    assert_eq!(since(&s), (blocks(3, 6), 0));
+    // Text rows once for all candidates: task token, six words and what frames them.
+    let ids = start(&mut s, &PROMPT, &[1, 2, 3, 4]);
+    assert_eq!(since(&s), (blocks(9, 45), 0));
+    // So is the first step, whose logits they share.
+    s.step(&ids[..2]).unwrap();
+    assert_eq!(since(&s), (forward(64), 0));
+    s.step(&ids[2..]).unwrap();
+    assert_eq!(since(&s), (0, 0));
+    // Whoever is stepped pays for the places that are open, alone or in company.
+    let open = |s: &ShowOSession<Cpu, Words>, id| {
+        let mut codes = vec![0; PLACES];
+        s.save(id, &mut codes).unwrap();
+        codes.iter().filter(|&&code| code == UNKNOWN).count() as u64
+    };
+    let due: Vec<u64> = ids.iter().map(|&id| forward(open(&s, id))).collect();
+    assert!(due.iter().all(|&one| forward(0) < one && one < forward(64)));
+    s.step(&ids[..1]).unwrap();
+    assert_eq!(since(&s), (due[0], 0));
+    s.step(&ids[1..]).unwrap();
+    assert_eq!(since(&s), (due[1] + due[2] + due[3], 0));
+    // Decoding, and codes for nothing.
+    let mut pixels = vec![0; 4 * s.image_size().len_bytes()];
+    s.observe(&ids, Needs::PIXELS, &mut Views::pixels(&mut pixels))
+        .unwrap();
+    assert_eq!(since(&s), (0, 4 * decoding()));
+    codes(&mut s, ids[0]);
+    s.prune(&ids).unwrap();
+    assert_eq!(since(&s), (0, 0));
+    // A prompt that is remembered, and its first step.
+    let again = start(&mut s, &PROMPT, &[5]);
+    s.step(&again).unwrap();
+    assert_eq!(since(&s), (0, 0));
 }

@@ -118,7 +118,14 @@ pub fn searches(bytes: &[u8]) {
         for (judgement, n) in asked {
             assert_eq!(n, reward.asked(judgement), "{judgement:?}");
         }
+        // The fakes count one for each step, each decode and each question.
+        let made = cost.multiply_adds;
+        assert_eq!(
+            [made.generator, made.decoder, made.judge],
+            [calls.steps, calls.decodes, cost.judged()].map(Some)
+        );
         if !decision.stopped {
+            told.multiply_adds = made;
             assert_eq!(cost, told);
             assert_eq!(generator.taken(decision.winner).unwrap(), steps);
         }

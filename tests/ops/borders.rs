@@ -1,7 +1,9 @@
 //! Borders that the other cases do not meet: remainders of every unrolled loop, ties, extreme numbers, rows that hold no
 //! numbers. Faults planted in the kernels (`tests/emulator/examples/mutants.rs`) showed what was missing.
 
-use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeShape, RotaryShape};
+use maquette::ops::attention::{
+    AppendShape, AttentionShape, KvFormat, MoveShape, RelativeShape, RotaryShape,
+};
 use maquette::ops::conv::{PatchShape, Rounding};
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
 use maquette::ops::reward_head::{AnswerShape, PoolShape};
@@ -114,11 +116,22 @@ const SPANS: [[u32; 8]; 6] = [
     [0, 17, 100, 15, 290, 20, 298, 9],
 ];
 
-fn shapes() -> impl Iterator<Item = AttentionShape> {
-    let dims = [1, 2, 3, 4, 5, 6, 7, 31, 32, 33, 70, 72, 130];
+/// The same, over caches of 128 rows, which a GPU reads in one launch: a prefix and own rows may be the same ones.
+const SHORT: [[u32; 8]; 4] = [
+    [0, 0, 0, 1, 0, 2, 2, 3],
+    [0, 128, 0, 1, 1, 127, 5, 2],
+    [0, 128, 0, 128, 3, 125, 0, 4],
+    [127, 1, 0, 128, 128, 5, 2, 50],
+];
+
+/// Heads of each width, over caches of so many rows.
+fn shapes<const N: usize>(
+    dims: [usize; N],
+    kv_rows: usize,
+) -> impl Iterator<Item = AttentionShape> {
     dims.into_iter()
         .enumerate()
-        .map(|(i, head_dim)| AttentionShape {
+        .map(move |(i, head_dim)| AttentionShape {
             sequences: 2,
             queries: 1 + i % 3,
             n_heads: 4,
@@ -126,9 +139,9 @@ fn shapes() -> impl Iterator<Item = AttentionShape> {
             head_dim,
             q_stride: 4 * head_dim + 1,
             q_offset: 1,
-            kv_rows: 300,
+            kv_rows,
             kv_stride: head_dim,
-            kv_head_stride: 300 * head_dim,
+            kv_head_stride: kv_rows * head_dim,
             k_offset: 0,
             v_offset: 0,
             causal: i % 2 == 0,
@@ -145,7 +158,8 @@ fn spiked(len: usize, seed: u32) -> Vec<f32> {
 
 #[test]
 fn attentions_agree_at_every_remainder() {
-    for s in shapes() {
+    let dims = [1, 2, 3, 4, 5, 6, 7, 31, 32, 33, 70, 72, 130, 64, 128, 100];
+    for s in shapes(dims, 300) {
         for spans in SPANS {
             agree!(|b| {
                 let q = random(b, 2 * s.queries * s.q_stride, 1);
@@ -183,50 +197,56 @@ fn attentions_agree_at_every_remainder() {
     }
 }
 
+/// Rows rounded to 8 bits, and attention to them.
+fn caches_agree(s: AttentionShape, all_spans: &[[u32; 8]]) {
+    let (rows, width) = (s.kv_rows, KvFormat::Q8.words(s.head_dim));
+    let append = AppendShape {
+        rows,
+        heads: 2,
+        head_dim: s.head_dim,
+        stride: 2 * s.head_dim + 3,
+        offset: 2,
+        cache_rows: rows,
+    };
+    let s = AttentionShape {
+        kv_stride: width,
+        kv_head_stride: rows * width,
+        ..s
+    };
+    // Backwards, and one row outside.
+    let end = u32::try_from(rows).unwrap();
+    let places: Vec<u32> = (1..end).rev().chain([end]).collect();
+    let mut keys = spiked(rows * append.stride, 2);
+    // Blocks without a scale.
+    keys[..append.stride].fill(0.0);
+    keys[append.stride..][..append.stride].fill(-1e-38);
+    for spans in all_spans {
+        agree!(|b| {
+            let x = buffer(b, &keys);
+            let places = buffer(b, &places);
+            let [mut k, mut v] = [(); 2].map(|()| b.zeros::<u32>(2 * rows * width).unwrap());
+            b.append_q8(append, &x, &places, &mut k).unwrap();
+            let x = random(b, rows * append.stride, 3);
+            b.append_q8(append, &x, &places, &mut v).unwrap();
+            let mut all = words(b, &k);
+            all.extend(words(b, &v));
+            let q = random(b, 2 * s.queries * s.q_stride, 1);
+            let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
+            b.attention_q8(s, &q, &k, &v, &buffer(b, spans), &mut out)
+                .unwrap();
+            all.extend(bits(b, &out));
+            all
+        });
+    }
+}
+
 #[test]
 fn caches_in_8_bits_agree() {
-    for s in shapes() {
-        let width = KvFormat::Q8.words(s.head_dim);
-        let append = AppendShape {
-            rows: 300,
-            heads: 2,
-            head_dim: s.head_dim,
-            stride: 2 * s.head_dim + 3,
-            offset: 2,
-            cache_rows: 300,
-        };
-        let s = AttentionShape {
-            kv_stride: width,
-            kv_head_stride: 300 * width,
-            ..s
-        };
-        // Backwards, and one row outside.
-        let places: Vec<u32> = (0..300)
-            .rev()
-            .map(|n| if n == 0 { 300 } else { n })
-            .collect();
-        let mut keys = spiked(300 * append.stride, 2);
-        // Blocks without a scale.
-        keys[..append.stride].fill(0.0);
-        keys[append.stride..][..append.stride].fill(-1e-38);
-        for spans in SPANS {
-            agree!(|b| {
-                let x = buffer(b, &keys);
-                let places = buffer(b, &places);
-                let [mut k, mut v] = [(); 2].map(|()| b.zeros::<u32>(2 * 300 * width).unwrap());
-                b.append_q8(append, &x, &places, &mut k).unwrap();
-                let x = random(b, 300 * append.stride, 3);
-                b.append_q8(append, &x, &places, &mut v).unwrap();
-                let mut all = words(b, &k);
-                all.extend(words(b, &v));
-                let q = random(b, 2 * s.queries * s.q_stride, 1);
-                let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
-                b.attention_q8(s, &q, &k, &v, &buffer(b, &spans), &mut out)
-                    .unwrap();
-                all.extend(bits(b, &out));
-                all
-            });
-        }
+    for s in shapes([1, 3, 4, 31, 32, 33, 70, 72, 128, 100, 64], 300) {
+        caches_agree(s, &SPANS);
+    }
+    for s in shapes([2, 5, 32, 33, 64, 130], 128) {
+        caches_agree(s, &SHORT);
     }
     agree!(|b| {
         let s = AppendShape {
@@ -246,7 +266,8 @@ fn caches_in_8_bits_agree() {
         let all = words(b, &cache);
         all.chunks(18).flat_map(|row| [row[16], row[17]]).collect()
     });
-    for head_dim in 33..=64 {
+    // A GPU reads the longer ones in two launches.
+    for (head_dim, kv_rows) in (33..=64).flat_map(|d| [(d, 5), (d, 129)]) {
         let width = KvFormat::Q8.words(head_dim);
         let s = AttentionShape {
             sequences: 2,
@@ -256,9 +277,9 @@ fn caches_in_8_bits_agree() {
             head_dim,
             q_stride: head_dim,
             q_offset: 0,
-            kv_rows: 5,
+            kv_rows,
             kv_stride: width,
-            kv_head_stride: 5 * width,
+            kv_head_stride: kv_rows * width,
             k_offset: 0,
             v_offset: 0,
             causal: false,
@@ -270,10 +291,10 @@ fn caches_in_8_bits_agree() {
             head_dim,
             stride: head_dim,
             offset: 0,
-            cache_rows: 5,
+            cache_rows: kv_rows,
         };
         agree!(|b| {
-            let mut k = b.zeros::<u32>(5 * width).unwrap();
+            let mut k = b.zeros::<u32>(kv_rows * width).unwrap();
             let (x, places) = (random(b, 5 * head_dim, 2), buffer(b, &[4, 3, 2, 1, 0]));
             b.append_q8(append, &x, &places, &mut k).unwrap();
             let mut all = words(b, &k);
@@ -284,6 +305,41 @@ fn caches_in_8_bits_agree() {
             let mut out = b.zeros(2 * head_dim).unwrap();
             b.attention_q8(s, &q, &k, &k, &spans, &mut out).unwrap();
             all.extend(bits(b, &out));
+            all
+        });
+    }
+}
+
+#[test]
+fn rows_of_heads_are_copied_to_other_places() {
+    for (heads, head_stride, from, to, len) in [
+        (1, 8, 0, 4, 4),
+        (3, 37, 20, 2, 17),
+        (2, 100, 1, 51, 49),
+        (4, 5, 3, 1, 0),
+    ] {
+        agree!(|b| {
+            let s = MoveShape {
+                heads,
+                head_stride,
+                from,
+                to,
+                len,
+            };
+            let all = heads * head_stride;
+            let mut floats = random(b, all + 3, 1);
+            b.move_rows(s, &mut floats).unwrap();
+            let numbers: Vec<u32> = (0..).take(all).collect();
+            let mut integers = buffer(b, &numbers);
+            b.move_rows(s, &mut integers).unwrap();
+            let overlapping = MoveShape {
+                to: from + 1,
+                len: len.max(2),
+                ..s
+            };
+            assert!(b.move_rows(overlapping, &mut integers).is_err());
+            let mut all = bits(b, &floats);
+            all.extend(words(b, &integers));
             all
         });
     }

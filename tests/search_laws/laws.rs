@@ -1,6 +1,7 @@
 //! Laws of the strategies over any generator and judge: they run on the fakes here and on real models elsewhere.
 
 use maquette::rng::Stream;
+use maquette::search::MultiplyAdds;
 use maquette::search::{Event, SearchStrategy};
 use maquette::{CandidateId, Code, Cost, Decision, Flow, Generator, Prompt, RewardModel};
 
@@ -9,7 +10,7 @@ use maquette::{CandidateId, Code, Cost, Decision, Flow, Generator, Prompt, Rewar
 pub struct Outcome {
     pub codes: Vec<Code>,
     pub decision: Decision,
-    /// Cost as the events tell it.
+    /// Cost as the events tell it, and multiply-adds as generator and judge do.
     pub told: Cost,
     pub events: usize,
 }
@@ -25,6 +26,7 @@ pub fn search<'a>(
     listener: &mut dyn FnMut(usize, &Event<'_>) -> Flow,
 ) -> maquette::Result<Outcome> {
     let (mut told, mut events) = (Cost::default(), 0);
+    let before = MultiplyAdds::of(generator, reward);
     let mut rng = Stream::new(seed);
     let decision = strategy.search(
         generator,
@@ -46,6 +48,7 @@ pub fn search<'a>(
             listener(events - 1, &event)
         },
     )?;
+    told.multiply_adds = MultiplyAdds::of(generator, reward).since(&before);
     let mut codes = vec![0; generator.grid().len()];
     generator.save(decision.winner, &mut codes)?;
     generator.prune(&[decision.winner])?;

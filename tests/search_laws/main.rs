@@ -76,6 +76,12 @@ fn tallied(strategy: &mut Dyn<'static>, mut reward: ScriptedReward, seed: u64) -
     let found = search(strategy, &mut generator, &mut reward, seed, &mut go_on).unwrap();
     let (cost, calls) = (found.decision.cost, generator.calls());
     assert_eq!(cost, found.told);
+    // The fakes count one a step, a picture and a question.
+    let work = cost.multiply_adds;
+    assert_eq!(
+        [work.generator, work.decoder, work.judge],
+        [cost.steps, cost.decodes, cost.judged()].map(Some)
+    );
     assert_eq!(
         (cost.candidates, cost.steps, cost.decodes),
         (calls.candidates, calls.steps, calls.decodes)

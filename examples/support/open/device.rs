@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use maquette::cpu::Cpu;
-use maquette::cuda;
+use maquette::cuda::{self, Plan};
 use serde_json::{Value, json};
 
 use super::Res;
@@ -40,6 +40,25 @@ impl FromStr for Choice {
 pub enum Device {
     Cpu(Arc<Cpu>),
     Cuda(Arc<cuda::Device>),
+}
+
+impl Device {
+    /// What will be held on a GPU by what is made there, before any of it is loaded; nothing of a CPU.
+    ///
+    /// # Errors
+    /// What the making returns, and more than the GPU has room for.
+    pub fn plan<T>(&self, make: impl FnOnce(&Self) -> Res<T>) -> Res<Option<Plan>> {
+        let Self::Cuda(gpu) = self else {
+            return Ok(None);
+        };
+        let planner = Arc::new(gpu.planner()?);
+        // It is counted while it lives.
+        let made = make(&Self::Cuda(Arc::clone(&planner)))?;
+        let plan = planner.plan();
+        planner.fits()?;
+        drop(made);
+        Ok(Some(plan))
+    }
 }
 
 impl Choice {

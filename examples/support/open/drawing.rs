@@ -18,6 +18,7 @@ use maquette::ops::Backend;
 use serde_json::Value;
 
 use super::Res;
+use super::adapters::AdapterFolder;
 use super::folder::{Folder, Reading};
 use super::judging::{Judging, janus};
 use super::options::{Options, describe_raster, describe_show_o};
@@ -29,6 +30,7 @@ pub struct Folders<'a> {
     pub model: &'a Path,
     pub tokenizer: Option<&'a Path>,
     pub text: Option<&'a Path>,
+    pub adapters: Option<&'a AdapterFolder>,
 }
 
 /// A loaded generator with its settings.
@@ -93,7 +95,7 @@ impl<B: Backend + 'static> Drawing<B> {
                 if folders.tokenizer.is_some() {
                     return Err("--tokenizer-dir: a Janus holds its image tokenizer itself".into());
                 }
-                let (model, text) = janus(reading, &folder, folders.words())?;
+                let (model, text) = janus(reading, &folder, folders.words(), folders.adapters)?;
                 let options =
                     options.raster(model.config().options(), RasterModel::grid(&*model))?;
                 Ok(Self::Janus {
@@ -182,15 +184,18 @@ fn show_o<B: Backend>(
     let pixels = folders.image_tokenizer("a Show-o", ModelType::Magvit)?;
     let text = tokenizer(folders.words())?;
     let config = folder.config(ShowOConfig::from_json)?;
-    let model = folder.load(reading, |device, source, format| {
+    let mut model = folder.read(reading, |device, source, format| {
         ShowO::load(device, config, source, format)
     })?;
+    if let Some(adapters) = folders.adapters {
+        model = adapters.beside(model, ShowO::with_adapters)?;
+    }
     let config = pixels.config(MagvitConfig::from_json)?;
     let pixels = pixels.load(reading, |device, source, format| {
         Magvit::load(device, config, source, format)
     })?;
     Ok(Drawing::ShowO {
-        model,
+        model: Arc::new(model),
         pixels,
         text,
         options,
@@ -203,6 +208,9 @@ fn llamagen<B: Backend>(
     folders: &Folders<'_>,
     options: &Options,
 ) -> Res<Drawing<B>> {
+    if folders.adapters.is_some() {
+        return Err("--adapters: a LlamaGen takes none".into());
+    }
     let config = folder.config(LlamaGenConfig::from_json)?;
     let options = options.raster(config.options(), [config.grid; 2])?;
     let pixels = folders.image_tokenizer("a LlamaGen", ModelType::LlamaGenVq)?;

@@ -97,8 +97,17 @@ impl Folder {
         reading: &Reading<B>,
         load: impl FnOnce(Arc<B>, &dyn WeightSource, Precision) -> maquette::Result<T>,
     ) -> Res<Arc<T>> {
+        self.read(reading, load).map(Arc::new)
+    }
+
+    /// The model, which nobody shares yet.
+    pub fn read<B: Backend, T>(
+        &self,
+        reading: &Reading<B>,
+        load: impl FnOnce(Arc<B>, &dyn WeightSource, Precision) -> maquette::Result<T>,
+    ) -> Res<T> {
         let device = Arc::clone(&reading.device);
         let read = |source: &dyn WeightSource| load(device, source, reading.precision);
-        within(&self.path, self.inner.weights.read(read)).map(Arc::new)
+        within(&self.path, self.inner.weights.read(read))
     }
 }

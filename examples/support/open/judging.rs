@@ -12,6 +12,7 @@ use maquette::reward::Ask;
 use maquette::{Error, Judgement, RewardModel, Verdict};
 
 use super::Res;
+use super::adapters::AdapterFolder;
 use super::folder::{Folder, Reading};
 use super::text::{Text, tokenizer};
 
@@ -35,13 +36,17 @@ pub fn janus<B: Backend>(
     reading: &Reading<B>,
     folder: &Folder,
     text: &Path,
+    adapters: Option<&AdapterFolder>,
 ) -> Res<(Arc<Janus<B>>, Text)> {
     let text = tokenizer(text)?;
     let config = folder.config(JanusConfig::from_json)?.with_tokenizer(&text);
-    let model = folder.load(reading, |device, source, format| {
+    let mut model = folder.read(reading, |device, source, format| {
         Janus::load(device, config, source, format)
     })?;
-    Ok((model, text))
+    if let Some(adapters) = adapters {
+        model = adapters.beside(model, Janus::with_adapters)?;
+    }
+    Ok((Arc::new(model), text))
 }
 
 impl<B: Backend + 'static> Judging<B> {
@@ -58,7 +63,7 @@ impl<B: Backend + 'static> Judging<B> {
                 Ok(Self::Llava(model, text))
             }
             ModelType::Janus => {
-                let (model, text) = janus(reading, &folder, path)?;
+                let (model, text) = janus(reading, &folder, path, None)?;
                 Ok(Self::Janus(model, text))
             }
             _ => Err(folder.instead_of("a judge (LLaVA-OneVision or Janus)")),
@@ -85,6 +90,10 @@ pub struct Nobody;
 impl RewardModel for Nobody {
     fn needs(&self, _: Judgement) -> Needs {
         Needs::NOTHING
+    }
+
+    fn multiply_adds(&self) -> Option<u64> {
+        Some(0)
     }
 
     fn judge(&mut self, _: &Ask<'_>, _: &mut [Verdict]) -> maquette::Result<()> {

@@ -1,5 +1,6 @@
 //! Folders to models, models to sessions.
 
+mod adapters;
 pub mod device;
 mod drawing;
 mod folder;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::precision::{Arithmetic, precision};
 use crate::weights::Weights;
+use adapters::AdapterFolder;
 use device::Choice;
 use drawing::{Drawing, Folders};
 use folder::Reading;
@@ -34,7 +36,7 @@ const GUIDANCE: f32 = 3.0;
 const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/weights");
 
 /// Which models, and how they run.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Settings {
     #[command(flatten)]
     options: Options,
@@ -61,12 +63,37 @@ pub struct Settings {
     /// Janus judges for itself]
     #[arg(long)]
     judge_dir: Option<PathBuf>,
+    /// Folder of adapters that the generator draws with, unmerged: a Show-o's or a Janus's, as `align` and PEFT write them.
+    #[arg(long)]
+    adapters: Option<PathBuf>,
     #[command(flatten)]
     latent: LatentArgs,
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     format: Weights,
     #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
     activations: Arithmetic,
+}
+
+impl Settings {
+    /// The same with another generator's weights: what belongs to a generator by default stays as it is.
+    #[must_use]
+    pub fn with_weights(&self, dir: &Path) -> Self {
+        let mut other = self.clone();
+        let bundled = |name: &str| Path::new(BUNDLED).join(name);
+        let model = self.model_dir.clone().unwrap_or_else(|| bundled("show-o"));
+        if same(&model, &bundled("show-o")) {
+            other.options.guidance.get_or_insert(GUIDANCE);
+            for (dir, name) in [
+                (&mut other.tokenizer_dir, "magvitv2"),
+                (&mut other.judge_dir, "judge"),
+            ] {
+                dir.get_or_insert_with(|| bundled(name));
+            }
+        }
+        other.text_dir.get_or_insert(model);
+        other.model_dir = Some(dir.into());
+        other
+    }
 }
 
 /// Loaded models; sessions share them.
@@ -138,9 +165,34 @@ impl Models {
     /// Reads the generator and whatever it needs, and the judge if one will be asked.
     pub fn load(s: &Settings, judged: bool) -> Res<Self> {
         let (device, told) = s.device.open(s.threads)?;
+        Self::on(&device, told, s, judged)
+    }
+
+    /// As [`load`](Self::load), for sessions of so many candidates. What they will hold on a GPU is told before anything
+    /// is read.
+    pub fn load_for(s: &Settings, judged: bool, candidates: u32) -> Res<Self> {
+        let (device, told) = s.device.open(s.threads)?;
+        let plan = device.plan(|planner| {
+            let models = Self::on(planner, Value::Null, s, judged)?;
+            let sessions = (models.generator(candidates)?, models.judge(candidates)?);
+            Ok((models, sessions))
+        })?;
+        if let Some(plan) = plan {
+            let gb = |bytes: usize| bytes as f64 / 1e9;
+            eprintln!(
+                "on the GPU: matrices {:.3} GB, keys and values {:.3} GB, all else {:.3} GB",
+                gb(plan.matrices),
+                gb(plan.caches),
+                gb(plan.buffers)
+            );
+        }
+        Self::on(&device, told, s, judged)
+    }
+
+    fn on(device: &device::Device, told: Value, s: &Settings, judged: bool) -> Res<Self> {
         let (loaded, settings) = match device {
-            device::Device::Cpu(cpu) => on(cpu, s, judged)?,
-            device::Device::Cuda(gpu) => on(gpu, s, judged)?,
+            device::Device::Cpu(cpu) => on(Arc::clone(cpu), s, judged)?,
+            device::Device::Cuda(gpu) => on(Arc::clone(gpu), s, judged)?,
         };
         Ok(Self {
             loaded,
@@ -162,6 +214,11 @@ impl Models {
     /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.
     pub fn judge(&self, n: u32) -> Res<Box<dyn RewardModel>> {
         self.loaded.judge(n.clamp(1, 64) as usize)
+    }
+
+    /// Who stands in for a judge where nobody is asked.
+    pub fn nobody(&self) -> Box<dyn RewardModel> {
+        Box::new(Nobody)
     }
 
     /// Everything that decides what is drawn.
@@ -196,10 +253,13 @@ fn on<B: Backend + Send + Sync + 'static>(
     if own {
         options.guidance.get_or_insert(GUIDANCE);
     }
+    let adapters = s.adapters.as_deref();
+    let adapters = adapters.map(AdapterFolder::open).transpose()?;
     let folders = Folders {
         model: &model,
         tokenizer: tokenizer.as_deref(),
         text: s.text_dir.as_deref(),
+        adapters: adapters.as_ref(),
     };
     let drawing = Drawing::load(&reading, &folders, &options)?;
     let latent = if judged {
@@ -221,6 +281,9 @@ fn on<B: Backend + Send + Sync + 'static>(
         if let Some(latent) = &latent {
             all.insert("latent".into(), latent.describe());
         }
+    }
+    if let Some(path) = &s.adapters {
+        settings["adapters"] = json!(shown(path));
     }
     let judging = judging.map(|(judging, _)| judging);
     let loaded = On {

@@ -1,6 +1,8 @@
 //! One page about a run, for a browser: everything that was seen, judged and dropped, and what it cost. It needs no
 //! network: pictures and numbers stand in the file.
 
+pub mod evaluation;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 

@@ -64,6 +64,14 @@ impl JsonConfig {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether it has no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.object
+            .as_object()
+            .is_none_or(|object| object.is_empty())
+    }
+
     /// Whether the key is there and not `null`.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use super::{Janus, JanusReader};
 use crate::error::Result;
 use crate::model::learner::Head;
-use crate::model::llava::block_names;
+use crate::model::llava::blocks_of;
 use crate::model::raster::RasterBackward;
 use crate::model::transformer::BlockNames;
 use crate::ops::Backend;
@@ -35,22 +35,6 @@ impl<B: Backend> RasterBackward<B> for Janus<B> {
 
     /// In the original naming.
     fn block_names(&self, layer: usize) -> BlockNames {
-        let own = |name: &mut alloc::string::String| {
-            if !name.is_empty() {
-                name.insert_str(0, "language_model.");
-            }
-        };
-        let mut names = block_names(layer);
-        [
-            &mut names.norm1,
-            &mut names.norm2,
-            &mut names.out,
-            &mut names.mlp_out,
-        ]
-        .into_iter()
-        .chain(&mut names.qkv)
-        .chain(&mut names.mlp_in)
-        .for_each(own);
-        names
+        blocks_of("language_model.model.", layer)
     }
 }

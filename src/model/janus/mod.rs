@@ -24,7 +24,7 @@ use crate::codes::Code;
 use crate::error::{Error, Result, product};
 use crate::model::linear::Linear;
 use crate::model::llava::{JudgeOptions, Llava, LlavaSession};
-use crate::model::transformer::Pass;
+use crate::model::transformer::{AdapterConfig, Pass};
 use crate::model::vq::Vq;
 use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
@@ -88,6 +88,25 @@ impl<B: Backend> Janus<B> {
         };
         loader.finish(&|name| unused(name))?;
         Ok(model)
+    }
+
+    /// The model with low-rank pairs beside the layers of its language model, under the PEFT library's names:
+    /// y = W x + alpha / rank · B (A x). It draws and judges with them.
+    ///
+    /// # Errors
+    /// As [`Stack::adapt`](crate::model::transformer::Stack::adapt); weights that are in use.
+    pub fn with_adapters(
+        mut self,
+        config: &AdapterConfig,
+        source: &dyn WeightSource,
+    ) -> Result<Self> {
+        let shared = Error::Unsupported {
+            what: "adapters beside weights that are in use",
+        };
+        let llava = Arc::get_mut(&mut self.understanding).ok_or(shared)?;
+        let all = ["language_model.model.", "model.language_model."];
+        llava.adapt(&all, config, source)?;
+        Ok(self)
     }
 
     /// The configuration.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{LatentHead, OP, Work};
 use crate::error::{Error, Result, covers, product};
 use crate::generator::Needs;
-use crate::model::session::filled;
+use crate::model::session::{filled, multiply_adds};
 use crate::ops::Backend;
 use crate::reward::{Ask, Judgement, RewardModel, Verdict};
 
@@ -59,6 +59,8 @@ pub struct LatentSession<B: Backend> {
     head: Arc<LatentHead<B>>,
     work: Work<B>,
     p: Vec<f32>,
+    /// Multiply-adds of all judgements.
+    spent: u64,
 }
 
 impl<B: Backend> LatentSession<B> {
@@ -80,6 +82,7 @@ impl<B: Backend> LatentSession<B> {
         Ok(Self {
             work: Work::new(&**head.backend(), c, views)?,
             p: filled(product(OP, &[views, c.logits()])?, 0.0)?,
+            spent: 0,
             head,
         })
     }
@@ -137,7 +140,10 @@ impl<B: Backend> RewardModel for LatentSession<B> {
             if let Some(codes) = codes.next() {
                 b.write(&mut self.work.codes, 0, codes)?;
             }
-            self.head.answer(out.len(), &mut self.work)?;
+            let before = b.multiply_adds();
+            let answered = self.head.answer(out.len(), &mut self.work);
+            self.spent += multiply_adds(b, before);
+            answered?;
             let p = &mut self.p[..out.len() * 2 * pairs];
             b.read(&self.work.p, 0, p)?;
             for (out, p) in out.iter_mut().zip(p.chunks_exact(2 * pairs)) {
@@ -146,5 +152,9 @@ impl<B: Backend> RewardModel for LatentSession<B> {
             }
         }
         Ok(())
+    }
+
+    fn multiply_adds(&self) -> Option<u64> {
+        self.head.backend().multiply_adds().map(|_| self.spent)
     }
 }

@@ -1,38 +1,11 @@
-//! Linear layers backwards, and the low-rank pair beside a layer.
+//! Linear layers backwards.
 
-use super::Linear;
+use super::low_rank::added;
+use super::{Linear, LowRank};
 use crate::error::{Error, Result, product};
 use crate::ops::gemm::GemmShape;
 use crate::ops::{Backend, Backward};
 use crate::quant::{Format, QuantMatrix};
-
-/// A low-rank product beside a layer `[n, k]`: y += b · (a · x), with whatever factor belongs to it inside b.
-#[derive(Debug)]
-pub struct LowRank<B: Backend> {
-    a: B::Matrix,
-    b: B::Matrix,
-    rank: usize,
-}
-
-impl<B: Backend> LowRank<B> {
-    /// Packs a `[rank, k]` and b `[n, rank]`.
-    ///
-    /// # Errors
-    /// Another number of elements, or no memory.
-    pub fn new(backend: &B, [n, k, rank]: [usize; 3], a: &[f32], b: &[f32]) -> Result<Self> {
-        Ok(Self {
-            a: backend.pack(&QuantMatrix::f32(rank, k, a)?)?,
-            b: backend.pack(&QuantMatrix::f32(n, rank, b)?)?,
-            rank,
-        })
-    }
-
-    /// Its rank.
-    #[must_use]
-    pub const fn rank(&self) -> usize {
-        self.rank
-    }
-}
 
 /// Sums of the gradients of one layer, of what is trained of it.
 #[derive(Debug)]
@@ -67,32 +40,6 @@ impl<B: Backward> Linear<B> {
                 .map(|rank| Ok::<_, Error>([zeros(rank, self.k)?, zeros(self.n, rank)?]))
                 .transpose()?,
         })
-    }
-
-    /// y = W x + b + what stands beside it, or y += …, over the first `m` rows.
-    ///
-    /// # Errors
-    /// Buffers shorter than their shapes.
-    pub fn apply_beside(
-        &self,
-        backend: &B,
-        (m, add): (usize, bool),
-        x: &B::Buffer<f32>,
-        beside: &mut Beside<'_, B>,
-        y: &mut B::Buffer<f32>,
-    ) -> Result<()> {
-        if add {
-            self.apply_add(backend, m, x, y)?;
-        } else {
-            self.apply(backend, m, x, y)?;
-        }
-        if let Some(pair) = beside.pair {
-            let [inner, _] = &mut *beside.inner;
-            let s = GemmShape::new(m, pair.rank, self.k);
-            backend.gemm(s, x, &pair.a, None, inner)?;
-            backend.gemm(added(m, self.n, pair.rank), inner, &pair.b, None, y)?;
-        }
-        Ok(())
     }
 
     /// dx = Wᵀ dy + what comes through the pair, or dx += …; `grads` takes the gradients of the weights.
@@ -188,10 +135,4 @@ impl<B: Backward> Linear<B> {
     pub const fn has_bias(&self) -> bool {
         self.bias.is_some()
     }
-}
-
-const fn added(m: usize, n: usize, k: usize) -> GemmShape {
-    let mut s = GemmShape::new(m, n, k);
-    s.accumulate = true;
-    s
 }

@@ -10,6 +10,8 @@
 
 mod answer;
 mod config;
+#[cfg(feature = "align")]
+mod learner;
 mod options;
 mod session;
 mod slots;
@@ -18,6 +20,8 @@ mod trace;
 mod views;
 
 pub use config::{Aspect, LlavaConfig, TextConfig};
+#[cfg(feature = "align")]
+pub use learner::{Lesson, LlavaLearner};
 pub use options::{JudgeOptions, Reader};
 pub use session::LlavaSession;
 pub use templates::Templates;
@@ -30,7 +34,7 @@ use alloc::vec::Vec;
 
 use crate::error::Result;
 use crate::model::linear::Linear;
-use crate::model::transformer::{BlockNames, Norm, NormWeights, Stack};
+use crate::model::transformer::{AdapterConfig, BlockNames, Norm, NormWeights, Stack, peft_prefix};
 use crate::model::vision::Vision;
 use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
@@ -114,7 +118,12 @@ fn unused(name: &str, vision_layers: usize) -> bool {
 
 /// Names of a block's tensors in the original naming.
 pub(super) fn block_names(layer: usize) -> BlockNames {
-    let name = |part: &str| format!("model.layers.{layer}.{part}");
+    blocks_of("model.", layer)
+}
+
+/// Names of a block's tensors, `prefix` standing for `model.`.
+pub(super) fn blocks_of(prefix: &str, layer: usize) -> BlockNames {
+    let name = |part: &str| format!("{prefix}layers.{layer}.{part}");
     BlockNames {
         norm1: name("input_layernorm"),
         norm2: name("post_attention_layernorm"),
@@ -193,6 +202,32 @@ impl<B: Backend> Llava<B> {
             answers,
             backend,
         })
+    }
+
+    /// The judge with low-rank pairs beside the layers of its language model, under the PEFT library's names:
+    /// y = W x + alpha / rank · B (A x).
+    ///
+    /// # Errors
+    /// As [`Stack::adapt`].
+    pub fn with_adapters(
+        mut self,
+        config: &AdapterConfig,
+        source: &dyn WeightSource,
+    ) -> Result<Self> {
+        let all = ["model.", "language_model.model.", "model.language_model."];
+        self.adapt(&all, config, source)?;
+        Ok(self)
+    }
+
+    pub(super) fn adapt(
+        &mut self,
+        prefixes: &[&str],
+        config: &AdapterConfig,
+        source: &dyn WeightSource,
+    ) -> Result<()> {
+        let prefix = peft_prefix(source, prefixes);
+        let names = |layer| blocks_of(prefix, layer);
+        self.stack.adapt(&self.backend, config, source, &names)
     }
 
     /// The configuration.

@@ -1,15 +1,16 @@
 //! A run of the judge: batches of views, with the rows they share computed once.
 
+mod judge;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Llava;
 use super::options::{JudgeOptions, Reader};
-use super::slots::{Slots, fingerprint};
+use super::slots::Slots;
 use super::templates::Questions;
 use super::views::Plan;
 use crate::error::{Error, Result, product};
-use crate::generator::Needs;
 use crate::image::ImageBatch;
 use crate::model::resize::Resizer;
 use crate::model::template::Tokens;
@@ -19,7 +20,7 @@ use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
 use crate::ops::vq::GatherShape;
 use crate::prompt::{TokenId, Tokenize};
-use crate::reward::{Ask, Judgement, RewardModel, Verdict, ViewKey};
+use crate::reward::{Ask, Verdict};
 
 /// A view of the running batch.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +33,7 @@ pub(super) struct Job {
     pub(super) kept: Option<usize>,
 }
 
-/// A run of a judge: its memory, reserved at the start. See [`RewardModel`].
+/// A run of a judge: its memory, reserved at the start. See [`RewardModel`](crate::RewardModel).
 pub struct LlavaSession<B: Backend> {
     pub(super) model: Arc<Llava<B>>,
     tokenizer: Arc<dyn Tokenize>,
@@ -69,6 +70,8 @@ pub struct LlavaSession<B: Backend> {
     pub(super) sums: Vec<f32>,
     pub(super) row: Vec<f32>,
     pub(super) order: Vec<u32>,
+    /// Multiply-adds of all judgements.
+    spent: u64,
 }
 
 impl<B: Backend> core::fmt::Debug for LlavaSession<B> {
@@ -213,6 +216,7 @@ impl<B: Backend> LlavaSession<B> {
             sums: zeroed(o.max_views * 2)?,
             row: zeroed(sampled)?,
             order: zeroed(sampled)?,
+            spent: 0,
             tokenizer,
             options,
             model,
@@ -223,6 +227,26 @@ impl<B: Backend> LlavaSession<B> {
     #[must_use]
     pub fn model(&self) -> &Arc<Llava<B>> {
         &self.model
+    }
+
+    /// Tokens before and after the picture in a question.
+    #[cfg(feature = "align")]
+    pub(super) fn question(
+        &mut self,
+        judgement: crate::Judgement,
+        prompt: &str,
+    ) -> Result<(Vec<TokenId>, Vec<TokenId>)> {
+        let limit = self.options.max_tokens;
+        let tokens = &mut self.tokens;
+        self.questions
+            .encode(judgement, prompt, &*self.tokenizer, limit, tokens)?;
+        Ok((tokens.before.clone(), tokens.after.clone()))
+    }
+
+    /// What turns text into tokens.
+    #[cfg(feature = "align")]
+    pub(super) fn tokenizer(&self) -> &dyn Tokenize {
+        &*self.tokenizer
     }
 
     /// Embeddings of tokens into `text`.
@@ -405,93 +429,5 @@ impl<B: Backend> LlavaSession<B> {
             self.slots.keep(job.slot, key, job.picture, after);
         }
         Ok(())
-    }
-}
-
-impl<B: Backend> RewardModel for LlavaSession<B> {
-    fn needs(&self, _: Judgement) -> Needs {
-        Needs::PIXELS
-    }
-
-    fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
-        let n = ask.keys.len();
-        if out.len() != n {
-            return Err(Error::Length {
-                op: "judge",
-                arg: "out",
-                got: out.len(),
-                want: n,
-            });
-        }
-        if n == 0 {
-            return Ok(());
-        }
-        let pixels = ask.pixels.ok_or(Error::Length {
-            op: "judge",
-            arg: "pixels",
-            got: 0,
-            want: n,
-        })?;
-        if pixels.len() != n {
-            return Err(Error::Length {
-                op: "judge",
-                arg: "pixels",
-                got: pixels.len(),
-                want: n,
-            });
-        }
-        let plan = self.plan(pixels.size())?;
-        let limit = self.options.max_tokens;
-        self.questions.encode(
-            ask.judgement,
-            ask.prompt.text(),
-            &*self.tokenizer,
-            limit,
-            &mut self.tokens,
-        )?;
-        if self.tokens.after.is_empty() {
-            return Err(Error::Config {
-                key: "templates",
-                problem: "ask nothing after the picture",
-            });
-        }
-        self.share_prefix()?;
-        let mut jobs = core::mem::take(&mut self.jobs);
-        let mut next = 0;
-        let mut done = Ok(());
-        while next < n && done.is_ok() {
-            jobs.clear();
-            self.slots.begin();
-            // A key that comes twice waits for the next batch, where its rows are there.
-            while next < n
-                && jobs.len() < self.options.max_views
-                && !ask.keys[..next]
-                    .iter()
-                    .rev()
-                    .take(jobs.len())
-                    .any(|k| *k == ask.keys[next])
-            {
-                let picture = fingerprint(pixels.size(), pixels.picture(next).unwrap_or_default());
-                match self.slots.take(ask.keys[next], picture, &self.tokens.after) {
-                    Ok((slot, kept)) => jobs.push(Job {
-                        view: next,
-                        slot,
-                        picture,
-                        kept,
-                    }),
-                    Err(error) => done = Err(error),
-                }
-                next += 1;
-            }
-            if done.is_ok() {
-                done = self.batch(ask, pixels, &plan, &mut jobs, out);
-            }
-        }
-        self.jobs = jobs;
-        done
-    }
-
-    fn forget(&mut self, keys: &[ViewKey]) {
-        self.slots.forget(|key| keys.contains(&key));
     }
 }

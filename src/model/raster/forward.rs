@@ -1,6 +1,6 @@
 //! What goes through the model: prefixes, drawn codes, and the draw itself.
 
-use super::memory::word;
+use super::memory::{Memory, word};
 use super::{PrefixReader, RasterModel, RasterSession};
 use crate::error::{Error, Result};
 use crate::model::transformer::Pass;
@@ -196,19 +196,35 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         }
         let (model, m, h) = (&*self.model, &mut self.memory, &mut self.host);
         let b = &**model.backend();
-        model.embed(rows, &m.codes, &mut m.inner, &mut m.x)?;
+        let Memory {
+            cache,
+            scratch,
+            passes,
+            x,
+            normed,
+            inner,
+            logits,
+            codes,
+            positions,
+            places,
+            spans,
+            ..
+        } = m;
         let pass = Pass {
             sequences: rows,
             queries: 1,
             causal: false,
-            positions: &m.positions,
-            places: &m.places,
-            spans: &m.spans,
+            positions,
+            places,
+            spans,
         };
-        let stack = model.stack();
-        stack.forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
-        model.normalise(rows, &m.x, &mut m.normed)?;
-        model.head(rows, &m.normed, &mut m.inner, &mut m.logits)?;
+        // What changes from code to code lies in the buffers.
+        b.repeat(passes, [rows, 0], &mut || {
+            model.embed(rows, codes, inner, x)?;
+            model.stack().forward(b, &pass, x, cache, scratch)?;
+            model.normalise(rows, x, normed)?;
+            model.head(rows, normed, inner, logits)
+        })?;
         if self.options.hidden {
             let places = group
                 .iter()

@@ -52,7 +52,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             let source = self.source_of_next(at, ahead)?;
             // The codes are the caller's, not a step's.
             self.host.owners.clear();
-            self.predict(&[at], ahead, source)?;
+            self.drawing(|s| s.predict(&[at], ahead, source))?;
             let b = &**self.model.backend();
             let mut given = GivenCode {
                 conditional: vec![0.0; v],

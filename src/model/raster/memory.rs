@@ -114,6 +114,8 @@ pub(super) const fn word(n: usize) -> u32 {
 pub(super) struct Memory<B: Backend> {
     pub(super) cache: Cache<B>,
     pub(super) scratch: Scratch<B>,
+    /// Passes of one code, by their rows.
+    pub(super) passes: B::Records,
     /// Rows on their way.
     pub(super) x: B::Buffer<f32>,
     pub(super) normed: B::Buffer<f32>,
@@ -157,6 +159,7 @@ impl<B: Backend> Memory<B> {
         Ok(Self {
             cache: model.stack().cache_as(b, cache_rows, o.kv)?,
             scratch: model.stack().scratch(b, rows)?,
+            passes: B::Records::default(),
             x: zeros(&[rows, c.width])?,
             normed: zeros(&[rows, c.width])?,
             inner: zeros(&[rows, model.scratch()])?,

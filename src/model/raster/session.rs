@@ -9,9 +9,9 @@ use super::prefixes::Prefixes;
 use super::{PrefixPair, PrefixReader, RasterModel, RasterOptions};
 use crate::codes::{Code, CodeGrid, UNKNOWN};
 use crate::error::{Error, Result, covers, product};
-use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
+use crate::generator::{CandidateId, Generator, Needs, Partial, Spent, Views};
 use crate::image::ImageSize;
-use crate::model::session::{filled, places, reserved};
+use crate::model::session::{filled, multiply_adds, places, reserved};
 use crate::model::vq::{Vq, VqScratch};
 use crate::ops::Backend;
 use crate::prompt::Prompt;
@@ -42,6 +42,7 @@ pub struct RasterSession<B: Backend, M, P> {
     next: u64,
     pub(super) memory: Memory<B>,
     pub(super) host: Host,
+    spent: Spent,
 }
 
 impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
@@ -94,6 +95,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             options,
             layout,
             memory,
+            spent: Spent::default(),
         })
     }
 
@@ -125,9 +127,9 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             self.check_partial(from)?;
         }
         self.with_free(seeds.len(), |session, free| {
-            let conditional = session.prefix(&prefixes.conditional)?;
+            let conditional = session.drawing(|s| s.prefix(&prefixes.conditional))?;
             let unconditional = if session.layout.halves == 2 {
-                session.prefix(&prefixes.unconditional)?
+                session.drawing(|s| s.prefix(&prefixes.unconditional))?
             } else {
                 conditional
             };
@@ -139,7 +141,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
                     (c.step, c.drawn) = (from.step, session.layout.drawn(from.step));
                     c.codes[..c.drawn].copy_from_slice(&from.codes[..c.drawn]);
                     if i == 0 {
-                        session.prefill(at)?;
+                        session.drawing(|s| s.prefill(at))?;
                     } else {
                         session.copy_rows(free[0], at)?;
                     }
@@ -150,6 +152,20 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             }
             Ok(())
         })
+    }
+
+    /// Calls `f`, and says how many multiply-adds that took.
+    fn counted<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> (R, u64) {
+        let before = self.model.backend().multiply_adds();
+        let result = f(self);
+        (result, multiply_adds(&**self.model.backend(), before))
+    }
+
+    /// Counts what is computed for a picture.
+    pub(super) fn drawing<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        let (result, spent) = self.counted(f);
+        self.spent.drawing += spent;
+        result
     }
 
     /// Calls `f` with so many places without a candidate.
@@ -317,7 +333,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> Generator for RasterSess
                 session.source_of_next(at, 0)?;
             }
             for chunk in batch.chunks(session.options.batch) {
-                session.draw_step(chunk)?;
+                session.drawing(|s| s.draw_step(chunk))?;
             }
             // Nobody has moved until here; nothing can fail from here on.
             for &at in batch {
@@ -350,7 +366,10 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> Generator for RasterSess
                 session.show_hidden(batch, out.hidden.as_deref_mut().unwrap_or_default())?;
             }
             if needs.pixels {
-                session.show_pixels(batch, out.pixels.as_deref_mut().unwrap_or_default())?;
+                let pixels = out.pixels.as_deref_mut().unwrap_or_default();
+                let made = session.counted(|s| s.show_pixels(batch, pixels));
+                session.spent.decoding += made.1;
+                made.0?;
             }
             Ok(())
         })
@@ -368,7 +387,11 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> Generator for RasterSess
         })
     }
 
+    fn multiply_adds(&self) -> Option<Spent> {
+        self.model.backend().multiply_adds().map(|_| self.spent)
+    }
+
     fn plan(&mut self, prompt: &Prompt<'_>, seed: u64, out: &mut dyn fmt::Write) -> Result<()> {
-        self.reader.plan(prompt, seed, out)
+        self.drawing(|session| session.reader.plan(prompt, seed, out))
     }
 }

@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 use crate::error::{Error, Result};
 use crate::model::linear::Linear;
 use crate::model::transformer::{
-    BlockNames, Look, Mlp, Norm, NormWeights, Pass, Rotary, Stack, StackConfig,
+    AdapterConfig, BlockNames, Look, Mlp, Norm, NormWeights, Pass, Rotary, Stack, StackConfig,
 };
 use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
@@ -375,6 +375,20 @@ impl<B: Backend> ShowO<B> {
             final_norm,
             head,
         })
+    }
+
+    /// The model with low-rank pairs beside its layers, under the PEFT library's names: y = W x + alpha / rank · B (A x).
+    ///
+    /// # Errors
+    /// As [`Stack::adapt`](crate::model::transformer::Stack::adapt).
+    pub fn with_adapters(
+        mut self,
+        config: &AdapterConfig,
+        source: &dyn WeightSource,
+    ) -> Result<Self> {
+        self.stack
+            .adapt(&self.backend, config, source, &block_names)?;
+        Ok(self)
     }
 
     /// The shape.

@@ -19,7 +19,7 @@ use super::prompts::Prompts;
 use super::{SPECIAL_NAMES, ShowO, ShowOConfig};
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Name, Result, covers, product};
-use crate::generator::{CandidateId, Partial};
+use crate::generator::{CandidateId, Partial, Spent};
 use crate::model::magvit::{Magvit, MagvitScratch};
 use crate::model::session::{filled, places, reserved};
 use crate::model::transformer::{Cache, Pass, Scratch};
@@ -48,6 +48,8 @@ struct Candidate {
 struct Memory<B: Backend> {
     cache: Cache<B>,
     scratch: Scratch<B>,
+    /// Passes of image rows, by their sequences.
+    passes: B::Records,
     x: B::Buffer<f32>,
     rows: B::Buffer<f32>,
     normed: B::Buffer<f32>,
@@ -160,6 +162,7 @@ pub struct ShowOSession<B: Backend, T> {
     next: u64,
     memory: Memory<B>,
     host: Host,
+    spent: Spent,
 }
 
 impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
@@ -224,6 +227,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         let memory = Memory {
             cache: model.stack.cache(b, text + sequences * image)?,
             scratch: model.stack.scratch(b, rows)?,
+            passes: B::Records::default(),
             x: b.zeros(product("session", &[rows, width])?)?,
             rows: b.zeros(product("session", &[drawn, width])?)?,
             normed: b.zeros(product("session", &[drawn, width])?)?,
@@ -289,10 +293,11 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             next: 0,
             memory,
             host,
+            spent: Spent::default(),
         };
         if guided(&session.options) {
             let unconditional = session.model.config().text_tokens(&[]);
-            session.compute_text(&unconditional, 0)?;
+            session.drawing(|session| session.compute_text(&unconditional, 0))?;
         }
         Ok(session)
     }
@@ -348,7 +353,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         }
         let place = self.prompts.free()?;
         let row = self.prompts.get(place).row;
-        self.compute_text(tokens, row)?;
+        self.drawing(|session| session.compute_text(tokens, row))?;
         self.prompts.entry(place).tokens.extend_from_slice(tokens);
         Ok((place, true))
     }

@@ -5,31 +5,14 @@ mod back;
 
 use alloc::vec::Vec;
 
+use super::adapters::{Adapters, Site};
 use super::{Block, Mlp, NormWeights, Stack};
 use crate::error::{Error, Result, product};
-use crate::model::linear::Linear;
-use crate::model::linear::backward::{Beside, LinearGrads, LowRank};
+use crate::model::linear::backward::LinearGrads;
+use crate::model::linear::{Linear, LowRank};
 use crate::ops::attention::{AttentionShape, RotaryShape, SPAN_WORDS};
 use crate::ops::norm::{Activation, GateShape, HeadNormShape};
 use crate::ops::{Backend, Backward};
-
-/// A linear layer of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Site {
-    /// Queries, keys and values side by side.
-    Qkv,
-    /// Output layer of the attention.
-    Out,
-    /// First MLP layer, or gate and up side by side.
-    MlpIn,
-    /// Last MLP layer.
-    MlpOut,
-}
-
-impl Site {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Qkv, Self::Out, Self::MlpIn, Self::MlpOut];
-}
 
 /// A norm of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,28 +30,6 @@ pub enum NormSite {
 impl NormSite {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::First, Self::Second, Self::Query, Self::Key];
-}
-
-/// Low-rank pairs of a block, by [`Site`].
-pub type BlockAdapters<B> = [Option<LowRank<B>>; 4];
-
-/// Low-rank pairs of a stack; no blocks stand for none.
-#[derive(Debug)]
-pub struct Adapters<B: Backend>(pub Vec<BlockAdapters<B>>);
-
-impl<B: Backend> Adapters<B> {
-    /// The pair beside a layer.
-    #[must_use]
-    pub fn at(&self, layer: usize, site: Site) -> Option<&LowRank<B>> {
-        self.0.get(layer).and_then(|b| b[site as usize].as_ref())
-    }
-
-    /// The largest rank.
-    #[must_use]
-    pub fn rank(&self) -> usize {
-        let pairs = self.0.iter().flatten().flatten();
-        pairs.map(LowRank::rank).max().unwrap_or(0)
-    }
 }
 
 /// Sums of the gradients of a block.
@@ -123,15 +84,6 @@ fn word(n: usize) -> Result<u32> {
 }
 
 impl<B: Backend> Block<B> {
-    const fn linear(&self, site: Site) -> &Linear<B> {
-        match site {
-            Site::Qkv => &self.qkv,
-            Site::Out => &self.out,
-            Site::MlpIn => &self.mlp_in,
-            Site::MlpOut => &self.mlp_out,
-        }
-    }
-
     const fn norm(&self, site: NormSite) -> Option<&NormWeights<B>> {
         match site {
             NormSite::First => Some(&self.norm1),
@@ -267,14 +219,11 @@ impl<B: Backward> Stack<B> {
             }
             self.block(backend, (layer, block), whole, adapters, (x, &mut *work))?;
             let mut add = |site: Site, rows: &B::Buffer<f32>, x: &mut B::Buffer<f32>| {
-                let mut beside = Beside {
-                    pair: adapters.and_then(|a| a.at(layer, site)),
-                    inner: &mut work.inner,
-                };
+                let pair = adapters.and_then(|a| a.at(layer, site));
+                let beside = pair.map(|pair| (pair, &mut work.inner[0]));
                 let size = (whole.rows, true);
-                block
-                    .linear(site)
-                    .apply_beside(backend, size, rows, &mut beside, x)
+                let linear = block.linear(site);
+                linear.apply_beside(backend, size, rows, beside, x)
             };
             add(Site::MlpOut, &work.mlp, x)?;
             if block.norm2.is_none() {
@@ -338,12 +287,10 @@ impl<B: Backward> Stack<B> {
         let s = self.norm_shape(rows);
         macro_rules! apply {
             ($site:expr, $add:expr, $x:expr, $y:expr) => {{
-                let mut beside = Beside {
-                    pair: adapters.and_then(|a| a.at(layer, $site)),
-                    inner: &mut work.inner,
-                };
+                let pair = adapters.and_then(|a| a.at(layer, $site));
+                let beside = pair.map(|pair| (pair, &mut work.inner[0]));
                 let linear = block.linear($site);
-                linear.apply_beside(backend, (rows, $add), $x, &mut beside, $y)?
+                linear.apply_beside(backend, (rows, $add), $x, beside, $y)?
             }};
         }
         block.norm1.apply(backend, s, x, &mut work.normed)?;

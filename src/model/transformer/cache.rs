@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{Pass, Stack};
 use crate::error::{Error, Result, product};
-use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS};
+use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, MoveShape, SPAN_WORDS};
 use crate::ops::{Backend, Element};
 
 /// Keys and values, `[n_kv_heads, rows, …]` each, so that what a head reads lies together: of every layer, or of one that
@@ -24,18 +24,15 @@ enum Kept<B: Backend> {
 #[derive(Debug)]
 struct Layers<B: Backend, T: Element> {
     kv: Vec<[B::Buffer<T>; 2]>,
-    /// Rows of one head on their way to other places.
-    moved: B::Buffer<T>,
 }
 
 impl<B: Backend, T: Element> Layers<B, T> {
     fn new(backend: &B, layers: usize, [heads, row]: [usize; 2]) -> Result<Self> {
         let len = product("cache", &[heads, row])?;
         let kv = (0..layers)
-            .map(|_| Ok([backend.zeros(len)?, backend.zeros(len)?]))
+            .map(|_| Ok([backend.cache(len)?, backend.cache(len)?]))
             .collect::<Result<_>>()?;
-        let moved = backend.zeros(row)?;
-        Ok(Self { kv, moved })
+        Ok(Self { kv })
     }
 
     /// The keys and values of a layer, or of the last one there is.
@@ -49,21 +46,10 @@ impl<B: Backend, T: Element> Layers<B, T> {
         })
     }
 
-    /// Copies `len` elements of every head from one place to another; heads are `stride` apart.
-    fn copy(
-        &mut self,
-        backend: &B,
-        [heads, stride]: [usize; 2],
-        [from, to]: [usize; 2],
-        len: usize,
-    ) -> Result<()> {
-        for buffer in self.kv.iter_mut().flatten() {
-            for h in 0..heads {
-                backend.copy(buffer, h * stride + from, &mut self.moved, 0, len)?;
-                backend.copy(&self.moved, 0, buffer, h * stride + to, len)?;
-            }
-        }
-        Ok(())
+    /// Copies rows of every head to another place.
+    fn copy(&mut self, backend: &B, s: MoveShape) -> Result<()> {
+        let mut buffers = self.kv.iter_mut().flatten();
+        buffers.try_for_each(|buffer| backend.move_rows(s, buffer))
     }
 }
 
@@ -248,7 +234,7 @@ impl<B: Backend> Stack<B> {
     /// Copies `rows` cache rows from one row on to another.
     ///
     /// # Errors
-    /// Rows outside the cache.
+    /// Rows outside the cache, or that overlap those they are copied to.
     pub fn copy_rows(
         &self,
         backend: &B,
@@ -257,11 +243,17 @@ impl<B: Backend> Stack<B> {
         rows: usize,
     ) -> Result<()> {
         let words = cache.format().words(self.config.head_dim);
-        let sizes = [self.config.n_kv_heads, cache.rows * words];
-        let places = [from, to].map(|row| row as usize * words);
+        let [from, to] = [from, to].map(|row| row as usize * words);
+        let s = MoveShape {
+            heads: self.config.n_kv_heads,
+            head_stride: cache.rows * words,
+            from,
+            to,
+            len: rows * words,
+        };
         match &mut cache.kept {
-            Kept::F32(layers) => layers.copy(backend, sizes, places, rows * words),
-            Kept::Q8(layers) => layers.copy(backend, sizes, places, rows * words),
+            Kept::F32(layers) => layers.copy(backend, s),
+            Kept::Q8(layers) => layers.copy(backend, s),
         }
     }
 }

@@ -186,6 +186,9 @@ impl<'a, B: Backend> Loader<'a, B> {
     pub fn buffer(&self, name: &str, shape: &[usize]) -> Result<B::Buffer<f32>> {
         let tensor = self.checked(name, shape)?;
         let mut buffer = self.backend.zeros(tensor.len)?;
+        if !self.backend.keeps_numbers() {
+            return Ok(buffer);
+        }
         let mut portion = reserved(PORTION.min(tensor.len))?;
         for at in (0..tensor.len).step_by(PORTION) {
             let portion = &mut portion[..PORTION.min(tensor.len - at)];
@@ -316,6 +319,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         matrix: &mut B::Matrix,
         (mut to, release): (usize, bool),
     ) -> Result<()> {
+        if !self.backend.keeps_numbers() {
+            return Ok(());
+        }
         let format = format.fitting(k);
         let stored = stored_as(format, tensor.tensor.dtype);
         // Rows that need no room of their own come in portions that occupy all threads of a device.
@@ -361,6 +367,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         // Says no to another number of elements.
         QuantMatrix::f32(n, k, data)?;
         let mut matrix = self.backend.matrix(format, n, k)?;
+        if !self.backend.keeps_numbers() {
+            return Ok(matrix);
+        }
         let mut packer = Packer::new(format, PORTION_ROWS.min(n) * k)?;
         for (i, data) in data.chunks(PORTION_ROWS * k).enumerate() {
             let at = i * PORTION_ROWS * k;

@@ -3,6 +3,7 @@
 
 mod annotate;
 mod bad;
+mod judge;
 mod runs;
 
 use std::fs;

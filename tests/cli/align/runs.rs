@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{align, killed_again_and_again, pairs, prompts, tree};
-use crate::programs::{example, folder, succeeds};
+use crate::programs::{example, fails, folder, succeeds};
 
 #[test]
 fn training_on_pairs_survives_fifty_kills() {
@@ -188,4 +188,48 @@ fn a_janus_learns_from_pairs_and_from_its_own_rewards() {
             .arg(out.join("merged"));
         succeeds(&mut again);
     }
+}
+
+#[test]
+fn adapters_draw_unmerged_what_they_draw_in_the_weights() {
+    let home = folder("align-unmerged");
+    let set = home.join("pairs.jsonl");
+    pairs(&set, 2);
+    let out = home.join("run");
+    let mut command = align(Some(&set), &out);
+    succeeds(command.args(["--steps", "4", "--rate", "1e-2", "--merge"]));
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/magvitv2");
+    let drawn = |name: &str, args: &[&Path]| {
+        let mut command = example("generate");
+        command.args(["a photo of a red car", "--strategy", "plain", "--images"]);
+        command.args(["1", "--steps", "6", "--guidance", "3", "--quiet"]);
+        command.args(args).arg("--out").arg(home.join(name));
+        succeeds(&mut command);
+        fs::read(home.join(name).join("picture-0.png")).unwrap()
+    };
+    let plain = drawn("plain", &[]);
+    let beside = drawn("beside", &[Path::new("--adapters"), &out]);
+    let merged = out.join("merged");
+    let args = [
+        Path::new("--model-dir"),
+        &merged,
+        Path::new("--tokenizer-dir"),
+        &bundled,
+    ];
+    assert!(beside == drawn("merged", &args));
+    assert!(beside != plain);
+    // Half a pair, another rank, no settings.
+    fs::write(
+        out.join("adapter_config.json"),
+        "{\"r\": 2, \"lora_alpha\": 4}",
+    )
+    .unwrap();
+    let told = |home: &Path| {
+        let mut command = example("generate");
+        command.args(["--quiet", "--out"]).arg(home.join("none"));
+        fails(command.arg("--adapters").arg(home.join("run")))
+    };
+    assert!(told(&home).contains("lora_A.weight"));
+    fs::remove_file(out.join("adapter_config.json")).unwrap();
+    assert!(told(&home).contains("adapter_config.json"));
 }

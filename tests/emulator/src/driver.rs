@@ -1,91 +1,49 @@
 //! The driver's entry points, as a program finds them in `libcuda.so`. Everything runs at once on the calling thread.
 
-use std::borrow::Cow;
-use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::io::Write;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 
-use crate::{Counters, Kernel, Launch, Memory, Module, Order, changed, launch};
+use crate::graphs::{Node, given_back, recorded, records, refused};
+use crate::state::{
+    CAPABILITY, CONTEXT, COUNTERS, FAIL_AFTER, Function, INVALID_VALUE, LAUNCH_FAILED, LIMIT, LIVE,
+    LIVE_BYTES, MODULES, ORDER, REPORTED, SUCCESS, WAITS, Work, allocated, freed, memory, planted,
+    run, sticky,
+};
+use crate::{Counters, Module, Order};
 
-const SUCCESS: c_uint = 0;
-const INVALID_VALUE: c_uint = 1;
 const OUT_OF_MEMORY: c_uint = 2;
 const INVALID_PTX: c_uint = 218;
 const NOT_FOUND: c_uint = 500;
-const LAUNCH_FAILED: c_uint = 719;
 
-/// The driver of CUDA 12.4, which is the first to read this PTX.
-const VERSION: c_int = 12_040;
 /// Shared memory of a block that needs no asking.
 const SHARED_BYTES: usize = 48 << 10;
-/// Instructions of warps that one launch may run.
-const BUDGET: u64 = 1 << 33;
-/// The same, for a kernel with a fault in it.
-static LEFT: LazyLock<u64> = LazyLock::new(|| {
-    let set = std::env::var("EMULATOR_BUDGET").ok();
-    set.and_then(|text| text.parse().ok()).unwrap_or(BUDGET)
-});
-/// A file that is told of every kernel that is launched, and of the warps' instructions in its longest launch.
-static TRACE: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("EMULATOR_TRACE").ok());
-static TRACED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 const DYNAMIC_SHARED: c_int = 8;
 const POOL_USED: c_int = 7;
 
-/// A launch works on the memory as it is when it begins: other threads allocate meanwhile.
-static MEMORY: LazyLock<Mutex<Arc<Memory>>> = LazyLock::new(Mutex::default);
-static LIMIT: AtomicUsize = AtomicUsize::new(4 << 30);
-/// The error after which nothing works any more.
-static STICKY: AtomicU32 = AtomicU32::new(SUCCESS);
-/// Modules by their text: they stay for the life of the program.
-static MODULES: Mutex<BTreeMap<Vec<u8>, &'static Module>> = Mutex::new(BTreeMap::new());
-
-thread_local! {
-    static CONTEXT: Cell<usize> = const { Cell::new(0) };
-    static ORDER: Cell<Order> = const { Cell::new(Order::Ascending) };
-    static FAIL_AFTER: Cell<u64> = const { Cell::new(u64::MAX) };
-    static COUNTERS: Cell<Option<Counters>> = const { Cell::new(None) };
-    static CAPABILITY: Cell<c_int> = const { Cell::new(80) };
-    static REPORTED: Cell<c_int> = const { Cell::new(VERSION) };
-    static WAITS: Cell<u64> = const { Cell::new(0) };
-    static LIVE: Cell<usize> = const { Cell::new(0) };
+/// One side of a copy of rows, as the driver lays it out.
+#[repr(C)]
+pub struct Side {
+    x: usize,
+    y: usize,
+    kind: c_uint,
+    host: usize,
+    device: u64,
+    array: usize,
+    pitch: usize,
 }
 
-/// A module's text, with the fault in it that `EMULATOR_MUTANT` describes: a kernel, a line's place behind its entry, and
-/// what the line becomes, parted by colons.
-fn planted(text: &str) -> Cow<'_, str> {
-    let mutant = std::env::var("EMULATOR_MUTANT").unwrap_or_default();
-    let mut parts = mutant.splitn(3, ':');
-    let (Some(kernel), Some(place), Some(to)) = (parts.next(), parts.next(), parts.next()) else {
-        return text.into();
-    };
-    let place = place.parse().unwrap_or(0);
-    changed(text, kernel, place, to).map_or(text.into(), Cow::Owned)
+/// A copy of rows.
+#[repr(C)]
+pub struct Copy2d {
+    from: Side,
+    to: Side,
+    width: usize,
+    height: usize,
 }
 
-/// Tells the file of a launch, if it is the kernel's longest so far.
-fn trace(kernel: &str, instructions: u64) {
-    let Some(file) = &*TRACE else { return };
-    let mut traced = TRACED.lock().unwrap_or_else(PoisonError::into_inner);
-    let most = traced.entry(kernel.to_owned()).or_default();
-    if instructions > *most {
-        *most = instructions;
-        let file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(file);
-        if let Err(error) = file.and_then(|mut f| writeln!(f, "{kernel}\t{instructions}")) {
-            eprintln!("emulator: {error}");
-        }
-    }
-}
-
-struct Function {
-    kernel: &'static Kernel,
-    dynamic: AtomicUsize,
-}
+/// The device's memory, as a side's kind.
+const DEVICE_MEMORY: c_uint = 2;
 
 /// The entry points; they are found by name.
 pub mod entry {
@@ -138,16 +96,10 @@ pub mod entry {
         LIVE.get()
     }
 
-    fn locked() -> MutexGuard<'static, Arc<Memory>> {
-        MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn memory() -> Arc<Memory> {
-        Arc::clone(&locked())
-    }
-
-    fn sticky() -> c_uint {
-        STICKY.load(Ordering::Relaxed)
+    /// Bytes of this thread's allocations that are alive.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_allocated_bytes() -> usize {
+        LIVE_BYTES.get()
     }
 
     /// The host stands still until the device has done everything.
@@ -257,18 +209,8 @@ pub mod entry {
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn cuStreamCreate(out: *mut usize, _flags: c_uint) -> c_uint {
-        set(out, 1)
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuStreamDestroy_v2(_stream: usize) -> c_uint {
-        SUCCESS
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuStreamSynchronize(_stream: usize) -> c_uint {
-        waited()
+    extern "C" fn cuStreamSynchronize(stream: usize) -> c_uint {
+        refused(stream).unwrap_or_else(waited)
     }
 
     #[unsafe(no_mangle)]
@@ -316,7 +258,7 @@ pub mod entry {
         if left != u64::MAX {
             FAIL_AFTER.set(left - 1);
         }
-        let mut memory = locked();
+        let mut memory = allocated();
         let free = LIMIT.load(Ordering::Relaxed).saturating_sub(memory.bytes());
         if bytes > free {
             return OUT_OF_MEMORY;
@@ -324,6 +266,7 @@ pub mod entry {
         match Arc::make_mut(&mut memory).allocate(bytes) {
             Some(at) => {
                 LIVE.set(LIVE.get() + 1);
+                LIVE_BYTES.set(LIVE_BYTES.get() + bytes);
                 set(out, at)
             }
             None => OUT_OF_MEMORY,
@@ -331,12 +274,7 @@ pub mod entry {
     }
 
     fn free(at: u64) -> c_uint {
-        if Arc::make_mut(&mut locked()).free(at) {
-            LIVE.set(LIVE.get().saturating_sub(1));
-            SUCCESS
-        } else {
-            INVALID_VALUE
-        }
+        freed(Arc::make_mut(&mut allocated()).take_back(at))
     }
 
     #[unsafe(no_mangle)]
@@ -345,8 +283,14 @@ pub mod entry {
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn cuMemAllocAsync(out: *mut u64, bytes: usize, _stream: usize) -> c_uint {
-        allocate(out, bytes)
+    extern "C" fn cuMemAllocAsync(out: *mut u64, bytes: usize, stream: usize) -> c_uint {
+        let status = allocate(out, bytes);
+        if status == SUCCESS && records(stream) {
+            // SAFETY: an allocation that succeeded has written its address.
+            let at = unsafe { out.read() };
+            return recorded(stream, Node::Take { at }).unwrap_or(INVALID_VALUE);
+        }
+        status
     }
 
     #[unsafe(no_mangle)]
@@ -355,7 +299,10 @@ pub mod entry {
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn cuMemFreeAsync(at: u64, _stream: usize) -> c_uint {
+    extern "C" fn cuMemFreeAsync(at: u64, stream: usize) -> c_uint {
+        if records(stream) {
+            return given_back(stream, at);
+        }
         free(at)
     }
 
@@ -385,8 +332,12 @@ pub mod entry {
         to: u64,
         from: *const u8,
         bytes: usize,
-        _stream: usize,
+        stream: usize,
     ) -> c_uint {
+        // The host's memory may be gone when a graph is launched.
+        if let Some(status) = refused(stream) {
+            return status;
+        }
         if bytes == 0 {
             return sticky();
         }
@@ -400,8 +351,12 @@ pub mod entry {
         to: *mut u8,
         from: u64,
         bytes: usize,
-        _stream: usize,
+        stream: usize,
     ) -> c_uint {
+        // The host's memory may be gone when a graph is launched.
+        if let Some(status) = refused(stream) {
+            return status;
+        }
         if bytes == 0 {
             return sticky();
         }
@@ -411,13 +366,36 @@ pub mod entry {
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, _stream: usize) -> c_uint {
-        copied(memory().copy(from, to, bytes))
+    extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) -> c_uint {
+        match recorded(stream, Node::Copy { to, from, bytes }) {
+            Ok(status) => status,
+            Err(_) => copied(memory().copy(from, to, bytes)),
+        }
+    }
+
+    /// Rows at a distance, between places of the device alone.
+    #[unsafe(no_mangle)]
+    extern "C" fn cuMemcpy2DAsync_v2(copy: *const Copy2d, stream: usize) -> c_uint {
+        // SAFETY: the caller gives the address of a description.
+        let copy = unsafe { &*copy };
+        let [from, to] = [&copy.from, &copy.to];
+        let fits = |side: &Side| side.kind == DEVICE_MEMORY && side.pitch >= copy.width;
+        if !(fits(from) && fits(to)) {
+            return INVALID_VALUE;
+        }
+        let place =
+            |side: &Side, row: usize| side.device + ((side.y + row) * side.pitch + side.x) as u64;
+        let rows = (0..copy.height)
+            .map(|row| cuMemcpyDtoDAsync_v2(place(to, row), place(from, row), copy.width, stream));
+        rows.fold(SUCCESS, |all, row| if all == SUCCESS { row } else { all })
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn cuMemsetD8Async(at: u64, byte: u8, bytes: usize, _stream: usize) -> c_uint {
-        copied(memory().fill(at, byte, bytes))
+    extern "C" fn cuMemsetD8Async(at: u64, byte: u8, bytes: usize, stream: usize) -> c_uint {
+        match recorded(stream, Node::Fill { at, byte, bytes }) {
+            Ok(status) => status,
+            Err(_) => copied(memory().fill(at, byte, bytes)),
+        }
     }
 
     #[unsafe(no_mangle)]
@@ -498,7 +476,7 @@ pub mod entry {
         block_y: c_uint,
         block_z: c_uint,
         shared: c_uint,
-        _stream: usize,
+        stream: usize,
         params: *const *const c_void,
         _extra: *const *const c_void,
     ) -> c_uint {
@@ -521,29 +499,17 @@ pub mod entry {
             let param = unsafe { std::slice::from_raw_parts(param.cast::<u8>(), bytes) };
             block[at..at + bytes].copy_from_slice(param);
         }
-        let request = Launch {
+        let work = Work {
+            kernel,
             grid: [grid_x, grid_y, grid_z],
             block: [block_x, block_y, block_z],
             dynamic: shared as usize,
             params: block,
-            order: ORDER.get(),
-            budget: *LEFT,
-            count: COUNTERS.get().is_some(),
         };
-        match launch(kernel, &memory(), &request) {
-            Ok(counted) => {
-                trace(&kernel.name, counted.warp_instructions);
-                if let Some(mut counters) = COUNTERS.get() {
-                    counters.add(&counted);
-                    COUNTERS.set(Some(counters));
-                }
-                SUCCESS
-            }
-            Err(error) => {
-                eprintln!("emulator: {error}");
-                STICKY.store(LAUNCH_FAILED, Ordering::Relaxed);
-                LAUNCH_FAILED
-            }
+        match recorded(stream, Node::Launch(work)) {
+            Ok(status) => status,
+            Err(Node::Launch(work)) => run(&work),
+            Err(_) => INVALID_VALUE,
         }
     }
 

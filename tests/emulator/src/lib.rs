@@ -12,18 +12,21 @@
 mod counters;
 mod decode;
 mod driver;
+mod graphs;
 mod launch;
 mod memory;
 mod mutate;
 mod parse;
 mod program;
 mod shared;
+mod state;
 #[cfg(test)]
 mod tests;
 mod warp;
 
 pub use counters::Counters;
 pub use driver::entry;
+pub use graphs::entry as graph_entry;
 pub use launch::{Launch, Order, launch};
 pub use memory::Memory;
 pub use mutate::{Mutant, changed, mutants};

@@ -97,11 +97,15 @@ impl Memory {
 
     /// Gives memory back; false if there is none at this address.
     pub fn free(&mut self, begin: u64) -> bool {
-        let Ok(at) = self.all.binary_search_by_key(&begin, |a| a.begin) else {
-            return false;
-        };
-        self.bytes -= self.all.remove(at).len;
-        true
+        self.take_back(begin).is_some()
+    }
+
+    /// Gives memory back, and says how much it was.
+    pub(crate) fn take_back(&mut self, begin: u64) -> Option<usize> {
+        let at = self.all.binary_search_by_key(&begin, |a| a.begin).ok()?;
+        let len = self.all.remove(at).len;
+        self.bytes -= len;
+        Some(len)
     }
 
     /// The allocation that holds these bytes, and where in it they begin.
@@ -165,6 +169,22 @@ impl Memory {
         // SAFETY: as in `write`; `copy` allows an overlap.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) };
         self.all[index].wrote(offset, len);
+        Ok(())
+    }
+
+    /// Makes an allocation as it was before anything was written there.
+    ///
+    /// # Errors
+    /// No allocation begins there.
+    pub(crate) fn forget(&self, begin: u64) -> Result<()> {
+        let (index, _) = self.find(begin, 0)?;
+        let allocation = &self.all[index];
+        // SAFETY: as in `write`.
+        unsafe { (allocation.begin as *mut u8).write_bytes(FRESH, allocation.len) };
+        for word in &allocation.written {
+            word.store(0, Ordering::Relaxed);
+        }
+        allocation.full.store(false, Ordering::Relaxed);
         Ok(())
     }
 

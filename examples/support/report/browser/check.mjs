@@ -1,4 +1,5 @@
-// Opens a report in a headless browser without network, clicks through it, and saves screenshots.
+// Opens a report of generate, geneval or compare in a headless browser without network, clicks through it, and saves
+// screenshots.
 //
 //   npm install && node check.mjs REPORT.html OUT_FOLDER [CHROMIUM]
 import assert from "node:assert/strict";
@@ -28,6 +29,36 @@ function group(lives) {
 }
 
 const data = await page.evaluate(() => JSON.parse(document.getElementById("data").textContent));
+
+// The page of evaluations: every row in both tables and on the chart, sorted and found by a click.
+async function evaluations() {
+  const shares = page.locator("#shares tbody tr"), chart = page.locator("#gain svg .mark");
+  assert.equal(await shares.count(), data.rows.length);
+  assert.equal(await page.locator("#cost tbody tr").count(), data.rows.length);
+  if (data.rows.length > 1) {
+    await page.locator("#shares th button", { hasText: "overall" }).click();
+    const sorted = await shares.evaluateAll(all => all.map(e => e.dataset.label));
+    const means = sorted.map(label => data.rows.find(row => row.label === label).overall.mean);
+    assert.deepEqual(means, [...means].sort((a, b) => b - a));
+  }
+  const last = data.rows.at(-1);
+  await page.locator(`#cost tbody tr[data-label="${last.label}"]`).click();
+  const priced = data.rows.filter(row => row.cost !== null);
+  if (priced.length > 1) {
+    assert.equal(await chart.count(), priced.length);
+    assert.ok((await page.locator("#picked").innerText()).startsWith(last.label + ": overall"));
+    await chart.first().locator("circle").click();
+    const label = await chart.first().getAttribute("data-label");
+    assert.equal(await page.locator("#shares tr.picked").getAttribute("data-label"), label);
+  }
+  assert.equal(await page.locator("#scaling svg .mark").count(), data.scaling.length);
+  await page.screenshot({ path: `${out}/evaluation.png`, fullPage: true });
+  assert.deepEqual(wrong, []);
+  await browser.close();
+  console.log(`${file}: ${data.rows.length} rows clicked through, screenshot in ${out}`);
+  process.exit();
+}
+if (data.rows) await evaluations();
 assert.equal(await page.locator("section").count(), data.pictures.length);
 for (const [i, picture] of data.pictures.entries()) {
   const section = page.locator("section").nth(i);

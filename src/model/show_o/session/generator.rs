@@ -3,8 +3,9 @@
 use super::{Rows, ShowOSession};
 use crate::codes::{Code, CodeGrid, UNKNOWN};
 use crate::error::{Error, Result, covers};
-use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
+use crate::generator::{CandidateId, Generator, Needs, Partial, Spent, Views};
 use crate::image::ImageSize;
+use crate::model::session::multiply_adds;
 use crate::ops::Backend;
 use crate::prompt::{Prompt, Tokenize};
 
@@ -122,6 +123,10 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         })
     }
 
+    fn multiply_adds(&self) -> Option<Spent> {
+        self.model.backend.multiply_adds().map(|_| self.spent)
+    }
+
     fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
         self.with_batch("prune", ids, |session, batch| {
             for &at in batch {
@@ -156,7 +161,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             staged += chunk.len();
         }
         for chunk in rest.chunks(self.options.batch) {
-            let rows = self.predict(Rows::Of(chunk), false)?;
+            let rows = self.drawing(|session| session.predict(Rows::Of(chunk), false))?;
             self.keep_hidden(chunk)?;
             self.settle(chunk, staged, rows)?;
             staged += chunk.len();
@@ -207,7 +212,10 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
                 codes.extend_from_slice(&self.candidates[at].predicted);
             }
             let pixels = &mut pixels[..batch.len() * bytes];
-            decoder.decode(scratch, batch.len(), [side, side], codes, pixels)?;
+            let before = decoder.backend().multiply_adds();
+            let decoded = decoder.decode(scratch, batch.len(), [side, side], codes, pixels);
+            self.spent.decoding += multiply_adds(&**decoder.backend(), before);
+            decoded?;
         }
         Ok(())
     }

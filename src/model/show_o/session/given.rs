@@ -56,7 +56,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             });
         }
         let before = self.candidates[at].codes.clone();
-        self.predict(Rows::Of(&[at]), true)?;
+        self.drawing(|session| session.predict(Rows::Of(&[at]), true))?;
         self.keep_hidden(&[at])?;
         let mut out = GivenStep {
             logits: vec![0.0; n * v],

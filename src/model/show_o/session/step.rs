@@ -1,8 +1,9 @@
 //! One step: predictions of the model, draws, and the choice of the places to mask again.
 
-use super::{Rows, ShowOSession, guided};
+use super::{Memory, Rows, ShowOSession, guided};
 use crate::codes::UNKNOWN;
 use crate::error::Result;
+use crate::model::session::multiply_adds;
 use crate::model::show_o::options::TemperaturePolicy;
 use crate::model::transformer::Pass;
 use crate::ops::Backend;
@@ -20,6 +21,14 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             TemperaturePolicy::Linear => o.temperature * (1.0 - (step + 1) as f32 / o.steps as f32),
             _ => cumulative_temperature(o.temperature, step, o.steps),
         }
+    }
+
+    /// Counts what is computed for a picture.
+    pub(super) fn drawing<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        let before = self.model.backend.multiply_adds();
+        let result = f(self);
+        self.spent.drawing += multiply_adds(&*self.model.backend, before);
+        result
     }
 
     /// Runs the model, leaving guided logits of the wanted rows in `memory.logits`; returns their number. `all` wants
@@ -104,18 +113,30 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         b.write(&mut m.places, 0, &h.places)?;
         b.write(&mut m.spans, 0, &h.spans)?;
         b.write(&mut m.index, 0, &h.index)?;
-        self.model.embed(sequences * image, &m.ids, &mut m.x)?;
+        let Memory {
+            cache,
+            scratch,
+            passes,
+            x,
+            ids,
+            positions,
+            places,
+            spans,
+            ..
+        } = m;
         let pass = Pass {
             sequences,
             queries: image,
             causal: false,
-            positions: &m.positions,
-            places: &m.places,
-            spans: &m.spans,
+            positions,
+            places,
+            spans,
         };
-        self.model
-            .stack
-            .forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
+        // What changes from step to step lies in the buffers; how many places are still masked comes behind it.
+        b.repeat(passes, [sequences, 0], &mut || {
+            self.model.embed(sequences * image, ids, x)?;
+            self.model.stack.forward(b, &pass, x, cache, scratch)
+        })?;
         let s = GatherShape {
             rows: wanted,
             width: c.hidden_size,
@@ -146,7 +167,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             return Ok(());
         }
         let n = self.model.config.num_vq_tokens;
-        self.predict(Rows::Blank(prompt), true)?;
+        self.drawing(|session| session.predict(Rows::Blank(prompt), true))?;
         self.keep_first_of(prompt)?;
         let len = n * self.model.config.codebook_size;
         let m = &mut self.memory;

@@ -1,9 +1,9 @@
 //! The way back through the blocks of a stack.
 
-use super::{Adapters, BlockGrads, NormSite, Site, Tape, Whole, Work, foreign_tape};
+use super::{BlockGrads, NormSite, Tape, Whole, Work, foreign_tape};
 use crate::error::{Error, Result, product};
 use crate::model::linear::backward::Beside;
-use crate::model::transformer::{Block, Mlp, NormWeights, Stack};
+use crate::model::transformer::{Adapters, Block, Mlp, NormWeights, Site, Stack};
 use crate::ops::backward::attention::SelfAttentionShape;
 use crate::ops::norm::NormShape;
 use crate::ops::{Backend, Backward};

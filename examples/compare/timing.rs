@@ -1,0 +1,101 @@
+//! Seconds a picture, strategy after strategy in turns, beside plain pictures at the batch size that suits them best.
+
+use std::path::Path;
+use std::time::Instant;
+
+use maquette::generator::{Needs, Views};
+use maquette::{CandidateId, Flow, Prompt};
+use serde_json::{Value, json};
+use support::evaluation::Evaluation;
+use support::open::Res;
+use support::results::Results;
+
+use crate::entries::Entry;
+
+/// Plain pictures that are drawn together.
+const SIZES: [u32; 5] = [1, 2, 4, 8, 20];
+
+/// The times that were taken, in a file of their own.
+pub struct Clock {
+    results: Results,
+}
+
+impl Clock {
+    /// Goes on with the times of the same rows on the same device.
+    pub fn open(file: &Path, rounds: u32, device: &Value, entries: &[Entry]) -> Res<Self> {
+        let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
+        let header = json!({ "timed": names, "rounds": rounds, "device": device });
+        Ok(Self {
+            results: Results::open(file, &header)?,
+        })
+    }
+
+    pub fn has(&self, round: u32, at: usize) -> bool {
+        let key = (u64::from(round), at as u64);
+        self.results.lines.contains_key(&key)
+    }
+
+    /// Times one picture of a row; of the first, plain ones in all sizes of batches, too.
+    pub fn time(&mut self, round: u32, at: usize, evaluation: &Evaluation<'_>) -> Res<()> {
+        let tasks = evaluation.tasks();
+        let step = evaluation.set.images.max(1) as usize;
+        let task = tasks
+            .get(round as usize * step % tasks.len().max(1))
+            .ok_or("no prompt to time")?;
+        let (prompt, seed) = (&task.request.prompt, evaluation.seed(task)?);
+        let seconds = quicker(|| {
+            let mut hands = evaluation.hands()?;
+            let (mut pixels, begun) = (Vec::new(), Instant::now());
+            hands.search(prompt, seed, &mut pixels, &mut |_| Flow::Continue)?;
+            Ok(begun.elapsed().as_secs_f64())
+        })?;
+        let mut batches = Vec::new();
+        if at == 0 {
+            for size in SIZES {
+                let seconds = quicker(|| together(evaluation, prompt, seed, size))?;
+                batches.push(json!([size, seconds]));
+            }
+        }
+        self.results.add(json!({
+            "prompt_index": round, "image": at, "seconds": seconds, "batches": batches,
+        }))
+    }
+
+    /// Each row's mean seconds as multiples of a plain picture's.
+    pub fn multiples(self, rows: usize) -> Res<Vec<f64>> {
+        let lines = &self.results.lines;
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let of = |at: usize| lines.iter().filter(move |(key, _)| key.1 == at as u64);
+        let batch = |place: usize| {
+            let each = of(0).filter_map(|(_, line)| line["batches"][place][1].as_f64());
+            mean(each.collect())
+        };
+        let plain = (0..SIZES.len()).map(batch).fold(f64::INFINITY, f64::min);
+        if !(plain > 0.0 && plain.is_finite()) {
+            return Err("plain pictures took no time at all".into());
+        }
+        let seconds = |at| mean(of(at).filter_map(|(_, l)| l["seconds"].as_f64()).collect());
+        self.results.finish()?;
+        Ok((0..rows).map(|at| seconds(at) / plain).collect())
+    }
+}
+
+/// The shorter of two times: what disturbs a machine makes the other one long.
+fn quicker(mut time: impl FnMut() -> Res<f64>) -> Res<f64> {
+    Ok(time()?.min(time()?))
+}
+
+/// Seconds a picture where so many plain ones are drawn and decoded together.
+fn together(evaluation: &Evaluation<'_>, prompt: &str, seed: u64, size: u32) -> Res<f64> {
+    let mut generator = evaluation.models.generator(size)?;
+    let seeds: Vec<u64> = (0..u64::from(size)).map(|i| seed ^ i).collect();
+    let mut ids = vec![CandidateId::default(); seeds.len()];
+    let mut pixels = vec![0; seeds.len() * generator.image_size().len_bytes()];
+    let begun = Instant::now();
+    generator.start(&Prompt::new(prompt), &seeds, &mut ids)?;
+    for _ in 0..generator.steps() {
+        generator.step(&ids)?;
+    }
+    generator.observe(&ids, Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
+    Ok(begun.elapsed().as_secs_f64() / f64::from(size))
+}

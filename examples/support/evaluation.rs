@@ -1,0 +1,401 @@
+//! A strategy over a set of prompts: pictures drawn on several threads, marked by the evaluating detector, and kept in a
+//! result file that can be gone on with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use maquette::cpu::Cpu;
+use maquette::generator::{Needs, Views};
+use maquette::rng::Stream;
+use maquette::search::MultiplyAdds;
+use maquette::{Decision, Flow, Generator, Prompt, RewardModel};
+use serde_json::{Value, json};
+
+use crate::choice::{Effort, Search, Strategy};
+use crate::layout;
+use crate::open::{Models, Res, picture_seed};
+use crate::png_file::{Picture, writable_folder};
+use crate::results::{Lines, Results};
+use crate::rules::{Request, Rules};
+use crate::shard::Shard;
+use crate::world;
+use crate::world::detector::Detector;
+
+/// Which pictures of which prompts.
+#[derive(Debug, Clone, Args)]
+pub struct Set {
+    /// GenEval records, one a line.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/eval_prompts.jsonl"))]
+    pub prompts: PathBuf,
+    /// Pictures of each prompt.
+    #[arg(long, default_value_t = 4)]
+    pub images: u32,
+    #[arg(long, default_value_t = 1234)]
+    pub seed: u64,
+    /// Only so many prompts, spread evenly over the set.
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Pictures drawn at the same time; changes no result. [default: all cores, shared with other ranks of this machine]
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Draw every so many-th prompt alone: rank of this process. [default: as torchrun, mpirun, srun, Kubernetes indexed
+    /// jobs and GNU parallel tell it]
+    #[arg(long, requires = "world")]
+    rank: Option<u64>,
+    /// Number of processes.
+    #[arg(long, requires = "rank")]
+    world: Option<u64>,
+}
+
+/// The records of a file, with their lines and their places.
+pub fn records(path: &Path) -> Res<Vec<(usize, Request, String)>> {
+    let text =
+        fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    lines
+        .enumerate()
+        .map(|(i, line)| {
+            let request = serde_json::from_str(line)
+                .map_err(|e| format!("{} line {}: {e}", path.display(), i + 1))?;
+            Ok((i, request, line.to_owned()))
+        })
+        .collect()
+}
+
+/// What this process does of a set.
+#[derive(Debug)]
+pub struct Share {
+    /// The prompts of all processes together.
+    pub kept: Vec<(usize, Request, String)>,
+    pub shard: Shard,
+    pub jobs: usize,
+}
+
+impl Set {
+    /// Reads the prompts and finds this process's part of the work.
+    pub fn share(&self) -> Res<Share> {
+        let all = records(&self.prompts)?;
+        let given = self.rank.zip(self.world);
+        let shard = Shard::find(given, |name| std::env::var(name).ok())?;
+        let jobs = self.jobs.unwrap_or_else(|| {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            cores / shard.local
+        });
+        let (n, jobs) = (all.len(), jobs.max(1));
+        let keep = self.limit.unwrap_or(n).min(n);
+        let wanted = |i: usize| (0..keep).any(|k| k * n / keep == i);
+        let kept: Vec<_> = all.into_iter().filter(|(i, ..)| wanted(*i)).collect();
+        if kept.is_empty() || self.images == 0 {
+            return Err("nothing to draw: no prompts or no images".into());
+        }
+        Ok(Share { kept, shard, jobs })
+    }
+}
+
+/// The evaluating detector, if it can read the pictures and knows what they should show.
+pub fn detector(models: &Models, share: &Share) -> Res<Result<Detector<Cpu>, String>> {
+    let size = models.generator(1)?.image_size();
+    let (height, width, side) = (size.height, size.width, world::SIDE);
+    if [height, width].map(|n| n as usize) != [side; 2] {
+        let why = format!("the detector reads {side}x{side} pictures, these have {width}x{height}");
+        return Ok(Err(why));
+    }
+    if !share
+        .kept
+        .iter()
+        .all(|(_, request, _)| in_the_world(request))
+    {
+        let why = "the detector does not know all objects and colours of these prompts";
+        return Ok(Err(why.into()));
+    }
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/weights/detectors");
+    Ok(Ok(Detector::load(Cpu::new(), &weights, "eval")?))
+}
+
+/// Whether the detector knows everything that a prompt asks for.
+fn in_the_world(request: &Request) -> bool {
+    request.include.iter().chain(&request.exclude).all(|want| {
+        let colour = want.color.as_deref();
+        world::KINDS.contains(&want.class.as_str())
+            && colour.is_none_or(|colour| world::COLOURS.contains(&colour))
+    })
+}
+
+/// One evaluation.
+#[derive(Clone, Copy)]
+pub struct Evaluation<'a> {
+    pub set: &'a Set,
+    pub share: &'a Share,
+    pub models: &'a Models,
+    pub strategy: Strategy,
+    pub effort: &'a Effort,
+    pub eye: Option<&'a Detector<Cpu>>,
+    /// Where the official scorer's folders go.
+    pub pictures: Option<&'a Path>,
+}
+
+/// One picture to draw.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    pub prompt: usize,
+    pub image: u32,
+    pub request: &'a Request,
+    raw: &'a str,
+}
+
+/// What came of an evaluation.
+pub struct Drawn {
+    pub lines: Lines,
+    /// Pictures that were drawn now.
+    pub new: usize,
+}
+
+/// A bar over pictures, with a name before it.
+pub fn bar(name: &str, quiet: bool) -> Res<ProgressBar> {
+    let bar = ProgressBar::new(0).with_prefix(name.to_owned());
+    if quiet {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    bar.set_style(ProgressStyle::with_template(
+        "{prefix}{bar:40} {pos}/{len} pictures  {msg}  {eta} left",
+    )?);
+    Ok(bar)
+}
+
+impl<'a> Evaluation<'a> {
+    /// The pictures of this process.
+    pub fn tasks(&self) -> Vec<Task<'a>> {
+        let own = self.share.kept.iter().enumerate();
+        own.filter(|(i, _)| self.share.shard.has(*i))
+            .flat_map(|(_, (prompt, request, raw))| {
+                (0..self.set.images).map(move |image| Task {
+                    prompt: *prompt,
+                    image,
+                    request,
+                    raw,
+                })
+            })
+            .collect()
+    }
+
+    /// Everything that decides what is drawn.
+    fn header(&self) -> Value {
+        let set = self.set;
+        json!({
+            "strategy": self.strategy.name(), "candidates": self.effort.candidates, "effort": self.effort.describe(),
+            "images": set.images, "seed": set.seed, "pictures": self.share.kept.len() * set.images as usize,
+            "prompts": set.prompts.file_name().map(|n| n.to_string_lossy()), "limit": set.limit,
+            "models": self.models.describe(), "scored": self.eye.is_some(),
+        })
+    }
+
+    /// Draws what the result file does not have yet.
+    pub fn run(&self, out: &Path, bar: &ProgressBar) -> Res<Drawn> {
+        let tasks = self.tasks();
+        self.draw(&tasks, out, &self.header(), bar, &|hands, task| {
+            one_picture(self, hands, task)
+        })
+    }
+
+    /// Has pictures made by `one` that the result file does not have yet, on as many threads as there are jobs.
+    pub fn draw(
+        &self,
+        tasks: &[Task<'a>],
+        out: &Path,
+        header: &Value,
+        bar: &ProgressBar,
+        one: &(dyn Fn(&mut Hands, &Task<'_>) -> Res<Value> + Sync),
+    ) -> Res<Drawn> {
+        if let Some(folder) = self.pictures {
+            writable_folder(folder)?;
+        }
+        let mut results = Results::open(&self.share.shard.file(out), header)?;
+        let todo: Vec<&Task<'_>> = tasks
+            .iter()
+            .filter(|t| {
+                let key = (t.prompt as u64, u64::from(t.image));
+                !results.lines.contains_key(&key)
+            })
+            .collect();
+        bar.set_length(tasks.len() as u64);
+        bar.set_position((tasks.len() - todo.len()) as u64);
+        bar.reset_eta();
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| -> Res<()> {
+            let (send, receive) = mpsc::channel();
+            for _ in 0..self.share.jobs.min(todo.len()) {
+                let (send, todo, next) = (send.clone(), &todo, &next);
+                scope.spawn(move || {
+                    if let Err(e) = self.work(todo, next, &send, one) {
+                        // Nobody listens any more once another job has failed.
+                        let _ = send.send(Err(e.to_string()));
+                    }
+                });
+            }
+            drop(send);
+            for line in receive {
+                results
+                    .add(line.inspect_err(|_| next.store(usize::MAX / 2, Ordering::Relaxed))?)?;
+                bar.inc(1);
+                let right = results.lines.values().filter(|l| l["correct"] == true);
+                bar.set_message(format!("{} right", right.count()));
+            }
+            Ok(())
+        })?;
+        bar.abandon();
+        if let Some(folder) = self.pictures {
+            for task in tasks.iter().filter(|task| task.image == 0) {
+                let touched = todo.iter().any(|other| other.prompt == task.prompt);
+                if touched || !layout::has_grid(folder, task.prompt) {
+                    layout::grid(folder, task.prompt, self.set.images)?;
+                }
+            }
+        }
+        results.finish()?;
+        Ok(Drawn {
+            new: todo.len(),
+            lines: results.lines,
+        })
+    }
+
+    /// Makes pictures until none is left.
+    fn work(
+        &self,
+        todo: &[&Task<'_>],
+        next: &AtomicUsize,
+        send: &mpsc::Sender<Result<Value, String>>,
+        one: &(dyn Fn(&mut Hands, &Task<'_>) -> Res<Value> + Sync),
+    ) -> Res<()> {
+        while let Some(task) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let line = self
+                .hands()
+                .and_then(|mut hands| one(&mut hands, task))
+                .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
+            send.send(Ok(line))?;
+        }
+        Ok(())
+    }
+
+    /// Sessions of one picture's own: what they remember is never another picture's, so that what it costs does not hang
+    /// on who drew before it.
+    pub fn hands(&self) -> Res<Hands> {
+        let alive = self.effort.alive(self.strategy);
+        let generator = self.models.generator(alive)?;
+        Ok(Hands {
+            reward: if self.effort.asks(self.strategy) {
+                self.models.judge(alive)?
+            } else {
+                self.models.nobody()
+            },
+            search: self.effort.build(self.strategy, generator.steps())?,
+            generator,
+        })
+    }
+
+    /// The seed of a task.
+    pub fn seed(&self, task: &Task<'_>) -> Res<u64> {
+        Ok(picture_seed(
+            self.set.seed,
+            u32::try_from(task.prompt)?,
+            task.image,
+        ))
+    }
+}
+
+/// What draws, judges and decides.
+pub struct Hands {
+    pub generator: Box<dyn Generator>,
+    pub reward: Box<dyn RewardModel>,
+    search: Search<dyn Generator, dyn RewardModel>,
+}
+
+impl Hands {
+    /// Searches for one picture, and leaves it in `pixels`.
+    pub fn search(
+        &mut self,
+        prompt: &str,
+        seed: u64,
+        pixels: &mut Vec<u8>,
+        hear: &mut dyn FnMut(maquette::Event<'_>) -> Flow,
+    ) -> Res<(Decision, MultiplyAdds)> {
+        let before = MultiplyAdds::of(&*self.generator, &*self.reward);
+        let decision = self.search.search(
+            &mut *self.generator,
+            &mut *self.reward,
+            &Prompt::new(prompt),
+            &mut Stream::new(seed),
+            hear,
+        )?;
+        pixels.clear();
+        pixels.resize(self.generator.image_size().len_bytes(), 0);
+        self.generator.observe(
+            &[decision.winner],
+            Needs::PIXELS,
+            &mut Views::pixels(pixels),
+        )?;
+        self.generator.prune(&[decision.winner])?;
+        let all = MultiplyAdds::of(&*self.generator, &*self.reward).since(&before);
+        Ok((decision, all))
+    }
+}
+
+/// What the detector says of a picture.
+pub struct Mark {
+    pub correct: bool,
+    pub reason: String,
+    pub seen: Vec<Value>,
+}
+
+/// Whether a picture shows what was asked for, and what is seen on it.
+pub fn mark(eye: &Detector<Cpu>, request: &Request, pixels: &[u8]) -> Res<Mark> {
+    let seen = eye.detect(pixels)?;
+    let verdict = Rules::bundled().decide(request, &seen);
+    let seen = seen
+        .iter()
+        .map(|d| json!({ "class": d.class, "color": d.color, "bbox": d.bbox, "score": d.score }));
+    Ok(Mark {
+        correct: verdict.is_ok(),
+        reason: verdict.err().unwrap_or_default(),
+        seen: seen.collect(),
+    })
+}
+
+fn one_picture(run: &Evaluation<'_>, hands: &mut Hands, task: &Task<'_>) -> Res<Value> {
+    let (seed, mut pixels) = (run.seed(task)?, Vec::new());
+    let prompt = &task.request.prompt;
+    let (decision, work) = hands.search(prompt, seed, &mut pixels, &mut |_| Flow::Continue)?;
+    if let Some(folder) = run.pictures {
+        let size = hands.generator.image_size();
+        let picture = Picture {
+            width: size.width as usize,
+            height: size.height as usize,
+            pixels: &pixels,
+        };
+        let place = [task.prompt, task.image as usize];
+        layout::write(folder, place, task.raw, &picture)?;
+    }
+    let (correct, reason, seen) = match run.eye {
+        Some(eye) => {
+            let mark = mark(eye, task.request, &pixels)?;
+            (Some(mark.correct), mark.reason, mark.seen)
+        }
+        None => (None, "not scored".into(), Vec::new()),
+    };
+    let c = decision.cost;
+    Ok(json!({
+        "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
+        "prompt": prompt, "correct": correct, "reason": reason,
+        "seen": seen, "p_yes": decision.verdict.map(|v| v.p_yes), "fallback": decision.fallback,
+        "steps": c.steps, "decodes": c.decodes, "questions": c.judged(), "multiply_adds": multiply_adds(&work),
+    }))
+}
+
+/// Multiply-adds for result files.
+pub fn multiply_adds(work: &MultiplyAdds) -> Value {
+    json!({ "generator": work.generator, "decoder": work.decoder, "judge": work.judge })
+}

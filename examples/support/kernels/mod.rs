@@ -1,0 +1,355 @@
+//! Every kind of kernel alone: its shapes, and one call of each.
+
+pub mod clock;
+
+use clap::ValueEnum;
+use maquette::Result;
+use maquette::cpu::Roof;
+use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
+use maquette::ops::conv::ConvShape;
+use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::ops::norm::{GroupNormShape, NormShape};
+use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
+use maquette::ops::{Backend, Element};
+use maquette::quant::{Format, QuantMatrix};
+
+/// A shape, its operations, and one call of it.
+pub type Case<'a> = (String, Roof, f64, Box<dyn FnMut(usize) -> Result<()> + 'a>);
+
+/// A kind of kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Op {
+    Gemm,
+    Conv2d,
+    Attention,
+    RmsNorm,
+    GroupNorm,
+    Sample,
+}
+
+impl Op {
+    /// Shapes of models that this crate runs.
+    pub fn shapes(self) -> Vec<Vec<usize>> {
+        let shapes: &[&[usize]] = match self {
+            Self::Gemm => &[
+                &[1, 2048, 2048],
+                &[1, 4096, 4096],
+                &[1, 11008, 4096],
+                &[4, 4096, 4096],
+                &[8, 4096, 4096],
+                &[20, 4096, 4096],
+                &[64, 4096, 4096],
+                &[768, 4096, 4096],
+            ],
+            Self::Conv2d => &[
+                &[32, 512, 512],
+                &[64, 256, 256],
+                &[128, 256, 128],
+                &[256, 128, 128],
+            ],
+            Self::Attention => &[
+                &[2, 1, 512, 32, 128, 64],
+                &[40, 1, 256, 20, 64],
+                &[40, 1, 32, 20, 64, 224],
+                &[1, 729, 729, 16, 72],
+                &[2, 385, 385, 32, 64],
+            ],
+            Self::RmsNorm => &[&[40, 2048], &[768, 3584]],
+            Self::GroupNorm => &[&[65_536, 128], &[4096, 512]],
+            Self::Sample => &[&[1, 16_384], &[20, 16_384]],
+        };
+        shapes.iter().map(|shape| shape.to_vec()).collect()
+    }
+
+    /// The cases of a shape, in every format; `cold` MiB of weights are rotated through.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn cases<'a, B: Backend>(
+        self,
+        device: &'a B,
+        cold: usize,
+        shape: &[usize],
+    ) -> Result<Vec<Case<'a>>> {
+        match self {
+            Self::Gemm => gemm(device, cold, shape),
+            Self::Conv2d => conv2d(device, cold, shape),
+            Self::Attention => attention(device, shape),
+            Self::RmsNorm => rms_norm(device, shape),
+            Self::GroupNorm => group_norm(device, shape),
+            Self::Sample => sample(device, shape),
+        }
+    }
+
+    /// Its name on a command line.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+}
+
+fn numbers(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i as f32 * 0.7).sin()).collect()
+}
+
+fn buffer<B: Backend, T: Element>(device: &B, data: &[T]) -> Result<B::Buffer<T>> {
+    let mut buffer = device.zeros(data.len())?;
+    device.write(&mut buffer, 0, data)?;
+    Ok(buffer)
+}
+
+/// Copies of one matrix that no cache holds together.
+fn cold<B: Backend>(
+    device: &B,
+    cold: usize,
+    format: Format,
+    [n, k]: [usize; 2],
+) -> Result<Vec<B::Matrix>> {
+    let data = numbers(n * k);
+    let mut bytes = vec![0; format.bytes(n, k)?];
+    format.quantise(&data, &mut bytes);
+    let copies = (cold << 20).div_ceil(bytes.len()).clamp(1, 256);
+    (0..copies)
+        .map(|_| match format {
+            Format::F32 => device.pack(&QuantMatrix::f32(n, k, &data)?),
+            _ => device.pack(&QuantMatrix::from_bytes(format, n, k, &bytes)?),
+        })
+        .collect()
+}
+
+/// Rows of a few activations are bound by reading weights, more of them by arithmetic.
+fn gemm<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[m, n, k] = shape else {
+        return Ok(Vec::new());
+    };
+    let mut cases: Vec<Case<'a>> = Vec::new();
+    let formats = Format::ALL.into_iter();
+    for format in formats.filter(|format| format.fitting(k) == *format) {
+        for activations in [Activations::F32, Activations::A8] {
+            if activations == Activations::A8 && format.block() == 1 {
+                continue;
+            }
+            let weights = cold(device, total, format, [n, k])?;
+            let (x, mut y) = (buffer(device, &numbers(m * k))?, device.zeros(m * n)?);
+            let s = GemmShape {
+                activations,
+                ..GemmShape::new(m, n, k)
+            };
+            let (roof, amount) = match (m, activations) {
+                (..8, _) => (Roof::Read, format.bytes(n, k)? as f64),
+                (_, Activations::A8) => (Roof::Integers, 2.0 * (m * n * k) as f64),
+                _ => (Roof::Floats, 2.0 * (m * n * k) as f64),
+            };
+            let name = format!("{}/{}/m{m}_n{n}_k{k}", format.name(), activations.name());
+            let call =
+                move |i: usize| device.gemm(s, &x, &weights[i % weights.len()], None, &mut y);
+            cases.push((name.to_lowercase(), roof, amount, Box::new(call)));
+        }
+    }
+    Ok(cases)
+}
+
+fn conv2d<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[size, c_in, c_out] = shape else {
+        return Ok(Vec::new());
+    };
+    let mut cases: Vec<Case<'a>> = Vec::new();
+    for (format, activations) in [
+        (Format::F32, Activations::F32),
+        (Format::Q8_0, Activations::F32),
+        (Format::Q8_0, Activations::A8),
+    ] {
+        let s = ConvShape {
+            activations,
+            ..ConvShape::same(1, [size; 2], c_in, c_out, 3)
+        };
+        let w = cold(device, total, format, [c_out, s.k()])?;
+        let (x, bias) = (
+            buffer(device, &numbers(size * size * c_in))?,
+            device.zeros(c_out)?,
+        );
+        let mut y = device.zeros(size * size * c_out)?;
+        let roof = match activations {
+            Activations::A8 => Roof::Integers,
+            _ => Roof::Floats,
+        };
+        let amount = 2.0 * (size * size * c_out * s.k()) as f64;
+        let name = format!(
+            "{}/{}/{size}x{size}_in{c_in}_out{c_out}",
+            format.name(),
+            activations.name()
+        );
+        let call = move |i: usize| device.conv2d(s, &x, &w[i % w.len()], &bias, &mut y);
+        cases.push((name.to_lowercase(), roof, amount, Box::new(call)));
+    }
+    Ok(cases)
+}
+
+/// Attention of sequences to a prefix that they share and to keys of their own.
+fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let (&[sequences, queries, keys, heads, d], prefix) = (match shape {
+        [shape @ .., prefix] if shape.len() == 5 => (shape, *prefix),
+        _ => (shape, 0),
+    }) else {
+        return Ok(Vec::new());
+    };
+    let (width, rows) = (heads * d, prefix + sequences * keys);
+    let spans: Vec<u32> = (0..sequences)
+        .flat_map(|i| [0, prefix, prefix + i * keys, keys])
+        .map(|word| word as u32)
+        .collect();
+    let places: Vec<u32> = (0..rows as u32).collect();
+    let fresh = numbers(rows * d);
+    let mut cases: Vec<Case<'a>> = Vec::new();
+    for format in [KvFormat::F32, KvFormat::Q8] {
+        let words = format.words(d);
+        let s = AttentionShape {
+            sequences,
+            queries,
+            n_heads: heads,
+            n_kv_heads: heads,
+            head_dim: d,
+            q_stride: width,
+            q_offset: 0,
+            kv_rows: rows,
+            kv_stride: words,
+            kv_head_stride: rows * words,
+            k_offset: 0,
+            v_offset: 0,
+            causal: false,
+            repeated_prefix: false,
+        };
+        let q = buffer(device, &numbers(sequences * queries * width))?;
+        let spans = buffer(device, &spans)?;
+        let mut out = device.zeros(sequences * queries * width)?;
+        let (roof, amount) = if queries == 1 {
+            (Roof::Read, 8.0 * (rows * heads * words) as f64)
+        } else {
+            let sums = sequences * queries * (prefix + keys) * width;
+            (Roof::Floats, 4.0 * sums as f64)
+        };
+        let mut name = format!(
+            "{}/s{sequences}_q{queries}_k{keys}_h{heads}x{d}",
+            format.name()
+        );
+        if prefix > 0 {
+            name.push_str(&format!("_p{prefix}"));
+        }
+        let append = AppendShape {
+            rows,
+            heads: 1,
+            head_dim: d,
+            stride: d,
+            offset: 0,
+            cache_rows: rows,
+        };
+        let call: Box<dyn FnMut(usize) -> Result<()> + 'a> = if format == KvFormat::Q8 {
+            let mut head = device.zeros(rows * words)?;
+            let places = buffer(device, &places)?;
+            device.append_q8(append, &buffer(device, &fresh)?, &places, &mut head)?;
+            let (mut k, mut v) = (
+                device.zeros(rows * heads * words)?,
+                device.zeros(rows * heads * words)?,
+            );
+            for h in 0..heads {
+                device.copy(&head, 0, &mut k, h * rows * words, rows * words)?;
+                device.copy(&head, 0, &mut v, h * rows * words, rows * words)?;
+            }
+            Box::new(move |_| device.attention_q8(s, &q, &k, &v, &spans, &mut out))
+        } else {
+            let (k, v) = (
+                buffer(device, &numbers(rows * width))?,
+                buffer(device, &numbers(rows * width))?,
+            );
+            Box::new(move |_| device.attention(s, &q, &k, &v, &spans, &mut out))
+        };
+        cases.push((name.to_lowercase(), roof, amount, call));
+    }
+    Ok(cases)
+}
+
+fn rms_norm<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[rows, width] = shape else {
+        return Ok(Vec::new());
+    };
+    let s = NormShape {
+        rows,
+        width,
+        eps: 1e-6,
+    };
+    let (x, w) = (
+        buffer(device, &numbers(rows * width))?,
+        buffer(device, &numbers(width))?,
+    );
+    let mut y = device.zeros(rows * width)?;
+    let amount = 8.0 * (rows * width) as f64;
+    let call = move |_| device.rms_norm(s, &x, &w, &mut y);
+    Ok(vec![(
+        format!("f32/r{rows}_w{width}"),
+        Roof::Read,
+        amount,
+        Box::new(call),
+    )])
+}
+
+fn group_norm<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[pixels, channels] = shape else {
+        return Ok(Vec::new());
+    };
+    let s = GroupNormShape {
+        images: 1,
+        pixels,
+        channels,
+        groups: 32,
+        eps: 1e-6,
+        swish: true,
+    };
+    let x = buffer(device, &numbers(pixels * channels))?;
+    let (w, b) = (
+        buffer(device, &numbers(channels))?,
+        buffer(device, &numbers(channels))?,
+    );
+    let mut y = device.zeros(pixels * channels)?;
+    let amount = 8.0 * (pixels * channels) as f64;
+    let call = move |_| device.group_norm(s, &x, &w, &b, &mut y);
+    Ok(vec![(
+        format!("f32/p{pixels}_c{channels}"),
+        Roof::Read,
+        amount,
+        Box::new(call),
+    )])
+}
+
+/// Top-k, top-p, softmax and draw of each row.
+fn sample<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+    let &[rows, width] = shape else {
+        return Ok(Vec::new());
+    };
+    let s = FilterShape {
+        rows,
+        width,
+        filter: Filter {
+            temperature: 1.0,
+            top_k: 1000,
+            top_p: 1.0,
+        },
+    };
+    let fresh = buffer(device, &numbers(rows * width))?;
+    let (mut logits, mut order) = (device.zeros(rows * width)?, device.zeros(rows * width)?);
+    let keys = buffer(device, &vec![7_u32; 4 * rows])?;
+    let (mut codes, mut p) = (device.zeros(rows)?, device.zeros(rows)?);
+    let call = move |_| {
+        device.copy(&fresh, 0, &mut logits, 0, rows * width)?;
+        device.filter(s, &mut logits, &mut order)?;
+        let shape = DrawShape { rows, width };
+        device.draw(shape, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
+    };
+    let amount = 4.0 * (rows * width) as f64;
+    Ok(vec![(
+        format!("f32/r{rows}_w{width}_top1000"),
+        Roof::Read,
+        amount,
+        Box::new(call),
+    )])
+}

@@ -1,0 +1,228 @@
+//! How kernels access memory, and what the assembler says of them.
+
+use std::fmt::Write;
+
+use maquette::ops::Backend;
+use maquette::ops::attention::{AttentionShape, KvFormat};
+use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::quant::{Format, QuantMatrix};
+
+use super::{gpu, numbers};
+
+/// The kernel of a product with rows in 8 bits.
+fn kernel(format: Format, rows: usize) -> String {
+    let name = match format {
+        Format::Q8_0 => "q8",
+        Format::Q4K => "q4k",
+        _ => "q4",
+    };
+    let rows = match rows {
+        1 => "one",
+        2..=8 => "few",
+        9..=64 => "many",
+        _ => "large",
+    };
+    format!("gemm_{name}_{rows}")
+}
+
+/// Blocks of threads that a multiprocessor of compute capability 8.0 holds at once: as many as its shared memory,
+/// threads and registers have room for.
+fn resident(kernel: &str, shared_bytes: u64, threads: u64) -> u64 {
+    let table = include_str!("../../kernels/ptx/registers.tsv");
+    let row = table.lines().find_map(|line| {
+        let row: Vec<&str> = line.split('\t').collect();
+        (row[1] == kernel && row[2] == "80").then(|| row[3].parse::<u64>().unwrap())
+    });
+    // The driver takes a kilobyte of each block's shared memory, and gives registers to a warp in portions of 256.
+    let registers = (row.unwrap() * 32).next_multiple_of(256) * (threads / 32);
+    let shared = (164 << 10) / (shared_bytes + 1024);
+    shared.min(2048 / threads).min(65_536 / registers).min(32)
+}
+
+/// Figures of the products' access patterns, as they are checked in, and what must hold of them whatever they are.
+/// `MAQUETTE_COUNTERS=write` writes them anew.
+#[test]
+fn products_access_memory_as_recorded() {
+    let device = gpu::device();
+    let (n, k) = (128, 4096);
+    let mut table = "format\tactivations\trows\tlane instructions a weight\tuseful of sector bytes\tbank conflicts\t\
+        bytes in flight a block\tof a multiprocessor\n"
+        .to_owned();
+    for format in Format::ALL {
+        let data = numbers(n * k, 1);
+        let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+        format.quantise(&data, &mut bytes);
+        let w = match format {
+            Format::F32 => QuantMatrix::f32(n, k, &data),
+            _ => QuantMatrix::from_bytes(format, n, k, &bytes),
+        };
+        let w = device.pack(&w.unwrap()).unwrap();
+        for activations in [Activations::F32, Activations::A8] {
+            let integers = activations == Activations::A8;
+            if integers && format.block() == 1 {
+                continue;
+            }
+            // Rows of floats are taken by fours.
+            let rows: &[usize] = match integers {
+                true => &[1, 2, 4, 8, 16, 20, 40, 64, 128],
+                false => &[1, 4],
+            };
+            for &m in rows {
+                let (x, mut y) = (device.zeros(m * k).unwrap(), device.zeros(m * n).unwrap());
+                let s = GemmShape {
+                    activations,
+                    ..GemmShape::new(m, n, k)
+                };
+                let counters = gpu::counted(|| device.gemm(s, &x, &w, None, &mut y).unwrap());
+                let Some(
+                    [
+                        _,
+                        lanes,
+                        useful,
+                        sectors,
+                        _,
+                        conflicts,
+                        flight,
+                        shared,
+                        threads,
+                    ],
+                ) = counters
+                else {
+                    return;
+                };
+                let lanes = lanes as f64 / (n * k) as f64;
+                let useful = useful as f64 / sectors as f64;
+                let all = match integers {
+                    true => flight * resident(&kernel(format, m), shared, threads),
+                    false => 0,
+                };
+                writeln!(
+                    table,
+                    "{}\t{}\t{m}\t{lanes:.3}\t{useful:.4}\t{conflicts}\t{flight}\t{all}",
+                    format.name(),
+                    activations.name(),
+                )
+                .unwrap();
+                let what = format!("{format:?}, {s:?}");
+                assert!(useful >= 0.97, "{what}: {useful} of the bytes are useful");
+                assert_eq!(conflicts, 0, "{what}: conflicts");
+                if integers {
+                    assert!(all >= 32 << 10, "{what}: {all} bytes in flight");
+                }
+                if integers && m == 1 && format != Format::Q8_0 {
+                    assert!(lanes <= 4.5, "{what}: {lanes} instructions");
+                }
+            }
+        }
+    }
+    compare("counters.tsv", &table);
+}
+
+/// Compares figures with what is checked in, or writes them there.
+fn compare(name: &str, table: &str) {
+    let file = format!("{}/kernels/{name}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("MAQUETTE_COUNTERS").is_some_and(|v| v == "write") {
+        std::fs::write(&file, table).unwrap();
+    }
+    let recorded = std::fs::read_to_string(file).unwrap();
+    assert!(table == recorded, "recorded:\n{recorded}\nnow:\n{table}");
+}
+
+/// The same for attention of two query rows over long caches: scores and values together.
+#[test]
+fn long_caches_are_read_as_recorded() {
+    let device = gpu::device();
+    let (heads, kv_rows, seen) = (2, 640, 576);
+    let spans = [0, 64, 64, 512, 0, 64, 100, 512];
+    let mut table =
+        "cache\thead\tlane instructions an element\tuseful of sector bytes\tbank conflicts\t\
+        bytes in flight a block\tof a multiprocessor\n"
+            .to_owned();
+    for kv in [KvFormat::F32, KvFormat::Q8] {
+        for head_dim in [64, 72, 100, 128] {
+            let row = kv.words(head_dim);
+            let s = AttentionShape {
+                sequences: 2,
+                queries: 1,
+                n_heads: heads,
+                n_kv_heads: heads,
+                head_dim,
+                q_stride: heads * head_dim,
+                q_offset: 0,
+                kv_rows,
+                kv_stride: row,
+                kv_head_stride: kv_rows * row,
+                k_offset: 0,
+                v_offset: 0,
+                causal: true,
+                repeated_prefix: false,
+            };
+            let width = heads * head_dim;
+            let mut q = device.zeros(2 * width).unwrap();
+            device.write(&mut q, 0, &numbers(2 * width, 1)).unwrap();
+            let mut of = device.zeros(spans.len()).unwrap();
+            device.write(&mut of, 0, &spans).unwrap();
+            let mut out = device.zeros(2 * width).unwrap();
+            let len = kv_rows * heads * row;
+            let counters = match kv {
+                KvFormat::F32 => {
+                    let kv = device.zeros(len).unwrap();
+                    let run = || device.attention(s, &q, &kv, &kv, &of, &mut out).unwrap();
+                    gpu::counted(run)
+                }
+                _ => {
+                    let kv = device.zeros(len).unwrap();
+                    let run = || device.attention_q8(s, &q, &kv, &kv, &of, &mut out).unwrap();
+                    gpu::counted(run)
+                }
+            };
+            let Some(
+                [
+                    _,
+                    lanes,
+                    useful,
+                    sectors,
+                    turns,
+                    conflicts,
+                    flight,
+                    shared,
+                    threads,
+                ],
+            ) = counters
+            else {
+                return;
+            };
+            let lanes = lanes as f64 / (2 * heads * seen * 2 * head_dim) as f64;
+            let useful = useful as f64 / sectors as f64;
+            let part = if threads == 64 { "scores" } else { "values" };
+            let kernel = match kv {
+                KvFormat::F32 => format!("attention_{part}"),
+                _ => format!("attention_{part}_q8"),
+            };
+            let all = flight * resident(&kernel, shared, threads);
+            writeln!(
+                table,
+                "{}\t{head_dim}\t{lanes:.3}\t{useful:.4}\t{conflicts}\t{flight}\t{all}",
+                kv.name(),
+            )
+            .unwrap();
+            // Of copies that go on in another row alone: reading meets none.
+            assert!(conflicts * 3 <= turns, "{kv:?}, {head_dim}: {conflicts}");
+            assert!(all >= 32 << 10, "{kv:?}, {head_dim}: {all} bytes in flight");
+        }
+    }
+    compare("decode.tsv", &table);
+}
+
+/// The assembler's table: no kernel keeps registers in memory on any architecture.
+#[test]
+fn no_kernel_spills() {
+    let table = include_str!("../../kernels/ptx/registers.tsv");
+    let mut kernels = 0;
+    for line in table.lines().skip(1) {
+        let row: Vec<&str> = line.split('\t').collect();
+        assert_eq!(row[4..6], ["0", "0"], "{line}");
+        kernels += usize::from(row[0] == "gemm" && row[2] == "80");
+    }
+    assert_eq!(kernels, 13);
+}

@@ -1,0 +1,156 @@
+//! Models: the codes of the CPU, whatever else is drawn beside them.
+
+use maquette::cpu::Cpu;
+use maquette::generator::{Needs, Views};
+use maquette::model::show_o::ShowOOptions;
+use maquette::model::weights::Precision;
+use maquette::ops::Backend;
+use maquette::ops::attention::KvFormat;
+use maquette::ops::gemm::Activations;
+use maquette::quant::Format;
+use maquette::{CandidateId, Code, Generator, Prompt};
+
+use super::bundled::{self, drawing::Drawing};
+use super::{gpu, tiny_janus};
+
+/// Codes of some candidates.
+fn codes_of(session: &mut dyn Generator, ids: &[CandidateId]) -> Vec<Code> {
+    let mut codes = vec![0; ids.len() * session.grid().len()];
+    let mut views = Views::codes(&mut codes);
+    session.observe(ids, Needs::CODES, &mut views).unwrap();
+    codes
+}
+
+fn drawn<B: Backend>(backend: B, format: Format, seeds: &[u64]) -> Vec<Code> {
+    let drawing = Drawing::load(backend, format);
+    let mut options = ShowOOptions::default();
+    options.steps = 2;
+    (options.candidates, options.batch) = (seeds.len(), seeds.len());
+    let mut session = drawing.session(options);
+    let mut ids = vec![CandidateId::default(); seeds.len()];
+    let prompt = Prompt::new("a photo of a red car");
+    session.start(&prompt, seeds, &mut ids).unwrap();
+    session.step(&ids).unwrap();
+    session.step(&ids).unwrap();
+    codes_of(&mut session, &ids)
+}
+
+#[test]
+fn a_picture_has_the_codes_of_the_cpu() {
+    for (format, seeds) in [(Format::F32, &[3, 4][..]), (Format::Q8_0, &[3])] {
+        let want = drawn(Cpu::new(), format, seeds);
+        assert_eq!(drawn(gpu::device(), format, seeds), want, "{format:?}");
+    }
+}
+
+/// What some of the tiny Janus' candidates draw, who start beside others that leave after the first step.
+fn in_company<B: Backend>(
+    backend: B,
+    precision: Precision,
+    seeds: &[u64],
+    stay: &[usize],
+) -> Vec<Code> {
+    let model = tiny_janus::load_as(backend, tiny_janus::config(), precision).unwrap();
+    let mut options = model.config().options();
+    (options.candidates, options.batch) = (seeds.len(), seeds.len());
+    let mut session = model.draw(tiny_janus::words(), options).unwrap();
+    let mut ids = vec![CandidateId::default(); seeds.len()];
+    let prompt = Prompt::new("a red car");
+    session.start(&prompt, seeds, &mut ids).unwrap();
+    session.step(&ids).unwrap();
+    let stay: Vec<CandidateId> = stay.iter().map(|&at| ids[at]).collect();
+    let leave: Vec<CandidateId> = ids.into_iter().filter(|id| !stay.contains(id)).collect();
+    session.prune(&leave).unwrap();
+    for _ in 1..session.steps() {
+        session.step(&stay).unwrap();
+    }
+    codes_of(&mut session, &stay)
+}
+
+#[test]
+fn a_candidate_draws_the_same_alone_in_company_and_after_others_left() {
+    let rounded = Precision::from(Format::Q8_0).with_activations(Activations::A8);
+    let seeds: Vec<u64> = (0..20).collect();
+    for precision in [Format::F32.into(), rounded] {
+        let both = in_company(gpu::device(), precision, &seeds, &[3, 11]);
+        let [third, eleventh] =
+            [3, 11].map(|seed| in_company(gpu::device(), precision, &[seed], &[0]));
+        assert_eq!(both, [third, eleventh].concat(), "{precision:?}");
+        let want = in_company(Cpu::new(), precision, &seeds, &[3, 11]);
+        assert_eq!(both, want, "{precision:?}");
+    }
+}
+
+#[test]
+fn a_step_waits_for_the_device_once() {
+    let prompt = Prompt::new("a photo of a red car");
+    let model = bundled::janus::load(gpu::device());
+    let mut options = model.config().options();
+    (options.guidance_scale, options.candidates, options.batch) = (2.0, 2, 2);
+    options.filter.top_k = 40;
+    let mut janus = model.draw(bundled::janus::words(), options).unwrap();
+    let mut options = ShowOOptions::default();
+    (options.steps, options.candidates, options.batch) = (3, 2, 2);
+    let mut show_o = Drawing::load(gpu::device(), Format::F32).session(options);
+    let sessions: [&mut dyn Generator; 2] = [&mut janus, &mut show_o];
+    for session in sessions {
+        let mut ids = [CandidateId::default(); 2];
+        session.start(&prompt, &[3, 4], &mut ids).unwrap();
+        for _ in 0..2 {
+            let before = gpu::waits();
+            session.step(&ids).unwrap();
+            let waited = gpu::waits().zip(before).map(|(now, before)| now - before);
+            assert_eq!(waited.unwrap_or(1), 1);
+        }
+    }
+}
+
+#[test]
+fn passes_are_recorded_once_and_repeated() {
+    let model = tiny_janus::load(gpu::device(), tiny_janus::config());
+    let mut options = model.config().options();
+    (options.candidates, options.batch) = (3, 3);
+    let mut session = model.draw(tiny_janus::words(), options).unwrap();
+    let cols = u64::from(session.grid().cols);
+    let mut ids = [CandidateId::default(); 3];
+    let prompt = Prompt::new("a red car");
+    session.start(&prompt, &[3, 4, 5], &mut ids).unwrap();
+    let mut repeated = |ids: &[CandidateId]| {
+        let before = gpu::repeated();
+        session.step(ids).unwrap();
+        gpu::repeated()
+            .zip(before)
+            .map(|(now, before)| now - before)
+    };
+    // The first code is the prefix's; one pass runs as it is, the next is recorded and launched.
+    let expected = [(3, cols - 2), (3, cols), (2, cols - 1), (3, cols)];
+    for (alive, times) in expected {
+        assert_eq!(repeated(&ids[..alive]).unwrap_or(times), times);
+    }
+}
+
+#[test]
+fn a_fork_with_the_parents_seed_has_its_future() {
+    for kv in [KvFormat::F32, KvFormat::Q8] {
+        let model = tiny_janus::load(gpu::device(), tiny_janus::config());
+        let mut options = model.config().options();
+        (options.candidates, options.batch, options.kv) = (3, 3, kv);
+        let mut session = model.draw(tiny_janus::words(), options).unwrap();
+        let prompt = Prompt::new("a red car");
+        let mut ids = [CandidateId::default(); 3];
+        session.start(&prompt, &[3], &mut ids[..1]).unwrap();
+        session.step(&ids[..1]).unwrap();
+        let parent = ids[0];
+        session.fork(parent, &[3, 9], &mut ids[1..]).unwrap();
+        // The parent goes first, and alone: its children's rows are their own.
+        session.step(&ids[..1]).unwrap();
+        for _ in 2..session.steps() {
+            session.step(&ids).unwrap();
+        }
+        session.step(&ids[1..]).unwrap();
+        let codes = codes_of(&mut session, &ids);
+        let n = codes.len() / 3;
+        assert_eq!(codes[..n], codes[n..2 * n], "{kv:?}");
+        assert_ne!(codes[..n], codes[2 * n..], "{kv:?}");
+    }
+}

@@ -1,0 +1,180 @@
+//! Products: the bits of the reference in every format, at any number of rows.
+
+use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::ops::{Backend, Reference};
+use maquette::quant::{Format, QuantMatrix};
+
+use super::{gpu, numbers};
+
+/// A matrix of random numbers in a format, and the rows of a product with it.
+fn product<B: Backend>(b: &B, s: GemmShape, format: Format, rows: &[f32]) -> Vec<u32> {
+    biased_product(b, s, format, rows, false)
+}
+
+/// The same; what is added to and a bias, where they are wanted, are random, too.
+fn biased_product<B: Backend>(
+    b: &B,
+    s: GemmShape,
+    format: Format,
+    rows: &[f32],
+    bias: bool,
+) -> Vec<u32> {
+    let data = numbers(s.n * s.k, 1);
+    let mut bytes = vec![0; format.bytes(s.n, s.k).unwrap()];
+    format.quantise(&data, &mut bytes);
+    let w = match format {
+        Format::F32 => QuantMatrix::f32(s.n, s.k, &data),
+        _ => QuantMatrix::from_bytes(format, s.n, s.k, &bytes),
+    };
+    let w = b.pack(&w.unwrap()).unwrap();
+    let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
+    b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
+    b.write(&mut y, 0, &numbers(s.m * s.n, 3)).unwrap();
+    let bias = bias.then(|| {
+        let mut values = b.zeros(s.n).unwrap();
+        b.write(&mut values, 0, &numbers(s.n, 4)).unwrap();
+        values
+    });
+    b.gemm(s, &x, &w, bias.as_ref(), &mut y).unwrap();
+    let mut out = vec![0.0_f32; s.m * s.n];
+    b.read(&y, 0, &mut out).unwrap();
+    out.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn small_products_have_the_bits_of_the_reference_in_every_format() {
+    for format in Format::ALL {
+        for activations in [Activations::F32, Activations::A8] {
+            // Around a strip of outputs, a tile of rows, a sum's and a turn's length.
+            for (m, n, k) in [
+                (1, 1, 32),
+                (1, 33, 256),
+                (2, 31, 288),
+                (5, 65, 1056),
+                (4, 32, 2080),
+                (3, 33, 2304),
+                (8, 33, 1056),
+                (9, 65, 1120),
+                (20, 40, 1536),
+                (41, 97, 288),
+                (64, 33, 512),
+                (65, 65, 320),
+                (73, 31, 1280),
+                // Ends inside each quarter of a strip, and behind an even row of a tile.
+                (1, 44, 1376),
+                (1, 52, 2304),
+                (10, 52, 1024),
+                (66, 44, 768),
+                (70, 52, 256),
+            ] {
+                // Widths that are no whole blocks belong to other formats.
+                if format.fitting(k) != format {
+                    continue;
+                }
+                // What follows the sum is compiled once for each of these.
+                let kinds = [(false, false), (true, true), (true, false), (false, true)];
+                let kinds = match activations {
+                    Activations::A8 => &kinds[..],
+                    _ => &kinds[..1],
+                };
+                for &(bias, accumulate) in kinds {
+                    let s = GemmShape {
+                        accumulate,
+                        activations,
+                        ..GemmShape::new(m, n, k)
+                    };
+                    let rows = numbers(m * k, 2);
+                    let want = biased_product(&Reference, s, format, &rows, bias);
+                    gpu::in_both_orders(|device| {
+                        let got = biased_product(device, s, format, &rows, bias);
+                        assert!(got == want, "{format:?}, {s:?}, a bias: {bias}");
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_with_several_strips_a_block_have_the_bits_of_the_reference() {
+    for format in [Format::Q8_0, Format::Q4_0] {
+        for (m, n) in [(9, 8200), (20, 16_390), (65, 16_390)] {
+            let s = GemmShape {
+                activations: Activations::A8,
+                ..GemmShape::new(m, n, 32)
+            };
+            let rows = numbers(m * 32, 2);
+            let want = product(&Reference, s, format, &rows);
+            gpu::in_both_orders(|device| {
+                let got = product(device, s, format, &rows);
+                assert!(got == want, "{format:?}, {s:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_at_any_number_of_rows() {
+    let device = gpu::device();
+    let n = 40;
+    for (format, activations, k) in [
+        (Format::F32, Activations::F32, 261),
+        (Format::Bf16, Activations::F32, 261),
+        (Format::Q8_0, Activations::F32, 288),
+        (Format::Q8_0, Activations::A8, 288),
+        (Format::Q4_0, Activations::F32, 288),
+        (Format::Q4_0, Activations::A8, 288),
+        (Format::Q4K, Activations::F32, 256),
+        (Format::Q4K, Activations::A8, 768),
+        (Format::Q4G128, Activations::F32, 384),
+        (Format::Q4G128, Activations::A8, 1152),
+    ] {
+        let rows = numbers(1000 * k, 2);
+        let of = |m| {
+            let s = GemmShape {
+                activations,
+                ..GemmShape::new(m, n, k)
+            };
+            product(&device, s, format, &rows)
+        };
+        let all = of(1000);
+        for m in [1, 2, 3, 8, 9, 20, 64, 65] {
+            assert!(
+                of(m) == all[..m * n],
+                "{m} rows, {format:?}, {activations:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rows_may_be_put_in_any_order_and_portion() {
+    let device = gpu::device();
+    for format in Format::ALL {
+        let (n, k) = (70, format.block().max(64));
+        let data = numbers(n * k, 1);
+        let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+        format.quantise(&data, &mut bytes);
+        let row = format.bytes(1, k).unwrap();
+        let part = |from: usize, to: usize| match format {
+            Format::F32 => QuantMatrix::f32(to - from, k, &data[from * k..to * k]),
+            _ => QuantMatrix::from_bytes(format, to - from, k, &bytes[from * row..to * row]),
+        };
+        let mut matrix = device.matrix(format, n, k).unwrap();
+        for (from, to) in [(33, 70), (0, 1), (1, 33)] {
+            device
+                .put(&mut matrix, from, &part(from, to).unwrap())
+                .unwrap();
+        }
+        assert!(device.put(&mut matrix, 1, &part(0, n).unwrap()).is_err());
+        let s = GemmShape::new(3, n, k);
+        let rows = numbers(3 * k, 2);
+        let (mut x, mut y) = (device.zeros(3 * k).unwrap(), device.zeros(3 * n).unwrap());
+        device.write(&mut x, 0, &rows).unwrap();
+        device.gemm(s, &x, &matrix, None, &mut y).unwrap();
+        let mut out = vec![0.0_f32; 3 * n];
+        device.read(&y, 0, &mut out).unwrap();
+        let out: Vec<u32> = out.into_iter().map(f32::to_bits).collect();
+        assert!(out == product(&Reference, s, format, &rows), "{format:?}");
+    }
+}
