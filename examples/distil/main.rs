@@ -4,7 +4,7 @@
 //! `cargo run --release --example demo --all-features -- prompts --count 1200 --out out/train.jsonl`
 //! `cargo run --release --example distil --all-features -- draw --prompts out/train.jsonl --looks out/looks`
 //! `cargo run --release --example distil --all-features -- train --looks out/looks --out out/latent`
-//! `cargo run --release --example geneval --all-features -- --strategy parm --latent out/latent`
+//! `cargo run --release --example geneval --all-features -- --strategy parm --latent=out/latent`
 
 mod looks;
 mod measure;

@@ -49,7 +49,7 @@ impl Question {
 pub struct LatentArgs {
     /// Put questions to the latent head of this folder instead of the judge: it reads the generator's hidden rows, and
     /// nothing is decoded for it. [without a folder: the bundled one, for the bundled Show-o]
-    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "")]
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     latent: Option<PathBuf>,
     /// What the latent head is asked; the judge answers the rest.
     #[arg(
