@@ -215,7 +215,7 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Cascade<A, B> {
 /// use maquette::reward::{Judgement, RewardModel};
 /// use maquette::testing::ScriptedReward;
 ///
-/// let (quick, slow) = (ScriptedReward::seeded(1).with_needs(Needs::HIDDEN), ScriptedReward::seeded(2));
+/// let (quick, slow) = (ScriptedReward::seeded(1).with_needs(Needs::HIDDEN), ScriptedReward::seeded(2).with_needs(Needs::PIXELS));
 /// let both = Split::new(quick, slow, vec![Judgement::Clarity, Judgement::Potential]);
 /// assert_eq!(both.needs(Judgement::Clarity), Needs::HIDDEN);
 /// assert_eq!(both.needs(Judgement::Outcome), Needs::PIXELS);
