@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::programs::{example, fails, folder, succeeds};
 
 #[test]
@@ -330,6 +332,42 @@ fn pictures_lie_as_the_official_scorer_reads_them() {
             "{file} is missing"
         );
     }
+}
+
+#[test]
+fn a_latent_head_looks_where_nothing_is_decoded() {
+    let home = folder("latent");
+    let trace = |more: &[&str]| -> Value {
+        let mut command = example("generate");
+        command.args([
+            "a photo of a red car",
+            "-n",
+            "4",
+            "--images",
+            "1",
+            "--quiet",
+        ]);
+        command
+            .args(["--strategy", "halving", "--rungs", "9,13"])
+            .args(more);
+        succeeds(command.arg("--out").arg(&home));
+        serde_json::from_slice(&fs::read(home.join("trace.json")).unwrap()).unwrap()
+    };
+    let judged = trace(&["--rung-asks", "potential"]);
+    let latent = trace(&["--rung-asks", "potential", "--latent"]);
+    // Four and two looks on the way; what is left is decoded for the judge in both.
+    let decodes = |trace: &Value| trace["cost"]["decodes"].as_u64().unwrap();
+    assert_eq!(decodes(&judged), decodes(&latent) + 6);
+    assert_eq!(judged["cost"]["potential"], latent["cost"]["potential"]);
+    assert!(judged["models"]["latent"].is_null() && latent["models"]["latent"].is_object());
+    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights/latent");
+    let named = trace(&["--rung-asks", "potential", &format!("--latent={bundled}")]);
+    assert_eq!(
+        named["pictures"][0]["codes"],
+        latent["pictures"][0]["codes"]
+    );
+    let told = fails(example("generate").args(["a red car", "--latent=nowhere"]));
+    assert!(told.contains("nowhere/config.json"), "{told}");
 }
 
 /// A disk of 24 KB in a world of its own, which is filled, then grows.

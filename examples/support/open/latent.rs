@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 use super::folder::within;
 use super::{Res, shown};
 
+/// The head that lies beside the bundled models, by name: clap takes no empty one.
+const BUNDLED: &str = "bundled";
+
 /// A question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Question {
@@ -48,8 +51,8 @@ impl Question {
 #[derive(Debug, Clone, Args)]
 pub struct LatentArgs {
     /// Put questions to the latent head of this folder instead of the judge: it reads the generator's hidden rows, and
-    /// nothing is decoded for it. [without a folder: the bundled one, for the bundled Show-o]
-    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    /// nothing is decoded for it. [without a folder: `bundled`, the one for the bundled Show-o]
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = BUNDLED)]
     latent: Option<PathBuf>,
     /// What the latent head is asked; the judge answers the rest.
     #[arg(
@@ -68,7 +71,7 @@ impl LatentArgs {
         let Some(folder) = &self.latent else {
             return Ok(None);
         };
-        let folder = if folder.as_os_str().is_empty() {
+        let folder = if folder == Path::new(BUNDLED) {
             bundled
         } else {
             folder
