@@ -48,7 +48,7 @@ const THREADS: u32 = 256;
 /// One GPU: a value for each, and nothing shared between them.
 ///
 /// Launches return before they have run. What only a kernel can see, a row that holds no numbers
-/// ([`Error::NotFinite`]), is the error of the same thread's next [`read`](Backend::read) or
+/// ([`Error::NotFinite`]), is the error of the same thread's next [`read`](crate::ops::Backend::read) or
 /// [`synchronise`](Self::synchronise): the operation is named, and the first such row of its calls since the last one.
 /// So a step waits for the device once, where its results are read.
 ///
