@@ -181,14 +181,7 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention_q8(
     values += (u64)(h / group) * kv_head_stride;
     const f32* query = q + (u64)row * q_stride + q_offset + (u64)h * head_dim;
     u32* levels = (u32*)(shared + 2 * head_dim);  // [blocks, 8], then [blocks] scales
-    for (u32 b = threadIdx.x; b < blocks; b += TILE) {
-        u32 words[8];
-        const f32 own = round_block(query + b * 32, min(head_dim - b * 32, 32u), words);
-#pragma unroll
-        for (u32 w = 0; w < 8; w++)
-            levels[b * 8 + w] = words[w];
-        levels[blocks * 8 + b] = __float_as_uint(own);
-    }
+    round_query(levels, query, head_dim, blocks, TILE);
     __syncthreads();
     const f32 scale = 1.0f / root((f32)head_dim);
     const auto at = [=](u32 n) { return sees.row(n) * kv_stride; };

@@ -23,6 +23,19 @@ DEVICE f32 round_block(const f32* x, u32 len, u32 (&words)[8])
     return bad ? __uint_as_float(0x7fc00000u) : zero ? 0.0f : scale;
 }
 
+// A query of `blocks` blocks by the block's threads: eight words each, then a scale each.
+DEVICE void round_query(u32* to, const f32* q, u32 head_dim, u32 blocks, u32 threads)
+{
+    for (u32 b = threadIdx.x; b < blocks; b += threads) {
+        u32 words[8];
+        const f32 own = round_block(q + b * 32, min(head_dim - b * 32, 32u), words);
+#pragma unroll
+        for (u32 w = 0; w < 8; w++)
+            to[b * 8 + w] = words[w];
+        to[blocks * 8 + b] = __float_as_uint(own);
+    }
+}
+
 // Rows from `from` on, cut to the cache.
 DEVICE u32 cut(u32 from, u32 len, u32 kv_rows) { return from < kv_rows ? min(len, kv_rows - from) : 0; }
 

@@ -59,17 +59,7 @@ struct Blocks {
     DEVICE u32 words() const { return blocks * 9; }
     DEVICE u32 pitch() const { return blocks * 9 | 1; }
     DEVICE u32 query_words() const { return (blocks * 9 + 3) / 4 * 4; }
-    DEVICE void query(u32* to, const f32* q) const
-    {
-        for (u32 b = threadIdx.x; b < blocks; b += KEYS) {
-            u32 words[8];
-            const f32 own = round_block(q + b * 32, min(head_dim - b * 32, 32u), words);
-#pragma unroll
-            for (u32 w = 0; w < 8; w++)
-                to[b * 8 + w] = words[w];
-            to[blocks * 8 + b] = __float_as_uint(own);
-        }
-    }
+    DEVICE void query(u32* to, const f32* q) const { round_query(to, q, head_dim, blocks, KEYS); }
     DEVICE f32 score(const u32* key, const u32* query) const
     {
         f32 sum = 0.0f;
