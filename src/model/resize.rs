@@ -409,6 +409,7 @@ pub fn best_resolution(size: ImageSize, candidates: &[ImageSize]) -> Option<Imag
 
 /// How the features of a picture's tiles become rows of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TileMerge {
     /// Patches along one side of a tile.
     pub grid: usize,
