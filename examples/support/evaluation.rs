@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::choice::{Effort, Search, Strategy};
 use crate::layout;
+use crate::memory::{Memory, Remembering, RememberingJudge};
 use crate::open::{Models, Res, picture_seed};
 use crate::png_file::{Picture, writable_folder};
 use crate::results::{Lines, Results};
@@ -148,6 +149,13 @@ pub struct Task<'a> {
     raw: &'a str,
 }
 
+impl Task<'_> {
+    /// Its place in a result file.
+    pub fn key(&self) -> (u64, u64) {
+        (self.prompt as u64, u64::from(self.image))
+    }
+}
+
 /// What came of an evaluation.
 pub struct Drawn {
     pub lines: Lines,
@@ -165,6 +173,71 @@ pub fn bar(name: &str, quiet: bool) -> Res<ProgressBar> {
         "{prefix}{bar:40} {pos}/{len} pictures  {msg}  {eta} left",
     )?);
     Ok(bar)
+}
+
+/// Makes a picture's lines for the result files that lack it, and tells each as soon as it is there.
+pub type Make<'a> = dyn Fn(&Task<'_>, &[usize], &mut Tell<'_>) -> Res<()> + Sync + 'a;
+
+/// Takes a line for one of the files.
+pub type Tell<'a> = dyn FnMut(usize, Value) -> Res<()> + 'a;
+
+/// Has pictures made that not all result files have which want them, on as many threads as there are jobs.
+pub fn draw(
+    share: &Share,
+    tasks: &[Task<'_>],
+    files: &mut [Results],
+    wants: &dyn Fn(usize, &Task<'_>) -> bool,
+    bar: &ProgressBar,
+    make: &Make<'_>,
+) -> Res<()> {
+    let mut todo = Vec::new();
+    for task in tasks {
+        let lacks = |at: &usize| wants(*at, task) && !files[*at].lines.contains_key(&task.key());
+        let lacking: Vec<usize> = (0..files.len()).filter(lacks).collect();
+        if !lacking.is_empty() {
+            todo.push((task, lacking));
+        }
+    }
+    bar.set_length(tasks.len() as u64);
+    bar.set_position((tasks.len() - todo.len()) as u64);
+    bar.reset_eta();
+    let next = AtomicUsize::new(0);
+    let work = |send: &mpsc::Sender<Result<Option<(usize, Value)>, String>>| -> Res<()> {
+        while let Some((task, lacking)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+            make(task, lacking, &mut |at, line| {
+                Ok(send.send(Ok(Some((at, line))))?)
+            })
+            .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
+            send.send(Ok(None))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| -> Res<()> {
+        let (send, receive) = mpsc::channel();
+        for _ in 0..share.jobs.min(todo.len()) {
+            let (send, work) = (send.clone(), &work);
+            scope.spawn(move || {
+                if let Err(e) = work(&send) {
+                    // Nobody listens any more once another job has failed.
+                    let _ = send.send(Err(e.to_string()));
+                }
+            });
+        }
+        drop(send);
+        for told in receive {
+            match told.inspect_err(|_| next.store(usize::MAX / 2, Ordering::Relaxed))? {
+                Some((at, line)) => files[at].add(line)?,
+                None => {
+                    bar.inc(1);
+                    let right = files[0].lines.values().filter(|l| l["correct"] == true);
+                    bar.set_message(format!("{} right", right.count()));
+                }
+            }
+        }
+        Ok(())
+    })?;
+    bar.abandon();
+    files.iter().try_for_each(Results::finish)
 }
 
 impl<'a> Evaluation<'a> {
@@ -196,58 +269,21 @@ impl<'a> Evaluation<'a> {
 
     /// Draws what the result file does not have yet.
     pub fn run(&self, out: &Path, bar: &ProgressBar) -> Res<Drawn> {
-        let tasks = self.tasks();
-        self.draw(&tasks, out, &self.header(), bar, &|hands, task| {
-            one_picture(self, hands, task)
-        })
-    }
-
-    /// Has pictures made by `one` that the result file does not have yet, on as many threads as there are jobs.
-    pub fn draw(
-        &self,
-        tasks: &[Task<'a>],
-        out: &Path,
-        header: &Value,
-        bar: &ProgressBar,
-        one: &(dyn Fn(&mut Hands, &Task<'_>) -> Res<Value> + Sync),
-    ) -> Res<Drawn> {
         if let Some(folder) = self.pictures {
             writable_folder(folder)?;
         }
-        let mut results = Results::open(&self.share.shard.file(out), header)?;
-        let todo: Vec<&Task<'_>> = tasks
-            .iter()
-            .filter(|t| {
-                let key = (t.prompt as u64, u64::from(t.image));
-                !results.lines.contains_key(&key)
-            })
-            .collect();
-        bar.set_length(tasks.len() as u64);
-        bar.set_position((tasks.len() - todo.len()) as u64);
-        bar.reset_eta();
-        let next = AtomicUsize::new(0);
-        thread::scope(|scope| -> Res<()> {
-            let (send, receive) = mpsc::channel();
-            for _ in 0..self.share.jobs.min(todo.len()) {
-                let (send, todo, next) = (send.clone(), &todo, &next);
-                scope.spawn(move || {
-                    if let Err(e) = self.work(todo, next, &send, one) {
-                        // Nobody listens any more once another job has failed.
-                        let _ = send.send(Err(e.to_string()));
-                    }
-                });
-            }
-            drop(send);
-            for line in receive {
-                results
-                    .add(line.inspect_err(|_| next.store(usize::MAX / 2, Ordering::Relaxed))?)?;
-                bar.inc(1);
-                let right = results.lines.values().filter(|l| l["correct"] == true);
-                bar.set_message(format!("{} right", right.count()));
-            }
-            Ok(())
-        })?;
-        bar.abandon();
+        let tasks = self.tasks();
+        let mut files = [self.open(out)?];
+        let lacks = |task: &Task<'_>| !files[0].lines.contains_key(&task.key());
+        let todo: Vec<Task<'_>> = tasks.iter().filter(|t| lacks(t)).copied().collect();
+        draw(
+            self.share,
+            &tasks,
+            &mut files,
+            &|_, _| true,
+            bar,
+            &|task, _, tell| tell(0, self.picture(&mut self.hands()?, task)?),
+        )?;
         if let Some(folder) = self.pictures {
             for task in tasks.iter().filter(|task| task.image == 0) {
                 let touched = todo.iter().any(|other| other.prompt == task.prompt);
@@ -256,45 +292,79 @@ impl<'a> Evaluation<'a> {
                 }
             }
         }
-        results.finish()?;
+        let [file] = files;
         Ok(Drawn {
             new: todo.len(),
-            lines: results.lines,
+            lines: file.lines,
         })
     }
 
-    /// Makes pictures until none is left.
-    fn work(
-        &self,
-        todo: &[&Task<'_>],
-        next: &AtomicUsize,
-        send: &mpsc::Sender<Result<Value, String>>,
-        one: &(dyn Fn(&mut Hands, &Task<'_>) -> Res<Value> + Sync),
-    ) -> Res<()> {
-        while let Some(task) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let line = self
-                .hands()
-                .and_then(|mut hands| one(&mut hands, task))
-                .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
-            send.send(Ok(line))?;
-        }
-        Ok(())
+    /// Its result file, to go on with or to begin.
+    pub fn open(&self, out: &Path) -> Res<Results> {
+        Results::open(&self.share.shard.file(out), &self.header())
     }
 
     /// Sessions of one picture's own: what they remember is never another picture's, so that what it costs does not hang
     /// on who drew before it.
     pub fn hands(&self) -> Res<Hands> {
+        self.hands_over(|generator| generator, |reward| reward)
+    }
+
+    /// The same, of searches that share what they draw. Models that answer differently have other names.
+    pub fn sharing_hands(&self, memory: &Memory, name: u64) -> Res<Hands> {
+        self.hands_over(
+            |generator| Box::new(Remembering::new(generator, memory)),
+            |reward| Box::new(RememberingJudge::new(reward, memory, name)),
+        )
+    }
+
+    fn hands_over(
+        &self,
+        generators: impl Fn(Box<dyn Generator>) -> Box<dyn Generator>,
+        rewards: impl Fn(Box<dyn RewardModel>) -> Box<dyn RewardModel>,
+    ) -> Res<Hands> {
         let alive = self.effort.alive(self.strategy);
         let generator = self.models.generator(alive)?;
         Ok(Hands {
-            reward: if self.effort.asks(self.strategy) {
+            reward: rewards(if self.effort.asks(self.strategy) {
                 self.models.judge(alive)?
             } else {
                 self.models.nobody()
-            },
+            }),
             search: self.effort.build(self.strategy, generator.steps())?,
-            generator,
+            generator: generators(generator),
         })
+    }
+
+    /// Draws a picture: its line of the result file.
+    pub fn picture(&self, hands: &mut Hands, task: &Task<'_>) -> Res<Value> {
+        let (seed, mut pixels) = (self.seed(task)?, Vec::new());
+        let prompt = &task.request.prompt;
+        let (decision, work) = hands.search(prompt, seed, &mut pixels, &mut |_| Flow::Continue)?;
+        if let Some(folder) = self.pictures {
+            let size = hands.generator.image_size();
+            let picture = Picture {
+                width: size.width as usize,
+                height: size.height as usize,
+                pixels: &pixels,
+            };
+            let place = [task.prompt, task.image as usize];
+            layout::write(folder, place, task.raw, &picture)?;
+        }
+        let (correct, reason, seen) = match self.eye {
+            Some(eye) => {
+                let mark = mark(eye, task.request, &pixels)?;
+                (Some(mark.correct), mark.reason, mark.seen)
+            }
+            None => (None, "not scored".into(), Vec::new()),
+        };
+        let c = decision.cost;
+        Ok(json!({
+            "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
+            "prompt": prompt, "correct": correct, "reason": reason,
+            "seen": seen, "p_yes": decision.verdict.map(|v| v.p_yes), "fallback": decision.fallback,
+            "steps": c.steps, "decodes": c.decodes, "questions": c.judged(), "multiply_adds": multiply_adds(&work),
+        }))
     }
 
     /// The seed of a task.
@@ -363,36 +433,6 @@ pub fn mark(eye: &Detector<Cpu>, request: &Request, pixels: &[u8]) -> Res<Mark> 
         reason: verdict.err().unwrap_or_default(),
         seen: seen.collect(),
     })
-}
-
-fn one_picture(run: &Evaluation<'_>, hands: &mut Hands, task: &Task<'_>) -> Res<Value> {
-    let (seed, mut pixels) = (run.seed(task)?, Vec::new());
-    let prompt = &task.request.prompt;
-    let (decision, work) = hands.search(prompt, seed, &mut pixels, &mut |_| Flow::Continue)?;
-    if let Some(folder) = run.pictures {
-        let size = hands.generator.image_size();
-        let picture = Picture {
-            width: size.width as usize,
-            height: size.height as usize,
-            pixels: &pixels,
-        };
-        let place = [task.prompt, task.image as usize];
-        layout::write(folder, place, task.raw, &picture)?;
-    }
-    let (correct, reason, seen) = match run.eye {
-        Some(eye) => {
-            let mark = mark(eye, task.request, &pixels)?;
-            (Some(mark.correct), mark.reason, mark.seen)
-        }
-        None => (None, "not scored".into(), Vec::new()),
-    };
-    let c = decision.cost;
-    Ok(json!({
-        "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
-        "prompt": prompt, "correct": correct, "reason": reason,
-        "seen": seen, "p_yes": decision.verdict.map(|v| v.p_yes), "fallback": decision.fallback,
-        "steps": c.steps, "decodes": c.decodes, "questions": c.judged(), "multiply_adds": multiply_adds(&work),
-    }))
 }
 
 /// Multiply-adds for result files.

@@ -15,6 +15,7 @@ pub mod kernels;
 pub mod layout;
 pub mod layouts;
 pub mod measured;
+pub mod memory;
 pub mod open;
 pub mod person;
 pub mod png_file;

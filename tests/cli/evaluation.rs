@@ -317,8 +317,8 @@ fn ranks_that_do_not_fit_are_told() {
     assert!(told.contains("another process"), "{told}");
 }
 
-/// A comparison of two prompts, one picture each, in few steps.
-fn compare(out: &Path) -> Command {
+/// A comparison of two prompts, one picture each, in few steps, so many of them timed.
+fn compare(out: &Path, timed: &str) -> Command {
     let mut command = example("compare");
     command
         .args(["--quiet", "--limit", "2", "--images", "1", "--jobs", "1"])
@@ -326,7 +326,7 @@ fn compare(out: &Path) -> Command {
         .args(["--entry", "two=--strategy best-of-n -n 2"])
         .args(["--entry", "parm-2=--strategy parm -n 2"])
         .args(["--aligned", SAME])
-        .args(["--most", "2", "--timed", "0", "--out"])
+        .args(["--most", "2", "--timed", timed, "--out"])
         .arg(out)
         .stdout(Stdio::null());
     command
@@ -360,7 +360,7 @@ fn parsed(path: &Path) -> Value {
 fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
     let home = folder("compare");
     let [whole, killed, ranks] = ["whole", "killed", "ranks"].map(|name| home.join(name));
-    succeeds(&mut compare(&whole));
+    succeeds(&mut compare(&whole, "0"));
     let want = files(&whole);
     let names: Vec<&str> = want.iter().map(|file| file.0.as_str()).collect();
     assert_eq!(
@@ -371,13 +371,16 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
             "plain.jsonl",
             "plot.png",
             "report.html",
-            "scaling.jsonl",
+            "scaling-best-of-1.jsonl",
+            "scaling-best-of-2.jsonl",
+            "scaling-parm-1.jsonl",
+            "scaling-parm-2.jsonl",
             "table.json",
             "table.md",
             "two.jsonl",
         ]
     );
-    let mut child = compare(&killed).spawn().unwrap();
+    let mut child = compare(&killed, "0").spawn().unwrap();
     let started = Instant::now();
     while lines(&killed.join("two.jsonl")) < 2 && started.elapsed() < Duration::from_secs(300) {
         sleep(Duration::from_millis(1));
@@ -385,12 +388,12 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!killed.join("table.md").exists());
-    succeeds(&mut compare(&killed));
+    succeeds(&mut compare(&killed, "0"));
     assert!(files(&killed) == want);
     for rank in ["0", "1"] {
-        succeeds(compare(&ranks).args(["--rank", rank, "--world", "2"]));
+        succeeds(compare(&ranks, "0").args(["--rank", rank, "--world", "2"]));
     }
-    succeeds(compare(&ranks).arg("--merge"));
+    succeeds(compare(&ranks, "0").arg("--merge"));
     assert!(files(&ranks) == want);
 
     // Curves are read off candidates that are the same in any company.
@@ -408,7 +411,14 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
             }
         }
     }
-    // Two candidates take twice the steps, share what they share, and are looked at.
+    // Drawn alone, and the same: two candidates take twice the steps, share what they share, and are looked at.
+    assert_eq!(told["rows"][0]["cost"], Value::Null);
+    succeeds(&mut compare(&whole, "1"));
+    let told = parsed(&whole.join("table.json"));
+    let row = |label: &str| {
+        let mut rows = told["rows"].as_array().unwrap().iter();
+        rows.find(|row| row["label"] == label).unwrap().clone()
+    };
     let cost = row("two")["cost"].as_f64().unwrap();
     assert!((1.5..2.5).contains(&cost), "{cost}");
     assert_eq!(row("plain")["cost"], 1.0);
@@ -426,21 +436,13 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
     for link in ["http", "src=", "href=", "@import"] {
         assert!(!outside.contains(link), "the page asks for {link}");
     }
-    // Files of an earlier version do not tell multiply-adds.
-    let plain = whole.join("plain.jsonl");
-    let text = fs::read_to_string(&plain).unwrap();
-    let told = succeeds(example("geneval").arg("--table").arg(&plain));
-    assert!(told.contains("plain.jsonl over 2 pictures"), "{told}");
-    let cut = |line: &str| {
-        let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("multiply_adds");
-        format!("{line}\n")
-    };
-    fs::write(&plain, text.lines().map(cut).collect::<String>()).unwrap();
-    succeeds(&mut compare(&whole));
-    let told = parsed(&whole.join("table.json"));
-    assert_eq!(told["rows"][0]["cost"], Value::Null);
-    assert!(told["rows"][1]["multiply_adds"]["judge"].as_f64() > Some(0.0));
+    // A picture that is another one alone is not passed over.
+    fs::remove_file(whole.join("timing.jsonl")).unwrap();
+    let two = whole.join("two.jsonl");
+    let text = fs::read_to_string(&two).unwrap();
+    fs::write(&two, text.replace("\"steps\":4", "\"steps\":5")).unwrap();
+    let told = fails(&mut compare(&whole, "1"));
+    assert!(told.contains("steps 4 alone, 5 beside others"), "{told}");
 }
 
 #[test]
@@ -458,7 +460,7 @@ fn a_comparison_says_what_it_cannot_draw() {
         (["--aligned", "x"], "no NAME="),
         (["--aligned", "two=x"], "two rows two"),
     ] {
-        let mut command = compare(&home);
+        let mut command = compare(&home, "0");
         let told = fails(command.args(args));
         assert!(told.contains(want), "{args:?}: {told}");
     }
