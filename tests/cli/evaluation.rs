@@ -200,7 +200,7 @@ fn geneval(out: &Path, prompts: &str, vars: &[(&str, &str)]) -> Command {
     command
         .args(["--quiet", "--limit", prompts, "--images", "2"])
         .args(["--jobs", "1", "--strategy", "best-of-n", "-n", "2"])
-        .arg("--out")
+        .args(["--steps", "4", "--out"])
         .arg(out)
         .envs(vars.iter().copied())
         .stdout(Stdio::null());
