@@ -185,7 +185,7 @@ impl<'a> Loaded<'a> {
                 kinds.push((kind, Models::load(&settings, true)?));
             }
         }
-        let eye = detector(&kinds[0].1, share)??;
+        let eye = detector(&kinds[0].1, share)?;
         let mut few = cli.set.clone();
         few.images = cli.scaling;
         Ok(Self {
@@ -226,7 +226,7 @@ impl<'a> Loaded<'a> {
             models: &self.kinds[self.kind(entry)].1,
             strategy: entry.plan.strategy,
             effort: &entry.plan.effort,
-            eye: Some(&self.eye),
+            checker: Some(&self.eye),
             pictures: None,
         }
     }

@@ -1,7 +1,6 @@
 //! A strategy over a set of prompts: pictures drawn on several threads, marked by the evaluating detector, and kept in a
 //! result file that can be gone on with.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -16,21 +15,23 @@ use maquette::search::MultiplyAdds;
 use maquette::{Decision, Flow, Generator, Prompt, RewardModel};
 use serde_json::{Value, json};
 
+use crate::checker::Checker;
 use crate::choice::{Effort, Search, Strategy};
 use crate::layout;
 use crate::memory::{Memory, Remembering, RememberingJudge};
 use crate::open::{Models, Res, picture_seed};
 use crate::png_file::{Picture, writable_folder};
 use crate::results::{Lines, Results};
-use crate::rules::{Request, Rules};
+use crate::rules::Request;
 use crate::shard::Shard;
-use crate::world;
 use crate::world::detector::Detector;
+use crate::{requests, scorer};
 
 /// Which pictures of which prompts.
 #[derive(Debug, Clone, Args)]
 pub struct Set {
-    /// GenEval records, one a line.
+    /// GenEval records, one a line; or plain prompts, one a line of a .txt file whose name is their category; or a folder of
+    /// such files, as T2I-CompBench's.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/eval_prompts.jsonl"))]
     pub prompts: PathBuf,
     /// Pictures of each prompt.
@@ -53,19 +54,15 @@ pub struct Set {
     world: Option<u64>,
 }
 
-/// The records of a file, with their lines and their places.
+/// The records of a set, with their lines and their places: JSON lines, or files of plain prompts.
 pub fn records(path: &Path) -> Res<Vec<(usize, Request, String)>> {
-    let text =
-        fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    lines
-        .enumerate()
-        .map(|(i, line)| {
-            let request = serde_json::from_str(line)
-                .map_err(|e| format!("{} line {}: {e}", path.display(), i + 1))?;
-            Ok((i, request, line.to_owned()))
-        })
-        .collect()
+    let mut records = Vec::new();
+    for file in requests::files(path)? {
+        for (request, line) in requests::lines(&file)? {
+            records.push((records.len(), request, line));
+        }
+    }
+    Ok(records)
 }
 
 /// What this process does of a set.
@@ -99,32 +96,10 @@ impl Set {
 }
 
 /// The evaluating detector, if it can read the pictures and knows what they should show.
-pub fn detector(models: &Models, share: &Share) -> Res<Result<Detector<Cpu>, String>> {
+pub fn detector(models: &Models, share: &Share) -> Res<Detector<Cpu>> {
     let size = models.generator(1)?.image_size();
-    let (height, width, side) = (size.height, size.width, world::SIDE);
-    if [height, width].map(|n| n as usize) != [side; 2] {
-        let why = format!("the detector reads {side}x{side} pictures, these have {width}x{height}");
-        return Ok(Err(why));
-    }
-    if !share
-        .kept
-        .iter()
-        .all(|(_, request, _)| in_the_world(request))
-    {
-        let why = "the detector does not know all objects and colours of these prompts";
-        return Ok(Err(why.into()));
-    }
-    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/weights/detectors");
-    Ok(Ok(Detector::load(Cpu::new(), &weights, "eval")?))
-}
-
-/// Whether the detector knows everything that a prompt asks for.
-fn in_the_world(request: &Request) -> bool {
-    request.include.iter().chain(&request.exclude).all(|want| {
-        let colour = want.color.as_deref();
-        world::KINDS.contains(&want.class.as_str())
-            && colour.is_none_or(|colour| world::COLOURS.contains(&colour))
-    })
+    let requests: Vec<&Request> = share.kept.iter().map(|(_, request, _)| request).collect();
+    scorer::detector(size, &requests, "eval")
 }
 
 /// One evaluation.
@@ -135,7 +110,7 @@ pub struct Evaluation<'a> {
     pub models: &'a Models,
     pub strategy: Strategy,
     pub effort: &'a Effort,
-    pub eye: Option<&'a Detector<Cpu>>,
+    pub checker: Option<&'a dyn Checker>,
     /// Where the official scorer's folders go.
     pub pictures: Option<&'a Path>,
 }
@@ -263,7 +238,8 @@ impl<'a> Evaluation<'a> {
             "strategy": self.strategy.name(), "candidates": self.effort.candidates, "effort": self.effort.describe(),
             "images": set.images, "seed": set.seed, "pictures": self.share.kept.len() * set.images as usize,
             "prompts": set.prompts.file_name().map(|n| n.to_string_lossy()), "limit": set.limit,
-            "models": self.models.describe(), "scored": self.eye.is_some(),
+            "models": self.models.describe(),
+            "scored": self.checker.map_or(Value::Bool(false), Checker::describe),
         })
     }
 
@@ -341,30 +317,36 @@ impl<'a> Evaluation<'a> {
         let (seed, mut pixels) = (self.seed(task)?, Vec::new());
         let prompt = &task.request.prompt;
         let (decision, work) = hands.search(prompt, seed, &mut pixels, &mut |_| Flow::Continue)?;
+        let size = hands.generator.image_size();
+        let picture = Picture {
+            width: size.width as usize,
+            height: size.height as usize,
+            pixels: &pixels,
+        };
         if let Some(folder) = self.pictures {
-            let size = hands.generator.image_size();
-            let picture = Picture {
-                width: size.width as usize,
-                height: size.height as usize,
-                pixels: &pixels,
-            };
             let place = [task.prompt, task.image as usize];
             layout::write(folder, place, task.raw, &picture)?;
         }
-        let (correct, reason, seen) = match self.eye {
-            Some(eye) => {
-                let mark = mark(eye, task.request, &pixels)?;
-                (Some(mark.correct), mark.reason, mark.seen)
-            }
-            None => (None, "not scored".into(), Vec::new()),
-        };
+        let mark = self
+            .checker
+            .map(|checker| checker.check(task.request, task.raw, &picture))
+            .transpose()?;
+        let correct = mark.as_ref().map(|mark| mark.correct);
+        let score = mark.as_ref().and_then(|mark| mark.score);
+        let (reason, seen) = mark.map_or(("not scored".into(), Vec::new()), |mark| {
+            (mark.reason, mark.seen)
+        });
         let c = decision.cost;
-        Ok(json!({
+        let mut line = json!({
             "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
             "prompt": prompt, "correct": correct, "reason": reason,
             "seen": seen, "p_yes": decision.verdict.map(|v| v.p_yes), "fallback": decision.fallback,
             "steps": c.steps, "decodes": c.decodes, "questions": c.judged(), "multiply_adds": multiply_adds(&work),
-        }))
+        });
+        if let Some(score) = score {
+            line["score"] = score.into();
+        }
+        Ok(line)
     }
 
     /// The seed of a task.
@@ -412,27 +394,6 @@ impl Hands {
         let all = MultiplyAdds::of(&*self.generator, &*self.reward).since(&before);
         Ok((decision, all))
     }
-}
-
-/// What the detector says of a picture.
-pub struct Mark {
-    pub correct: bool,
-    pub reason: String,
-    pub seen: Vec<Value>,
-}
-
-/// Whether a picture shows what was asked for, and what is seen on it.
-pub fn mark(eye: &Detector<Cpu>, request: &Request, pixels: &[u8]) -> Res<Mark> {
-    let seen = eye.detect(pixels)?;
-    let verdict = Rules::bundled().decide(request, &seen);
-    let seen = seen
-        .iter()
-        .map(|d| json!({ "class": d.class, "color": d.color, "bbox": d.bbox, "score": d.score }));
-    Ok(Mark {
-        correct: verdict.is_ok(),
-        reason: verdict.err().unwrap_or_default(),
-        seen: seen.collect(),
-    })
 }
 
 /// Multiply-adds for result files.

@@ -7,6 +7,7 @@
 pub mod auc;
 pub mod canvas;
 pub mod chart;
+pub mod checker;
 pub mod choice;
 pub mod comparison;
 pub mod detections;

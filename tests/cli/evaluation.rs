@@ -317,6 +317,100 @@ fn ranks_that_do_not_fit_are_told() {
     assert!(told.contains("another process"), "{told}");
 }
 
+/// A program that says `answer` of a picture that is there; `$line` is the prompt's record.
+#[cfg(unix)]
+fn checker(home: &Path, name: &str, answer: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = home.join(name);
+    let text = format!("#!/bin/sh\nread -r line\ntest -s \"$1\" || exit 1\n{answer}\n");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[cfg(unix)]
+#[test]
+fn prompts_of_another_domain_are_marked_by_a_program() {
+    let home = folder("domain");
+    let set = home.join("prompts");
+    fs::create_dir(&set).unwrap();
+    fs::write(
+        set.join("color_val.txt"),
+        "a photo of a red car\n\na photo of a blue book\n",
+    )
+    .unwrap();
+    fs::write(set.join("shape_val.txt"), "a photo of a kite\n").unwrap();
+    fs::write(set.join("README"), "not prompts").unwrap();
+    let run = |out: &str, prompts: &Path, program: Option<&Path>| {
+        let mut command = example("geneval");
+        command.args(["--quiet", "--steps", "2", "--images", "2"]);
+        command.arg("--prompts").arg(prompts);
+        command.arg("--out").arg(home.join(out));
+        if let Some(program) = program {
+            command.arg("--checker").arg(program);
+        }
+        command
+    };
+    let by_tag = checker(
+        &home,
+        "by-tag",
+        r#"case "$line" in *color*) echo '{"score": 0.75}';; *) echo '{"score": 0.25, "reason": "edges"}';; esac"#,
+    );
+    let told = succeeds(&mut run("x.jsonl", &set, Some(&by_tag)));
+    for line in [
+        "over 6 pictures (mean score",
+        "color         0.750   [ 0.750,  0.750]   2 prompts",
+        "shape         0.250   [ 0.250,  0.250]   1 prompts",
+        "overall       0.500",
+        "of all pictures 0.667 are correct",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+    // Another one's marks go to another file.
+    let other = checker(&home, "other", r#"echo '{"score": 0.25, "correct": true}'"#);
+    let told = fails(&mut run("x.jsonl", &set, Some(&other)));
+    assert!(told.contains("other settings"), "{told}");
+    succeeds(&mut run("y.jsonl", &set, Some(&other)));
+    let files = ["x.jsonl", "y.jsonl"].map(|name| home.join(name));
+    let told = succeeds(example("geneval").arg("--compare").args(files));
+    assert!(told.contains("color        -0.500"), "{told}");
+    // Records of one's own need no more than a tag and a prompt.
+    let own = home.join("own.jsonl");
+    let record = r#"{"tag": "cars", "prompt": "a photo of a red car", "doors": 4}"#;
+    fs::write(&own, record).unwrap();
+    let doors = checker(
+        &home,
+        "doors",
+        r#"case "$line" in *'"doors": 4'*) echo '{"score": 1}';; esac"#,
+    );
+    let told = succeeds(&mut run("own-x.jsonl", &own, Some(&doors)));
+    assert!(told.contains("cars          1.000"), "{told}");
+
+    for (name, answer, want) in [
+        ("words", "echo good", "said \"good\": "),
+        ("silent", "true", "said \"\": "),
+        ("much", r#"echo '{"score": 2}'"#, "a score lies in [0, 1]"),
+        ("broken", "exit 3", "ended with exit status: 3"),
+    ] {
+        let program = checker(&home, name, answer);
+        let told = fails(&mut run(&format!("{name}.jsonl"), &set, Some(&program)));
+        assert!(
+            told.contains(want) && told.contains("a photo of a"),
+            "{want}\n{told}"
+        );
+    }
+    let told = fails(&mut run("bad.jsonl", &set, Some(&home.join("nobody"))));
+    assert!(told.contains("cannot run"), "{told}");
+    let told = fails(&mut run("bad.jsonl", &set, None));
+    assert!(told.contains("--checker"), "{told}");
+    let told = fails(&mut run("bad.jsonl", &home.join("nowhere"), None));
+    assert!(told.contains("cannot read"), "{told}");
+    fs::remove_dir_all(&set).unwrap();
+    fs::create_dir(&set).unwrap();
+    let told = fails(&mut run("bad.jsonl", &set, None));
+    assert!(told.contains("holds no .txt file"), "{told}");
+}
+
 /// A comparison of two prompts, one picture each, in few steps, so many of them timed.
 fn compare(out: &Path, timed: &str) -> Command {
     let mut command = example("compare");
