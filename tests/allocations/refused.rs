@@ -117,12 +117,13 @@ fn scene<G: Generator, R: RewardModel>(
     make: &dyn Fn() -> Result<(G, R)>,
     strategies: &mut [Strategy<'_, G, R>],
 ) {
+    // A device keeps the scratch that it once needed.
+    drop(make().unwrap());
     walk.each(name, |n| {
         let (made, reached) = counter::refusing(n, make);
         (out_of_memory(&made), reached)
     });
     for (strategy, run) in strategies {
-        // A device keeps the scratch that it once needed.
         let (mut want, mut sessions) = ([0; PLACES], make().unwrap());
         search(&mut **run, &mut sessions, prompt, &mut want).unwrap();
         drop(sessions);
