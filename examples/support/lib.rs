@@ -16,6 +16,7 @@ pub mod layout;
 pub mod layouts;
 pub mod measured;
 pub mod open;
+pub mod parts;
 pub mod person;
 pub mod png_file;
 pub mod precision;
