@@ -47,8 +47,11 @@ pub mod math;
 #[cfg(feature = "alloc")]
 pub mod model;
 pub mod ops;
+#[cfg(feature = "alloc")]
+pub mod parts;
 pub mod prompt;
 pub mod quant;
+pub mod reason;
 pub mod reward;
 pub mod rng;
 pub mod search;

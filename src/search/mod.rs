@@ -19,7 +19,11 @@ mod plain;
 #[cfg(feature = "alloc")]
 mod prm;
 #[cfg(feature = "alloc")]
+mod probe;
+#[cfg(feature = "alloc")]
 mod reflect;
+#[cfg(feature = "alloc")]
+mod region;
 #[cfg(feature = "alloc")]
 mod run;
 #[cfg(feature = "alloc")]
@@ -28,6 +32,7 @@ mod work;
 
 use rand_core::Rng;
 
+use crate::codes::Code;
 use crate::error::Result;
 use crate::generator::{CandidateId, Generator};
 use crate::image::ImageBatch;
@@ -50,6 +55,8 @@ pub use plain::Plain;
 pub use prm::Prm;
 #[cfg(feature = "alloc")]
 pub use reflect::{Correction, Reflect};
+#[cfg(feature = "alloc")]
+pub use region::{Locator, Occlusion, Probe, Sight};
 pub use work::MultiplyAdds;
 
 /// What a search has spent, counted in candidates: a batch of 20 counts 20.
@@ -162,6 +169,20 @@ pub enum Event<'a> {
         key: ViewKey,
         /// Its words.
         reason: &'a str,
+    },
+    /// A judge answered the outcome question about changed copies of a view; none of these is the picture's verdict.
+    Probed {
+        /// The view.
+        key: ViewKey,
+        /// Its answers, one a copy.
+        verdicts: &'a [Verdict],
+    },
+    /// The region of a picture that is drawn anew was found.
+    Located {
+        /// The view.
+        key: ViewKey,
+        /// Its codes, [`UNKNOWN`](crate::codes::UNKNOWN) where they are drawn anew.
+        codes: &'a [Code],
     },
     /// A candidate is out of the running; a parked one may come back if nobody survives.
     Rejected {
