@@ -74,6 +74,7 @@ pub struct Rollout {
 
 /// A token's part of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Token {
     /// Probability now over that when it was drawn.
     pub ratio: f64,
@@ -153,6 +154,7 @@ pub fn advantages(config: &GrpoConfig, rewards: &[f64]) -> Result<Vec<f64>> {
 
 /// What one group gave.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct GrpoReport {
     /// −mean of the tokens' objectives.
     pub loss: f64,

@@ -248,6 +248,31 @@ impl Decision {
 ///
 /// Generic over both contracts so that it can be compiled for concrete models; `G` and `R` may also be
 /// `dyn Generator + 'a` and `dyn RewardModel + 'a`.
+///
+/// The docs' `guide::strategy` says how to write one. Any of them, chosen while the program runs:
+///
+/// ```
+/// use maquette::search::{BestOfN, Parm};
+/// use maquette::testing::{OracleReward, ScriptedGenerator};
+/// use maquette::{Event, Flow, Generator, Prompt, RewardModel, SearchStrategy, rng::Stream};
+///
+/// let (mut generator, mut judge) = (ScriptedGenerator::new(6), OracleReward::new(1));
+/// let prompt = Prompt::new("a red car");
+/// for name in ["best-of-n", "parm"] {
+///     let mut strategy: Box<dyn SearchStrategy<dyn Generator, dyn RewardModel>> = match name {
+///         "parm" => Box::new(Parm::new(4)),
+///         _ => Box::new(BestOfN::new(4)),
+///     };
+///     let mut looks = 0;
+///     let found = strategy.search(&mut generator, &mut judge, &prompt, &mut Stream::new(1), &mut |event| {
+///         looks += u32::from(matches!(event, Event::Judged { .. }));
+///         if looks < 100 { Flow::Continue } else { Flow::Stop }
+///     })?;
+///     assert_eq!(u64::from(looks), found.cost.judged());
+///     generator.prune(&[found.winner])?;
+/// }
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub trait SearchStrategy<G: Generator + ?Sized, R: RewardModel + ?Sized> {
     /// Searches for one picture.
     ///

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::raster::{
     PrefixPair, PrefixReader, PrefixRows, RasterModel, RasterOptions, RasterSession,
 };
+use crate::model::session::copied;
 use crate::model::template::{Template, Tokens};
 use crate::model::transformer::Stack;
 use crate::ops::Backend;
@@ -218,16 +219,16 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
 
     /// A prompt's tokens, and what guidance leads away from: the same with a pad for every token but the first and
     /// the last. The pads are attended to like any token.
-    fn pair(&self, tokens: &[TokenId]) -> PrefixPair {
-        let mut unconditional = tokens.to_vec();
+    fn pair(&self, tokens: &[TokenId]) -> Result<PrefixPair> {
+        let mut unconditional = copied(tokens)?;
         let last = tokens.len().saturating_sub(1);
         if let Some(inner) = unconditional.get_mut(1..last) {
             inner.fill(self.pad);
         }
-        PrefixPair {
-            conditional: tokens.to_vec(),
+        Ok(PrefixPair {
+            conditional: copied(tokens)?,
             unconditional,
-        }
+        })
     }
 }
 
@@ -239,7 +240,7 @@ impl<B: Backend, T: Tokenize> PrefixReader<B> for JanusReader<B, T> {
             });
         }
         self.encode(prompt, false)?;
-        Ok(self.pair(&self.tokens.before))
+        self.pair(&self.tokens.before)
     }
 
     fn write(&mut self, words: &[u32], x: &mut B::Buffer<f32>) -> Result<usize> {
