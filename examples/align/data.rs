@@ -1,7 +1,8 @@
 //! What is trained on.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use maquette::Code;
 use maquette::align::masked::PairConfig;
@@ -16,6 +17,8 @@ use crate::online::seed;
 #[derive(Debug, Deserialize)]
 struct Line {
     prompt: String,
+    #[serde(default)]
+    tag: String,
     chosen: Vec<Code>,
     rejected: Vec<Code>,
 }
@@ -58,6 +61,7 @@ pub fn pairs<F: Family>(paths: &[PathBuf], family: &mut F) -> Res<Vec<Pair>> {
     lines(paths, &mut |line: Line| {
         let pair = Pair {
             prompt: line.prompt,
+            tag: line.tag,
             chosen: line.chosen,
             rejected: line.rejected,
         };
@@ -104,36 +108,57 @@ pub fn pictures<F: Family>(pairs: &[Pair], items: &[PathBuf], family: &mut F) ->
 /// In which order a set is gone through.
 #[derive(Debug)]
 pub struct Order {
-    len: usize,
     /// Of the orders; none for that of the files.
     seed: Option<u64>,
-    places: Vec<usize>,
+    /// Places that take turns: those of each task, or all.
+    turns: Vec<Turn>,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    all: Vec<usize>,
     pass: Option<usize>,
+    drawn: Vec<usize>,
 }
 
 impl Order {
-    /// Of so many things.
+    /// Of so many things. Each pass has an order of its own if there is a seed.
     pub fn new(len: usize, seed: Option<u64>) -> Self {
+        let all = (0..len.max(1)).collect();
+        let turns = vec![Turn {
+            all,
+            ..Turn::default()
+        }];
+        Self { seed, turns }
+    }
+
+    /// The tasks of some pairs take turns, those with fewer pairs go through theirs more often.
+    pub fn even(pairs: &[Pair], seed: u64) -> Self {
+        let mut tasks: BTreeMap<&str, Turn> = BTreeMap::new();
+        for (at, pair) in pairs.iter().enumerate() {
+            tasks.entry(&pair.tag).or_default().all.push(at);
+        }
         Self {
-            len: len.max(1),
-            seed,
-            places: Vec::new(),
-            pass: None,
+            seed: Some(seed),
+            turns: tasks.into_values().collect(),
         }
     }
 
     /// The place of what comes `at`-th; the same whenever it is asked for.
     pub fn place(&mut self, at: usize) -> usize {
+        let (turns, own) = (self.turns.len(), at % self.turns.len());
+        let (turn, at) = (&mut self.turns[own], at / turns);
+        let len = turn.all.len();
         let Some(of) = self.seed else {
-            return at % self.len;
+            return turn.all[at % len];
         };
-        let pass = at / self.len;
-        if self.pass != Some(pass) {
+        let pass = at / len;
+        if turn.pass != Some(pass) {
+            turn.drawn.clone_from(&turn.all);
             let key = |&i: &usize| seed(of, [i as u32, pass as u32, 0x6F72_6465]);
-            self.places = (0..self.len).collect();
-            self.places.sort_by_cached_key(key);
-            self.pass = Some(pass);
+            turn.drawn.sort_by_cached_key(key);
+            turn.pass = Some(pass);
         }
-        self.places[at % self.len]
+        turn.drawn[at % len]
     }
 }

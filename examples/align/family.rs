@@ -33,6 +33,8 @@ const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weight
 #[derive(Debug, Clone)]
 pub struct Pair {
     pub prompt: String,
+    /// The task, if it is known.
+    pub tag: String,
     pub chosen: Vec<Code>,
     pub rejected: Vec<Code>,
 }

@@ -141,10 +141,13 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
         begin,
         entropy: entropy(args, &training)?,
         family,
-        order: Order::new(
-            pairs.len().max(pictures.len()),
-            args.shuffle.then_some(args.seed),
-        ),
+        order: match args.even {
+            true => Order::even(&pairs, args.seed),
+            false => Order::new(
+                pairs.len().max(pictures.len()),
+                args.shuffle.then_some(args.seed),
+            ),
+        },
         pairs,
         pictures,
         requests,
@@ -312,6 +315,7 @@ impl<F: Family> Run<'_, F> {
             let codes = |at: usize| -> Vec<Code> { group.drawn[at].codes().into() };
             let pair = Pair {
                 prompt: group.prompt.clone(),
+                tag: String::new(),
                 chosen: codes(best),
                 rejected: codes(worst),
             };

@@ -56,6 +56,9 @@ pub struct Args {
     /// Go through pairs or pictures in an order drawn anew for every pass, not in that of the files.
     #[arg(long)]
     pub shuffle: bool,
+    /// Let the tasks of the pairs take turns, each in an order drawn anew for every pass: rare ones come more often.
+    #[arg(long, conflicts_with = "shuffle")]
+    pub even: bool,
     /// Pairs, pictures or items of a step.
     #[arg(long, default_value_t = 10)]
     pub batch: usize,
@@ -233,6 +236,9 @@ impl Args {
         if self.prompts.is_none() == self.draws() {
             return Err("--prompts is needed for guided and grpo alone".into());
         }
+        if self.even && !paired {
+            return Err("--even is for dpo and guided alone".into());
+        }
         let shaped = self.plan || !self.edit.is_empty() || !self.entropy.is_empty();
         if shaped && self.objective != Objective::Grpo {
             return Err("--plan, --edit and --entropy are for grpo alone".into());
@@ -256,8 +262,8 @@ impl Args {
             "beta": self.beta(), "supervised": self.supervised, "clip": self.clip, "rank": self.rank, "targets": targets,
             "masks": format!("{:?}", self.masks), "guide": format!("{:?}", self.guide), "guide_factor": self.guide_factor,
             "scorer": self.scorer.name(), "groups": self.groups, "group": self.group, "tries": self.tries,
-            "passes": self.passes, "guidance": self.guidance, "seed": self.seed, "shuffle": self.shuffle, "drop": self.drop,
-            "items": paths(&self.items), "plan": self.plan, "entropy": self.entropy, "plan_length": self.plan_length,
+            "passes": self.passes, "guidance": self.guidance, "seed": self.seed, "shuffle": self.shuffle,
+            "even": self.even, "drop": self.drop, "items": paths(&self.items), "plan": self.plan, "entropy": self.entropy, "plan_length": self.plan_length,
             "length_factor": self.length_factor, "stages": self.stages, "edit": paths(&self.edit),
         });
         if self.objective == Objective::Judge {

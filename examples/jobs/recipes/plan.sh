@@ -6,7 +6,7 @@ $bin/annotate --prompts "$out/prompts.jsonl" --evaluation "$out/left-out.jsonl" 
   --model-dir $weights/janus --guidance 2 --out "$out/right.jsonl"
 $bin/align --objective supervised --items "$out/right.outcome.jsonl" --shuffle --batch 16 --rate 3e-4 --merge \
   --model-dir $weights/janus --out "$out/supervised"
-# Then groups of 8 with the adaptive entropies of ReasonGen-R1; its targets are those of larger vocabularies.
-$bin/align --objective grpo --plan --entropy 1 5 --scorer rules --groups 4 --tries 2 --rate 3e-4 --steps "$steps" \
+# Then groups of 8 with the adaptive entropies of ReasonGen-R1; here near what the model begins with.
+$bin/align --objective grpo --plan --entropy 0.3 3 --scorer rules --groups 4 --tries 2 --rate 3e-4 --steps "$steps" \
   --model-dir "$out/supervised/merged" --guidance 2 --prompts "$out/prompts.jsonl" --evaluation "$out/left-out.jsonl" \
   --check "$out/kept.jsonl" --merge --out "$out/plan"

@@ -191,6 +191,31 @@ fn a_janus_learns_from_pairs_and_from_its_own_rewards() {
 }
 
 #[test]
+fn tasks_of_pairs_take_turns() {
+    let home = folder("align-even");
+    let set = home.join("pairs.jsonl");
+    pairs(&set, 3);
+    let text = fs::read_to_string(&set).unwrap();
+    let lines: Vec<String> = text
+        .lines()
+        .zip(["often", "often", "rare"])
+        .map(|(line, tag)| line.replace('{', &format!("{{\"tag\": \"{tag}\", ")) + "\n")
+        .collect();
+    let gradient = |name: &str, places: &[usize], args: &[&str]| {
+        let (file, out) = (home.join(format!("{name}.jsonl")), home.join(name));
+        let text: String = places.iter().map(|&at| &*lines[at]).collect();
+        fs::write(&file, text).unwrap();
+        succeeds(align(Some(&file), &out).args(["--steps", "1"]).args(args));
+        curve(&out, "gradient")[0].to_bits()
+    };
+    // The first of a step is one of the frequent task, whichever; the second the only one of the other.
+    let even = gradient("even", &[0, 1, 2], &["--even"]);
+    let [first, second] =
+        [("first", [0, 2]), ("second", [1, 2])].map(|(name, at)| gradient(name, &at, &[]));
+    assert!(first != second && [first, second].contains(&even));
+}
+
+#[test]
 fn recipes_write_plans_hold_entropies_and_go_on_after_a_kill() {
     let home = folder("align-recipes");
     let list = prompts(&home, 6);
