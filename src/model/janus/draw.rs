@@ -118,14 +118,14 @@ const fn position(i: usize) -> u32 {
 
 /// Turns prompts into the tokens of the released layout.
 pub struct JanusReader<B: Backend, T> {
-    model: Arc<Janus<B>>,
-    words: T,
+    pub(super) model: Arc<Janus<B>>,
+    pub(super) words: T,
     draw: Template,
     plan: Option<Template>,
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
     text: String,
     pad: TokenId,
-    end: Option<TokenId>,
+    pub(super) end: Option<TokenId>,
     ids: B::Buffer<u32>,
 }
 
@@ -162,7 +162,7 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
     }
 
     /// Leaves the tokens of a prompt, in the layout of a plan or of a picture, in `tokens.before`.
-    fn encode(&mut self, prompt: &Prompt<'_>, plan: bool) -> Result<()> {
+    pub(super) fn encode(&mut self, prompt: &Prompt<'_>, plan: bool) -> Result<()> {
         let limit = self.model.config.max_prompt_len;
         let cut = prompt.text().len() - prompt.text().trim_start().len();
         let layout = match (&self.plan, plan) {
@@ -206,7 +206,7 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
     }
 
     /// Fails on a token that the model does not have.
-    fn check(&self, tokens: &[TokenId]) -> Result<()> {
+    pub(super) fn check(&self, tokens: &[TokenId]) -> Result<()> {
         let vocab = self.model.config.text.vocab;
         if tokens.iter().any(|&id| id as usize >= vocab) {
             return Err(Error::Config {
