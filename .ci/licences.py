@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every crate that a manifest's tree asks for, on any platform, has a licence that deny.toml allows, and comes from crates.io.
+"""Every crate that a manifest's tree asks for, on any platform, has a licence that deny.toml allows, and comes from the registry.
 
     .ci/licences.py Cargo.toml [LICENCE ...]    # further licences for this tree alone
 """
@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 
 
 def satisfied(expression, allowed):
@@ -60,8 +59,10 @@ assert satisfied("Apache-2.0 WITH LLVM-exception OR MIT", {"MIT"})
 assert not satisfied("Apache-2.0 WITH LLVM-exception", {"Apache-2.0"})
 
 manifest, *more = sys.argv[1:]
-with open("deny.toml", "rb") as file:
-    allowed = set(tomllib.load(file)["licenses"]["allow"]) | set(more)
+# Read as far as this needs it, by any Python.
+with open("deny.toml", encoding="utf-8") as file:
+    allow = re.search(r"^allow = \[(.*)\]$", file.read(), re.MULTILINE)[1]
+allowed = set(re.findall(r'"([^"]+)"', allow)) | set(more)
 command = ["cargo", "metadata", "--format-version", "1", "--all-features", "--locked", "--manifest-path", manifest]
 packages = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["packages"]
 wrong = []
@@ -70,7 +71,7 @@ for package in packages:
     # What has no source lies in this repository.
     if package["source"] is None:
         continue
-    if not package["source"].startswith("registry+https://github.com/rust-lang/crates.io-index"):
+    if not package["source"].startswith("registry+"):
         wrong.append(f"{name} comes from {package['source']}")
     if not satisfied(package["license"] or "none", allowed):
         wrong.append(f"{name} has the licence {package['license']}")
