@@ -54,11 +54,18 @@ struct Walk {
 }
 
 impl Walk {
+    /// Whether the next scene is looked at.
+    const fn comes(&self) -> bool {
+        let (next, (first, _, once)) = (self.scene + 1, self.begin);
+        next >= first && !(once && next > first)
+    }
+
     /// Refuses call after call of `f`, which says whether it failed and whether it made so many calls.
     fn each(&mut self, name: &str, mut f: impl FnMut(usize) -> (bool, bool)) {
+        let comes = self.comes();
         self.scene += 1;
         let (scene, from, once) = self.begin;
-        if self.scene < scene || (once && self.scene > scene) {
+        if !comes {
             return;
         }
         let first = if self.scene == scene {
@@ -118,15 +125,19 @@ fn scene<G: Generator, R: RewardModel>(
     strategies: &mut [Strategy<'_, G, R>],
 ) {
     // A device keeps the scratch that it once needed.
-    drop(make().unwrap());
+    if walk.comes() {
+        drop(make().unwrap());
+    }
     walk.each(name, |n| {
         let (made, reached) = counter::refusing(n, make);
         (out_of_memory(&made), reached)
     });
     for (strategy, run) in strategies {
-        let (mut want, mut sessions) = ([0; PLACES], make().unwrap());
-        search(&mut **run, &mut sessions, prompt, &mut want).unwrap();
-        drop(sessions);
+        let mut want = [0; PLACES];
+        if walk.comes() {
+            let mut sessions = make().unwrap();
+            search(&mut **run, &mut sessions, prompt, &mut want).unwrap();
+        }
         walk.each(&format!("{name}, {strategy}"), |n| {
             let mut codes = [0; PLACES];
             let mut sessions = make().unwrap();
