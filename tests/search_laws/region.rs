@@ -1,15 +1,17 @@
 //! Laws of drawing the region at fault anew.
 
+use std::fmt;
+
 use maquette::codes::UNKNOWN;
 use maquette::generator::Needs;
-use maquette::parts::{Part, Tell};
+use maquette::parts::{Inspector, Part, Tell};
 use maquette::reason::Fault;
 use maquette::reward::{Ask, Verdict, ViewKey};
 use maquette::search::{
     BestOfN, Budget, Correction, Event, Occlusion, Plain, Probe, Reflect, Sight,
 };
 use maquette::testing::{ScriptedGenerator, ScriptedReward};
-use maquette::{Code, Error, Flow, ImageBatch, Judgement, RewardModel};
+use maquette::{CandidateId, Code, Error, Flow, ImageBatch, Judgement, Prompt, RewardModel};
 use proptest::prelude::*;
 
 use crate::adaptive::harmful;
@@ -214,39 +216,115 @@ impl RewardModel for Corner {
     }
 }
 
+/// The same with words.
+struct Worded(Corner);
+
+impl RewardModel for Worded {
+    fn needs(&self, ask: Judgement) -> Needs {
+        self.0.needs(ask)
+    }
+
+    fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> maquette::Result<()> {
+        self.0.judge(ask, out)
+    }
+
+    fn explain(&mut self, _: &Ask<'_>, out: &mut dyn fmt::Write) -> maquette::Result<()> {
+        out.write_str("The cup is blue instead of red.").unwrap();
+        Ok(())
+    }
+}
+
+/// Whether the corner is drawn anew.
+fn corner_of(strategy: &mut Dyn<'static>, judge: &mut (dyn RewardModel + 'static)) -> [bool; 4] {
+    let mut regions = Vec::new();
+    let mut listen = |_, event: &Event<'_>| {
+        if let Event::Located { codes, .. } = event {
+            regions.push(codes.to_vec());
+        }
+        Flow::Continue
+    };
+    let mut generator = ScriptedGenerator::new(STEPS);
+    search(strategy, &mut generator, judge, 8, &mut listen).unwrap();
+    [0, 1, 4, 5].map(|place| regions[0][place] == UNKNOWN)
+}
+
 #[test]
 fn what_a_judge_misses_is_kept_and_what_has_the_wrong_colour_is_not() {
-    // As a whole the corner is kept; as a cup that is not red it goes first.
-    let wide = Occlusion::new().with_side(2);
-    let located = |strategy: &mut Dyn<'static>| {
-        let mut judge = Corner {
-            seen: None,
-            asked: Vec::new(),
-        };
-        let mut regions = Vec::new();
-        let mut listen = |_, event: &Event<'_>| {
-            if let Event::Located { codes, .. } = event {
-                regions.push(codes.to_vec());
-            }
-            Flow::Continue
-        };
-        let mut generator = ScriptedGenerator::new(STEPS);
-        search(strategy, &mut generator, &mut judge, 8, &mut listen).unwrap();
-        let corner = [0, 1, 4, 5].map(|place| regions[0][place] == UNKNOWN);
-        (corner, judge.asked)
+    let corner = || Corner {
+        seen: None,
+        asked: Vec::new(),
     };
-    // 11 of 16 codes are drawn anew, then 4.
+    let wide = Occlusion::new().with_side(2);
+    // 11 of 16 codes are drawn anew, then 4. As a whole the corner is kept; as a cup that is not red it goes first.
     let mut region = Reflect::new(Plain, Correction::Region { from: 3 })
         .with_confidence(2.0)
         .with_rounds(1);
-    let (corner, asked) = located(&mut region.with_locator(wide));
-    assert_eq!((corner, asked.len()), ([false; 4], 3));
-    region.correction = Correction::Region { from: 5 };
-    let (corner, asked) = located(&mut region.with_locator(wide.with_parts(parts)));
-    assert_eq!(corner, [true; 4]);
+    let mut judge = corner();
     assert_eq!(
-        asked,
+        corner_of(&mut region.with_locator(wide), &mut judge),
+        [false; 4]
+    );
+    assert_eq!(judge.asked.len(), 3);
+    region.correction = Correction::Region { from: 5 };
+    let mut judge = corner();
+    let anew = corner_of(&mut region.with_locator(wide.with_parts(parts)), &mut judge);
+    assert_eq!(anew, [true; 4]);
+    assert_eq!(
+        judge.asked,
         ["a red car", "a cup", "a red cup", "a cup", "a red car"]
+    );
+    // A cup alone is kept, unless the judge says that its colour is wrong.
+    let there =
+        |_: &str, tell: &mut Tell<'_>| tell(Part::new("a cup", Fault::Missing { object: "cup" }));
+    let mut cups = region.with_locator(wide.with_parts(there));
+    assert_eq!(corner_of(&mut cups, &mut corner()), [false; 4]);
+    assert_eq!(corner_of(&mut cups, &mut Worded(corner())), [true; 4]);
+}
+
+/// Says yes to these prompts.
+struct Says(&'static [&'static str]);
+
+impl RewardModel for Says {
+    fn needs(&self, _: Judgement) -> Needs {
+        Needs::NOTHING
+    }
+
+    fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> maquette::Result<()> {
+        let p = f32::from(u8::from(self.0.contains(&ask.prompt.text())));
+        out.fill(Verdict::new(p, 1.0 - p));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_judge_without_words_names_the_first_fault_of_each_object() {
+    let told = |yes: &'static [&'static str]| {
+        let all = |prompt: &str, tell: &mut Tell<'_>| {
+            tell(Part::new("a book", Fault::Missing { object: "book" }))?;
+            parts(prompt, tell)?;
+            tell(Part::new(prompt, Fault::Attribution { objects: None }))
+        };
+        let (prompt, mut reason) = (Prompt::new("a red cup and a book"), String::new());
+        let keys = [ViewKey {
+            candidate: CandidateId(3),
+            step: STEPS,
+        }];
+        let ask = Ask::new(Judgement::Outcome, &prompt, &keys);
+        Inspector::new(Says(yes), all)
+            .explain(&ask, &mut reason)
+            .unwrap();
+        reason
+    };
+    assert_eq!(told(&[]), "book is missing; cup is missing");
+    assert_eq!(told(&["a cup"]), "book is missing; cup is not red");
+    assert_eq!(told(&["a book", "a red cup"]), "cup is missing");
+    assert_eq!(
+        told(&["a book", "a cup", "a red cup"]),
+        "colours are swapped"
+    );
+    assert_eq!(
+        told(&["a book", "a cup", "a red cup", "a red cup and a book"]),
+        ""
     );
 }
 
