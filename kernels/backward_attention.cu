@@ -114,7 +114,8 @@ extern "C" __global__ void __launch_bounds__(128, 4) attention_dx_rows(
 {
     extern __shared__ __align__(16) f32 shared[];  // [head_dim, 4] queries, the same of dy, [4, head_dim] sums
     f32 *queries = shared, *gradients = shared + ROWS * head_dim, *sums = shared + 2 * ROWS * head_dim;
-    __shared__ f32 weights[ROWS][TILE];
+    // Rows lie apart so that a warp that reads two of them meets two banks.
+    __shared__ f32 weights[ROWS][TILE + 8];
     const u32 kv = blockIdx.y, h = kv * (n_heads / n_kv_heads) + member, base_row = blockIdx.x * ROWS;
     const u64 stride = (u64)(n_heads + 2 * n_kv_heads) * head_dim;
     const f32* keys = qkv + (u64)(n_heads + kv) * head_dim;
@@ -225,15 +226,16 @@ extern "C" __global__ void __launch_bounds__(256, 3) attention_dx_keys(
     const f32* others = (value ? dy : qkv) + (u64)h * head_dim + column;
     const u64 step = value ? (u64)n_heads * head_dim : stride;
     f32* const out = dqkv + (u64)(n_heads + value * n_kv_heads + kv) * head_dim;
-    const u32 y = threadIdx.x / 16 * 4, x = threadIdx.x % 16 * 4;
+    const u32 y = threadIdx.x / 16 * 4, x = threadIdx.x % 16;
     const bool begin = member == 0 && first == 0;
     f32 sum[4][4];
 #pragma unroll
     for (u32 a = 0; a < 4; a++)
 #pragma unroll
         for (u32 b = 0; b < 4; b++) {
-            const bool there = key + y + a < rows && column + x + b < head_dim;
-            sum[a][b] = begin || !there ? 0.0f : out[(key + y + a) * stride + column + x + b];
+            const u32 c = column + x + 16 * b;
+            const bool there = key + y + a < rows && c < head_dim;
+            sum[a][b] = begin || !there ? 0.0f : out[(key + y + a) * stride + c];
         }
     // Rows from `causal` on see all keys, those before it what stands before them.
     const auto seen = [=](u32 i, u32 c) { return i >= min(key + c, causal); };
@@ -244,7 +246,9 @@ extern "C" __global__ void __launch_bounds__(256, 3) attention_dx_keys(
 #pragma unroll
     for (u32 a = 0; a < 4; a++)
 #pragma unroll
-        for (u32 b = 0; b < 4; b++)
-            if (key + y + a < rows && column + x + b < head_dim)
-                out[(key + y + a) * stride + column + x + b] = sum[a][b];
+        for (u32 b = 0; b < 4; b++) {
+            const u32 c = column + x + 16 * b;
+            if (key + y + a < rows && c < head_dim)
+                out[(key + y + a) * stride + c] = sum[a][b];
+        }
 }

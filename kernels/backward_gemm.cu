@@ -7,7 +7,7 @@
 // Bound: the weights, turned into floats once for 16 rows; a shared load for 4 multiplications and additions.
 //
 // dw: a block owns 64 outputs and 64 inputs, a thread 4 x 4 of them; a sum runs over the rows in blocks of 256.
-// Bound: multiplications and additions, 16 of each for two shared loads of 16 bytes. Compute capability 8.0.
+// Bound: multiplications and additions, 16 of each for a shared load of 16 bytes and four of 4. Compute capability 8.0.
 #include "outer.cuh"
 #include "weights.cuh"
 
@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) gemm_dw(
     for (u32 p = 0; p < 4; p++)
 #pragma unroll
         for (u32 q = 0; q < 4; q++) {
-            const u32 j = first_j + threadIdx.x / 16 * 4 + p, t = first_t + threadIdx.x % 16 * 4 + q;
+            const u32 j = first_j + threadIdx.x / 16 * 4 + p, t = first_t + threadIdx.x % 16 + 16 * q;
             if (j < n && t < k)
                 dw[(u64)j * k + t] += total[p][q];
         }
