@@ -1,8 +1,6 @@
-//! Gradients on the CPU device: `cargo bench --bench backward --features align,threads`.
+//! Gradients on the CPU device: `cargo bench -p maquette-benches --bench backward`.
 
-use std::hint::black_box;
-
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use maquette::Result;
 use maquette::cpu::Cpu;
 use maquette::ops::backward::attention::SelfAttentionShape;
@@ -11,30 +9,7 @@ use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, NormShape};
 use maquette::ops::{Backend, Backward};
 use maquette::quant::{Format, QuantMatrix};
-
-type Buffer = <Cpu as Backend>::Buffer<f32>;
-
-fn numbers(len: usize) -> Vec<f32> {
-    (0..len).map(|i| (i as f32 * 0.7).sin()).collect()
-}
-
-fn random(cpu: &Cpu, len: usize) -> Result<Buffer> {
-    let mut buffer = cpu.zeros(len)?;
-    cpu.write(&mut buffer, 0, &numbers(len))?;
-    Ok(buffer)
-}
-
-/// Times one call; `amount` is its multiply-adds, or its bytes.
-fn time(c: &mut Criterion, name: &str, amount: Throughput, mut call: impl FnMut() -> Result<()>) {
-    let (family, rest) = name.split_once('/').unwrap_or((name, ""));
-    let mut group = c.benchmark_group(family);
-    group.sample_size(10);
-    group.throughput(amount);
-    group.bench_function(BenchmarkId::from_parameter(rest), |b| {
-        b.iter(|| black_box(call()))
-    });
-    group.finish();
-}
+use maquette_benches::{numbers, random, time};
 
 fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     for (m, n, k) in [(132, 512, 128), (387, 2048, 2048)] {

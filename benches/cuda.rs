@@ -1,5 +1,5 @@
 //! Every kind of kernel on a GPU, by the device's own clock, in the shapes of the example `kernel_report`:
-//! `cargo bench --bench cuda --features cuda`. Without a GPU it says so.
+//! `cargo bench -p maquette-benches --bench cuda`. Without a GPU it says so.
 
 use std::time::Duration;
 

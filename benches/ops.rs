@@ -1,10 +1,9 @@
-//! Every operation on the CPU device: `cargo bench --bench ops --features threads`.
+//! Every operation on the CPU device: `cargo bench -p maquette-benches --bench ops`.
 
-use std::hint::black_box;
-
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use maquette::Result;
 use maquette::cpu::Cpu;
+use maquette::ops::Backend;
 use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeShape, RotaryShape};
 use maquette::ops::conv::{ConvShape, PatchShape, Rounding};
 use maquette::ops::gemm::{Activations, GemmShape};
@@ -12,40 +11,8 @@ use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, 
 use maquette::ops::reward_head::{AnswerShape, PoolShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
 use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
-use maquette::ops::{Backend, Element};
 use maquette::quant::{Format, QuantMatrix};
-
-type Buffer<T> = <Cpu as Backend>::Buffer<T>;
-
-fn buffer<T: Element>(cpu: &Cpu, data: &[T]) -> Result<Buffer<T>> {
-    let mut buffer = cpu.zeros(data.len())?;
-    cpu.write(&mut buffer, 0, data)?;
-    Ok(buffer)
-}
-
-fn numbers(len: usize) -> Vec<f32> {
-    (0..len).map(|i| (i as f32 * 0.7).sin()).collect()
-}
-
-fn random(cpu: &Cpu, len: usize) -> Result<Buffer<f32>> {
-    buffer(cpu, &numbers(len))
-}
-
-/// Times one call; `amount` is what it must read and write at least, or its multiply-adds.
-fn time(c: &mut Criterion, name: &str, amount: Throughput, mut call: impl FnMut() -> Result<()>) {
-    let (family, rest) = name.split_once('/').unwrap_or((name, ""));
-    let mut group = c.benchmark_group(family);
-    group.throughput(amount);
-    group.bench_function(BenchmarkId::from_parameter(rest), |b| {
-        b.iter(|| black_box(call()))
-    });
-    group.finish();
-}
-
-/// Bytes of so many floats.
-fn floats(n: usize) -> Throughput {
-    Throughput::Bytes(4 * n as u64)
-}
+use maquette_benches::{buffer, floats, numbers, random, time};
 
 fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     for (m, n, k) in [

@@ -5,7 +5,8 @@
 //!
 //! Other models are named as `generate` names them. The detector reads the bundled world's pictures alone: those of another
 //! size are drawn for the official scorer (`--pictures`) and not scored here. Its results come back with `--table`, the
-//! detections of any other detector with `--score`. Several processes share the prompts by their ranks, as the files in
+//! detections of any other detector with `--score`. Prompts of any other kind, as plain text files by category too, are marked
+//! by a program of one's own (`--checker`). Several processes share the prompts by their ranks, as the files in
 //! `examples/jobs` show, and `--merge` makes one result of theirs. `--report` writes one page of it for a browser.
 
 use std::error::Error;
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 use clap::Parser;
 
+use support::checker::{Checker, Program};
 use support::choice::{Effort, Strategy};
 use support::comparison::{self, Row};
 use support::detections::RuleArgs;
@@ -50,6 +52,10 @@ struct Cli {
     /// the official scorer does, and draw nothing.
     #[arg(long, value_name = "DETECTIONS")]
     score: Option<PathBuf>,
+    /// A program that marks the pictures: it is called with a picture's path, reads the prompt's record, and answers
+    /// `{"score": 0.7}`, with `"correct"` and `"reason"` if it likes. [default: the bundled world's detector]
+    #[arg(long, value_name = "PROGRAM")]
+    checker: Option<PathBuf>,
     #[command(flatten)]
     rules: RuleArgs,
     /// Make one result file of those that all ranks wrote, and draw nothing.
@@ -104,13 +110,16 @@ fn run() -> Result<(), Box<dyn Error>> {
         eprintln!("rank {rank} of {world}, says {told_by}");
     }
     let models = Models::load(&cli.settings, cli.effort.asks(cli.strategy))?;
-    let eye = match detector(&models, &share)? {
-        Ok(eye) => Some(eye),
-        Err(_) if cli.pictures.is_some() => None,
-        Err(why) => {
-            let hint = "name a folder for the official scorer with --pictures";
-            return Err(format!("{why}: {hint}").into());
-        }
+    let checker: Option<Box<dyn Checker>> = match &cli.checker {
+        Some(program) => Some(Box::new(Program::new(program))),
+        None => match detector(&models, &share) {
+            Ok(eye) => Some(Box::new(eye)),
+            Err(_) if cli.pictures.is_some() => None,
+            Err(why) => {
+                let hint = "name a program that does with --checker, or a folder for the official scorer with --pictures";
+                return Err(format!("{why}: {hint}").into());
+            }
+        },
     };
     let started = Instant::now();
     let drawn = Evaluation {
@@ -119,7 +128,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         models: &models,
         strategy: cli.strategy,
         effort: &cli.effort,
-        eye: eye.as_ref(),
+        checker: checker.as_deref(),
         pictures: cli.pictures.as_deref(),
     }
     .run(&out, &bar("", cli.quiet)?)?;
@@ -160,7 +169,13 @@ fn table(name: &str, lines: &Lines) {
         println!("{name} over {n} pictures, not scored");
         return;
     }
-    println!("{name} over {n} pictures (share correct, 95 % interval over prompts)");
+    let scored = lines.values().any(|line| line["score"].is_number());
+    let what = if scored {
+        "mean score"
+    } else {
+        "share correct"
+    };
+    println!("{name} over {n} pictures ({what}, 95 % interval over prompts)");
     for line in score::lines(&results::shares(lines)) {
         println!("{line}");
     }

@@ -27,7 +27,7 @@ use maquette::rng::Stream;
 use maquette::search::{Parm, SearchStrategy};
 use maquette::{Flow, Generator, Prompt, RewardModel};
 
-const CANDIDATES: usize = 3;
+const CANDIDATES: usize = 2;
 
 /// A search that looks early, so that every kind of question is asked.
 fn searched(generator: &mut impl Generator, judge: &mut impl RewardModel) -> u64 {
@@ -50,7 +50,7 @@ fn judging() -> JudgeOptions {
 fn show_o(cpu: impl Fn() -> Cpu, format: Format) {
     let drawing = Drawing::load(cpu(), format);
     let mut options = ShowOOptions::default();
-    (options.candidates, options.batch, options.steps) = (CANDIDATES, CANDIDATES, 3);
+    (options.candidates, options.batch, options.steps) = (CANDIDATES, CANDIDATES, 2);
     let mut judge = Judging::load(cpu(), format).session(judging());
     assert!(searched(&mut drawing.session(options), &mut judge) > 0);
 }

@@ -1,13 +1,14 @@
 //! The rows of the table.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 
 use clap::Parser;
 use support::choice::{Effort, Strategy};
-use support::open::Res;
+use support::open::{LatentArgs, Res};
 
 /// Name of the file, label, and what `geneval` is called with.
-const ENTRIES: [(&str, &str, &str); 14] = [
+const ENTRIES: [(&str, &str, &str); 16] = [
     ("plain", "plain", "--strategy plain"),
     ("best-of-4", "best of 4", "--strategy best-of-n -n 4"),
     ("best-of-20", "best of 20", "--strategy best-of-n"),
@@ -33,6 +34,16 @@ const ENTRIES: [(&str, &str, &str); 14] = [
         "halving-8",
         "halving of 8 at 6 and 12",
         "--strategy halving -n 8 --rungs 6,12",
+    ),
+    (
+        "latent-halving",
+        "halving of 8, latent at the rungs",
+        "--strategy halving -n 8 --rungs 9,13 --rung-asks potential --latent",
+    ),
+    (
+        "latent-parm",
+        "PARM of 7, latent first",
+        "--strategy parm -n 7 --survivors 2 --latent",
     ),
     (
         "until-sure",
@@ -75,6 +86,15 @@ pub struct Plan {
     pub strategy: Strategy,
     #[command(flatten)]
     pub effort: Effort,
+    #[command(flatten)]
+    pub latent: LatentArgs,
+}
+
+/// A point of a curve over the number of candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub curve: usize,
+    pub candidates: u32,
 }
 
 /// One row.
@@ -86,6 +106,8 @@ pub struct Entry {
     /// Folder of the generator's weights, where they are others.
     pub weights: Option<PathBuf>,
     pub plan: Plan,
+    /// It stands on a curve instead of in the table.
+    pub place: Option<Place>,
 }
 
 impl Entry {
@@ -98,7 +120,18 @@ impl Entry {
             settings: settings.into(),
             weights,
             plan,
+            place: None,
         })
+    }
+
+    /// When it is drawn: those first which look at most, so that the others find what they need.
+    pub fn turn(&self) -> impl Ord {
+        let looks = match self.plan.strategy {
+            Strategy::Parm | Strategy::ParmReleased => 0,
+            Strategy::Prm | Strategy::Halving => 1,
+            Strategy::BestOfN | Strategy::Plain => 2,
+        };
+        (looks, Reverse(self.plan.effort.candidates))
     }
 
     /// Its result file.
@@ -125,11 +158,39 @@ fn pair(text: &str) -> Res<(&str, &str)> {
         .ok_or_else(|| format!("\"{text}\" is no NAME=… with a name for a file").into())
 }
 
-/// The rows that are wanted, plain first.
-pub fn chosen(only: &[String], more: &[String], aligned: &[String]) -> Res<Vec<Entry>> {
+/// Strategies of the curves: beginning of the files' names, label, and how they are called.
+pub const CURVES: [(&str, &str, &str); 2] = [
+    ("scaling-best-of", "best of N", "best-of-n"),
+    ("scaling-parm", "PARM of N", "parm"),
+];
+
+/// The points of the curves, whose candidates double up to `most`.
+pub fn scaling(most: u32) -> Res<Vec<Entry>> {
+    let mut all = Vec::new();
+    for (curve, (name, label, strategy)) in CURVES.into_iter().enumerate() {
+        for candidates in (0..32).map(|i| 1 << i).take_while(|n| *n <= most) {
+            let settings = format!("--strategy {strategy} -n {candidates}");
+            let mut entry = Entry::new(&format!("{name}-{candidates}"), label, &settings, None)?;
+            entry.place = Some(Place { curve, candidates });
+            all.push(entry);
+        }
+    }
+    Ok(all)
+}
+
+/// The rows that are wanted, plain first. A latent head is made for one generator: rows with the bundled one are `latent`.
+pub fn chosen(
+    only: &[String],
+    more: &[String],
+    aligned: &[String],
+    latent: bool,
+) -> Res<Vec<Entry>> {
     let mut all = Vec::new();
     for (name, label, settings) in ENTRIES {
-        all.push(Entry::new(name, label, settings, None)?);
+        let entry = Entry::new(name, label, settings, None)?;
+        if latent || !entry.plan.latent.asked() {
+            all.push(entry);
+        }
     }
     for text in more {
         let (name, settings) = pair(text)?;

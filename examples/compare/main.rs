@@ -2,26 +2,28 @@
 //!
 //! `cargo run --release --example compare --all-features -- --out out/compare`
 //!
-//! Every row is what `geneval` draws with the same settings and lies in a result file of its own. A run that was killed goes on
-//! where it was; ranks share the prompts as they do for `geneval`, and `--merge` makes the table of what they drew.
+//! Every row is what `geneval` draws with the same settings and lies in a result file of its own. Rows of the same weights share
+//! what they draw of a picture: its candidates' steps, views and verdicts are computed once, whoever needs them. What a row costs
+//! is measured on pictures that it draws alone. A run that was killed goes on where it was; ranks share the prompts as they do
+//! for `geneval`, and `--merge` makes the table of what they drew.
 
 mod entries;
-mod scaling;
 mod timing;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use support::comparison::{self, Row, Scaling};
-use support::evaluation::{Evaluation, Set, Share, bar, detector};
-use support::open::{self, Models, Res, Settings};
+use support::comparison::{self, Alone, Row, Scaling};
+use support::evaluation::{self, Evaluation, Set, Share, Task, bar, detector};
+use support::memory::Memory;
+use support::open::{self, LatentArgs, Models, Res, Settings};
 use support::png_file::{writable_folder, write_whole};
 use support::report::evaluation::page;
 use support::results::{self, Lines};
-use support::{chart, shard};
+use support::{chart, score, shard};
 
-use entries::{Entry, chosen};
+use entries::{CURVES, Entry, chosen, scaling};
 
 /// Compare strategies on a set of prompts.
 #[derive(Debug, Parser)]
@@ -46,8 +48,8 @@ struct Cli {
     /// Most candidates of the curves, which double from 1 on.
     #[arg(long, default_value_t = 32)]
     most: u32,
-    /// Prompts on which every row is timed, alone on this machine; 0 leaves the column empty.
-    #[arg(long, default_value_t = 4)]
+    /// Prompts on which every row is drawn alone, timed and its multiply-adds counted; 0 leaves those columns empty.
+    #[arg(long, default_value_t = 8)]
     timed: u32,
     /// Make one result file of those that all ranks wrote, and draw nothing.
     #[arg(long)]
@@ -65,38 +67,27 @@ fn main() -> ExitCode {
 
 fn run() -> Res<()> {
     let mut cli = Cli::parse();
-    let entries = chosen(&cli.only, &cli.entry, &cli.aligned)?;
+    let latent = cli.settings.draws_bundled();
+    let mut entries = chosen(&cli.only, &cli.entry, &cli.aligned, latent)?;
+    let rows = entries.len();
+    if cli.scaling > 0 {
+        entries.extend(scaling(cli.most)?);
+    }
     let share = cli.set.share()?;
     // The jobs share the cores already.
     cli.settings.threads = cli.settings.threads.or(Some(1));
     writable_folder(&cli.out)?;
+    let loaded = Loaded::new(&cli, &share, &entries)?;
     let mut all: Vec<Lines> = Vec::new();
-    let curves_file = cli.out.join("scaling.jsonl");
-    let mut curves = Vec::new();
     if cli.merge {
         for entry in &entries {
             let file = cli.out.join(entry.file());
             all.push(results::merge(&shard::files(&file)?, &file)?);
         }
-        if cli.scaling > 0 {
-            let lines = results::merge(&shard::files(&curves_file)?, &curves_file)?;
-            curves = scaling::curves(&lines)?;
-        }
-    }
-    let mut loaded = Loaded::new(&cli, &share)?;
-    if !cli.merge {
-        for (i, entry) in entries.iter().enumerate() {
-            let name = format!("{:>2}/{} {:<32} ", i + 1, entries.len(), entry.label);
-            let evaluation = loaded.evaluation(entry, &cli.set)?;
-            let drawn = evaluation.run(&cli.out.join(entry.file()), &bar(&name, cli.quiet)?)?;
-            all.push(drawn.lines);
-        }
-        if cli.scaling > 0 {
-            let name = format!("{:<38} ", format!("1 to {} candidates", cli.most));
-            let lines = loaded.scaling(&curves_file, &bar(&name, cli.quiet)?)?;
-            if share.shard.world == 1 {
-                curves = scaling::curves(&lines)?;
-            }
+    } else {
+        all.resize(entries.len(), Lines::new());
+        for weights in loaded.weights() {
+            loaded.draw(weights, &mut all)?;
         }
         if share.shard.world > 1 {
             if !cli.quiet {
@@ -105,17 +96,36 @@ fn run() -> Res<()> {
             return Ok(());
         }
     }
-    let mut rows = Vec::new();
-    for (entry, lines) in entries.iter().zip(&all) {
-        rows.push(Row::new(&entry.label, &entry.command(), &all[0], lines)?);
+    let mut table = Vec::new();
+    for (entry, lines) in entries[..rows].iter().zip(&all) {
+        table.push(Row::new(&entry.label, &entry.command(), &all[0], lines)?);
     }
     if cli.timed > 0 {
-        let times = loaded.times(&entries)?;
-        for (row, time) in rows.iter_mut().zip(times) {
-            row.time = Some(time);
+        for (row, alone) in table.iter_mut().zip(loaded.alone(rows, &all)?) {
+            row.alone = Some(alone);
         }
     }
-    write(&cli, &rows, &curves, loaded.models())
+    let curves = curves(&entries, &all)?;
+    write(&cli, &table, &curves, &loaded.kinds[0].1)
+}
+
+/// The curves that some of the entries stand on.
+fn curves(entries: &[Entry], all: &[Lines]) -> Res<Vec<Scaling>> {
+    let mut curves = Vec::new();
+    for (at, (_, label, _)) in CURVES.iter().enumerate() {
+        let mut points = Vec::new();
+        for (entry, lines) in entries.iter().zip(all) {
+            if let Some(place) = entry.place.filter(|place| place.curve == at) {
+                let (_, overall) = score::table(&results::shares(lines).means);
+                points.push((place.candidates, overall));
+            }
+        }
+        if !points.is_empty() {
+            let label = (*label).into();
+            curves.push(Scaling { label, points });
+        }
+    }
+    Ok(curves)
 }
 
 /// Writes everything that is made of the rows.
@@ -147,90 +157,140 @@ fn write(cli: &Cli, rows: &[Row], curves: &[Scaling], models: &Models) -> Res<()
     Ok(())
 }
 
-/// The models of the rows at hand, and what else an evaluation needs.
+/// Models as a row needs them: weights of the generator, and a head before the judge.
+type Kind<'a> = (Option<&'a Path>, &'a LatentArgs);
+
+/// All rows, with their models.
 struct Loaded<'a> {
     cli: &'a Cli,
     share: &'a Share,
-    own: Models,
-    /// Other weights of the generator, the latest that were needed.
-    other: Option<(PathBuf, Models)>,
+    entries: &'a [Entry],
+    kinds: Vec<(Kind<'a>, Models)>,
     eye: support::world::detector::Detector<maquette::cpu::Cpu>,
+    /// As `cli.set`, with as many pictures as the curves are made of.
+    few: Set,
 }
 
 impl<'a> Loaded<'a> {
-    fn new(cli: &'a Cli, share: &'a Share) -> Res<Self> {
-        let own = Models::load(&cli.settings, true)?;
-        let eye = detector(&own, share)??;
+    fn new(cli: &'a Cli, share: &'a Share, entries: &'a [Entry]) -> Res<Self> {
+        let mut kinds: Vec<(Kind<'a>, Models)> = Vec::new();
+        for entry in entries {
+            let kind = (entry.weights.as_deref(), &entry.plan.latent);
+            if kinds.iter().all(|(other, _)| *other != kind) {
+                let settings = cli.settings.with_latent(kind.1);
+                let settings = match kind.0 {
+                    Some(dir) => settings.with_weights(dir),
+                    None => settings,
+                };
+                kinds.push((kind, Models::load(&settings, true)?));
+            }
+        }
+        let eye = detector(&kinds[0].1, share)?;
+        let mut few = cli.set.clone();
+        few.images = cli.scaling;
         Ok(Self {
             cli,
             share,
-            own,
-            other: None,
+            entries,
+            kinds,
             eye,
+            few,
         })
     }
 
-    fn models(&self) -> &Models {
-        &self.own
-    }
-
-    /// The models of an entry.
-    fn of(&mut self, weights: Option<&Path>) -> Res<&Models> {
-        let Some(dir) = weights else {
-            return Ok(&self.own);
-        };
-        if self.other.as_ref().is_none_or(|other| other.0 != dir) {
-            let settings = self.cli.settings.with_weights(dir);
-            self.other = Some((dir.into(), Models::load(&settings, true)?));
-        }
-        Ok(self.other.as_ref().map_or(&self.own, |other| &other.1))
-    }
-
-    fn evaluation<'b>(&'b mut self, entry: &'b Entry, set: &'b Set) -> Res<Evaluation<'b>> {
-        self.of(entry.weights.as_deref())?;
-        let other = self.other.as_ref().filter(|_| entry.weights.is_some());
-        Ok(Evaluation {
-            set,
-            share: self.share,
-            models: other.map_or(&self.own, |other| &other.1),
-            strategy: entry.plan.strategy,
-            effort: &entry.plan.effort,
-            eye: Some(&self.eye),
-            pictures: None,
-        })
-    }
-
-    fn scaling(&mut self, file: &Path, bar: &indicatif::ProgressBar) -> Res<Lines> {
-        let n = self.cli.most;
-        let [outcome, parm] = ["best-of-n", "parm"].map(|strategy| {
-            let settings = format!("--strategy {strategy} -n {n}");
-            Entry::new(strategy, strategy, &settings, None)
-        });
-        let (outcome, parm) = (outcome?, parm?);
-        let mut set = self.cli.set.clone();
-        set.images = self.cli.scaling;
-        let outcome = self.evaluation(&outcome, &set)?;
-        let parm = Evaluation {
-            strategy: parm.plan.strategy,
-            effort: &parm.plan.effort,
-            ..outcome
-        };
-        scaling::draw(&outcome, &parm, n, file, bar)
-    }
-
-    /// Seconds a picture of each entry, as multiples of a plain one's at its best batch size.
-    fn times(&mut self, entries: &[Entry]) -> Res<Vec<f64>> {
-        let (cli, file) = (self.cli, self.cli.out.join("timing.jsonl"));
-        let mut clock = timing::Clock::open(&file, cli.timed, self.own.device(), entries)?;
-        for round in 0..cli.timed {
-            for (at, entry) in entries.iter().enumerate() {
-                if clock.has(round, at) {
-                    continue;
-                }
-                let evaluation = self.evaluation(entry, &cli.set)?;
-                clock.time(round, at, &evaluation)?;
+    /// The generators' weights, each once.
+    fn weights(&self) -> Vec<Option<&'a Path>> {
+        let mut all: Vec<Option<&Path>> = Vec::new();
+        for ((weights, _), _) in &self.kinds {
+            if !all.contains(weights) {
+                all.push(*weights);
             }
         }
-        clock.multiples(entries.len())
+        all
+    }
+
+    /// Which models an entry draws with.
+    fn kind(&self, entry: &Entry) -> usize {
+        let kind = (entry.weights.as_deref(), &entry.plan.latent);
+        let place = self.kinds.iter().position(|(other, _)| *other == kind);
+        place.unwrap_or_default()
+    }
+
+    fn evaluation<'b>(&'b self, entry: &'b Entry) -> Evaluation<'b> {
+        Evaluation {
+            set: match entry.place {
+                Some(_) => &self.few,
+                None => &self.cli.set,
+            },
+            share: self.share,
+            models: &self.kinds[self.kind(entry)].1,
+            strategy: entry.plan.strategy,
+            effort: &entry.plan.effort,
+            checker: Some(&self.eye),
+            pictures: None,
+        }
+    }
+
+    /// Draws all rows of a generator's weights, picture by picture.
+    fn draw(&self, weights: Option<&Path>, all: &mut [Lines]) -> Res<()> {
+        let of = |at: &usize| self.entries[*at].weights.as_deref() == weights;
+        let mut own: Vec<usize> = (0..self.entries.len()).filter(of).collect();
+        own.sort_by_key(|&at| (self.entries[at].turn(), at));
+        let rows: Vec<Evaluation<'_>> = own
+            .iter()
+            .map(|&at| self.evaluation(&self.entries[at]))
+            .collect();
+        let mut files = Vec::new();
+        for (&at, row) in own.iter().zip(&rows) {
+            files.push(row.open(&self.cli.out.join(self.entries[at].file()))?);
+        }
+        let most = rows.iter().max_by_key(|row| row.set.images);
+        let mut tasks = most.map(Evaluation::tasks).unwrap_or_default();
+        // All prompts once, then again: whoever stops early has every prompt.
+        tasks.sort_by_key(|task| task.image);
+        let name = match weights {
+            Some(dir) => format!("{} rows of {} ", rows.len(), dir.display()),
+            None => format!("{} rows ", rows.len()),
+        };
+        let wants = |at: usize, task: &Task<'_>| task.image < rows[at].set.images;
+        evaluation::draw(
+            self.share,
+            &tasks,
+            &mut files,
+            &wants,
+            &bar(&name, self.cli.quiet)?,
+            &|task, lacking, tell| {
+                let memory = Memory::default();
+                for &at in lacking {
+                    let kind = self.kind(&self.entries[own[at]]) as u64;
+                    let mut hands = rows[at].sharing_hands(&memory, kind)?;
+                    tell(at, rows[at].picture(&mut hands, task)?)?;
+                }
+                Ok(())
+            },
+        )?;
+        for (&at, file) in own.iter().zip(files) {
+            all[at] = file.lines;
+        }
+        Ok(())
+    }
+
+    /// What each row of the table costs alone.
+    fn alone(&self, rows: usize, all: &[Lines]) -> Res<Vec<Alone>> {
+        let (cli, entries) = (self.cli, &self.entries[..rows]);
+        let (file, device) = (cli.out.join("timing.jsonl"), self.kinds[0].1.device());
+        let bar = bar("each alone ", cli.quiet)?;
+        bar.set_length(u64::from(cli.timed) * rows as u64);
+        let mut clock = timing::Clock::open(&file, cli.timed, device, entries)?;
+        for round in 0..cli.timed {
+            for (at, entry) in entries.iter().enumerate() {
+                if !clock.has(round, at) {
+                    clock.time(round, at, &self.evaluation(entry), &all[at])?;
+                }
+                bar.inc(1);
+            }
+        }
+        bar.abandon();
+        clock.alone(rows)
     }
 }

@@ -20,10 +20,19 @@ pub struct Row {
     pub gain: Estimate,
     /// Steps, decodings and questions a picture.
     pub spent: [f64; 3],
-    /// Multiply-adds a picture, of generator, decoder and judge, the finished picture's decoding included.
-    pub work: Option<[f64; 3]>,
-    /// Seconds a picture as multiples of the first row's at its best batch size.
-    pub time: Option<f64>,
+    /// What it costs alone, if that was measured.
+    pub alone: Option<Alone>,
+}
+
+/// What a row's pictures cost where nothing is shared with other rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Alone {
+    /// Seconds of the pictures that were drawn alone, as multiples of the first row's at its best batch size.
+    pub time: f64,
+    /// Steps, decodings and questions of these pictures.
+    pub spent: [f64; 3],
+    /// Multiply-adds of a step, of a decoding, of a question: of generator, decoder and judge.
+    pub each: Option<[f64; 3]>,
 }
 
 impl Row {
@@ -45,7 +54,6 @@ impl Row {
             let all = lines.values().filter_map(|l| l[key].as_f64());
             all.sum::<f64>() / lines.len().max(1) as f64
         };
-        let parts = ["generator", "decoder", "judge"].map(|part| results::work(lines, part));
         Ok(Self {
             label: label.into(),
             command: command.into(),
@@ -54,20 +62,42 @@ impl Row {
             overall,
             gain,
             spent: ["steps", "decodes", "questions"].map(mean),
-            work: match parts {
-                [Some(generator), Some(decoder), Some(judge)] => Some([generator, decoder, judge]),
-                _ => None,
-            },
-            time: None,
+            alone: None,
         })
+    }
+
+    /// Multiply-adds a picture, of generator, decoder and judge, the finished picture's decoding included.
+    #[must_use]
+    pub fn work(&self) -> Option<[f64; 3]> {
+        work(self.alone?.each?, self.spent)
+    }
+
+    /// Seconds a picture as multiples of the first row's at its best batch size: the measured ones, as much longer as all
+    /// pictures cost more than those that were measured.
+    #[must_use]
+    pub fn time(&self) -> Option<f64> {
+        let alone = self.alone?;
+        let all = |spent| Some(work(alone.each?, spent)?.iter().sum::<f64>());
+        let share = all(self.spent).zip(all(alone.spent));
+        Some(alone.time * share.map_or(1.0, |(own, measured)| own / measured))
     }
 
     /// All multiply-adds as multiples of another row's.
     #[must_use]
     pub fn cost(&self, first: &Self) -> Option<f64> {
-        let sum = |row: &Self| row.work.map(|work| work.iter().sum::<f64>());
+        let sum = |row: &Self| row.work().map(|work| work.iter().sum::<f64>());
         Some(sum(self)? / sum(first)?)
     }
+}
+
+/// Multiply-adds of so many steps, decodings and questions.
+fn work(each: [f64; 3], [steps, decodes, questions]: [f64; 3]) -> Option<[f64; 3]> {
+    let work = [
+        each[0] * steps,
+        each[1] * (decodes + 1.0),
+        each[2] * questions,
+    ];
+    (work.iter().sum::<f64>() > 0.0).then_some(work)
 }
 
 /// How good the best of N is.
@@ -122,7 +152,7 @@ pub fn table(rows: &[Row]) -> String {
         first.label,
         "---|".repeat(tasks.len() + 10)
     );
-    let base = first.work.map(|work| work.iter().sum::<f64>());
+    let base = first.work().map(|work| work.iter().sum::<f64>());
     for (i, row) in rows.iter().enumerate() {
         let mut cells = vec![row.label.clone()];
         cells.extend(
@@ -137,12 +167,12 @@ pub fn table(rows: &[Row]) -> String {
             gained(&row.gain)
         });
         cells.extend(row.spent.iter().map(|n| format!("{n:.1}")));
-        match row.work.zip(base) {
+        match row.work().zip(base) {
             Some((work, base)) => cells.extend(work.iter().map(|n| times(n / base))),
             None => cells.extend(["", "", ""].map(String::from)),
         }
         cells.push(row.cost(first).map_or_else(String::new, times));
-        cells.push(row.time.map_or_else(String::new, times));
+        cells.push(row.time().map_or_else(String::new, times));
         out.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
     out
@@ -186,14 +216,14 @@ pub fn json(rows: &[Row], curves: &[Scaling]) -> Value {
                     Some(value)
                 })
                 .collect();
-            let work = row.work.map(
+            let work = row.work().map(
                 |[generator, decoder, judge]| json!({ "generator": generator, "decoder": decoder, "judge": judge }),
             );
             json!({
                 "label": row.label, "command": row.command, "pictures": row.pictures, "tasks": tasks,
                 "overall": estimate(&row.overall), "gain": estimate(&row.gain), "steps": row.spent[0],
                 "decodes": row.spent[1], "questions": row.spent[2], "multiply_adds": work,
-                "cost": rows.first().and_then(|first| row.cost(first)), "time": row.time,
+                "cost": rows.first().and_then(|first| row.cost(first)), "time": row.time(),
             })
         })
         .collect();

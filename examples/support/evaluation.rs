@@ -1,7 +1,6 @@
 //! A strategy over a set of prompts: pictures drawn on several threads, marked by the evaluating detector, and kept in a
 //! result file that can be gone on with.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -16,20 +15,23 @@ use maquette::search::MultiplyAdds;
 use maquette::{Decision, Flow, Generator, Prompt, RewardModel};
 use serde_json::{Value, json};
 
+use crate::checker::Checker;
 use crate::choice::{Effort, Search, Strategy};
 use crate::layout;
+use crate::memory::{Memory, Remembering, RememberingJudge};
 use crate::open::{Models, Res, picture_seed};
 use crate::png_file::{Picture, writable_folder};
 use crate::results::{Lines, Results};
-use crate::rules::{Request, Rules};
+use crate::rules::Request;
 use crate::shard::Shard;
-use crate::world;
 use crate::world::detector::Detector;
+use crate::{requests, scorer};
 
 /// Which pictures of which prompts.
 #[derive(Debug, Clone, Args)]
 pub struct Set {
-    /// GenEval records, one a line.
+    /// GenEval records, one a line; or plain prompts, one a line of a .txt file whose name is their category; or a folder of
+    /// such files, as T2I-CompBench's.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/eval_prompts.jsonl"))]
     pub prompts: PathBuf,
     /// Pictures of each prompt.
@@ -52,19 +54,15 @@ pub struct Set {
     world: Option<u64>,
 }
 
-/// The records of a file, with their lines and their places.
+/// The records of a set, with their lines and their places: JSON lines, or files of plain prompts.
 pub fn records(path: &Path) -> Res<Vec<(usize, Request, String)>> {
-    let text =
-        fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    lines
-        .enumerate()
-        .map(|(i, line)| {
-            let request = serde_json::from_str(line)
-                .map_err(|e| format!("{} line {}: {e}", path.display(), i + 1))?;
-            Ok((i, request, line.to_owned()))
-        })
-        .collect()
+    let mut records = Vec::new();
+    for file in requests::files(path)? {
+        for (request, line) in requests::lines(&file)? {
+            records.push((records.len(), request, line));
+        }
+    }
+    Ok(records)
 }
 
 /// What this process does of a set.
@@ -98,32 +96,10 @@ impl Set {
 }
 
 /// The evaluating detector, if it can read the pictures and knows what they should show.
-pub fn detector(models: &Models, share: &Share) -> Res<Result<Detector<Cpu>, String>> {
+pub fn detector(models: &Models, share: &Share) -> Res<Detector<Cpu>> {
     let size = models.generator(1)?.image_size();
-    let (height, width, side) = (size.height, size.width, world::SIDE);
-    if [height, width].map(|n| n as usize) != [side; 2] {
-        let why = format!("the detector reads {side}x{side} pictures, these have {width}x{height}");
-        return Ok(Err(why));
-    }
-    if !share
-        .kept
-        .iter()
-        .all(|(_, request, _)| in_the_world(request))
-    {
-        let why = "the detector does not know all objects and colours of these prompts";
-        return Ok(Err(why.into()));
-    }
-    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/weights/detectors");
-    Ok(Ok(Detector::load(Cpu::new(), &weights, "eval")?))
-}
-
-/// Whether the detector knows everything that a prompt asks for.
-fn in_the_world(request: &Request) -> bool {
-    request.include.iter().chain(&request.exclude).all(|want| {
-        let colour = want.color.as_deref();
-        world::KINDS.contains(&want.class.as_str())
-            && colour.is_none_or(|colour| world::COLOURS.contains(&colour))
-    })
+    let requests: Vec<&Request> = share.kept.iter().map(|(_, request, _)| request).collect();
+    scorer::detector(size, &requests, "eval")
 }
 
 /// One evaluation.
@@ -134,7 +110,7 @@ pub struct Evaluation<'a> {
     pub models: &'a Models,
     pub strategy: Strategy,
     pub effort: &'a Effort,
-    pub eye: Option<&'a Detector<Cpu>>,
+    pub checker: Option<&'a dyn Checker>,
     /// Where the official scorer's folders go.
     pub pictures: Option<&'a Path>,
 }
@@ -146,6 +122,13 @@ pub struct Task<'a> {
     pub image: u32,
     pub request: &'a Request,
     raw: &'a str,
+}
+
+impl Task<'_> {
+    /// Its place in a result file.
+    pub fn key(&self) -> (u64, u64) {
+        (self.prompt as u64, u64::from(self.image))
+    }
 }
 
 /// What came of an evaluation.
@@ -165,6 +148,71 @@ pub fn bar(name: &str, quiet: bool) -> Res<ProgressBar> {
         "{prefix}{bar:40} {pos}/{len} pictures  {msg}  {eta} left",
     )?);
     Ok(bar)
+}
+
+/// Makes a picture's lines for the result files that lack it, and tells each as soon as it is there.
+pub type Make<'a> = dyn Fn(&Task<'_>, &[usize], &mut Tell<'_>) -> Res<()> + Sync + 'a;
+
+/// Takes a line for one of the files.
+pub type Tell<'a> = dyn FnMut(usize, Value) -> Res<()> + 'a;
+
+/// Has pictures made that not all result files have which want them, on as many threads as there are jobs.
+pub fn draw(
+    share: &Share,
+    tasks: &[Task<'_>],
+    files: &mut [Results],
+    wants: &dyn Fn(usize, &Task<'_>) -> bool,
+    bar: &ProgressBar,
+    make: &Make<'_>,
+) -> Res<()> {
+    let mut todo = Vec::new();
+    for task in tasks {
+        let lacks = |at: &usize| wants(*at, task) && !files[*at].lines.contains_key(&task.key());
+        let lacking: Vec<usize> = (0..files.len()).filter(lacks).collect();
+        if !lacking.is_empty() {
+            todo.push((task, lacking));
+        }
+    }
+    bar.set_length(tasks.len() as u64);
+    bar.set_position((tasks.len() - todo.len()) as u64);
+    bar.reset_eta();
+    let next = AtomicUsize::new(0);
+    let work = |send: &mpsc::Sender<Result<Option<(usize, Value)>, String>>| -> Res<()> {
+        while let Some((task, lacking)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+            make(task, lacking, &mut |at, line| {
+                Ok(send.send(Ok(Some((at, line))))?)
+            })
+            .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
+            send.send(Ok(None))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| -> Res<()> {
+        let (send, receive) = mpsc::channel();
+        for _ in 0..share.jobs.min(todo.len()) {
+            let (send, work) = (send.clone(), &work);
+            scope.spawn(move || {
+                if let Err(e) = work(&send) {
+                    // Nobody listens any more once another job has failed.
+                    let _ = send.send(Err(e.to_string()));
+                }
+            });
+        }
+        drop(send);
+        for told in receive {
+            match told.inspect_err(|_| next.store(usize::MAX / 2, Ordering::Relaxed))? {
+                Some((at, line)) => files[at].add(line)?,
+                None => {
+                    bar.inc(1);
+                    let right = files[0].lines.values().filter(|l| l["correct"] == true);
+                    bar.set_message(format!("{} right", right.count()));
+                }
+            }
+        }
+        Ok(())
+    })?;
+    bar.abandon();
+    files.iter().try_for_each(Results::finish)
 }
 
 impl<'a> Evaluation<'a> {
@@ -190,64 +238,28 @@ impl<'a> Evaluation<'a> {
             "strategy": self.strategy.name(), "candidates": self.effort.candidates, "effort": self.effort.describe(),
             "images": set.images, "seed": set.seed, "pictures": self.share.kept.len() * set.images as usize,
             "prompts": set.prompts.file_name().map(|n| n.to_string_lossy()), "limit": set.limit,
-            "models": self.models.describe(), "scored": self.eye.is_some(),
+            "models": self.models.describe(),
+            "scored": self.checker.map_or(Value::Bool(false), Checker::describe),
         })
     }
 
     /// Draws what the result file does not have yet.
     pub fn run(&self, out: &Path, bar: &ProgressBar) -> Res<Drawn> {
-        let tasks = self.tasks();
-        self.draw(&tasks, out, &self.header(), bar, &|hands, task| {
-            one_picture(self, hands, task)
-        })
-    }
-
-    /// Has pictures made by `one` that the result file does not have yet, on as many threads as there are jobs.
-    pub fn draw(
-        &self,
-        tasks: &[Task<'a>],
-        out: &Path,
-        header: &Value,
-        bar: &ProgressBar,
-        one: &(dyn Fn(&mut Hands, &Task<'_>) -> Res<Value> + Sync),
-    ) -> Res<Drawn> {
         if let Some(folder) = self.pictures {
             writable_folder(folder)?;
         }
-        let mut results = Results::open(&self.share.shard.file(out), header)?;
-        let todo: Vec<&Task<'_>> = tasks
-            .iter()
-            .filter(|t| {
-                let key = (t.prompt as u64, u64::from(t.image));
-                !results.lines.contains_key(&key)
-            })
-            .collect();
-        bar.set_length(tasks.len() as u64);
-        bar.set_position((tasks.len() - todo.len()) as u64);
-        bar.reset_eta();
-        let next = AtomicUsize::new(0);
-        thread::scope(|scope| -> Res<()> {
-            let (send, receive) = mpsc::channel();
-            for _ in 0..self.share.jobs.min(todo.len()) {
-                let (send, todo, next) = (send.clone(), &todo, &next);
-                scope.spawn(move || {
-                    if let Err(e) = self.work(todo, next, &send, one) {
-                        // Nobody listens any more once another job has failed.
-                        let _ = send.send(Err(e.to_string()));
-                    }
-                });
-            }
-            drop(send);
-            for line in receive {
-                results
-                    .add(line.inspect_err(|_| next.store(usize::MAX / 2, Ordering::Relaxed))?)?;
-                bar.inc(1);
-                let right = results.lines.values().filter(|l| l["correct"] == true);
-                bar.set_message(format!("{} right", right.count()));
-            }
-            Ok(())
-        })?;
-        bar.abandon();
+        let tasks = self.tasks();
+        let mut files = [self.open(out)?];
+        let lacks = |task: &Task<'_>| !files[0].lines.contains_key(&task.key());
+        let todo: Vec<Task<'_>> = tasks.iter().filter(|t| lacks(t)).copied().collect();
+        draw(
+            self.share,
+            &tasks,
+            &mut files,
+            &|_, _| true,
+            bar,
+            &|task, _, tell| tell(0, self.picture(&mut self.hands()?, task)?),
+        )?;
         if let Some(folder) = self.pictures {
             for task in tasks.iter().filter(|task| task.image == 0) {
                 let touched = todo.iter().any(|other| other.prompt == task.prompt);
@@ -256,45 +268,85 @@ impl<'a> Evaluation<'a> {
                 }
             }
         }
-        results.finish()?;
+        let [file] = files;
         Ok(Drawn {
             new: todo.len(),
-            lines: results.lines,
+            lines: file.lines,
         })
     }
 
-    /// Makes pictures until none is left.
-    fn work(
-        &self,
-        todo: &[&Task<'_>],
-        next: &AtomicUsize,
-        send: &mpsc::Sender<Result<Value, String>>,
-        one: &(dyn Fn(&mut Hands, &Task<'_>) -> Res<Value> + Sync),
-    ) -> Res<()> {
-        while let Some(task) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let line = self
-                .hands()
-                .and_then(|mut hands| one(&mut hands, task))
-                .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
-            send.send(Ok(line))?;
-        }
-        Ok(())
+    /// Its result file, to go on with or to begin.
+    pub fn open(&self, out: &Path) -> Res<Results> {
+        Results::open(&self.share.shard.file(out), &self.header())
     }
 
     /// Sessions of one picture's own: what they remember is never another picture's, so that what it costs does not hang
     /// on who drew before it.
     pub fn hands(&self) -> Res<Hands> {
+        self.hands_over(|generator| generator, |reward| reward)
+    }
+
+    /// The same, of searches that share what they draw. Models that answer differently have other names.
+    pub fn sharing_hands(&self, memory: &Memory, name: u64) -> Res<Hands> {
+        self.hands_over(
+            |generator| Box::new(Remembering::new(generator, memory)),
+            |reward| Box::new(RememberingJudge::new(reward, memory, name)),
+        )
+    }
+
+    fn hands_over(
+        &self,
+        generators: impl Fn(Box<dyn Generator>) -> Box<dyn Generator>,
+        rewards: impl Fn(Box<dyn RewardModel>) -> Box<dyn RewardModel>,
+    ) -> Res<Hands> {
         let alive = self.effort.alive(self.strategy);
         let generator = self.models.generator(alive)?;
         Ok(Hands {
-            reward: if self.effort.asks(self.strategy) {
+            reward: rewards(if self.effort.asks(self.strategy) {
                 self.models.judge(alive)?
             } else {
                 self.models.nobody()
-            },
+            }),
             search: self.effort.build(self.strategy, generator.steps())?,
-            generator,
+            generator: generators(generator),
         })
+    }
+
+    /// Draws a picture: its line of the result file.
+    pub fn picture(&self, hands: &mut Hands, task: &Task<'_>) -> Res<Value> {
+        let (seed, mut pixels) = (self.seed(task)?, Vec::new());
+        let prompt = &task.request.prompt;
+        let (decision, work) = hands.search(prompt, seed, &mut pixels, &mut |_| Flow::Continue)?;
+        let size = hands.generator.image_size();
+        let picture = Picture {
+            width: size.width as usize,
+            height: size.height as usize,
+            pixels: &pixels,
+        };
+        if let Some(folder) = self.pictures {
+            let place = [task.prompt, task.image as usize];
+            layout::write(folder, place, task.raw, &picture)?;
+        }
+        let mark = self
+            .checker
+            .map(|checker| checker.check(task.request, task.raw, &picture))
+            .transpose()?;
+        let correct = mark.as_ref().map(|mark| mark.correct);
+        let score = mark.as_ref().and_then(|mark| mark.score);
+        let (reason, seen) = mark.map_or(("not scored".into(), Vec::new()), |mark| {
+            (mark.reason, mark.seen)
+        });
+        let c = decision.cost;
+        let mut line = json!({
+            "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
+            "prompt": prompt, "correct": correct, "reason": reason,
+            "seen": seen, "p_yes": decision.verdict.map(|v| v.p_yes), "fallback": decision.fallback,
+            "steps": c.steps, "decodes": c.decodes, "questions": c.judged(), "multiply_adds": multiply_adds(&work),
+        });
+        if let Some(score) = score {
+            line["score"] = score.into();
+        }
+        Ok(line)
     }
 
     /// The seed of a task.
@@ -342,57 +394,6 @@ impl Hands {
         let all = MultiplyAdds::of(&*self.generator, &*self.reward).since(&before);
         Ok((decision, all))
     }
-}
-
-/// What the detector says of a picture.
-pub struct Mark {
-    pub correct: bool,
-    pub reason: String,
-    pub seen: Vec<Value>,
-}
-
-/// Whether a picture shows what was asked for, and what is seen on it.
-pub fn mark(eye: &Detector<Cpu>, request: &Request, pixels: &[u8]) -> Res<Mark> {
-    let seen = eye.detect(pixels)?;
-    let verdict = Rules::bundled().decide(request, &seen);
-    let seen = seen
-        .iter()
-        .map(|d| json!({ "class": d.class, "color": d.color, "bbox": d.bbox, "score": d.score }));
-    Ok(Mark {
-        correct: verdict.is_ok(),
-        reason: verdict.err().unwrap_or_default(),
-        seen: seen.collect(),
-    })
-}
-
-fn one_picture(run: &Evaluation<'_>, hands: &mut Hands, task: &Task<'_>) -> Res<Value> {
-    let (seed, mut pixels) = (run.seed(task)?, Vec::new());
-    let prompt = &task.request.prompt;
-    let (decision, work) = hands.search(prompt, seed, &mut pixels, &mut |_| Flow::Continue)?;
-    if let Some(folder) = run.pictures {
-        let size = hands.generator.image_size();
-        let picture = Picture {
-            width: size.width as usize,
-            height: size.height as usize,
-            pixels: &pixels,
-        };
-        let place = [task.prompt, task.image as usize];
-        layout::write(folder, place, task.raw, &picture)?;
-    }
-    let (correct, reason, seen) = match run.eye {
-        Some(eye) => {
-            let mark = mark(eye, task.request, &pixels)?;
-            (Some(mark.correct), mark.reason, mark.seen)
-        }
-        None => (None, "not scored".into(), Vec::new()),
-    };
-    let c = decision.cost;
-    Ok(json!({
-        "prompt_index": task.prompt, "image": task.image, "seed": seed, "tag": task.request.tag,
-        "prompt": prompt, "correct": correct, "reason": reason,
-        "seen": seen, "p_yes": decision.verdict.map(|v| v.p_yes), "fallback": decision.fallback,
-        "steps": c.steps, "decodes": c.decodes, "questions": c.judged(), "multiply_adds": multiply_adds(&work),
-    }))
 }
 
 /// Multiply-adds for result files.

@@ -7,6 +7,7 @@
 pub mod auc;
 pub mod canvas;
 pub mod chart;
+pub mod checker;
 pub mod choice;
 pub mod comparison;
 pub mod detections;
@@ -15,6 +16,7 @@ pub mod kernels;
 pub mod layout;
 pub mod layouts;
 pub mod measured;
+pub mod memory;
 pub mod open;
 pub mod person;
 pub mod png_file;

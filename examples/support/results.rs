@@ -236,8 +236,10 @@ pub fn work(lines: &Lines, part: &str) -> Option<f64> {
     (!lines.is_empty()).then(|| sum / lines.len() as f64)
 }
 
-fn correct(line: &Value) -> f64 {
-    f64::from(u8::from(line["correct"] == true))
+/// The score of a picture, where it has one, else 1 if it is correct.
+fn worth(line: &Value) -> f64 {
+    let score = line["score"].as_f64().filter(|s| (0.0..=1.0).contains(s));
+    score.unwrap_or_else(|| f64::from(u8::from(line["correct"] == true)))
 }
 
 /// Each prompt's mean of `value` over the given lines.
@@ -265,9 +267,9 @@ fn by_prompt<'a>(lines: impl Iterator<Item = (u64, &'a Value, f64)>) -> Prompts 
     }
 }
 
-/// Share of correct pictures of each prompt.
+/// Share of correct pictures of each prompt, or their mean score.
 pub fn shares(lines: &Lines) -> Prompts {
-    by_prompt(lines.iter().map(|(key, line)| (key.0, line, correct(line))))
+    by_prompt(lines.iter().map(|(key, line)| (key.0, line, worth(line))))
 }
 
 /// Difference b − a of each prompt over the pictures that both runs have.
@@ -281,7 +283,7 @@ pub fn differences(a: &Lines, b: &Lines) -> Result<Prompts, String> {
         if line["prompt"] != other["prompt"] {
             return Err(format!("prompt {} differs between the two runs", key.0));
         }
-        both.push((key.0, line, correct(other) - correct(line)));
+        both.push((key.0, line, worth(other) - worth(line)));
     }
     Ok(by_prompt(both.into_iter()))
 }

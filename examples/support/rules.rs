@@ -27,6 +27,8 @@ pub struct Wanted {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
     pub tag: String,
+    /// Nothing in prompts of other domains, whose pictures these rules cannot mark.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<Wanted>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Wanted>,

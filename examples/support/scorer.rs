@@ -50,7 +50,7 @@ pub type Eye = Detector<Cpu>;
 
 /// Reads the labelling detector for prompts of the bundled world.
 pub fn eye(size: ImageSize, requests: &[&Request]) -> Result<Eye, Box<dyn Error>> {
-    detector(size, requests, "label")
+    detector(size, requests, "label").map_err(|e| format!("{e}: label with --scorer judge").into())
 }
 
 /// Reads a detector for prompts of the bundled world: "label", or "eval", which nothing is trained on.
@@ -63,13 +63,13 @@ pub fn detector(
     let side = SIDE;
     if [height, width] != [side; 2] {
         return Err(format!(
-            "the detector reads {side}x{side} pictures, these have {width}x{height}: label them with --scorer judge"
+            "the detector reads {side}x{side} pictures, these have {width}x{height}"
         )
         .into());
     }
     if let Some(request) = requests.iter().find(|r| !in_the_world(r)) {
         return Err(format!(
-            "the detector does not know all that \"{}\" asks for: label it with --scorer judge",
+            "the detector does not know all that \"{}\" asks for",
             request.prompt
         )
         .into());
@@ -80,11 +80,13 @@ pub fn detector(
 
 /// Whether the detector knows everything that a prompt asks for.
 fn in_the_world(request: &Request) -> bool {
-    request.include.iter().chain(&request.exclude).all(|want| {
-        let colour = want.color.as_deref();
-        KINDS.contains(&want.class.as_str())
-            && colour.is_none_or(|colour| COLOURS.contains(&colour))
-    })
+    let mut wants = request.include.iter().chain(&request.exclude).peekable();
+    wants.peek().is_some()
+        && wants.all(|want| {
+            let colour = want.color.as_deref();
+            KINDS.contains(&want.class.as_str())
+                && colour.is_none_or(|colour| COLOURS.contains(&colour))
+        })
 }
 
 /// Marks pictures.

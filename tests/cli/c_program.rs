@@ -64,7 +64,7 @@ fn c_program(features: &[&str]) -> String {
 fn without_std_a_search_runs_and_a_picture_has_the_same_codes() {
     // One after the other: the two libraries have one name and share what they are built of.
     assert_eq!(c_program(&[]), "contracts ok\n");
-    let cli = Cli::parse_from(["no_std", "--guidance", "2.75"]);
+    let cli = Cli::parse_from(["no_std", "--guidance", "2.75", "--steps", "4"]);
     let models = open::Models::load(&cli.settings, false).unwrap();
     let (mut generator, mut judge) = (models.generator(1).unwrap(), models.judge(1).unwrap());
     let prompt = Prompt::new("a photo of a red car");

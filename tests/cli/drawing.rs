@@ -275,7 +275,7 @@ fn geneval(out: &Path) -> Command {
     let mut command = example("geneval");
     command
         .args([
-            "--quiet", "--limit", "12", "--images", "2", "--jobs", "2", "--out",
+            "--quiet", "--limit", "12", "--images", "2", "--jobs", "2", "--steps", "6", "--out",
         ])
         .arg(out);
     command

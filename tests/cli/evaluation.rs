@@ -200,7 +200,7 @@ fn geneval(out: &Path, prompts: &str, vars: &[(&str, &str)]) -> Command {
     command
         .args(["--quiet", "--limit", prompts, "--images", "2"])
         .args(["--jobs", "1", "--strategy", "best-of-n", "-n", "2"])
-        .arg("--out")
+        .args(["--steps", "4", "--out"])
         .arg(out)
         .envs(vars.iter().copied())
         .stdout(Stdio::null());
@@ -317,8 +317,102 @@ fn ranks_that_do_not_fit_are_told() {
     assert!(told.contains("another process"), "{told}");
 }
 
-/// A comparison of two prompts, one picture each, in few steps.
-fn compare(out: &Path) -> Command {
+/// A program that says `answer` of a picture that is there; `$line` is the prompt's record.
+#[cfg(unix)]
+fn checker(home: &Path, name: &str, answer: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = home.join(name);
+    let text = format!("#!/bin/sh\nread -r line\ntest -s \"$1\" || exit 1\n{answer}\n");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[cfg(unix)]
+#[test]
+fn prompts_of_another_domain_are_marked_by_a_program() {
+    let home = folder("domain");
+    let set = home.join("prompts");
+    fs::create_dir(&set).unwrap();
+    fs::write(
+        set.join("color_val.txt"),
+        "a photo of a red car\n\na photo of a blue book\n",
+    )
+    .unwrap();
+    fs::write(set.join("shape_val.txt"), "a photo of a kite\n").unwrap();
+    fs::write(set.join("README"), "not prompts").unwrap();
+    let run = |out: &str, prompts: &Path, program: Option<&Path>| {
+        let mut command = example("geneval");
+        command.args(["--quiet", "--steps", "2", "--images", "2"]);
+        command.arg("--prompts").arg(prompts);
+        command.arg("--out").arg(home.join(out));
+        if let Some(program) = program {
+            command.arg("--checker").arg(program);
+        }
+        command
+    };
+    let by_tag = checker(
+        &home,
+        "by-tag",
+        r#"case "$line" in *color*) echo '{"score": 0.75}';; *) echo '{"score": 0.25, "reason": "edges"}';; esac"#,
+    );
+    let told = succeeds(&mut run("x.jsonl", &set, Some(&by_tag)));
+    for line in [
+        "over 6 pictures (mean score",
+        "color         0.750   [ 0.750,  0.750]   2 prompts",
+        "shape         0.250   [ 0.250,  0.250]   1 prompts",
+        "overall       0.500",
+        "of all pictures 0.667 are correct",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+    // Another one's marks go to another file.
+    let other = checker(&home, "other", r#"echo '{"score": 0.25, "correct": true}'"#);
+    let told = fails(&mut run("x.jsonl", &set, Some(&other)));
+    assert!(told.contains("other settings"), "{told}");
+    succeeds(&mut run("y.jsonl", &set, Some(&other)));
+    let files = ["x.jsonl", "y.jsonl"].map(|name| home.join(name));
+    let told = succeeds(example("geneval").arg("--compare").args(files));
+    assert!(told.contains("color        -0.500"), "{told}");
+    // Records of one's own need no more than a tag and a prompt.
+    let own = home.join("own.jsonl");
+    let record = r#"{"tag": "cars", "prompt": "a photo of a red car", "doors": 4}"#;
+    fs::write(&own, record).unwrap();
+    let doors = checker(
+        &home,
+        "doors",
+        r#"case "$line" in *'"doors": 4'*) echo '{"score": 1}';; esac"#,
+    );
+    let told = succeeds(&mut run("own-x.jsonl", &own, Some(&doors)));
+    assert!(told.contains("cars          1.000"), "{told}");
+
+    for (name, answer, want) in [
+        ("words", "echo good", "said \"good\": "),
+        ("silent", "true", "said \"\": "),
+        ("much", r#"echo '{"score": 2}'"#, "a score lies in [0, 1]"),
+        ("broken", "exit 3", "ended with exit status: 3"),
+    ] {
+        let program = checker(&home, name, answer);
+        let told = fails(&mut run(&format!("{name}.jsonl"), &set, Some(&program)));
+        assert!(
+            told.contains(want) && told.contains("a photo of a"),
+            "{want}\n{told}"
+        );
+    }
+    let told = fails(&mut run("bad.jsonl", &set, Some(&home.join("nobody"))));
+    assert!(told.contains("cannot run"), "{told}");
+    let told = fails(&mut run("bad.jsonl", &set, None));
+    assert!(told.contains("--checker"), "{told}");
+    let told = fails(&mut run("bad.jsonl", &home.join("nowhere"), None));
+    assert!(told.contains("cannot read"), "{told}");
+    fs::remove_dir_all(&set).unwrap();
+    fs::create_dir(&set).unwrap();
+    let told = fails(&mut run("bad.jsonl", &set, None));
+    assert!(told.contains("holds no .txt file"), "{told}");
+}
+
+/// A comparison of two prompts, one picture each, in few steps, so many of them timed.
+fn compare(out: &Path, timed: &str) -> Command {
     let mut command = example("compare");
     command
         .args(["--quiet", "--limit", "2", "--images", "1", "--jobs", "1"])
@@ -326,7 +420,7 @@ fn compare(out: &Path) -> Command {
         .args(["--entry", "two=--strategy best-of-n -n 2"])
         .args(["--entry", "parm-2=--strategy parm -n 2"])
         .args(["--aligned", SAME])
-        .args(["--most", "2", "--timed", "0", "--out"])
+        .args(["--most", "2", "--timed", timed, "--out"])
         .arg(out)
         .stdout(Stdio::null());
     command
@@ -360,7 +454,7 @@ fn parsed(path: &Path) -> Value {
 fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
     let home = folder("compare");
     let [whole, killed, ranks] = ["whole", "killed", "ranks"].map(|name| home.join(name));
-    succeeds(&mut compare(&whole));
+    succeeds(&mut compare(&whole, "0"));
     let want = files(&whole);
     let names: Vec<&str> = want.iter().map(|file| file.0.as_str()).collect();
     assert_eq!(
@@ -371,13 +465,16 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
             "plain.jsonl",
             "plot.png",
             "report.html",
-            "scaling.jsonl",
+            "scaling-best-of-1.jsonl",
+            "scaling-best-of-2.jsonl",
+            "scaling-parm-1.jsonl",
+            "scaling-parm-2.jsonl",
             "table.json",
             "table.md",
             "two.jsonl",
         ]
     );
-    let mut child = compare(&killed).spawn().unwrap();
+    let mut child = compare(&killed, "0").spawn().unwrap();
     let started = Instant::now();
     while lines(&killed.join("two.jsonl")) < 2 && started.elapsed() < Duration::from_secs(300) {
         sleep(Duration::from_millis(1));
@@ -385,12 +482,12 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!killed.join("table.md").exists());
-    succeeds(&mut compare(&killed));
+    succeeds(&mut compare(&killed, "0"));
     assert!(files(&killed) == want);
     for rank in ["0", "1"] {
-        succeeds(compare(&ranks).args(["--rank", rank, "--world", "2"]));
+        succeeds(compare(&ranks, "0").args(["--rank", rank, "--world", "2"]));
     }
-    succeeds(compare(&ranks).arg("--merge"));
+    succeeds(compare(&ranks, "0").arg("--merge"));
     assert!(files(&ranks) == want);
 
     // Curves are read off candidates that are the same in any company.
@@ -408,7 +505,14 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
             }
         }
     }
-    // Two candidates take twice the steps, share what they share, and are looked at.
+    // Drawn alone, and the same: two candidates take twice the steps, share what they share, and are looked at.
+    assert_eq!(told["rows"][0]["cost"], Value::Null);
+    succeeds(&mut compare(&whole, "1"));
+    let told = parsed(&whole.join("table.json"));
+    let row = |label: &str| {
+        let mut rows = told["rows"].as_array().unwrap().iter();
+        rows.find(|row| row["label"] == label).unwrap().clone()
+    };
     let cost = row("two")["cost"].as_f64().unwrap();
     assert!((1.5..2.5).contains(&cost), "{cost}");
     assert_eq!(row("plain")["cost"], 1.0);
@@ -426,21 +530,13 @@ fn a_comparison_goes_on_after_a_kill_and_ranks_make_one() {
     for link in ["http", "src=", "href=", "@import"] {
         assert!(!outside.contains(link), "the page asks for {link}");
     }
-    // Files of an earlier version do not tell multiply-adds.
-    let plain = whole.join("plain.jsonl");
-    let text = fs::read_to_string(&plain).unwrap();
-    let told = succeeds(example("geneval").arg("--table").arg(&plain));
-    assert!(told.contains("plain.jsonl over 2 pictures"), "{told}");
-    let cut = |line: &str| {
-        let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("multiply_adds");
-        format!("{line}\n")
-    };
-    fs::write(&plain, text.lines().map(cut).collect::<String>()).unwrap();
-    succeeds(&mut compare(&whole));
-    let told = parsed(&whole.join("table.json"));
-    assert_eq!(told["rows"][0]["cost"], Value::Null);
-    assert!(told["rows"][1]["multiply_adds"]["judge"].as_f64() > Some(0.0));
+    // A picture that is another one alone is not passed over.
+    fs::remove_file(whole.join("timing.jsonl")).unwrap();
+    let two = whole.join("two.jsonl");
+    let text = fs::read_to_string(&two).unwrap();
+    fs::write(&two, text.replace("\"steps\":4", "\"steps\":5")).unwrap();
+    let told = fails(&mut compare(&whole, "1"));
+    assert!(told.contains("steps 4 alone, 5 beside others"), "{told}");
 }
 
 #[test]
@@ -458,7 +554,7 @@ fn a_comparison_says_what_it_cannot_draw() {
         (["--aligned", "x"], "no NAME="),
         (["--aligned", "two=x"], "two rows two"),
     ] {
-        let mut command = compare(&home);
+        let mut command = compare(&home, "0");
         let told = fails(command.args(args));
         assert!(told.contains(want), "{args:?}: {told}");
     }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use support::chart::{Chart, Point, Series, factors, short, stacked, steps};
-use support::comparison::{Row, Scaling, scaling_table, table};
+use support::comparison::{Alone, Row, Scaling, scaling_table, table};
 use support::results::Lines;
 use support::score::Estimate;
 
@@ -73,12 +73,11 @@ fn points_stand_where_their_numbers_say() {
 }
 
 /// Pictures of four prompts of two tasks, right or wrong.
-fn drawn(right: [bool; 4], adds: Option<u64>) -> Lines {
+fn drawn(right: [bool; 4]) -> Lines {
     let line = |(i, right): (usize, &bool)| {
         let tag = ["single_object", "counting"][i % 2];
-        let adds = adds.map(|n| json!({ "generator": n, "decoder": 10, "judge": 0 }));
         let line = json!({
-            "tag": tag, "prompt": i, "correct": right, "steps": 18, "decodes": 0, "questions": i, "multiply_adds": adds,
+            "tag": tag, "prompt": i, "correct": right, "steps": 18, "decodes": 0, "questions": i,
         });
         ((i as u64, 0), line)
     };
@@ -91,13 +90,25 @@ fn drawn(right: [bool; 4], adds: Option<u64>) -> Lines {
 
 #[test]
 fn rows_tell_gains_over_the_first_and_multiples_of_it() {
-    let first = drawn([true, false, false, false], Some(90));
-    let second = drawn([true, true, true, false], Some(390));
-    let rows = [("plain", &first), ("more", &second)]
+    let first = drawn([true, false, false, false]);
+    let second = drawn([true, true, true, false]);
+    let mut rows = [("plain", &first), ("more", &second)]
         .map(|(label, lines)| Row::new(label, "", &first, lines).unwrap());
+    assert_eq!((rows[1].work(), rows[1].time()), (None, None));
+    let alone = |time, steps, each| Alone {
+        time,
+        spent: [steps, 0.0, 1.5],
+        each: Some(each),
+    };
+    rows[0].alone = Some(alone(1.25, 18.0, [5.0, 10.0, 0.0]));
+    // Twice as long on pictures of half the steps.
+    rows[1].alone = Some(alone(2.0, 9.0, [22.0, 8.0, 0.0]));
     assert_eq!((rows[0].overall.mean, rows[1].overall.mean), (0.25, 0.75));
     assert_eq!((rows[0].gain.mean, rows[1].gain.mean), (0.0, 0.5));
-    assert_eq!(rows[1].cost(&rows[0]), Some(4.0));
+    assert_eq!(rows[1].cost(&rows[0]), Some(4.04));
+    assert_eq!(rows[0].time(), Some(1.25));
+    let time = rows[1].time().unwrap();
+    assert!((time - 2.0 * 404.0 / 206.0).abs() < 1e-9, "{time}");
     assert_eq!(rows[1].spent, [18.0, 0.0, 1.5]);
     let told = table(&rows);
     let cells: Vec<&str> = told.lines().nth(3).unwrap().split(" | ").collect();
@@ -108,7 +119,9 @@ fn rows_tell_gains_over_the_first_and_multiples_of_it() {
     );
     assert_eq!(
         cells[9..],
-        ["18.0", "0.0", "1.5", "3.90", "0.10", "0.00", "4.00", " |"],
+        [
+            "18.0", "0.0", "1.5", "3.96", "0.08", "0.00", "4.04", "3.92 |"
+        ],
         "{told}"
     );
     let columns = |line: &str| line.matches('|').count();
@@ -116,11 +129,14 @@ fn rows_tell_gains_over_the_first_and_multiples_of_it() {
         told.lines()
             .all(|line| columns(line) == columns(told.lines().next().unwrap()))
     );
-    // Files without counts leave the cells empty, pictures without a verdict are refused.
-    let old = drawn([true; 4], None);
-    let row = Row::new("old", "", &first, &old).unwrap();
-    assert_eq!((row.work, row.cost(&rows[0])), (None, None));
-    let mut open = drawn([true; 4], None);
+    // What nobody measured leaves its cells empty, pictures without a verdict are refused.
+    rows[1].alone = None;
+    assert!(
+        table(&rows).ends_with("|  |  |  |  |  |\n"),
+        "{}",
+        table(&rows)
+    );
+    let mut open = drawn([true; 4]);
     open.get_mut(&(2, 0)).unwrap()["correct"] = json!(null);
     assert!(Row::new("open", "", &first, &open).is_err());
 }

@@ -3,6 +3,7 @@
 mod auc;
 mod chart;
 mod files;
+mod memory;
 mod rules;
 mod scene;
 mod score;

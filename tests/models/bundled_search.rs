@@ -20,6 +20,8 @@ use maquette::{Cost, Flow, Generator, Judgement, Prompt};
 use proptest::prelude::*;
 
 const N: usize = 5;
+/// Half of what the models take by themselves.
+const STEPS: u32 = 9;
 const PROMPTS: [&str; 3] = [
     "a photo of a red car",
     "a photo of two cups",
@@ -43,7 +45,7 @@ impl Models {
 
     fn sessions(&self) -> (Draws, Judges) {
         let mut options = ShowOOptions::default();
-        (options.candidates, options.batch) = (N, N);
+        (options.candidates, options.batch, options.steps) = (N, N, STEPS);
         let judge = JudgeOptions::default().with_views(N).with_tokens(32);
         (self.0.session(options), self.1.session(judge))
     }
@@ -97,11 +99,11 @@ fn strategies(n: u32) -> [Strategy; 6] {
     let rounds = Adaptive::new(BestOfN::new(two), two);
     [
         Box::new(BestOfN::new(n)),
-        Box::new(Prm::new(n).with_judged_steps([3, 9, 15])),
+        Box::new(Prm::new(n).with_judged_steps([2, 5, 7])),
         Box::new(Parm::new(n)),
-        Box::new(Prm::new(n).with_judged_steps([4, 12]).with_width(two)),
-        Box::new(Halving::new(n, [6, 12]).with_judgement(Judgement::Potential)),
-        Box::new(Budget::new(rounds).with_steps(54)),
+        Box::new(Prm::new(n).with_judged_steps([2, 6]).with_width(two)),
+        Box::new(Halving::new(n, [3, 6]).with_judgement(Judgement::Potential)),
+        Box::new(Budget::new(rounds).with_steps(27)),
     ]
 }
 
@@ -109,7 +111,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
 
     #[test]
-    fn prop_pruned_parm_draws_what_released_parm_draws(seed: u64, at in 0..PROMPTS.len(), clear_from in 1..12u32) {
+    fn prop_pruned_parm_draws_what_released_parm_draws(seed: u64, at in 0..PROMPTS.len(), clear_from in 1..6u32) {
         let mut sessions = Models::load(&Cpu::new).sessions();
         let parm = Parm::new(N as u32).with_min_clarity_step(clear_from);
         let [pruned, released] = [ParmForm::Pruned, ParmForm::Released].map(|form| {

@@ -48,7 +48,7 @@ impl Question {
 }
 
 /// Whether a latent head is asked.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct LatentArgs {
     /// Put questions to the latent head of this folder instead of the judge: it reads the generator's hidden rows, and
     /// nothing is decoded for it. [without a folder: `bundled`, the one for the bundled Show-o]
@@ -66,6 +66,12 @@ pub struct LatentArgs {
 }
 
 impl LatentArgs {
+    /// Whether a head was named.
+    #[must_use]
+    pub fn asked(&self) -> bool {
+        self.latent.is_some()
+    }
+
     /// Reads the head that was named, if one was.
     pub fn load<B: Backend>(&self, device: &Arc<B>, bundled: &Path) -> Res<Option<Latent<B>>> {
         let Some(folder) = &self.latent else {

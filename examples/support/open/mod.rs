@@ -28,7 +28,8 @@ use device::Choice;
 use drawing::{Drawing, Folders};
 use folder::Reading;
 use judging::{Judging, Nobody};
-use latent::{Latent, LatentArgs};
+use latent::Latent;
+pub use latent::LatentArgs;
 use options::Options;
 
 /// The guidance that the bundled generator was tuned for: w = 2.
@@ -75,6 +76,25 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether the generator is the bundled Show-o.
+    #[must_use]
+    pub fn draws_bundled(&self) -> bool {
+        let bundled = Path::new(BUNDLED).join("show-o");
+        self.model_dir
+            .as_ref()
+            .is_none_or(|dir| same(dir, &bundled))
+    }
+
+    /// The same with a latent head before the judge, if one is named.
+    #[must_use]
+    pub fn with_latent(&self, latent: &LatentArgs) -> Self {
+        let mut other = self.clone();
+        if latent.asked() {
+            other.latent = latent.clone();
+        }
+        other
+    }
+
     /// The same with another generator's weights: what belongs to a generator by default stays as it is.
     #[must_use]
     pub fn with_weights(&self, dir: &Path) -> Self {

@@ -59,7 +59,7 @@ fn all_published_prompts_go_to_the_official_scorer_and_its_results_come_back() {
         command
     };
     let told = fails(&mut geneval("unscored.jsonl", "1"));
-    assert!(told.contains("does not know all objects"), "{told}");
+    assert!(told.contains("does not know all that"), "{told}");
     let told = succeeds(geneval("all.jsonl", "1").arg("--pictures").arg(&pictures));
     assert!(told.contains("553 pictures, not scored"), "{told}");
     let folders: Vec<String> = (0..553).map(|i| format!("{i:05}")).collect();

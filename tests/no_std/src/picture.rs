@@ -70,7 +70,8 @@ fn draw(seed: u64, codes: &mut [u32]) -> Result<()> {
     (shape.encoder_ch_mult, shape.decoder_ch_mult) = (vec![1, 3, 5, 8], vec![1, 2, 4, 8]);
     (shape.encoder_res_blocks, shape.decoder_res_blocks) = (vec![1, 1, 1, 2], vec![1, 1, 2, 2]);
     let pixels = Magvit::load(cpu, shape, &file(PIXELS)?, Format::F32)?;
-    let options = ShowOOptions::default();
+    let mut options = ShowOOptions::default();
+    options.steps = 4;
     let mut session = ShowOSession::new(
         Arc::new(show_o),
         Arc::new(pixels),
