@@ -10,8 +10,8 @@
 //! What no test catches must stand in `survivors.tsv` with the reason why; it is an error if it does not, if what stands
 //! there is caught, or if fewer than 95 of 100 are.
 //!
-//! `--family NAME` looks at the families whose names begin so, `--seed N` chooses other faults, `--each N` chooses so many for every kernel,
-//! `--only TEXT` those whose description holds the text, `--list` prints the chosen ones and runs nothing.
+//! `--family NAME` looks at the families whose names begin so, `--seed N` chooses other faults, `--each N` chooses so many
+//! for every kernel, `--only TEXT` those whose description holds the text, `--list` prints the chosen ones and runs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
