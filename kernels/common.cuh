@@ -104,6 +104,13 @@ template <class F> DEVICE f32 lane_sum(u32 width, F f)
     return lanes_total(sum);
 }
 
+// The row of this half warp, of 16 a block; callers take the last one again where there are fewer, so that all lanes meet
+// at every shuffle.
+DEVICE u64 own_row() { return (u64)blockIdx.x * 16 + threadIdx.x / 16; }
+
+// What a row is multiplied by to have the variance 1.
+DEVICE f32 scale_of(f32 variance, f32 eps) { return 1.0f / root(variance + eps); }
+
 // The largest number of a block of 256 threads that is no NaN, for all of them.
 DEVICE f32 block_max(f32 x)
 {

@@ -4,12 +4,7 @@
 // order of ops::norm. A block of 256 threads takes 16 rows, or heads. Group norm: a block takes one group of one
 // picture. Bound: every element read two to three times (once from memory, then from the caches) and written once.
 // Compute capability 8.0.
-#include "common.cuh"
-
-// The row of this half warp; the last one again where there are fewer, so that all lanes meet at every shuffle.
-DEVICE u64 own_row() { return (u64)blockIdx.x * 16 + threadIdx.x / 16; }
-
-DEVICE f32 scale_of(f32 variance, f32 eps) { return 1.0f / root(variance + eps); }
+#include "activation.cuh"
 
 // y = (x - mean) / sqrt(variance + eps) * weight + bias, of one row by one half warp.
 DEVICE void layer(f32* y, const f32* x, const f32* weight, const f32* bias, u32 width, f32 eps, bool write)
@@ -140,48 +135,6 @@ extern "C" __global__ void __launch_bounds__(256) add(
     const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < len)
         y[i] += x[i];
-}
-
-// math::erf.
-DEVICE f32 error_function(f32 x)
-{
-    const f32 a = fabsf(x);
-    if (a < 1.0f) {
-        const f32 z = x * x;
-        f32 p = 1.0589372e-06f;
-        p = p * z - 1.3909336e-05f;
-        p = p * z + 0.00011956562f;
-        p = p * z - 0.0008542638f;
-        p = p * z + 0.0052237837f;
-        p = p * z - 0.026866132f;
-        p = p * z + 0.11283791f;
-        p = p * z - 0.37612638f;
-        p = p * z + 1.1283792f;
-        return x * p;
-    }
-    const f32 t = 1.0f / (1.0f + 0.5f * a);
-    f32 p = 0.056395818f;
-    p = p * t - 0.10326314f;
-    p = p * t - 0.09009489f;
-    p = p * t + 0.1937434f;
-    p = p * t + 0.118313156f;
-    p = p * t + 0.2632769f;
-    p = p * t + 0.27962542f;
-    p = p * t + 0.2822497f;
-    const f32 y = 1.0f - p * t * exponential(-(a * a));
-    return x < 0.0f ? -y : y;
-}
-
-// Activations by number, as the launcher names them.
-template <u32 KIND> DEVICE f32 activation(f32 x)
-{
-    if (KIND == 0)
-        return 0.5f * x * (1.0f + hyperbolic_tangent(0.7978846f * (x + 0.044715f * x * x * x)));
-    if (KIND == 1)
-        return 0.5f * x * (1.0f + error_function(x * 0.70710677f));
-    if (KIND == 2)
-        return silu(x);
-    return x > 0.0f ? x : 0.0f;
 }
 
 #define ACTIVATION(NAME, KIND)                                                                                         \

@@ -84,17 +84,7 @@ fn families() -> Vec<Family> {
 
 #[cfg(feature = "align")]
 fn training() -> Option<Family> {
-    Some(Family {
-        name: "train-",
-        reference: train::run::<Reference>,
-        cpu: train::run::<Cpu>,
-        #[cfg(feature = "cuda")]
-        cuda: |_, _| {
-            Err(maquette::Error::Unsupported {
-                what: "gradients on a GPU",
-            })
-        },
-    })
+    Some(family!("train-", train))
 }
 
 #[cfg(not(feature = "align"))]
@@ -125,12 +115,9 @@ fn longest<'a>(families: &'a [Family], name: &str) -> Option<&'a Family> {
         .max_by_key(|f| f.name.len())
 }
 
-/// Cases that no GPU runs: there are no gradients.
+/// Cases that only a real GPU runs: interpreted they take the time of all others together.
 #[cfg(feature = "cuda")]
-const NOT_ON_A_GPU: [&str; 2] = ["train-dpo", "train-grpo"];
-/// The same, and cases that only a real GPU runs: interpreted they take the time of all others together.
-#[cfg(feature = "cuda")]
-const NOT_INTERPRETED: [&str; 4] = ["train-dpo", "train-grpo", "janus-draws", "magvit-v2"];
+const NOT_INTERPRETED: [&str; 2] = ["janus-draws", "magvit-v2"];
 
 /// A device by name, whether names are the transformers library's, and how the device runs a case.
 type Pass<'a> = (
@@ -160,7 +147,7 @@ fn every_case_agrees_on_a_gpu() {
     let left_out: &[&str] = if gpu::emulated() {
         &NOT_INTERPRETED
     } else {
-        &NOT_ON_A_GPU
+        &[]
     };
     agree(
         &[("cuda", false, &|family, case| (family.cuda)(case, &cuda))],

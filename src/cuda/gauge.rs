@@ -22,7 +22,7 @@ impl Device {
     /// fail with [`Error::OutOfMemory`](crate::Error::OutOfMemory). The difference of two calls is what lies between
     /// them, known before the first step; [`planner`](Self::planner) says it before anything is loaded. Beside it a call
     /// may take memory that it gives back at its end: rows rounded to 8 bits, up to 64 MiB of a convolution's inputs, up
-    /// to 32 MiB of attention's scores.
+    /// to 32 MiB of attention's scores or, on the way back, of its probabilities.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the driver does not say.

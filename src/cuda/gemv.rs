@@ -109,7 +109,7 @@ impl Matrix {
         STRIP * (pieces * PIECE_BYTES + scale)
     }
 
-    fn belongs(&self, op: &'static str, device: &Device) -> Result<()> {
+    pub(super) fn belongs(&self, op: &'static str, device: &Device) -> Result<()> {
         of_device(op, &self.data, &device.stream)
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Nothing of CUDA is needed to build this, and only the driver to run it. The kernels stand in `kernels/`, one file a
 //! family; `kernels/README.md` says how they are written and tested. They round where the reference loops round, and
-//! sum in the same order: all results have the bits of [`Reference`](crate::ops::Reference), but for the activation by
-//! the error function, whose approximation is another one. So a row has the same bits in any batch.
+//! sum in the same order: all results have the bits of [`Reference`](crate::ops::Reference), gradients among them
+//! (feature `align`). So a row has the same bits in any batch.
 
 mod attention;
 mod backend;
+#[cfg(feature = "align")]
+mod backward;
 mod conv;
 mod decode;
 mod driver;
@@ -51,6 +53,9 @@ const THREADS: u32 = 256;
 /// ([`Error::NotFinite`]), is the error of the same thread's next [`read`](crate::ops::Backend::read) or
 /// [`synchronise`](Self::synchronise): the operation is named, and the first such row of its calls since the last one.
 /// So a step waits for the device once, where its results are read.
+///
+/// With the feature `align` it is an `ops::Backward` as well: models are aligned on it by the code that aligns them on a
+/// CPU, with the same bits. Attention goes backwards through heads of up to 512.
 ///
 /// ```no_run
 /// use maquette::cuda::Device;

@@ -15,7 +15,7 @@ use crate::error::Result;
 pub(super) const SHARED_BYTES: i32 = 99 << 10;
 
 /// A family of kernels: a source file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Family {
     Attention,
     Conv,
@@ -28,20 +28,43 @@ pub(super) enum Family {
     Vq,
 }
 
+/// A family's name and its PTX.
+pub(super) type Source = (&'static str, &'static str);
+
+/// The file of a name.
+macro_rules! source {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../kernels/ptx/", $name, ".ptx")),
+        )
+    };
+}
+
 impl Family {
-    const fn ptx(self) -> &'static str {
+    const fn source(self) -> Source {
         match self {
-            Self::Attention => include_str!("../../kernels/ptx/attention.ptx"),
-            Self::Conv => include_str!("../../kernels/ptx/conv.ptx"),
-            Self::Decode => include_str!("../../kernels/ptx/decode.ptx"),
-            Self::Gemm => include_str!("../../kernels/ptx/gemm.ptx"),
-            Self::Gemv => include_str!("../../kernels/ptx/gemv.ptx"),
-            Self::Norm => include_str!("../../kernels/ptx/norm.ptx"),
-            Self::RewardHead => include_str!("../../kernels/ptx/reward_head.ptx"),
-            Self::Sample => include_str!("../../kernels/ptx/sample.ptx"),
-            Self::Vq => include_str!("../../kernels/ptx/vq.ptx"),
+            Self::Attention => source!("attention"),
+            Self::Conv => source!("conv"),
+            Self::Decode => source!("decode"),
+            Self::Gemm => source!("gemm"),
+            Self::Gemv => source!("gemv"),
+            Self::Norm => source!("norm"),
+            Self::RewardHead => source!("reward_head"),
+            Self::Sample => source!("sample"),
+            Self::Vq => source!("vq"),
         }
     }
+}
+
+/// The families of gradients: nothing else embeds them.
+#[cfg(feature = "align")]
+pub(super) mod gradients {
+    use super::Source;
+
+    pub(in crate::cuda) const ROWS: Source = source!("backward");
+    pub(in crate::cuda) const ATTENTION: Source = source!("backward_attention");
+    pub(in crate::cuda) const GEMM: Source = source!("backward_gemm");
 }
 
 /// What has been loaded so far.
@@ -50,7 +73,7 @@ pub(super) struct Modules(Mutex<Loaded>);
 
 #[derive(Debug, Default)]
 struct Loaded {
-    modules: BTreeMap<Family, Arc<CudaModule>>,
+    modules: BTreeMap<&'static str, Arc<CudaModule>>,
     functions: BTreeMap<&'static str, CudaFunction>,
 }
 
@@ -62,14 +85,24 @@ impl Modules {
         family: Family,
         kernel: &'static str,
     ) -> Result<CudaFunction> {
+        self.of(context, family.source(), kernel)
+    }
+
+    /// A kernel of a family by its source.
+    pub(super) fn of(
+        &self,
+        context: &Arc<CudaContext>,
+        (family, ptx): Source,
+        kernel: &'static str,
+    ) -> Result<CudaFunction> {
         let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = loaded.functions.get(kernel) {
             return Ok(function.clone());
         }
-        let module = match loaded.modules.get(&family) {
+        let module = match loaded.modules.get(family) {
             Some(module) => Arc::clone(module),
             None => {
-                let ptx = Ptx::from_src(family.ptx());
+                let ptx = Ptx::from_src(ptx);
                 let module = context.load_module(ptx).map_err(|e| failed(kernel, e))?;
                 loaded.modules.insert(family, Arc::clone(&module));
                 module
@@ -78,7 +111,7 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
-        if family == Family::Gemm {
+        if family == Family::Gemm.source().0 {
             function
                 .set_attribute(
                     CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,

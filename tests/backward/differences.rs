@@ -7,7 +7,7 @@ use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 use maquette::ops::reward_head::PoolShape;
 use maquette::ops::vq::GatherShape;
-use maquette::ops::{Backend, Backward, Reference};
+use maquette::ops::{Backward, Reference};
 use maquette::quant::Format;
 use proptest::prelude::*;
 
@@ -51,11 +51,30 @@ fn check(what: &str, x: &[f32], c: &[f32], got: &[f32], y: &dyn Fn(&[f64]) -> Ve
     }
 }
 
-/// Runs an operation that changes one buffer, which starts as `start`.
-fn run(start: &[f32], f: impl FnOnce(&mut <Reference as Backend>::Buffer<f32>)) -> Vec<f32> {
-    let mut out = buffer(&Reference, start);
-    f(&mut out);
-    floats(&Reference, &out)
+/// Runs an operation that changes one buffer, which starts as `start`, on the reference and on a GPU: both have the same
+/// bits, so what is said of one holds for the other.
+macro_rules! run {
+    ($start:expr, |$b:ident, $out:ident| $body:expr) => {{
+        let start = $start;
+        let want = {
+            let $b = &Reference;
+            let mut $out = buffer($b, &start);
+            $body.unwrap();
+            floats($b, &$out)
+        };
+        #[cfg(feature = "cuda")]
+        crate::gpu::in_both_orders(|$b| {
+            let mut $out = buffer($b, &start);
+            $body.unwrap();
+            let got = floats($b, &$out);
+            let same = got
+                .iter()
+                .zip(&want)
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "the GPU differs from the reference");
+        });
+        want
+    }};
 }
 
 fn product(x: &[f64], w: &[f64], [m, n, k]: [usize; 3]) -> Vec<f64> {
@@ -142,36 +161,37 @@ proptest! {
 
     #[test]
     fn prop_products(m in 1_usize..5, n in 1_usize..9, blocks in 1_usize..9, format in 0..Format::ALL.len(), seed: u16) {
-        let (k, seed, b) = (32 * blocks, u32::from(seed), Reference);
+        let (k, seed) = (32 * blocks, u32::from(seed));
         let s = GemmShape::new(m, n, k);
-        let (w, stored) = matrix(&b, Format::ALL[format].fitting(k), [n, k], seed);
+        let (format, size) = (Format::ALL[format].fitting(k), [n, k]);
         let (x, dy) = (numbers(m * k, seed + 1), numbers(m * n, seed + 2));
-        let (x_buffer, dy_buffer) = (buffer(&b, &x), buffer(&b, &dy));
-        let stored = wide(&stored);
-        let dx = run(&numbers(m * k, 9), |dx| b.gemm_dx(s, &dy_buffer, &w, dx).unwrap());
+        let stored = wide(&matrix(&Reference, format, size, seed).1);
+        let dx = run!(numbers(m * k, 9), |b, dx| {
+            b.gemm_dx(s, &buffer(b, &dy), &matrix(b, format, size, seed).0, &mut dx)
+        });
         check("dx", &x, &dy, &dx, &|x| product(x, &stored, [m, n, k]));
-        let dw = run(&vec![0.0; n * k], |dw| b.gemm_dw(s, &dy_buffer, &x_buffer, dw).unwrap());
+        let dw = run!(vec![0.0; n * k], |b, dw| b.gemm_dw(s, &buffer(b, &dy), &buffer(b, &x), &mut dw));
         let (w, fixed) = (numbers(n * k, seed), wide(&x));
         check("dw", &w, &dy, &dw, &|w| product(&fixed, w, [m, n, k]));
-        let db = run(&vec![0.0; n], |db| b.sum_rows([m, n], &dy_buffer, db).unwrap());
+        let db = run!(vec![0.0; n], |b, db| b.sum_rows([m, n], &buffer(b, &dy), &mut db));
         check("db", &numbers(n, 4), &dy, &db, &|bias| bias.repeat(m));
     }
 
     #[test]
     fn prop_norms(rows in 1_usize..4, width in 2_usize..40, centred: bool, seed: u16) {
-        let (seed, b) = (u32::from(seed), Reference);
+        let seed = u32::from(seed);
         let s = NormShape { rows, width, eps: 1e-5 };
         let (x, dy) = (numbers(rows * width, seed), numbers(rows * width, seed + 1));
         let (weight, bias) = (numbers(width, seed + 2), numbers(width, seed + 3));
-        let buffers = [&x, &dy, &weight].map(|v| buffer(&b, v));
-        let [xb, dyb, wb] = &buffers;
-        let dx = run(&vec![0.0; rows * width], |dx| {
-            if centred { b.layer_norm_dx(s, xb, wb, dyb, dx) } else { b.rms_norm_dx(s, xb, wb, dyb, dx) }.unwrap();
+        let dx = run!(vec![0.0; rows * width], |b, dx| {
+            let [x, w, dy] = [&x, &weight, &dy].map(|v| buffer(b, v));
+            if centred { b.layer_norm_dx(s, &x, &w, &dy, &mut dx) } else { b.rms_norm_dx(s, &x, &w, &dy, &mut dx) }
         });
         let (w64, b64, x64) = (wide(&weight), wide(&bias), wide(&x));
         check("dx", &x, &dy, &dx, &|x| norm(x, &w64, &b64, centred));
-        let dw = run(&vec![0.0; 2 * width], |dw| {
-            if centred { b.layer_norm_dw(s, xb, dyb, dw) } else { b.rms_norm_dw(s, xb, dyb, dw) }.unwrap();
+        let dw = run!(vec![0.0; 2 * width], |b, dw| {
+            let [x, dy] = [&x, &dy].map(|v| buffer(b, v));
+            if centred { b.layer_norm_dw(s, &x, &dy, &mut dw) } else { b.rms_norm_dw(s, &x, &dy, &mut dw) }
         });
         check("dw", &weight, &dy, &dw[..width], &|w| norm(&x64, w, &b64, centred));
         if centred {
@@ -181,7 +201,7 @@ proptest! {
 
     #[test]
     fn prop_head_norms(rows in 1_usize..3, heads in 1_usize..4, head_dim in 2_usize..20, offset in 0_usize..5, seed: u16) {
-        let (seed, b) = (u32::from(seed), Reference);
+        let seed = u32::from(seed);
         let stride = heads * head_dim + offset + 2;
         let s = HeadNormShape { rows, heads, head_dim, stride, offset, eps: 1e-5 };
         let (x, dy) = (numbers(rows * stride, seed), numbers(rows * stride, seed + 1));
@@ -196,11 +216,9 @@ proptest! {
             }
             y
         };
-        let (xb, wb) = (buffer(&b, &x), buffer(&b, &weight));
-        let d = run(&dy, |d| b.head_norm_dx(s, &xb, &wb, d).unwrap());
+        let d = run!(&dy, |b, d| b.head_norm_dx(s, &buffer(b, &x), &buffer(b, &weight), &mut d));
         check("dx", &x, &dy, &d, &|x| y(x, &w64, &b64));
-        let dyb = buffer(&b, &dy);
-        let dw = run(&vec![0.0; 2 * head_dim], |dw| b.head_norm_dw(s, &xb, &dyb, dw).unwrap());
+        let dw = run!(vec![0.0; 2 * head_dim], |b, dw| b.head_norm_dw(s, &buffer(b, &x), &buffer(b, &dy), &mut dw));
         check("dw", &weight, &dy, &dw[..head_dim], &|w| y(&x64, w, &b64));
         check("db", &bias, &dy, &dw[head_dim..], &|bias| y(&x64, &w64, bias));
     }
@@ -208,15 +226,14 @@ proptest! {
     #[test]
     fn prop_activations_and_gates(rows in 1_usize..4, width in 1_usize..20, which in 0_usize..4, seed: u16) {
         let a = [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::Relu][which];
-        let (seed, b, len) = (u32::from(seed), Reference, rows * width);
+        let (seed, len) = (u32::from(seed), rows * width);
         let (mut x, dy) = (numbers(2 * len, seed), numbers(len, seed + 1));
         // At a kink there is no slope to compare with.
         x.iter_mut().filter(|x| x.abs() < 1e-3).for_each(|x| *x = 0.5);
-        let xb = buffer(&b, &x);
-        let d = run(&dy, |d| b.activate_dx(a, len, &xb, d).unwrap());
+        let d = run!(&dy, |b, d| b.activate_dx(a, len, &buffer(b, &x), &mut d));
         check("activation", &x[..len], &dy, &d, &|x| x.iter().map(|&v| activation(a, v)).collect());
-        let (s, dyb) = (GateShape { rows, width, activation: a }, buffer(&b, &dy));
-        let dx = run(&numbers(2 * len, 5), |dx| b.gate_dx(s, &xb, &dyb, dx).unwrap());
+        let s = GateShape { rows, width, activation: a };
+        let dx = run!(numbers(2 * len, 5), |b, dx| b.gate_dx(s, &buffer(b, &x), &buffer(b, &dy), &mut dx));
         check("gate", &x, &dy, &dx, &|x| {
             x.chunks(2 * width)
                 .flat_map(|row| (0..width).map(|i| activation(a, row[i]) * row[width + i]).collect::<Vec<_>>())
@@ -226,22 +243,20 @@ proptest! {
 
     #[test]
     fn prop_attention(rows in 1_usize..7, group in 1_usize..3, kv in 1_usize..3, head_dim in 1_usize..7, causal in 0_usize..7, seed: u16) {
-        let (seed, b) = (u32::from(seed), Reference);
+        let seed = u32::from(seed);
         let s = SelfAttentionShape { rows, n_heads: group * kv, n_kv_heads: kv, head_dim, causal: causal.min(rows) };
         let (qkv, dy) = (numbers(rows * s.stride(), seed), numbers(rows * s.n_heads * head_dim, seed + 1));
-        let (qb, dyb) = (buffer(&b, &qkv), buffer(&b, &dy));
-        let d = run(&numbers(qkv.len(), 3), |d| b.attention_dx(s, &qb, &dyb, d).unwrap());
+        let d = run!(numbers(qkv.len(), 3), |b, d| b.attention_dx(s, &buffer(b, &qkv), &buffer(b, &dy), &mut d));
         check("attention", &qkv, &dy, &d, &|qkv| attention(&s, qkv));
     }
 
     #[test]
     fn prop_pooled_rows(views in 1_usize..3, rows in 1_usize..6, heads in 1_usize..4, head_dim in 1_usize..6, seed: u16) {
-        let (seed, b) = (u32::from(seed), Reference);
+        let seed = u32::from(seed);
         let s = PoolShape { views, rows, heads, head_dim };
         let width = s.width().unwrap();
         let (x, dy) = (numbers(views * rows * width, seed), numbers(views * heads * head_dim, seed + 1));
-        let (xb, dyb) = (buffer(&b, &x), buffer(&b, &dy));
-        let d = run(&vec![9.0; x.len()], |d| b.pool_rows_dx(s, &xb, &dyb, d).unwrap());
+        let d = run!(vec![9.0; x.len()], |b, d| b.pool_rows_dx(s, &buffer(b, &x), &buffer(b, &dy), &mut d));
         check("pooled rows", &x, &dy, &d, &|x| {
             let mut y = Vec::new();
             for view in x.chunks(rows * width) {
@@ -258,15 +273,14 @@ proptest! {
 
     #[test]
     fn prop_rotary(rows in 1_usize..4, heads in 1_usize..3, pairs in 0_usize..4, rest in 0_usize..3, seed: u16) {
-        let (seed, b, rotary_dim) = (u32::from(seed), Reference, 2 * pairs);
+        let (seed, rotary_dim) = (u32::from(seed), 2 * pairs);
         let head_dim = rotary_dim + rest + 1;
         let s = RotaryShape { rows, heads, head_dim, rotary_dim, stride: heads * head_dim + 1, offset: 1, positions: 3 };
         // Any table: a rotation by zeros, as some models have it, is no rotation.
         let (x, table) = (numbers(rows * s.stride, seed), numbers(3 * rotary_dim, seed + 1));
         let dy = numbers(rows * s.stride, seed + 2);
         let positions: Vec<u32> = (0..rows).map(|r| (u32::try_from(r).unwrap() + seed) % 4).collect();
-        let (pb, tb) = (buffer(&b, &positions), buffer(&b, &table));
-        let d = run(&dy, |d| b.rotary_dx(s, d, &pb, &tb).unwrap());
+        let d = run!(&dy, |b, d| b.rotary_dx(s, &mut d, &buffer(b, &positions), &buffer(b, &table)));
         let table = wide(&table);
         check("rotary", &x, &dy, &d, &|x| {
             let mut y = x.to_vec();
@@ -284,12 +298,11 @@ proptest! {
 
     #[test]
     fn prop_tables_and_labels(rows in 1_usize..6, width in 1_usize..30, seed: u16) {
-        let (seed, b) = (u32::from(seed), Reference);
+        let seed = u32::from(seed);
         let index: Vec<u32> = (0..rows).map(|r| (u32::try_from(r).unwrap() * 7 + seed) % 5).collect();
-        let (s, ib) = (GatherShape { rows, width, table_rows: 4 }, buffer(&b, &index));
+        let s = GatherShape { rows, width, table_rows: 4 };
         let (table, dy) = (numbers(4 * width, seed), numbers(rows * width, seed + 1));
-        let dyb = buffer(&b, &dy);
-        let dw = run(&vec![0.0; 4 * width], |dw| b.gather_dw(s, &ib, &dyb, dw).unwrap());
+        let dw = run!(vec![0.0; 4 * width], |b, dw| b.gather_dw(s, &buffer(b, &index), &buffer(b, &dy), &mut dw));
         check("table", &table, &dy, &dw, &|table| {
             index.iter().flat_map(|&i| match table.chunks(width).nth(i as usize) {
                 Some(row) => row.to_vec(),
@@ -297,10 +310,9 @@ proptest! {
             }).collect()
         });
         let labels: Vec<u32> = (0..rows).map(|r| (u32::try_from(r).unwrap() * 11 + seed) % u32::try_from(width + 1).unwrap()).collect();
-        let (s, lb) = (LabelShape { rows, width }, buffer(&b, &labels));
+        let s = LabelShape { rows, width };
         let (logits, weights) = (numbers(rows * width, seed + 2), numbers(rows, seed + 3));
-        let wb = buffer(&b, &weights);
-        let d = run(&logits, |d| b.log_probs_dx(s, &lb, &wb, d).unwrap());
+        let d = run!(&logits, |b, d| b.log_probs_dx(s, &buffer(b, &labels), &buffer(b, &weights), &mut d));
         let log_probs = |logits: &[f64]| -> Vec<f64> {
             logits.chunks(width).zip(&labels).map(|(row, &label)| {
                 let total: f64 = row.iter().map(|v| v.exp()).sum();
@@ -308,8 +320,7 @@ proptest! {
             }).collect()
         };
         check("labels", &logits, &weights, &d, &log_probs);
-        let xb = buffer(&b, &logits);
-        let got = run(&vec![9.0; rows], |out| b.log_probs(s, &xb, &lb, out).unwrap());
+        let got = run!(vec![9.0; rows], |b, out| b.log_probs(s, &buffer(b, &logits), &buffer(b, &labels), &mut out));
         for (got, want) in got.iter().zip(log_probs(&wide(&logits))) {
             assert!((f64::from(*got) - want).abs() < 1e-5);
         }

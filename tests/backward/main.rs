@@ -1,4 +1,5 @@
-//! Gradients: against finite differences in F64, and the CPU's against the reference's, bit for bit.
+//! Gradients: against finite differences in F64, the reference's and a GPU's; and the CPU's against the reference's, bit for
+//! bit. More of a GPU's: `tests/cuda/backward.rs`.
 
 use std::sync::OnceLock;
 
@@ -9,6 +10,9 @@ use maquette::rng;
 
 mod agree;
 mod differences;
+#[cfg(feature = "cuda")]
+#[path = "../gpu/mod.rs"]
+mod gpu;
 
 fn cpus() -> &'static [Cpu] {
     static CPUS: OnceLock<Vec<Cpu>> = OnceLock::new();

@@ -214,6 +214,77 @@ fn long_caches_are_read_as_recorded() {
     compare("decode.tsv", &table);
 }
 
+/// The same for gradients of products and of attention: 32 rows of every format, and a head of 64 over 128 rows.
+#[cfg(feature = "align")]
+#[test]
+fn gradients_access_memory_as_recorded() {
+    use maquette::ops::Backward;
+    use maquette::ops::backward::attention::SelfAttentionShape;
+
+    let device = gpu::device();
+    let mut table =
+        "gradient\tlane instructions a product\tuseful of sector bytes\tturns of shared memory\t\
+        bank conflicts\n"
+            .to_owned();
+    let mut note = |name: &str, products: usize, run: &mut dyn FnMut()| {
+        let Some([_, lanes, useful, sectors, turns, conflicts, ..]) = gpu::counted(run) else {
+            return false;
+        };
+        let lanes = lanes as f64 / products as f64;
+        let useful = useful as f64 / sectors as f64;
+        writeln!(
+            table,
+            "{name}\t{lanes:.3}\t{useful:.4}\t{turns}\t{conflicts}"
+        )
+        .unwrap();
+        assert!(useful >= 0.97, "{name}: {useful} of the bytes are useful");
+        assert_eq!(conflicts, 0, "{name}: conflicts");
+        true
+    };
+    let (m, n, k) = (32, 256, 256);
+    let s = GemmShape::new(m, n, k);
+    let (x, dy) = (device.zeros(m * k).unwrap(), device.zeros(m * n).unwrap());
+    for format in Format::ALL {
+        let data = numbers(n * k, 1);
+        let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+        format.quantise(&data, &mut bytes);
+        let w = match format {
+            Format::F32 => QuantMatrix::f32(n, k, &data),
+            _ => QuantMatrix::from_bytes(format, n, k, &bytes),
+        };
+        let w = device.pack(&w.unwrap()).unwrap();
+        let mut dx = device.zeros(m * k).unwrap();
+        let name = format!("inputs, {}", format.name());
+        if !note(&name, m * n * k, &mut || {
+            device.gemm_dx(s, &dy, &w, &mut dx).unwrap();
+        }) {
+            return;
+        }
+    }
+    let mut dw = device.zeros(n * k).unwrap();
+    note("weights", m * n * k, &mut || {
+        device.gemm_dw(s, &dy, &x, &mut dw).unwrap();
+    });
+    let s = SelfAttentionShape {
+        rows: 128,
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 64,
+        causal: 0,
+    };
+    let (qkv, dy) = (
+        device.zeros(s.rows * s.stride()).unwrap(),
+        device.zeros(s.rows * s.head_dim).unwrap(),
+    );
+    let mut dqkv = device.zeros(s.rows * s.stride()).unwrap();
+    // Of scores and of values, and the three sums.
+    let products = 5 * s.rows * s.rows * s.head_dim;
+    note("attention", products, &mut || {
+        device.attention_dx(s, &qkv, &dy, &mut dqkv).unwrap();
+    });
+    compare("backward.tsv", &table);
+}
+
 /// The assembler's table: no kernel keeps registers in memory on any architecture.
 #[test]
 fn no_kernel_spills() {

@@ -9,6 +9,8 @@ mod bundled {
     pub mod files;
     pub mod janus;
 }
+#[cfg(feature = "align")]
+mod backward;
 mod counters;
 mod device;
 #[path = "../gpu/mod.rs"]

@@ -178,6 +178,9 @@ pub fn rms_norm_dw(s: NormShape, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Resul
 pub fn head_norm_dx(s: HeadNormShape, x: &[f32], weight: &[f32], d: &mut [f32]) -> Result<()> {
     s.check(x.len(), weight.len(), s.head_dim)?;
     s.check(d.len(), weight.len(), s.head_dim)?;
+    if s.stride == 0 {
+        return Ok(());
+    }
     let rows = x.chunks_exact(s.stride).zip(d.chunks_exact_mut(s.stride));
     for (x, d) in rows.take(s.rows) {
         head_norm_row_dx(&s, x, &weight[..s.head_dim], d);
@@ -195,6 +198,9 @@ pub fn head_norm_dw(s: HeadNormShape, x: &[f32], dy: &[f32], dw: &mut [f32]) -> 
     s.check(x.len(), s.head_dim, s.head_dim)?;
     s.check(dy.len(), s.head_dim, s.head_dim)?;
     covers(OP, "dw", dw.len(), product(OP, &[2, s.head_dim])?)?;
+    if s.stride == 0 {
+        return Ok(());
+    }
     let rows = x.chunks_exact(s.stride).zip(dy.chunks_exact(s.stride));
     for (x, dy) in rows.take(s.rows) {
         let heads = x[s.offset..].chunks_exact(s.head_dim);
@@ -221,7 +227,7 @@ impl Activation {
             }
             Self::GeluErf => {
                 let density = math::exp(-0.5 * x * x) / math::sqrt(2.0 * PI);
-                0.5 * (1.0 + libm::erff(x * FRAC_1_SQRT_2)) + x * density
+                0.5 * (1.0 + math::erf(x * FRAC_1_SQRT_2)) + x * density
             }
             Self::Silu => {
                 let p = math::sigmoid(x);

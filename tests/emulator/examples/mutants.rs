@@ -10,8 +10,8 @@
 //! What no test catches must stand in `survivors.tsv` with the reason why; it is an error if it does not, if what stands
 //! there is caught, or if fewer than 95 of 100 are.
 //!
-//! `--family NAME` looks at one family, `--seed N` chooses other faults, `--each N` chooses so many for every kernel,
-//! `--only TEXT` those whose description holds the text, `--list` prints the chosen ones and runs nothing.
+//! `--family NAME` looks at the families whose names begin so, `--seed N` chooses other faults, `--each N` chooses so many
+//! for every kernel, `--only TEXT` those whose description holds the text, `--list` prints the chosen ones and runs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -253,7 +253,7 @@ fn chosen(root: &Path, options: &Options) -> Outcome<Vec<(String, Mutant)>> {
         if options
             .family
             .as_ref()
-            .is_some_and(|wanted| *wanted != family)
+            .is_some_and(|wanted| !family.starts_with(wanted))
         {
             continue;
         }
