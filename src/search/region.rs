@@ -68,10 +68,11 @@ impl<F: FnMut(&Sight<'_>, &mut Probe<'_>, &mut [f32]) -> Result<()>> Locator for
 /// Covers the picture tile by tile and asks a judge that can say no more than yes and no: what it likes less when a tile
 /// is covered stood in that tile, and where nothing changes, or it likes the picture better, there is nothing to lose.
 ///
-/// With the parts of prompts it asks about each part that the picture shows, since covering changes little where the whole
-/// is far from right. An object whose colour or place is wrong, as the judge's reason or its parts' own answers say, counts
-/// the other way round: where it stands is drawn anew. A prompt without parts, or of which no part is there, is asked about
-/// as a whole.
+/// With the parts of prompts it asks about each part that the picture shows, since covering changes little where the
+/// whole is far from right. An object whose colour or place is wrong, as the judge's reason says or the answers about
+/// its parts, counts the other way round: where it stands is drawn anew. A part that is the whole prompt, a relation say,
+/// is not asked about again: only a reason names it. A prompt without parts, or of which no part is there, is asked
+/// about as a whole.
 ///
 /// A tile takes the median colour of the picture, which in most is that of its background. All tiles are one question:
 /// `side²` views for each part that counts, and one for each part before that.
