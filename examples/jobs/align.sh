@@ -22,13 +22,13 @@ $bin/align --pairs "$out/round-1.pairs.jsonl" --steps 200 --rate 2e-4 $dpo --out
 $bin/align --pairs "$out/round-1.pairs.jsonl" --steps 200 --rate 4e-4 --seed 2 $dpo $(aligned first) --out "$out/dpo"
 
 # shellcheck disable=SC2046
-$bin/annotate --prompts "$out/prompts.jsonl" --limit 220 --images 6 --seed 5 --pairs 6 $(aligned dpo) \
+$bin/annotate --prompts "$out/prompts.jsonl" --images 16 --seed 5 --pairs 6 $(aligned dpo) \
   --out "$out/round-2.jsonl"
 # shellcheck disable=SC2046,SC2086
-$bin/align --pairs "$out/round-2.pairs.jsonl" --steps 70 --rate 3e-4 $dpo $(aligned dpo) --out "$out/iterative"
+$bin/align --pairs "$out/round-2.pairs.jsonl" --steps 200 --rate 3e-4 $dpo $(aligned dpo) --out "$out/iterative"
 # shellcheck disable=SC2046,SC2086
 $bin/align --objective guided --guide pairs --groups 1 --tries 1 --prompts "$out/prompts.jsonl" \
-  --pairs "$out/round-2.pairs.jsonl" --steps 70 --rate 3e-4 $dpo $(aligned dpo) --out "$out/guided"
+  --pairs "$out/round-2.pairs.jsonl" --steps 200 --rate 3e-4 $dpo $(aligned dpo) --out "$out/guided"
 
 $bin/geneval --images $seeds --out "$out/plain.eval.jsonl"
 for model in dpo iterative guided; do
