@@ -149,7 +149,16 @@ fn sums_over_rows_have_the_bits_of_the_reference() {
             vec![bits(b, &out)]
         });
     }
-    for (rows, width, table_rows) in [(0, 3, 2), (1, 1, 1), (9, 3, 4), (300, 5, 7), (12, 300, 3)] {
+    // The last two: rows of a table whose first gradient is one of the last, in more columns than a block has threads.
+    for (rows, width, table_rows) in [
+        (0, 3, 2),
+        (1, 1, 1),
+        (9, 3, 4),
+        (300, 5, 7),
+        (12, 300, 3),
+        (2, 300, 3),
+        (3, 300, 4),
+    ] {
         let s = GatherShape {
             rows,
             width,
