@@ -5,7 +5,9 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use maquette::reward::Verdict;
 use maquette::rng::Stream;
-use maquette::search::{Adaptive, BestOfN, Budget, Halving, Parm, ParmForm, Plain, Prm};
+use maquette::search::{
+    Adaptive, BestOfN, Budget, Correction, Halving, Parm, ParmForm, Plain, Prm, Reflect,
+};
 use maquette::testing::{ScriptedGenerator, ScriptedReward};
 use maquette::{CodeGrid, Flow, Generator, Judgement, Prompt, SearchStrategy};
 
@@ -62,6 +64,16 @@ fn strategies(bench: &mut Criterion) {
         "budget/n4x5_s18",
         Budget::new(rounds).with_steps(360),
     );
+    for (name, correction) in [
+        (
+            "reflect_scattered/n1x3_s18",
+            Correction::Scattered { from: 9 },
+        ),
+        ("reflect_region/n1x3_s18", Correction::Region { from: 9 }),
+    ] {
+        let corrected = Reflect::new(Plain, correction).with_confidence(2.0);
+        one(bench, name, corrected);
+    }
     one(bench, "parm_pruned/n20_s18", Parm::new(20));
     one(
         bench,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use maquette::generator::{Needs, Views};
+use maquette::parts::Inspector;
 use maquette::rng::Stream;
 use maquette::search::{Budget, Cost, Decision, SearchStrategy};
 use maquette::{Flow, Generator, Prompt, RewardModel};
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 
 use support::choice::{Effort, Strategy};
 use support::open::{Models, Settings, picture_seed};
+use support::parts::Parts;
 use support::png_file::{Picture, writable_folder, write_whole};
 use support::record::{Counts, Record};
 use support::{open, person, record, report, sheet};
@@ -40,6 +42,10 @@ struct Cli {
     /// Judge yourself: the views of each question lie in `ask.png`, and the numbers of those to keep are read here.
     #[arg(long)]
     person: bool,
+    /// Have a judge without words say what is wrong with a picture that is going to be corrected, by asking it about the
+    /// parts of the prompt.
+    #[arg(long, requires = "reflections")]
+    reasons: bool,
     /// Pictures, each from a search of its own.
     #[arg(long, default_value_t = 4)]
     images: u32,
@@ -81,6 +87,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     } else {
         models.judge(alive)?
     };
+    if cli.reasons {
+        reward = Box::new(Inspector::new(reward, Parts));
+    }
     let mut strategy = cli.effort.build(cli.strategy, generator.steps())?;
     if let Some(seconds) = cli.max_seconds {
         let limit = Duration::try_from_secs_f64(seconds)
@@ -197,7 +206,7 @@ fn one_picture<G: Generator + ?Sized, R: RewardModel + ?Sized>(
 ) -> Result<Run, Box<dyn Error>> {
     let started = Instant::now();
     let steps = generator.steps();
-    let mut record = Record::new(generator.image_size());
+    let mut record = Record::new(generator.image_size(), generator.grid());
     let n = if !cli.effort.asks(cli.strategy) {
         1
     } else {

@@ -7,6 +7,12 @@ pub type Code = u32;
 pub const UNKNOWN: Code = Code::MAX;
 
 /// The grid of codes that a generator fills.
+///
+/// ```
+/// use maquette::CodeGrid;
+/// let grid = CodeGrid::new(16, 16, 8192);
+/// assert_eq!(grid.len(), 256);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CodeGrid {

@@ -1,33 +1,14 @@
 //! Judges made of judges: a mean, a cheap one before a dear one, one for some questions, a memory.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::codes::Code;
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::generator::Needs;
 use crate::image::ImageBatch;
 use crate::prompt::Prompt;
 use crate::reward::{Answer, Ask, Judgement, RewardModel, Verdict, ViewKey};
-
-impl<T: RewardModel + ?Sized> RewardModel for Box<T> {
-    fn needs(&self, ask: Judgement) -> Needs {
-        (**self).needs(ask)
-    }
-    fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
-        (**self).judge(ask, out)
-    }
-    fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
-        (**self).explain(ask, out)
-    }
-    fn multiply_adds(&self) -> Option<u64> {
-        (**self).multiply_adds()
-    }
-    fn forget(&mut self, keys: &[ViewKey]) {
-        (**self).forget(keys);
-    }
-}
 
 fn same_length(ask: &Ask<'_>, out: &[Verdict]) -> Result<()> {
     if ask.keys.len() == out.len() {
@@ -406,10 +387,7 @@ const fn mix(hash: u64, byte: u8) -> u64 {
 
 /// Room for `n` more elements, or an error.
 fn room<T>(rows: &mut Vec<T>, n: usize) -> Result<()> {
-    rows.try_reserve(n).map_err(|_| Error::OutOfMemory {
-        what: "combined judge",
-        bytes: n.saturating_mul(size_of::<T>()),
-    })
+    error::room("combined judge", rows, n)
 }
 
 /// Some rows of a question, moved together.

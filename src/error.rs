@@ -6,6 +6,15 @@ use core::fmt;
 pub type Result<T> = core::result::Result<T, Error>;
 
 /// Everything that can go wrong, with the operation, the argument and the numbers that disagree.
+///
+/// ```
+/// use maquette::{Error, ImageBatch, ImageSize};
+/// let error = ImageBatch::new(2, ImageSize::new(1, 1), &[0; 3]).unwrap_err();
+/// assert!(matches!(error, Error::Length { got: 3, want: 6, .. }));
+/// assert_eq!(error.to_string(), "image batch: \"pixels\" holds 3 elements, its shape needs 6");
+/// // What an implementation of one's own has to report.
+/// assert_eq!(Error::foreign("the server is gone").to_string(), "the server is gone");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -347,6 +356,31 @@ pub(crate) fn product(op: &'static str, sizes: &[usize]) -> Result<usize> {
         .try_fold(1_usize, |all, &size| all.checked_mul(size))
         .filter(|&all| all <= isize::MAX as usize)
         .ok_or(Error::Overflow { op })
+}
+
+/// An empty list with room for `len` elements.
+#[cfg(feature = "alloc")]
+pub(crate) fn reserved<T>(what: &'static str, len: usize) -> Result<alloc::vec::Vec<T>> {
+    let mut list = alloc::vec::Vec::new();
+    list.try_reserve_exact(len)
+        .map_err(|_| Error::OutOfMemory {
+            what,
+            bytes: len.saturating_mul(size_of::<T>()),
+        })?;
+    Ok(list)
+}
+
+/// Makes room for `more` elements behind those that a list has.
+#[cfg(feature = "alloc")]
+pub(crate) fn room<T>(
+    what: &'static str,
+    list: &mut alloc::vec::Vec<T>,
+    more: usize,
+) -> Result<()> {
+    list.try_reserve(more).map_err(|_| Error::OutOfMemory {
+        what,
+        bytes: more.saturating_mul(size_of::<T>()),
+    })
 }
 
 #[cfg(test)]

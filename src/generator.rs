@@ -15,6 +15,12 @@ pub struct CandidateId(
 );
 
 /// Which views of a candidate somebody wants to see.
+///
+/// ```
+/// use maquette::generator::Needs;
+/// let both = Needs::PIXELS.or(Needs::CODES);
+/// assert!(both.pixels && both.codes && !both.hidden);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct Needs {
@@ -105,6 +111,23 @@ impl<'a> Views<'a> {
 }
 
 /// A candidate's state between two steps, enough to go on from elsewhere or later.
+///
+/// ```
+/// use maquette::testing::ScriptedGenerator;
+/// use maquette::{CandidateId, Generator, Prompt};
+///
+/// let (prompt, mut id) = (Prompt::new("a red car"), [CandidateId::default()]);
+/// let mut here = ScriptedGenerator::new(6);
+/// here.start(&prompt, &[7], &mut id)?;
+/// here.step(&id)?;
+/// let mut codes = vec![0; here.grid().len()];
+/// let state = here.save(id[0], &mut codes)?;
+///
+/// let mut there = ScriptedGenerator::new(6);
+/// there.resume(&prompt, &state, &[7], &mut id)?;
+/// assert_eq!(there.taken(id[0])?, 1);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Partial<'a> {
@@ -154,6 +177,32 @@ impl Spent {
 }
 
 /// Something that draws pictures step by step, many at a time.
+///
+/// ```
+/// use maquette::generator::{Needs, Views};
+/// use maquette::testing::ScriptedGenerator;
+/// use maquette::{CandidateId, Generator, Prompt};
+///
+/// // Any other generator stands in its place: a `Box<dyn Generator>` is one, too.
+/// let mut generator: Box<dyn Generator> = Box::new(ScriptedGenerator::new(6));
+/// let mut ids = [CandidateId::default(); 2];
+/// generator.start(&Prompt::new("a red car"), &[7, 8], &mut ids)?;
+/// generator.step(&ids)?;
+///
+/// // The better one goes on in two ways: with its own seed as it would have gone, with another one elsewhere.
+/// let mut forks = [CandidateId::default(); 2];
+/// generator.fork(ids[0], &[7, 9], &mut forks)?;
+/// generator.prune(&ids)?;
+/// for _ in 1..generator.steps() {
+///     generator.step(&forks)?;
+/// }
+/// let places = generator.grid().len();
+/// let mut codes = vec![0; 2 * places];
+/// generator.observe(&forks, Needs::CODES, &mut Views::codes(&mut codes))?;
+/// assert_ne!(codes[..places], codes[places..]);
+/// assert_eq!(generator.taken(forks[1])?, 6);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 ///
 /// Every later draw of a candidate derives from its seed and the absolute position of the draw, so that its
 /// picture depends neither on its batch mates nor on who was pruned. A candidate that is not stepped keeps its state.
@@ -248,53 +297,81 @@ pub trait Generator {
     }
 }
 
-impl<T: Generator + ?Sized> Generator for &mut T {
-    fn steps(&self) -> u32 {
-        (**self).steps()
-    }
-    fn grid(&self) -> CodeGrid {
-        (**self).grid()
-    }
-    fn image_size(&self) -> ImageSize {
-        (**self).image_size()
-    }
-    fn hidden_width(&self) -> usize {
-        (**self).hidden_width()
-    }
-    fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
-        (**self).start(prompt, seeds, out)
-    }
-    fn resume(
-        &mut self,
-        prompt: &Prompt<'_>,
-        from: &Partial<'_>,
-        seeds: &[u64],
-        out: &mut [CandidateId],
-    ) -> Result<()> {
-        (**self).resume(prompt, from, seeds, out)
-    }
-    fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>> {
-        (**self).save(id, codes)
-    }
-    fn fork(&mut self, parent: CandidateId, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
-        (**self).fork(parent, seeds, out)
-    }
-    fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
-        (**self).step(ids)
-    }
-    fn taken(&self, id: CandidateId) -> Result<u32> {
-        (**self).taken(id)
-    }
-    fn observe(&mut self, ids: &[CandidateId], needs: Needs, out: &mut Views<'_>) -> Result<()> {
-        (**self).observe(ids, needs, out)
-    }
-    fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
-        (**self).prune(ids)
-    }
-    fn multiply_adds(&self) -> Option<Spent> {
-        (**self).multiply_adds()
-    }
-    fn plan(&mut self, prompt: &Prompt<'_>, seed: u64, out: &mut dyn fmt::Write) -> Result<()> {
-        (**self).plan(prompt, seed, out)
-    }
+macro_rules! forwards {
+    ($pointer:ty) => {
+        impl<T: Generator + ?Sized> Generator for $pointer {
+            fn steps(&self) -> u32 {
+                (**self).steps()
+            }
+            fn grid(&self) -> CodeGrid {
+                (**self).grid()
+            }
+            fn image_size(&self) -> ImageSize {
+                (**self).image_size()
+            }
+            fn hidden_width(&self) -> usize {
+                (**self).hidden_width()
+            }
+            fn start(
+                &mut self,
+                prompt: &Prompt<'_>,
+                seeds: &[u64],
+                out: &mut [CandidateId],
+            ) -> Result<()> {
+                (**self).start(prompt, seeds, out)
+            }
+            fn resume(
+                &mut self,
+                prompt: &Prompt<'_>,
+                from: &Partial<'_>,
+                seeds: &[u64],
+                out: &mut [CandidateId],
+            ) -> Result<()> {
+                (**self).resume(prompt, from, seeds, out)
+            }
+            fn save<'a>(&self, id: CandidateId, codes: &'a mut [Code]) -> Result<Partial<'a>> {
+                (**self).save(id, codes)
+            }
+            fn fork(
+                &mut self,
+                parent: CandidateId,
+                seeds: &[u64],
+                out: &mut [CandidateId],
+            ) -> Result<()> {
+                (**self).fork(parent, seeds, out)
+            }
+            fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
+                (**self).step(ids)
+            }
+            fn taken(&self, id: CandidateId) -> Result<u32> {
+                (**self).taken(id)
+            }
+            fn observe(
+                &mut self,
+                ids: &[CandidateId],
+                needs: Needs,
+                out: &mut Views<'_>,
+            ) -> Result<()> {
+                (**self).observe(ids, needs, out)
+            }
+            fn prune(&mut self, ids: &[CandidateId]) -> Result<()> {
+                (**self).prune(ids)
+            }
+            fn multiply_adds(&self) -> Option<Spent> {
+                (**self).multiply_adds()
+            }
+            fn plan(
+                &mut self,
+                prompt: &Prompt<'_>,
+                seed: u64,
+                out: &mut dyn fmt::Write,
+            ) -> Result<()> {
+                (**self).plan(prompt, seed, out)
+            }
+        }
+    };
 }
+
+forwards!(&mut T);
+#[cfg(feature = "alloc")]
+forwards!(alloc::boxed::Box<T>);

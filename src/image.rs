@@ -26,6 +26,14 @@ impl ImageSize {
 }
 
 /// Pictures of one size: RGB8, `[n, height, width, 3]`, borrowed.
+///
+/// ```
+/// use maquette::{ImageBatch, ImageSize};
+/// let bytes = [0, 0, 0, 255, 255, 255];
+/// let dots = ImageBatch::new(2, ImageSize::new(1, 1), &bytes)?;
+/// assert_eq!((dots.len(), dots.picture(1)), (2, Some(&[255, 255, 255][..])));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct ImageBatch<'a> {
     size: ImageSize,

@@ -1,7 +1,15 @@
 //! Autoregressive image generation that verifies before it delivers.
 //!
 //! A [`Generator`] draws candidates step by step, a [`RewardModel`] looks at what emerges, a [`SearchStrategy`]
-//! decides which candidates live. See the README for a complete example.
+//! decides which candidates live.
+//!
+//! - [`search`]: the strategies; [`SearchStrategy`] shows one at work
+//! - [`model`]: generators and judges; its docs lead from downloaded folders into a search
+//! - [`combine`], [`human`]: judges made of judges, and a person as one
+//! - [`guide`]: a strategy, a generator or a judge of one's own, and the crate in a program without std; [`testing`] has
+//!   fakes for them and checks what they promise
+//! - [`cpu`], [`cuda`]: the devices behind [`ops`], the operations; [`quant`]: how weights are kept
+//! - [`align`]: training of generators and judges on the weights that they serve
 #![no_std]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![warn(
@@ -39,8 +47,11 @@ pub mod math;
 #[cfg(feature = "alloc")]
 pub mod model;
 pub mod ops;
+#[cfg(feature = "alloc")]
+pub mod parts;
 pub mod prompt;
 pub mod quant;
+pub mod reason;
 pub mod reward;
 pub mod rng;
 pub mod search;

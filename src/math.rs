@@ -2,6 +2,11 @@
 //!
 //! The ones that stand in inner loops are written here without branches, so that the compiler can vectorise them;
 //! the others go through `libm`.
+//!
+//! ```
+//! use maquette::math;
+//! assert_eq!((math::exp(0.0), math::sigmoid(0.0)), (1.0, 0.5));
+//! ```
 
 pub use libm::{cosf as cos, sinf as sin, sqrtf as sqrt};
 

@@ -78,6 +78,33 @@ impl<'a> Prompt<'a> {
 
 /// Text to tokens. Every model owns its tokenizer; the crate's core has none of its own beyond
 /// [`model::words`](crate::model::words).
+///
+/// ```
+/// use maquette::prompt::{TokenId, Tokenize};
+/// use maquette::Result;
+///
+/// /// A token a byte.
+/// struct Bytes;
+///
+/// impl Tokenize for Bytes {
+///     fn encode(&self, text: &str, out: &mut dyn FnMut(TokenId)) -> Result<()> {
+///         text.bytes().for_each(|byte| out(byte.into()));
+///         Ok(())
+///     }
+///
+///     fn token(&self, token: &str) -> Option<TokenId> {
+///         match token.as_bytes() {
+///             [byte] => Some(TokenId::from(*byte)),
+///             _ => None,
+///         }
+///     }
+/// }
+///
+/// let mut ids = Vec::new();
+/// Bytes.encode("car", &mut |id| ids.push(id))?;
+/// assert_eq!(ids, [99, 97, 114]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub trait Tokenize: Send + Sync {
     /// Gives the tokens of `text` to `out`, in order, without any special token around them.
     ///

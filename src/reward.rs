@@ -167,6 +167,40 @@ impl Verdict {
 }
 
 /// Something that judges views of candidates, many at a time.
+///
+/// ```
+/// use maquette::generator::Needs;
+/// use maquette::reward::{Ask, Judgement, RewardModel, Verdict, ViewKey};
+/// use maquette::{CandidateId, Error, Prompt, Result};
+///
+/// /// Likes pictures with many different codes.
+/// struct Lively;
+///
+/// impl RewardModel for Lively {
+///     fn needs(&self, _: Judgement) -> Needs {
+///         Needs::CODES
+///     }
+///
+///     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
+///         let codes = ask.codes.ok_or(Error::foreign("no codes are shown"))?;
+///         let places = codes.len() / out.len().max(1);
+///         for (codes, out) in codes.chunks_exact(places.max(1)).zip(out) {
+///             let changes = codes.windows(2).filter(|pair| pair[0] != pair[1]).count();
+///             let p_yes = changes as f32 / places as f32;
+///             *out = Verdict::new(p_yes, 1.0 - p_yes);
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let keys = [0, 1].map(|n| ViewKey { candidate: CandidateId(n), step: 6 });
+/// let prompt = Prompt::new("a red car");
+/// let ask = Ask::new(Judgement::Outcome, &prompt, &keys).with_codes(&[1, 1, 1, 1, 5, 2, 5, 9]);
+/// let mut out = [Verdict::malformed(); 2];
+/// Lively.judge(&ask, &mut out)?;
+/// assert_eq!([out[0].p_yes, out[1].p_yes], [0.0, 0.75]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub trait RewardModel {
     /// What it must see for a question.
     fn needs(&self, ask: Judgement) -> Needs;
@@ -202,20 +236,28 @@ pub trait RewardModel {
     }
 }
 
-impl<T: RewardModel + ?Sized> RewardModel for &mut T {
-    fn needs(&self, ask: Judgement) -> Needs {
-        (**self).needs(ask)
-    }
-    fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
-        (**self).judge(ask, out)
-    }
-    fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
-        (**self).explain(ask, out)
-    }
-    fn multiply_adds(&self) -> Option<u64> {
-        (**self).multiply_adds()
-    }
-    fn forget(&mut self, keys: &[ViewKey]) {
-        (**self).forget(keys);
-    }
+macro_rules! forwards {
+    ($pointer:ty) => {
+        impl<T: RewardModel + ?Sized> RewardModel for $pointer {
+            fn needs(&self, ask: Judgement) -> Needs {
+                (**self).needs(ask)
+            }
+            fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
+                (**self).judge(ask, out)
+            }
+            fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
+                (**self).explain(ask, out)
+            }
+            fn multiply_adds(&self) -> Option<u64> {
+                (**self).multiply_adds()
+            }
+            fn forget(&mut self, keys: &[ViewKey]) {
+                (**self).forget(keys);
+            }
+        }
+    };
 }
+
+forwards!(&mut T);
+#[cfg(feature = "alloc")]
+forwards!(alloc::boxed::Box<T>);

@@ -2,6 +2,14 @@
 //!
 //! # Source
 //! Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011): Philox4x32-10.
+//!
+//! ```
+//! use maquette::rng::{Purpose, block, exponential, race};
+//! // Step 2, place 5 of the candidate with seed 7: the same code whenever and beside whomever it is drawn.
+//! let p = [0.2, 0.5, 0.3];
+//! let code = race(&p, |i| exponential(block(7, Purpose::Draw, 2, 5, 0)[i]));
+//! assert!(code < 3);
+//! ```
 
 use core::convert::Infallible;
 

@@ -1,8 +1,8 @@
 //! Trajectories and rollouts, on a generator without a model.
 
-use maquette::align::annotation::{draw, rollouts};
+use maquette::align::annotation::{draw, edit, rollouts};
 use maquette::codes::UNKNOWN;
-use maquette::generator::{Needs, Views};
+use maquette::generator::{Needs, Partial, Views};
 use maquette::testing::ScriptedGenerator;
 use maquette::{CandidateId, Error, Generator, Prompt};
 
@@ -42,6 +42,34 @@ fn a_trajectory_is_what_the_generator_does_by_itself() {
         assert_eq!(one.codes(), codes(&mut generator, ids[0]));
         generator.prune(&ids).unwrap();
     }
+}
+
+#[test]
+fn an_edit_goes_on_from_its_state_and_ends_where_the_picture_ended() {
+    let mut generator = ScriptedGenerator::new(STEPS);
+    let mut nothing = |_: &mut ScriptedGenerator, _: &[CandidateId], _| Ok(());
+    let drawn = draw(&mut generator, &PROMPT, &[3], &mut nothing).unwrap();
+    let begun = Partial::new(2, &drawn[0].states[2]);
+    let mut seen = Vec::new();
+    let edited = edit(
+        &mut generator,
+        &PROMPT,
+        &begun,
+        &[3, 4],
+        &mut |_, ids, step| {
+            seen.push((ids.len(), step));
+            Ok(())
+        },
+    );
+    let edited = edited.unwrap();
+    assert_eq!(seen, [(2, 3), (2, 4)]);
+    assert_eq!(edited[0].states, drawn[0].states[2..]);
+    assert_eq!(edited[0].codes(), drawn[0].codes());
+    assert_eq!(edited[1].states[0], drawn[0].states[2]);
+    assert_eq!(generator.alive(), 0);
+    let short = Partial::new(2, &drawn[0].states[2][1..]);
+    assert!(edit(&mut generator, &PROMPT, &short, &[3], &mut nothing).is_err());
+    assert_eq!(generator.alive(), 0);
 }
 
 #[test]

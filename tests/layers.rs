@@ -27,7 +27,26 @@ const RULES: &[(&str, &[&str])] = &[
     ),
     ("combine", CONTRACTS),
     ("human", CONTRACTS),
-    ("search", CONTRACTS),
+    ("reason", &[]),
+    (
+        "parts",
+        &["error", "prompt", "generator", "reason", "reward"],
+    ),
+    (
+        "search",
+        &[
+            "error",
+            "math",
+            "rng",
+            "prompt",
+            "codes",
+            "image",
+            "generator",
+            "parts",
+            "reason",
+            "reward",
+        ],
+    ),
     ("quant", GROUND),
     (
         "ops",

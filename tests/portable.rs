@@ -14,13 +14,17 @@ use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
 use maquette::ops::vq::{GatherShape, NearestShape};
 use maquette::ops::{Backend, Element, Reference};
 use maquette::quant::{Format, QuantMatrix};
-use maquette::rng;
 
+/// Numbers between -2 and 2; of few instructions each, since Miri counts them.
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
-    let word = |i: usize| rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
-    (0..len)
-        .map(|i| rng::open_unit(word(i)) * 4.0 - 2.0)
-        .collect()
+    let mut word = seed.wrapping_mul(0x9E37_79B9) | 1;
+    let mut next = || {
+        word ^= word << 13;
+        word ^= word >> 17;
+        word ^= word << 5;
+        (word >> 8) as f32 / (1 << 22) as f32 - 2.0
+    };
+    (0..len).map(|_| next()).collect()
 }
 
 fn buffer<B: Backend, T: Element>(b: &B, data: &[T]) -> B::Buffer<T> {
@@ -45,15 +49,35 @@ fn codes<B: Backend>(b: &B, buffer: &B::Buffer<u32>) -> Vec<u32> {
     out
 }
 
-fn matrix<B: Backend>(b: &B, format: Format, n: usize, k: usize) -> B::Matrix {
-    let data = numbers(n * k, 4);
-    let mut bytes = vec![0; format.bytes(n, k).unwrap()];
-    format.quantise(&data, &mut bytes);
-    let rows = match format {
-        Format::F32 => QuantMatrix::f32(n, k, &data),
-        _ => QuantMatrix::from_bytes(format, n, k, &bytes),
-    };
-    b.pack(&rows.unwrap()).unwrap()
+/// A matrix as it is kept; made once, since quantising takes longer than a product.
+struct Stored {
+    format: Format,
+    sizes: [usize; 2],
+    data: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+impl Stored {
+    fn new(format: Format, n: usize, k: usize) -> Self {
+        let data = numbers(n * k, 4);
+        let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+        format.quantise(&data, &mut bytes);
+        Self {
+            format,
+            sizes: [n, k],
+            data,
+            bytes,
+        }
+    }
+
+    fn on<B: Backend>(&self, b: &B) -> B::Matrix {
+        let [n, k] = self.sizes;
+        let rows = match self.format {
+            Format::F32 => QuantMatrix::f32(n, k, &self.data),
+            format => QuantMatrix::from_bytes(format, n, k, &self.bytes),
+        };
+        b.pack(&rows.unwrap()).unwrap()
+    }
 }
 
 /// Runs the same on the reference and on one and two threads.
@@ -73,14 +97,14 @@ trait Same {
     fn on<B: Backend>(&self, b: &B) -> Vec<u32>;
 }
 
-struct Products(usize, Activations);
+struct Products<'a>(usize, Activations, &'a [Stored]);
 
-impl Same for Products {
+impl Same for Products<'_> {
     fn on<B: Backend>(&self, b: &B) -> Vec<u32> {
-        let &Self(m, activations) = self;
+        let &Self(m, activations, matrices) = self;
         let mut all = Vec::new();
-        for format in Format::ALL {
-            let k = format.block().max(32);
+        for stored in matrices {
+            let k = stored.sizes[1];
             let s = GemmShape {
                 activations,
                 accumulate: m == 1,
@@ -88,7 +112,7 @@ impl Same for Products {
             };
             let mut y = random(b, m * 17, 3);
             let bias = (m > 1).then(|| random(b, 17, 2));
-            let (x, w) = (random(b, m * k, 1), matrix(b, format, 17, k));
+            let (x, w) = (random(b, m * k, 1), stored.on(b));
             b.gemm(s, &x, &w, bias.as_ref(), &mut y).unwrap();
             all.extend(bits(b, &y));
             let s = GatherShape {
@@ -107,9 +131,10 @@ impl Same for Products {
 
 #[test]
 fn products_and_rows_of_matrices_agree() {
+    let stored = Format::ALL.map(|format| Stored::new(format, 17, format.block().max(32)));
     for m in [1, 5] {
         for activations in [Activations::F32, Activations::A8] {
-            agree(Products(m, activations));
+            agree(Products(m, activations, &stored));
         }
     }
 }
@@ -129,7 +154,7 @@ impl Same for Convolutions {
                 ..ConvShape::same(1, [3, 2], c_in, 5, 3)
             };
             let (x, mut y) = (random(b, 6 * c_in, 1), random(b, 30, 2));
-            let w = matrix(b, format, 5, s.k());
+            let w = Stored::new(format, 5, s.k()).on(b);
             b.conv2d(s, &x, &w, &random(b, 5, 3), &mut y).unwrap();
             all.extend(bits(b, &y));
         }

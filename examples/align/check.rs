@@ -8,12 +8,12 @@ use support::scorer::Marker;
 use crate::Res;
 use crate::online::{Group, seed};
 
-/// Share of each prompt's pictures that are right.
+/// Share of each prompt's pictures that are right, drawn with plans or without.
 pub fn shares<'g>(
     generator: &mut (dyn Generator + 'g),
     marker: &mut Marker<'_>,
     requests: &[Request],
-    images: u32,
+    (images, plan): (u32, bool),
     of: u64,
     tell: &dyn Fn(),
 ) -> Res<Vec<f64>> {
@@ -21,7 +21,11 @@ pub fn shares<'g>(
     for (at, request) in requests.iter().enumerate() {
         let at = u32::try_from(at)?;
         let seeds: Vec<u64> = (0..images).map(|i| seed(of, [i, at, 1])).collect();
-        let group = Group::draw(generator, marker, request, &seeds)?;
+        let group = if plan {
+            Group::plan(generator, marker, request, &seeds, 0)?
+        } else {
+            Group::draw(generator, marker, request, &seeds)?
+        };
         let right = group.marks.iter().filter(|mark| mark.correct).count();
         out.push(right as f64 / f64::from(images));
         tell();

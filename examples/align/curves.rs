@@ -69,6 +69,13 @@ impl Curves {
         Ok(())
     }
 
+    /// The numbers of one name, of the lines that have it.
+    pub fn told(&self, name: &str) -> impl Iterator<Item = f64> {
+        self.rows
+            .iter()
+            .filter_map(move |row| row.get(name)?.as_f64())
+    }
+
     /// Brings all lines to the disk: a checkpoint never has more steps than there are lines.
     pub fn sync(&self) -> Res<()> {
         self.file

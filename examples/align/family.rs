@@ -19,7 +19,7 @@ use maquette::model::learner::{Example, Learner};
 use maquette::model::weights::WeightSource;
 use maquette::model::words::Words;
 use maquette::quant::Format;
-use maquette::{Generator, RewardModel};
+use maquette::{Generator, Prompt, RewardModel};
 use support::png_file::write_durably;
 
 use crate::Res;
@@ -33,8 +33,17 @@ const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weight
 #[derive(Debug, Clone)]
 pub struct Pair {
     pub prompt: String,
+    /// The task, if it is known.
+    pub tag: String,
     pub chosen: Vec<Code>,
     pub rejected: Vec<Code>,
+}
+
+/// A picture that its prompt should look like.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    pub prompt: String,
+    pub codes: Vec<Code>,
 }
 
 /// Adapters and what they were made with.
@@ -61,8 +70,33 @@ pub trait Family {
         pair: &Pair,
     ) -> maquette::Result<[Example; 2]>;
 
+    /// Picture `at` as an example by itself.
+    fn picture(
+        &mut self,
+        draws: &PairConfig,
+        at: usize,
+        picture: &Picture,
+    ) -> maquette::Result<Example>;
+
     /// The passes of a drawn picture, of which every label was a draw.
-    fn passes(&mut self, prompt: &str, drawn: &Trajectory) -> maquette::Result<Vec<Example>>;
+    fn passes(&mut self, prompt: &Prompt<'_>, drawn: &Trajectory)
+    -> maquette::Result<Vec<Example>>;
+
+    /// A written plan as an example.
+    fn plan(&mut self, prompt: &str, plan: &str) -> maquette::Result<Example> {
+        let _ = (prompt, plan);
+        Err(maquette::Error::Unsupported {
+            what: "plans of this generator",
+        })
+    }
+
+    /// Codes of a picture after so many of all steps, the others open.
+    fn begun(&self, codes: &[Code], steps: [u32; 2], of: u64) -> maquette::Result<Vec<Code>> {
+        let _ = (codes, steps, of);
+        Err(maquette::Error::Unsupported {
+            what: "edits of a generator that draws in a fixed order",
+        })
+    }
 
     /// A session that draws with adapters, or without.
     fn session(&self, adapters: Option<Adapters<'_>>, candidates: usize)

@@ -22,19 +22,22 @@ use std::sync::Arc;
 
 use clap::Parser;
 use maquette::align::dpo::{self, DpoConfig, ScoredPair};
+use maquette::align::entropy::{AdaptiveConfig, AdaptiveEntropy};
 use maquette::align::grpo::{self, GrpoConfig, Rollout};
 use maquette::align::masked::{Masks, PairConfig};
-use maquette::align::reward;
 use maquette::align::{Engine, Kept, LoraConfig, Trainer};
+use maquette::align::{reward, supervised};
 use maquette::cpu::Cpu;
+use maquette::generator::Partial;
 use maquette::model::files::folder::ModelType;
 use maquette::model::files::map::ModelFolder;
-use maquette::model::learner::Example;
-use maquette::{Code, Generator};
+use maquette::model::learner::{Example, Learner};
+use maquette::{Code, Generator, Prompt};
 use serde_json::{Map, Value, json};
 
-use family::{Family, Home, JanusFamily, Pair, ShowOFamily};
-use online::{Group, seed};
+use data::Order;
+use family::{Family, Home, JanusFamily, Pair, Picture, ShowOFamily};
+use online::{Group, Plan, seed};
 use options::{Args, Guide, MaskKind, Objective};
 use support::rules::Request;
 use support::scorer::{Eye, Marker, Scorer};
@@ -71,7 +74,7 @@ fn run(args: &Args) -> Res<()> {
             args,
             ShowOFamily::open(home, args.tokenizer_dir.as_deref())?,
         ),
-        ModelType::Janus => train(args, JanusFamily::open(home)?),
+        ModelType::Janus => train(args, JanusFamily::open(home, args.plan)?),
         _ => Err(format!("{}: this is no Show-o and no Janus", home.path.display()).into()),
     }
 }
@@ -85,6 +88,8 @@ struct Drawn {
     reward: f64,
     /// Groups whose rewards differ.
     lively: usize,
+    /// Words of all plans.
+    words: usize,
 }
 
 /// What does not change from step to step.
@@ -92,31 +97,59 @@ struct Run<'a, F: Family> {
     args: &'a Args,
     family: F,
     pairs: Vec<Pair>,
+    pictures: Vec<Picture>,
+    order: Order,
     requests: Vec<Request>,
     lora: LoraConfig,
     draws: PairConfig,
+    /// Of words and codes, where their entropies are held.
+    entropy: Option<[AdaptiveEntropy; 2]>,
+    /// Pictures that edits begin with.
+    begin: Vec<Picture>,
 }
 
+/// Names of the entropies in the curves.
+const ENTROPY: [&str; 2] = ["entropy_words", "entropy_codes"];
+
 fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
-    let pairs = match &args.pairs {
-        Some(path) => data::pairs(path, &mut family)?,
-        None => Vec::new(),
+    let mut pairs = match &*args.pairs {
+        [] => Vec::new(),
+        paths => data::pairs(paths, &mut family)?,
     };
+    let mut pictures = Vec::new();
+    if args.objective == Objective::Supervised {
+        pictures = data::pictures(&pairs, &args.items, &mut family)?;
+        pairs.clear();
+    }
     let requests = match &args.prompts {
         Some(path) => prompts(path, &args.evaluation)?,
         None => Vec::new(),
     };
     let once = match args.objective {
         Objective::Grpo => 100,
-        _ => (pairs.len() / args.batch).max(1) as u64,
+        _ => (pairs.len().max(pictures.len()) / args.batch).max(1) as u64,
     };
     let steps = args.steps.unwrap_or(once);
     let learner = family.learner()?;
     let mut training = Training::open(args, learner, family.limits(), family.targets(), steps)?;
+    let mut begin = Vec::new();
+    if !args.edit.is_empty() {
+        begin = data::pictures(&[], &args.edit, &mut family)?;
+    }
     let mut run = Run {
         args,
+        begin,
+        entropy: entropy(args, &training)?,
         family,
+        order: match args.even {
+            true => Order::even(&pairs, args.seed),
+            false => Order::new(
+                pairs.len().max(pictures.len()),
+                args.shuffle.then_some(args.seed),
+            ),
+        },
         pairs,
+        pictures,
         requests,
         lora: training.lora.clone(),
         draws: PairConfig {
@@ -124,8 +157,8 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
                 MaskKind::Own => Masks::Own,
                 MaskKind::Shared => Masks::Shared,
             },
+            p_drop: args.drop,
             seed: args.seed,
-            ..PairConfig::default()
         },
     };
     let engine = training.trainer.engine();
@@ -149,6 +182,24 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
         training.checked(&run.check(path, &training.trainer)?)?;
     }
     training.close()
+}
+
+/// The entropies' terms as they are after the steps that were taken.
+fn entropy<L: Learner<Cpu>>(
+    args: &Args,
+    training: &Training<'_, L>,
+) -> Res<Option<[AdaptiveEntropy; 2]>> {
+    let [words, codes] = &*args.entropy else {
+        return Ok(None);
+    };
+    let mut both = [words, codes].map(|target| AdaptiveEntropy::new(AdaptiveConfig::new(*target)));
+    for (adaptive, name) in both.iter_mut().zip(ENTROPY) {
+        for entropy in training.told(name) {
+            // A number with the digits of an f32 survives its text.
+            adaptive.observe(f64::from(entropy as f32))?;
+        }
+    }
+    Ok(Some(both))
 }
 
 /// Prompts to draw, without those of the evaluation.
@@ -192,7 +243,7 @@ impl<F: Family> Run<'_, F> {
     /// Draws the pictures of the next step. They depend on the step and the policy alone.
     fn draw(&mut self, trainer: &Trainer<Cpu, F::Learner>, marker: &mut Marker<'_>) -> Res<Drawn> {
         let (args, step) = (self.args, trainer.steps());
-        let mut generator = self.policy(trainer, args.group)?;
+        let mut generator = self.policy(trainer, args.group.max(2 * args.stages))?;
         let (mut out, mut pictures) = (Drawn::default(), 0);
         let now = u32::try_from(step)?;
         for at in 0..args.groups {
@@ -204,9 +255,10 @@ impl<F: Family> Run<'_, F> {
                 let seeds: Vec<u64> = (0..args.group)
                     .map(|i| seed(args.seed, [now, at * args.tries + one, i]))
                     .collect();
-                let group = Group::draw(&mut *generator, marker, request, &seeds)?;
+                let group = self.group(&mut *generator, marker, request, &seeds)?;
                 pictures += group.marks.len();
-                out.reward += group.rewards().iter().sum::<f64>();
+                out.reward += group.marks.iter().map(|mark| mark.reward).sum::<f64>();
+                out.words += group.plans.iter().map(Plan::len).sum::<usize>();
                 let equal = group.is_equal();
                 last = Some(group);
                 if !equal {
@@ -219,12 +271,42 @@ impl<F: Family> Run<'_, F> {
             }
         }
         out.reward /= pictures.max(1) as f64;
+        out.words /= pictures.max(1);
         Ok(out)
+    }
+
+    /// Draws a group as the recipe says.
+    fn group<'g>(
+        &self,
+        generator: &mut (dyn Generator + 'g),
+        marker: &mut Marker<'_>,
+        request: &Request,
+        seeds: &[u64],
+    ) -> Res<Group> {
+        let args = self.args;
+        if args.plan {
+            let mut group = Group::plan(generator, marker, request, seeds, args.stages)?;
+            if let Some(most) = args.plan_length {
+                let words: Vec<usize> = group.plans.iter().map(Plan::len).collect();
+                let shaped = |r: &[f64]| reward::shortened(r, &words, most, args.length_factor);
+                group.rewards = shaped(&group.rewards)?;
+            }
+            return Ok(group);
+        }
+        let Some(begin) = like(&self.begin, &request.prompt, seeds[0]) else {
+            return Group::draw(generator, marker, request, seeds);
+        };
+        let steps = generator.steps();
+        let codes = self
+            .family
+            .begun(&begin.codes, [steps / 2, steps], seeds[0])?;
+        let begun = Partial::new(steps / 2, &codes);
+        Group::edit(generator, marker, request, &begun, seeds)
     }
 
     /// What a group gives to be learnt from.
     fn learn(&mut self, out: &mut Drawn, group: &Group, place: [u32; 2]) -> Res<()> {
-        let rewards = group.rewards();
+        let rewards = group.rewards.clone();
         if self.args.objective == Objective::Guided && self.args.guide == Guide::Pairs {
             if group.is_equal() {
                 return Ok(());
@@ -233,6 +315,7 @@ impl<F: Family> Run<'_, F> {
             let codes = |at: usize| -> Vec<Code> { group.drawn[at].codes().into() };
             let pair = Pair {
                 prompt: group.prompt.clone(),
+                tag: String::new(),
                 chosen: codes(best),
                 rejected: codes(worst),
             };
@@ -244,12 +327,29 @@ impl<F: Family> Run<'_, F> {
             }
             return Ok(());
         }
-        let mut samples = Vec::new();
+        let (mut samples, mut written) = (Vec::new(), Vec::new());
         for (i, drawn) in group.drawn.iter().enumerate() {
-            let passes = self.family.passes(&group.prompt, drawn)?;
+            let mut prompt = Prompt::new(&group.prompt);
+            if let Some(plan) = group.plans.get(i) {
+                prompt = prompt.with_plan(&plan.text);
+                written.push(match plan.len() {
+                    0 => Vec::new(),
+                    _ => vec![self.family.plan(&group.prompt, &plan.text)?],
+                });
+            }
+            let passes = self.family.passes(&prompt, drawn)?;
             let [step, at] = place;
             let of = seed(self.args.seed ^ 0x7061_7373, [step, at, u32::try_from(i)?]);
             samples.push(some(passes, self.args.passes, of));
+        }
+        if self.args.stages > 0 && written.iter().all(|plan| !plan.is_empty()) {
+            let worth = group.plans.iter().map(|plan| plan.reward).collect();
+            out.groups.push((written, worth));
+        } else {
+            for (sample, mut plan) in samples.iter_mut().zip(written) {
+                plan.append(sample);
+                *sample = plan;
+            }
         }
         out.groups.push((samples, rewards));
         Ok(())
@@ -267,10 +367,14 @@ impl<F: Family> Run<'_, F> {
         let args = self.args;
         let mut loss = 0.0;
         if args.objective == Objective::Grpo {
-            let config = GrpoConfig {
+            let mut config = GrpoConfig {
                 beta: args.beta(),
                 ..GrpoConfig::default()
             };
+            if let Some([words, codes]) = &self.entropy {
+                (config.entropy.words, config.entropy.codes) = (words.term(), codes.term());
+            }
+            let mut entropies = [Vec::new(), Vec::new()];
             let share = 1.0 / f64::from(args.groups);
             let mut k3 = 0.0;
             for (samples, rewards) in drawn.groups {
@@ -282,12 +386,37 @@ impl<F: Family> Run<'_, F> {
                     grpo::group(engine, &rollouts, &rewards, (&config, share), &mut kept[0])?;
                 loss += share * report.loss;
                 k3 += share * report.k3;
+                for (all, entropy) in entropies.iter_mut().zip(report.entropy) {
+                    all.extend(entropy);
+                }
             }
             told.insert("k3".into(), json!(k3));
+            let mut adaptive = self.entropy.as_mut().map(|both| both.iter_mut());
+            for (all, name) in entropies.iter().zip(ENTROPY) {
+                let held = adaptive.as_mut().and_then(Iterator::next);
+                if all.is_empty() {
+                    continue;
+                }
+                let mean = (all.iter().sum::<f64>() / all.len() as f64) as f32;
+                told.insert(name.into(), json!(f64::from(mean)));
+                if let Some(held) = held {
+                    held.observe(f64::from(mean))?;
+                }
+            }
+            if args.plan {
+                told.insert("plan_words".into(), json!(drawn.words));
+            }
+        } else if args.objective == Objective::Supervised {
+            let mut batch = Vec::new();
+            for at in first..first + args.batch {
+                let picture = &self.pictures[self.order.place(at)];
+                batch.push(self.family.picture(&self.draws, at, picture)?);
+            }
+            loss = supervised::batch(engine, &batch, &mut kept[0])?;
         } else {
             let mut batch = Vec::new();
             for at in first..first + args.batch {
-                let pair = &self.pairs[at % self.pairs.len()];
+                let pair = &self.pairs[self.order.place(at)];
                 batch.push(self.family.pair(&self.draws, at, pair)?);
             }
             batch.extend(drawn.pairs);
@@ -341,7 +470,7 @@ impl<F: Family> Run<'_, F> {
                 generator,
                 &mut marker,
                 &requests,
-                args.check_images,
+                (args.check_images, args.plan),
                 args.seed,
                 &|| bar.inc(1),
             )?);
@@ -349,6 +478,19 @@ impl<F: Family> Run<'_, F> {
         bar.abandon();
         Ok(check::table(&requests, &sides[0], &sides[1]))
     }
+}
+
+/// The picture whose prompt has the most words in common with another prompt; of equals, one that is drawn.
+fn like<'p>(pictures: &'p [Picture], prompt: &str, of: u64) -> Option<&'p Picture> {
+    let shared = |picture: &Picture| {
+        let words = picture.prompt.split_whitespace();
+        words
+            .filter(|word| prompt.split_whitespace().any(|w| w == *word))
+            .count()
+    };
+    let others = (0..).zip(pictures).filter(|(_, p)| p.prompt != prompt);
+    let best = others.max_by_key(|(at, picture)| (shared(picture), seed(of, [*at, 1, 0])));
+    best.map(|(_, picture)| picture)
 }
 
 /// `n` of some passes, drawn without order; 0 for all.

@@ -16,16 +16,17 @@ pub struct Args {
     /// What is trained for.
     #[arg(long, value_enum, default_value_t = Objective::Dpo)]
     pub objective: Objective,
-    /// Pairs, one a line; not for grpo.
-    #[arg(long)]
-    pub pairs: Option<PathBuf>,
+    /// Pairs, one a line; for dpo, guided, and supervised, which takes the chosen pictures.
+    #[arg(long, value_delimiter = ',')]
+    pub pairs: Vec<PathBuf>,
     /// GenEval records of prompts that the policy draws while it is trained; for guided and grpo.
     #[arg(long)]
     pub prompts: Option<PathBuf>,
     /// Folder that takes the run and, at its end, the adapters.
     #[arg(long)]
     pub out: PathBuf,
-    /// Questions with their answers, one a line; files of annotate's sets, for judge alone.
+    /// Questions with their answers, one a line, as annotate's sets are: for judge; and for supervised, which takes the
+    /// pictures of which the answer is yes.
     #[arg(long, value_delimiter = ',')]
     pub items: Vec<PathBuf>,
     /// Share of the items that is trained on; a smaller one is part of a larger one.
@@ -52,7 +53,13 @@ pub struct Args {
     /// Steps. [default: once through the pairs or items; of grpo 100]
     #[arg(long)]
     pub steps: Option<u64>,
-    /// Pairs or items of a step.
+    /// Go through pairs or pictures in an order drawn anew for every pass, not in that of the files.
+    #[arg(long)]
+    pub shuffle: bool,
+    /// Let the tasks of the pairs take turns, each in an order drawn anew for every pass: rare ones come more often.
+    #[arg(long, conflicts_with = "shuffle")]
+    pub even: bool,
+    /// Pairs, pictures or items of a step.
     #[arg(long, default_value_t = 10)]
     pub batch: usize,
     /// Largest rate; the first tenth of the steps leads up to it.
@@ -76,6 +83,9 @@ pub struct Args {
     /// Whether both pictures of a pair are masked alike; Show-o alone.
     #[arg(long, value_enum, default_value_t = MaskKind::Own)]
     pub masks: MaskKind,
+    /// How often the text is left out of a pair or a picture; Show-o alone.
+    #[arg(long, default_value_t = 0.1)]
+    pub drop: f32,
     /// How rewards of drawn pictures guide the pairs.
     #[arg(long, value_enum, default_value_t = Guide::Pairs)]
     pub guide: Guide,
@@ -100,6 +110,26 @@ pub struct Args {
     /// Guidance scale of drawn pictures. [default: the model's own, 3 for the bundled Show-o]
     #[arg(long)]
     pub guidance: Option<f32>,
+    /// Write a plan before each picture, and train what is written as well; grpo of a Janus alone.
+    #[arg(long)]
+    pub plan: bool,
+    /// Entropies of words and of codes to hold, in nats, by terms whose factors adapt; of grpo.
+    #[arg(long, num_args = 2, value_names = ["WORDS", "CODES"])]
+    pub entropy: Vec<f64>,
+    /// Words that a plan may have before longer ones lose reward, the more the easier the prompt is.
+    #[arg(long, requires = "plan")]
+    pub plan_length: Option<f64>,
+    /// Reward that a plan of twice those words loses where every picture is right.
+    #[arg(long, default_value_t = 0.1)]
+    pub length_factor: f64,
+    /// Reward stages apart: a plan by so many pictures of it, and a picture also by so many others that go on from it
+    /// halfway.
+    #[arg(long, default_value_t = 0, requires = "plan")]
+    pub stages: u32,
+    /// Begin each picture as an edit of a right picture of another prompt, half of its steps taken back: items as for
+    /// supervised; grpo of a Show-o alone.
+    #[arg(long, value_delimiter = ',', conflicts_with = "plan")]
+    pub edit: Vec<PathBuf>,
     /// GenEval records that are not trained on: pictures before and after are compared; for a judge, how well it tells right
     /// pictures from wrong ones by the evaluating detector.
     #[arg(long)]
@@ -139,6 +169,8 @@ pub enum Objective {
     Guided,
     /// Rewards of pictures that the policy draws now, against their group.
     Grpo,
+    /// Cross-entropy of pictures that are right: the chosen ones of pairs, and those of items answered with yes.
+    Supervised,
     /// Questions about drawn pictures; of a judge alone.
     Judge,
 }
@@ -184,17 +216,32 @@ impl Args {
             return Err("--batch, --save-every and --check-images begin at 1".into());
         }
         let judge = self.objective == Objective::Judge;
-        if self.items.is_empty() == judge {
-            return Err("--items is needed for judge alone".into());
+        let supervised = self.objective == Objective::Supervised;
+        if !supervised && self.items.is_empty() == judge {
+            return Err("--items is needed for judge, and taken by supervised alone".into());
+        }
+        if !(0.0..=1.0).contains(&self.drop) {
+            return Err("--drop is between zero and one".into());
         }
         if !(self.share > 0.0 && self.share <= 1.0) {
             return Err("--share is above zero and at most one".into());
         }
-        if self.pairs.is_none() == matches!(self.objective, Objective::Dpo | Objective::Guided) {
-            return Err("--pairs is needed, except for grpo and judge".into());
+        let paired = matches!(self.objective, Objective::Dpo | Objective::Guided);
+        if !supervised && self.pairs.is_empty() == paired {
+            return Err("--pairs is needed, except for supervised, grpo and judge".into());
+        }
+        if supervised && self.pairs.is_empty() && self.items.is_empty() {
+            return Err("supervised needs --pairs or --items".into());
         }
         if self.prompts.is_none() == self.draws() {
             return Err("--prompts is needed for guided and grpo alone".into());
+        }
+        if self.even && !paired {
+            return Err("--even is for dpo and guided alone".into());
+        }
+        let shaped = self.plan || !self.edit.is_empty() || !self.entropy.is_empty();
+        if shaped && self.objective != Objective::Grpo {
+            return Err("--plan, --edit and --entropy are for grpo alone".into());
         }
         if self.draws() && (self.group < 2 || self.groups == 0 || self.tries == 0) {
             return Err("--group begins at 2, --groups and --tries begin at 1".into());
@@ -205,18 +252,21 @@ impl Args {
     /// Everything that decides the bits of the run.
     pub fn describe(&self, steps: u64, targets: &[String]) -> Value {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+        let paths = |paths: &[PathBuf]| -> Vec<String> {
+            paths.iter().map(|p| p.display().to_string()).collect()
+        };
         let mut told = json!({
-            "objective": format!("{:?}", self.objective), "pairs": path(&self.pairs), "prompts": path(&self.prompts),
+            "objective": format!("{:?}", self.objective), "pairs": paths(&self.pairs), "prompts": path(&self.prompts),
             "model": path(&self.model_dir), "tokenizer": path(&self.tokenizer_dir), "judge": path(&self.judge_dir),
             "format": format!("{:?}", self.format), "steps": steps, "batch": self.batch, "rate": self.rate,
             "beta": self.beta(), "supervised": self.supervised, "clip": self.clip, "rank": self.rank, "targets": targets,
             "masks": format!("{:?}", self.masks), "guide": format!("{:?}", self.guide), "guide_factor": self.guide_factor,
             "scorer": self.scorer.name(), "groups": self.groups, "group": self.group, "tries": self.tries,
-            "passes": self.passes, "guidance": self.guidance, "seed": self.seed,
+            "passes": self.passes, "guidance": self.guidance, "seed": self.seed, "shuffle": self.shuffle,
+            "even": self.even, "drop": self.drop, "items": paths(&self.items), "plan": self.plan, "entropy": self.entropy, "plan_length": self.plan_length,
+            "length_factor": self.length_factor, "stages": self.stages, "edit": paths(&self.edit),
         });
         if self.objective == Objective::Judge {
-            let items: Vec<String> = self.items.iter().map(|p| p.display().to_string()).collect();
-            told["items"] = json!(items);
             told["share"] = json!(self.share);
             told["reasons"] = json!(self.reasons);
         }

@@ -117,6 +117,11 @@ impl<'a, L: Learner<Cpu>> Training<'a, L> {
         self.curves.draw(&self.args.out.join("curves.png"))
     }
 
+    /// What the steps that were taken told under a name.
+    pub fn told(&self, name: &str) -> impl Iterator<Item = f64> {
+        self.curves.told(name)
+    }
+
     fn save(&self) -> Res<()> {
         self.curves.sync()?;
         Ok(self.trainer.save(&self.checkpoint)?)

@@ -165,8 +165,8 @@ pub fn write(
                 for pictures in prompts.values() {
                     for [better, worse] in ranked(pictures, recipe.pairs)? {
                         all.push(json!({
-                            "prompt": better.prompt, "chosen": better.codes, "rejected": worse.codes,
-                            "rewards": [better.reward, worse.reward],
+                            "prompt": better.prompt, "tag": better.tag, "chosen": better.codes,
+                            "rejected": worse.codes, "rewards": [better.reward, worse.reward],
                         }));
                     }
                 }

@@ -8,9 +8,10 @@ use support::choice::{Effort, Strategy};
 use support::open::{LatentArgs, Res};
 
 /// Name of the file, label, and what `geneval` is called with.
-const ENTRIES: [(&str, &str, &str); 16] = [
+const ENTRIES: [(&str, &str, &str); 19] = [
     ("plain", "plain", "--strategy plain"),
     ("best-of-4", "best of 4", "--strategy best-of-n -n 4"),
+    ("best-of-8", "best of 8", "--strategy best-of-n -n 8"),
     ("best-of-20", "best of 20", "--strategy best-of-n"),
     ("prm", "PRM of 20", "--strategy prm"),
     (
@@ -51,6 +52,11 @@ const ENTRIES: [(&str, &str, &str); 16] = [
         "--strategy plain --round 1 --sure 0.8",
     ),
     (
+        "until-sure-8",
+        "1 by 1 until sure, 8 at most",
+        "--strategy plain --round 1 --sure 0.8 -n 8",
+    ),
+    (
         "rounds",
         "4 by 4 until sure, 20 at most",
         "--strategy best-of-n --round 4 --sure 0.8",
@@ -64,6 +70,11 @@ const ENTRIES: [(&str, &str, &str); 16] = [
         "corrected",
         "best of 2, 4 corrections",
         "--strategy best-of-n -n 2 --reflections 4 --satisfied 2",
+    ),
+    (
+        "corrected-region",
+        "best of 2, 3 corrections of regions",
+        "--strategy best-of-n -n 2 --reflections 3 --satisfied 2 --correction region --cover-asks parts",
     ),
 ];
 

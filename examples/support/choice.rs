@@ -4,11 +4,13 @@ use std::error::Error;
 
 use clap::{Args, ValueEnum};
 use maquette::search::{
-    Adaptive, BestOfN, Budget, Correction, Halving, Parm, ParmForm, Plain, Prm, Reflect,
+    Adaptive, BestOfN, Budget, Correction, Halving, Occlusion, Parm, ParmForm, Plain, Prm, Reflect,
     SearchStrategy,
 };
 use maquette::{Generator, Judgement, RewardModel};
 use serde_json::{Value, json};
+
+use crate::parts::Parts;
 
 /// A strategy of the crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,8 +33,18 @@ pub enum Strategy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum How {
     Scattered,
+    Region,
     Tail,
     Prompted,
+}
+
+/// What is asked about a picture whose tiles are covered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum About {
+    /// The whole prompt.
+    Whole,
+    /// Each of its parts that the picture shows.
+    Parts,
 }
 
 /// What is asked about unfinished pictures.
@@ -57,10 +69,17 @@ pub struct Effort {
     /// Corrections of the winner at most, while the judge does not answer "yes" about it.
     #[arg(long)]
     reflections: Option<u32>,
-    /// How a picture is corrected: `scattered` forgets codes all over it, for Show-o; `tail` its last rows, for the models
+    /// How a picture is corrected: `scattered` forgets codes all over it, `region` those that the judge
+    /// misses least where tiles are covered, both for Show-o; `tail` its last rows, for the models
     /// that draw code by code; `prompted` shows it to a generator that was trained for it. [default: scattered]
     #[arg(long, value_enum, requires = "reflections")]
     correction: Option<How>,
+    /// Tiles along each side of a picture whose region at fault is looked for. [default: 4]
+    #[arg(long, requires = "reflections")]
+    tiles: Option<u32>,
+    /// What is asked about covered pictures: `whole` prompts, or their `parts`. [default: whole]
+    #[arg(long, value_enum, requires = "reflections")]
+    cover_asks: Option<About>,
     /// Steps that a correction keeps. [default: half of them]
     #[arg(long, requires = "reflections")]
     keep_steps: Option<u32>,
@@ -119,8 +138,24 @@ impl Effort {
         strategy != Strategy::Plain || self.round.is_some() || self.reflections.is_some()
     }
 
-    /// Candidates that are alive at once.
+    /// Candidates that are alive at once, or views that are judged at once if there are more.
     pub fn alive(&self, strategy: Strategy) -> u32 {
+        self.candidates_alive(strategy).max(self.covered())
+    }
+
+    /// Pictures of which one tile is covered each, and the picture itself.
+    fn covered(&self) -> u32 {
+        match self.correction {
+            Some(How::Region) => self.tiles().saturating_mul(self.tiles()).saturating_add(1),
+            _ => 0,
+        }
+    }
+
+    fn tiles(&self) -> u32 {
+        self.tiles.unwrap_or(4)
+    }
+
+    fn candidates_alive(&self, strategy: Strategy) -> u32 {
         let best = u32::from(self.round.is_some());
         let one = self.round.unwrap_or(self.candidates);
         let corrected = u32::from(self.reflections.is_some());
@@ -141,6 +176,12 @@ impl Effort {
                 "correction",
                 self.correction
                     .map(|how| format!("{how:?}").to_lowercase().into()),
+            ),
+            ("tiles", self.tiles.map(Value::from)),
+            (
+                "cover_asks",
+                self.cover_asks
+                    .map(|about| format!("{about:?}").to_lowercase().into()),
             ),
             ("keep_steps", self.keep_steps.map(Value::from)),
             ("satisfied", self.satisfied.map(Value::from)),
@@ -213,14 +254,19 @@ impl Effort {
             let from = self.keep_steps.unwrap_or(steps / 2);
             let correction = match self.correction {
                 None | Some(How::Scattered) => Correction::Scattered { from },
+                Some(How::Region) => Correction::Region { from },
                 Some(How::Tail) => Correction::Tail { from },
                 Some(How::Prompted) => Correction::Prompted,
             };
-            search = Box::new(
-                Reflect::new(search, correction)
-                    .with_rounds(rounds)
-                    .with_confidence(self.satisfied.unwrap_or(0.0)),
-            );
+            let cover = Occlusion::new().with_side(self.tiles());
+            let reflect = Reflect::new(search, correction)
+                .with_rounds(rounds)
+                .with_confidence(self.satisfied.unwrap_or(0.0))
+                .with_locator(cover);
+            search = match self.cover_asks {
+                Some(About::Parts) => Box::new(reflect.with_locator(cover.with_parts(Parts))),
+                _ => Box::new(reflect),
+            };
         }
         if self.max_steps.is_some() || self.max_questions.is_some() {
             let mut budget = Budget::new(search);
@@ -252,6 +298,15 @@ impl Effort {
             if given && !known {
                 let strategy = strategy.name();
                 return Err(format!("--{name} is no setting of the strategy {strategy}").into());
+            }
+        }
+        let region = self.correction == Some(How::Region);
+        for (name, given) in [
+            ("tiles", self.tiles.is_some()),
+            ("cover-asks", self.cover_asks.is_some()),
+        ] {
+            if given && !region {
+                return Err(format!("--{name} is a setting of --correction region").into());
             }
         }
         if self.round == Some(0) {

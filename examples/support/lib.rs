@@ -18,6 +18,7 @@ pub mod layouts;
 pub mod measured;
 pub mod memory;
 pub mod open;
+pub mod parts;
 pub mod person;
 pub mod png_file;
 pub mod precision;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use maquette::codes::UNKNOWN;
 use maquette::search::{Cost, Decision, Event};
-use maquette::{CandidateId, ImageSize, Judgement, Verdict};
+use maquette::{CandidateId, CodeGrid, ImageSize, Judgement, Verdict};
 use serde_json::{Value, json};
 
 use crate::evaluation::multiply_adds;
@@ -14,6 +15,10 @@ use crate::evaluation::multiply_adds;
 pub struct Sight {
     pub pixels: Option<Vec<u8>>,
     pub verdicts: Vec<(Judgement, Verdict)>,
+    /// What the judge says is wrong.
+    pub reason: Option<String>,
+    /// Which codes are drawn anew to correct it, the last time it was.
+    pub region: Option<Vec<bool>>,
 }
 
 /// One candidate's life.
@@ -53,6 +58,7 @@ pub struct Moment {
 #[derive(Debug)]
 pub struct Record {
     pub size: ImageSize,
+    pub grid: CodeGrid,
     pub lives: BTreeMap<CandidateId, Life>,
     pub rows: usize,
     pub counts: Counts,
@@ -89,9 +95,10 @@ pub fn cost(c: &Cost) -> Value {
 
 impl Record {
     /// A record that knows nothing yet.
-    pub fn new(size: ImageSize) -> Self {
+    pub fn new(size: ImageSize, grid: CodeGrid) -> Self {
         Self {
             size,
+            grid,
             lives: BTreeMap::new(),
             rows: 0,
             counts: Counts::default(),
@@ -185,9 +192,25 @@ impl Record {
                     "question": name(judgement), "verdict": verdict(&v),
                 })
             }
-            Event::Explained { key, reason } => json!({
-                "event": "explained", "id": key.candidate.0, "step": key.step, "reason": reason,
-            }),
+            Event::Explained { key, reason } => {
+                if let Some(life) = self.lives.get_mut(&key.candidate) {
+                    life.sights.entry(key.step).or_default().reason = Some(reason.to_owned());
+                }
+                json!({ "event": "explained", "id": key.candidate.0, "step": key.step, "reason": reason })
+            }
+            Event::Probed { key, verdicts } => {
+                self.counts.questions += verdicts.len() as u64;
+                let p_yes: Vec<f32> = verdicts.iter().map(|v| v.p_yes).collect();
+                json!({ "event": "probed", "id": key.candidate.0, "step": key.step, "p_yes": p_yes })
+            }
+            Event::Located { key, codes } => {
+                let anew: Vec<bool> = codes.iter().map(|&code| code == UNKNOWN).collect();
+                let places: Vec<usize> = (0..anew.len()).filter(|&place| anew[place]).collect();
+                if let Some(life) = self.lives.get_mut(&key.candidate) {
+                    life.sights.entry(key.step).or_default().region = Some(anew);
+                }
+                json!({ "event": "located", "id": key.candidate.0, "step": key.step, "places": places })
+            }
             Event::Rejected { id, parked } => {
                 if let Some(life) = self.lives.get_mut(&id)
                     && (life.rejected_at.is_none() || life.resumed)

@@ -79,6 +79,21 @@ impl Schedule {
 }
 
 /// The optimiser's memory: means of gradients and of their squares.
+///
+/// ```
+/// use maquette::align::{AdamW, AdamWConfig, Parameter, Schedule};
+/// let (name, shape) = ("w".to_string(), vec![1]);
+/// let mut parameters = [Parameter { name, shape, values: vec![1.0], decays: false }];
+/// let mut optimiser = AdamW::new(&parameters)?;
+/// let schedule = Schedule::Cosine { warm_up: 1, steps: 10 };
+/// for step in 0..10 {
+///     // The gradient of the square.
+///     let gradients = [vec![2.0 * parameters[0].values[0]]];
+///     optimiser.step(&AdamWConfig::default(), 0.1 * schedule.factor(step), &mut parameters, &gradients)?;
+/// }
+/// assert!(parameters[0].values[0] < 0.8);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
     /// Steps taken.

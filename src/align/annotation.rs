@@ -16,7 +16,7 @@ use crate::error::{Error, Result, covers};
 use crate::rng::Stream;
 
 pub use leakage::Leakage;
-pub use trajectory::{Ends, Look, Trajectory, draw, rollouts};
+pub use trajectory::{Ends, Look, Trajectory, draw, edit, rollouts};
 
 const OP: &str = "annotation";
 

@@ -41,6 +41,7 @@ pub struct ScoredPair {
 
 /// What one batch gave.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub struct DpoReport {
     /// The loss that gradients were taken of.
     pub loss: f64,

@@ -7,8 +7,9 @@
 use alloc::vec::Vec;
 
 use super::engine::{Engine, Kept};
+use super::entropy::EntropyTerms;
 use crate::error::{Error, Result, covers};
-use crate::model::learner::{Example, Learner};
+use crate::model::learner::{Example, Learner, Scope};
 use crate::ops::Backward;
 
 const OP: &str = "grpo";
@@ -46,6 +47,9 @@ pub struct GrpoConfig {
     pub beta: f64,
     /// What to do without differences.
     pub equal_rewards: EqualRewards,
+    /// Entropies of the drawn tokens as terms of the loss, each the mean over the tokens of its kind. They belong to policies
+    /// that drew the samples themselves.
+    pub entropy: EntropyTerms,
 }
 
 impl Default for GrpoConfig {
@@ -57,6 +61,7 @@ impl Default for GrpoConfig {
             clip: None,
             beta: 0.01,
             equal_rewards: EqualRewards::Keep,
+            entropy: EntropyTerms::default(),
         }
     }
 }
@@ -74,6 +79,7 @@ pub struct Rollout {
 
 /// A token's part of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Token {
     /// Probability now over that when it was drawn.
     pub ratio: f64,
@@ -153,9 +159,13 @@ pub fn advantages(config: &GrpoConfig, rewards: &[f64]) -> Result<Vec<f64>> {
 
 /// What one group gave.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct GrpoReport {
-    /// −mean of the tokens' objectives.
+    /// −mean of the tokens' objectives, with the entropies' terms.
     pub loss: f64,
+    /// Mean of −ℓ over drawn tokens of text and over drawn codes, an estimate of their entropies; none of either kind that
+    /// was not drawn.
+    pub entropy: [Option<f64>; 2],
     /// Mean distance from the reference.
     pub k3: f64,
     /// Advantage of each sample.
@@ -186,6 +196,19 @@ impl Rollout {
 
     fn len(&self) -> usize {
         self.passes.iter().map(|pass| pass.labels.len()).sum()
+    }
+
+    fn len_of(&self, kind: usize) -> usize {
+        let passes = self.passes.iter().filter(|pass| kind_of(pass) == kind);
+        passes.map(|pass| pass.labels.len()).sum()
+    }
+}
+
+/// The place of an example's tokens in [`GrpoReport::entropy`].
+const fn kind_of(pass: &Example) -> usize {
+    match pass.scope {
+        Scope::Vocabulary => 0,
+        Scope::Codes => 1,
     }
 }
 
@@ -221,19 +244,29 @@ pub fn group<B: Backward, L: Learner<B>>(
         }
     }
     let count = rollouts.iter().map(Rollout::len).sum::<usize>() as f64;
+    let counts = [0, 1].map(|kind| rollouts.iter().map(|r| r.len_of(kind)).sum::<usize>() as f64);
+    for (entropy, count) in report.entropy.iter_mut().zip(counts) {
+        *entropy = (count > 0.0).then_some(0.0);
+    }
     for (rollout, &advantage) in rollouts.iter().zip(&report.advantages) {
         let mut tokens: Vec<Token> = Vec::new();
         for pass in &rollout.passes {
             let now = engine.policy(pass, Some(&mut *kept))?;
             let mut weights = Vec::new();
+            let (kind, term) = (kind_of(pass), config.entropy.of(pass.scope));
             for &now in &now {
                 let i = tokens.len();
                 let old = rollout.old.as_ref().map_or(now, |old| old[i]);
                 let log_probs = [now, old, rollout.reference[i]].map(f64::from);
                 let token = Token::new(config, advantage, log_probs);
+                let uncertain = term.slope(log_probs[0]) / counts[kind];
                 #[expect(clippy::cast_possible_truncation, reason = "a gradient in F32")]
-                weights.push((-share * token.slope / count) as f32);
+                weights.push((share * (uncertain - token.slope / count)) as f32);
                 report.loss -= token.objective / count;
+                report.loss -= term.factor * log_probs[0] / counts[kind];
+                if let Some(entropy) = &mut report.entropy[kind] {
+                    *entropy -= log_probs[0] / counts[kind];
+                }
                 report.k3 += token.k3 / count;
                 tokens.push(token);
             }

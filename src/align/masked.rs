@@ -149,25 +149,51 @@ impl ShowOConfig {
                 problem: "has two pictures that are the same: none is preferred",
             });
         }
-        let mut stream = Stream::new(config.seed ^ (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let draw = |stream: &mut Stream| {
-            let mask = draw_mask(self.num_vq_tokens, stream);
-            (mask, open_unit(stream.next_u32()) < config.p_drop)
-        };
-        let first = draw(&mut stream);
+        let mut stream = draws(config, at);
+        let first = self.draw_of(config, &mut stream);
         let second = match config.masks {
-            Masks::Own => draw(&mut stream),
+            Masks::Own => self.draw_of(config, &mut stream),
             Masks::Shared => first.clone(),
         };
-        let none = self.text_tokens(&[]);
-        let example = |codes: &[Code], (mask, dropped): (Vec<bool>, bool)| {
-            let text = if dropped { &none } else { &pair.text };
-            self.masked_example(text, codes, &mask)
-        };
         Ok([
-            example(&pair.chosen, first)?,
-            example(&pair.rejected, second)?,
+            self.masked_as(&pair.text, &pair.chosen, &first)?,
+            self.masked_as(&pair.text, &pair.rejected, &second)?,
         ])
+    }
+
+    /// Picture `at` of a set as an example of supervised training, masked as the chosen one of a
+    /// [`preference`](Self::preference) is.
+    ///
+    /// # Errors
+    /// As [`masked_example`](Self::masked_example).
+    pub fn picture(
+        &self,
+        config: &PairConfig,
+        at: usize,
+        text: &[TokenId],
+        codes: &[Code],
+    ) -> Result<Example> {
+        let draw = self.draw_of(config, &mut draws(config, at));
+        self.masked_as(text, codes, &draw)
+    }
+
+    /// A mask, and whether the text is left out.
+    fn draw_of(&self, config: &PairConfig, stream: &mut Stream) -> (Vec<bool>, bool) {
+        let mask = draw_mask(self.num_vq_tokens, stream);
+        (mask, open_unit(stream.next_u32()) < config.p_drop)
+    }
+
+    fn masked_as(
+        &self,
+        text: &[TokenId],
+        codes: &[Code],
+        (mask, dropped): &(Vec<bool>, bool),
+    ) -> Result<Example> {
+        if *dropped {
+            self.masked_example(&self.text_tokens(&[]), codes, mask)
+        } else {
+            self.masked_example(text, codes, mask)
+        }
     }
 
     /// The steps in which a picture came about: before each, the codes that were known; after the last, all are. The
@@ -212,6 +238,11 @@ impl ShowOConfig {
         }
         Ok(out)
     }
+}
+
+/// The draws of example `at` of a set.
+fn draws(config: &PairConfig, at: usize) -> Stream {
+    Stream::new(config.seed ^ (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 
 fn row(at: usize) -> Result<u32> {
@@ -273,6 +304,26 @@ mod tests {
             differ += usize::from(a.rows != b.rows);
         }
         assert!(differ > 40);
+    }
+
+    #[test]
+    fn a_picture_is_masked_as_the_chosen_one_of_a_pair() {
+        let (config, draws) = (config(), PairConfig::default());
+        let mut dropped = 0;
+        for at in 0..50 {
+            let [chosen, _] = config.preference(&draws, at, &pair()).unwrap();
+            let alone = config.picture(&draws, at, &pair().text, &pair().chosen);
+            assert_eq!(alone.unwrap(), chosen);
+            let kept = PairConfig {
+                p_drop: 0.0,
+                ..draws
+            };
+            let kept = config
+                .picture(&kept, at, &pair().text, &pair().chosen)
+                .unwrap();
+            dropped += usize::from(kept.input != chosen.input);
+        }
+        assert!((1..20).contains(&dropped), "{dropped}");
     }
 
     #[test]

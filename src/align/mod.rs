@@ -14,13 +14,14 @@
 //! | [`masked`], [`raster`] | examples of the two kinds of generators; those of judges are [`Lesson`](crate::model::llava::Lesson)s |
 //! | [`annotation`] | training sets out of drawn pictures: trajectories, rollouts, pairs, balance, leakage |
 //! | [`latent`] | a [latent head](crate::model::latent) learns what a judge says |
-//! | [`dpo`], [`grpo`], [`reward`], [`supervised`] | objectives |
+//! | [`dpo`], [`grpo`], [`entropy`], [`reward`], [`supervised`] | objectives |
 
 pub mod adamw;
 pub mod annotation;
 pub mod checkpoint;
 pub mod dpo;
 pub mod engine;
+pub mod entropy;
 pub mod grpo;
 pub mod latent;
 pub mod lora;

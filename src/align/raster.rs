@@ -37,8 +37,8 @@ impl<B: Backward, M: RasterBackward<B>> Learner<B> for RasterLearner<M> {
     fn head(&self, scope: Scope) -> Result<Head<'_, B>> {
         match scope {
             Scope::Codes => Ok(self.0.code_head()),
-            _ => Err(Error::Unsupported {
-                what: "labels of a raster generator that are no codes",
+            Scope::Vocabulary => self.0.text_head().ok_or(Error::Unsupported {
+                what: "labels that are no codes, of a raster generator that writes no text",
             }),
         }
     }

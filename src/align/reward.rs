@@ -66,6 +66,40 @@ pub fn best_and_worst(rewards: &[f64]) -> Result<[usize; 2]> {
     Ok([best, worst])
 }
 
+/// Rewards of samples with plans, less for long plans of easy prompts: r − factor · mean r · max(0, L − target) / target, for
+/// rewards from 0 to 1. How hard a prompt is is what its samples' mean reward leaves to 1.
+///
+/// ```
+/// use maquette::align::reward::shortened;
+/// assert_eq!(shortened(&[1.0, 1.0], &[8, 12], 8.0, 0.5)?, [1.0, 0.75]);
+/// // Of a prompt that nothing is right for, plans may be as long as they like.
+/// assert_eq!(shortened(&[0.0, 0.0], &[8, 12], 8.0, 0.5)?, [0.0, 0.0]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+///
+/// # Errors
+/// No rewards, lengths of another number, a target that is not above 0, or something not finite.
+///
+/// # Source
+/// In words in arXiv 2510.05593 (ShortCoTI); the formula is our own.
+pub fn shortened(rewards: &[f64], lengths: &[usize], target: f64, factor: f64) -> Result<Vec<f64>> {
+    covers(OP, "lengths", lengths.len(), rewards.len())?;
+    covers(OP, "rewards", rewards.len(), lengths.len())?;
+    finite(rewards)?;
+    if !(target > 0.0 && target.is_finite() && factor.is_finite()) {
+        return Err(Error::Config {
+            key: "plan length",
+            problem: "has a target that is not above zero, or a factor that is not finite",
+        });
+    }
+    let easy = rewards.iter().sum::<f64>() / rewards.len() as f64;
+    let beyond = |length: usize| (length as f64 - target).max(0.0) / target;
+    let pairs = rewards.iter().zip(lengths);
+    Ok(pairs
+        .map(|(reward, &length)| reward - factor * easy * beyond(length))
+        .collect())
+}
+
 /// Adds the gradients of the score-function form to the engine's sums: λ · mean_i of −(p_i − mean p) · Σ log π over the
 /// tokens of sample i, whose passes are [`trajectory`](crate::model::show_o::ShowOConfig::trajectory) or one raster
 /// example. Returns that loss; not in the released code.
@@ -109,5 +143,18 @@ mod tests {
         assert!(best_and_worst(&[0.5, f64::NAN]).is_err());
         assert!((released_term(&[1.0, 0.0]).unwrap() - 8.059_047_8).abs() < 1e-6);
         assert!(released_term(&[]).is_err());
+    }
+
+    #[test]
+    fn long_plans_cost_more_the_easier_the_prompt_is() {
+        let of = |rewards: &[f64]| shortened(rewards, &[4, 6, 10], 5.0, 0.2).unwrap();
+        let (easy, hard) = (of(&[1.0; 3]), of(&[0.0, 0.0, 1.0]));
+        assert_eq!(easy[0].to_bits(), 1.0_f64.to_bits());
+        assert!((easy[1] - 0.96).abs() < 1e-12 && (easy[2] - 0.8).abs() < 1e-12);
+        assert!((hard[1] + 0.04 / 3.0).abs() < 1e-12 && (hard[2] - 1.0 + 0.2 / 3.0).abs() < 1e-12);
+        assert!(shortened(&[1.0], &[], 5.0, 0.2).is_err());
+        assert!(
+            shortened(&[1.0], &[3], 0.0, 0.2).is_err() && shortened(&[], &[], 5.0, 0.2).is_err()
+        );
     }
 }

@@ -7,6 +7,7 @@ use crate::ops::Backward;
 
 /// What a batch gave.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub struct SupervisedReport {
     /// The cross-entropy: the mean over all labels.
     pub loss: f64,

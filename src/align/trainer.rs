@@ -19,6 +19,7 @@ pub struct TrainerConfig {
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct StepReport {
     /// The step, from 0.
     pub step: u64,

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::error::{Error, Result, covers, product};
+use crate::error::{Error, Result, covers, product, room};
 use crate::image::ImageSize;
 
 /// Fraction bits of a weight.
@@ -43,9 +43,9 @@ impl Taps {
         clippy::cast_sign_loss,
         reason = "sizes are at most 2^14 and weights at most 2^23; the truncation is part of the definition"
     )]
-    fn plan(&mut self, from: u32, to: u32) {
+    fn plan(&mut self, from: u32, to: u32) -> Result<()> {
         if self.sizes == (from, to) {
-            return;
+            return Ok(());
         }
         self.sizes = (0, 0);
         self.spans.clear();
@@ -54,6 +54,10 @@ impl Taps {
         let stretch = if scale < 1.0 { 1.0 } else { scale };
         let support = 2.0 * stretch;
         let inverse = 1.0 / stretch;
+        // Inputs of an output at most: those nearer than `support`, on both sides.
+        let most = (2.0 * support) as usize + 2;
+        room("resize", &mut self.real, most)?;
+        room("resize", &mut self.spans, to as usize)?;
         for i in 0..to {
             let centre = (f64::from(i) + 0.5) * scale;
             let first = ((centre - support + 0.5) as i64).max(0) as usize;
@@ -63,6 +67,7 @@ impl Taps {
                 .extend((first..end).map(|x| bicubic_kernel((x as f64 - centre + 0.5) * inverse)));
             let total: f64 = self.real.iter().sum();
             self.spans.push((first, self.real.len()));
+            room("resize", &mut self.weights, self.real.len())?;
             self.weights.extend(self.real.iter().map(|&w| {
                 let w = if total == 0.0 { w } else { w / total } * f64::from(1_u32 << BITS);
                 if w < 0.0 {
@@ -73,6 +78,7 @@ impl Taps {
             }));
         }
         self.sizes = (from, to);
+        Ok(())
     }
 
     /// The outputs in order: first input and weights.
@@ -128,10 +134,7 @@ fn check_side(size: ImageSize) -> Result<()> {
 
 fn fill(buffer: &mut Vec<u8>, len: usize, value: u8) -> Result<()> {
     buffer.clear();
-    buffer.try_reserve(len).map_err(|_| Error::OutOfMemory {
-        what: "resize",
-        bytes: len,
-    })?;
+    room("resize", buffer, len)?;
     buffer.resize(len, value);
     Ok(())
 }
@@ -166,9 +169,9 @@ impl Resizer {
         if from == to {
             out.copy_from_slice(src);
         } else if from.height == to.height {
-            self.across(src, from.width, to.width, out);
+            self.across(src, from.width, to.width, out)?;
         } else if from.width == to.width {
-            self.down(src, from.height, to.height, to.width, out);
+            self.down(src, from.height, to.height, to.width, out)?;
         } else {
             let mut rows = core::mem::take(&mut self.rows);
             fill(
@@ -176,15 +179,15 @@ impl Resizer {
                 ImageSize::new(from.height, to.width).len_bytes(),
                 0,
             )?;
-            self.across(src, from.width, to.width, &mut rows);
-            self.down(&rows, from.height, to.height, to.width, out);
+            self.across(src, from.width, to.width, &mut rows)?;
+            self.down(&rows, from.height, to.height, to.width, out)?;
             self.rows = rows;
         }
         Ok(())
     }
 
-    fn across(&mut self, src: &[u8], from: u32, to: u32, out: &mut [u8]) {
-        self.across.plan(from, to);
+    fn across(&mut self, src: &[u8], from: u32, to: u32, out: &mut [u8]) -> Result<()> {
+        self.across.plan(from, to)?;
         for (row, out) in src
             .chunks_exact(from as usize * 3)
             .zip(out.chunks_exact_mut(to as usize * 3))
@@ -199,10 +202,11 @@ impl Resizer {
                 out.copy_from_slice(&sum.map(clip));
             }
         }
+        Ok(())
     }
 
-    fn down(&mut self, src: &[u8], from: u32, to: u32, width: u32, out: &mut [u8]) {
-        self.down.plan(from, to);
+    fn down(&mut self, src: &[u8], from: u32, to: u32, width: u32, out: &mut [u8]) -> Result<()> {
+        self.down.plan(from, to)?;
         let stride = width as usize * 3;
         for ((first, weights), out) in self.down.outputs().zip(out.chunks_exact_mut(stride)) {
             for (i, out) in out.iter_mut().enumerate() {
@@ -213,6 +217,7 @@ impl Resizer {
                 *out = clip(sum);
             }
         }
+        Ok(())
     }
 
     /// A picture filled up to a square with [`GREY`], then resized to `side` × `side`.
@@ -404,6 +409,7 @@ pub fn best_resolution(size: ImageSize, candidates: &[ImageSize]) -> Option<Imag
 
 /// How the features of a picture's tiles become rows of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TileMerge {
     /// Patches along one side of a tile.
     pub grid: usize,

@@ -2,18 +2,28 @@
 
 use alloc::vec::Vec;
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::generator::CandidateId;
 use crate::ops::Backend;
 
 /// An empty list with room for `len` elements.
 pub(super) fn reserved<T>(len: usize) -> Result<Vec<T>> {
-    let mut list = Vec::new();
-    list.try_reserve_exact(len)
-        .map_err(|_| Error::OutOfMemory {
-            what: "session",
-            bytes: len.saturating_mul(size_of::<T>()),
-        })?;
+    error::reserved("session", len)
+}
+
+/// A copy of a list.
+pub(super) fn copied<T: Copy>(list: &[T]) -> Result<Vec<T>> {
+    let mut copy = reserved(list.len())?;
+    copy.extend_from_slice(list);
+    Ok(copy)
+}
+
+/// A list of what is made one by one.
+pub(super) fn made<T>(len: usize, mut make: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
+    let mut list = reserved(len)?;
+    for _ in 0..len {
+        list.push(make()?);
+    }
     Ok(list)
 }
 

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, room};
 use crate::prompt::{TokenId, Tokenize};
 
 /// A piece of a template.
@@ -88,9 +88,10 @@ impl Template {
     /// Cuts a template in which a picture stands so many times.
     pub(super) fn new(template: &str, tokenizer: &dyn Tokenize, images: usize) -> Result<Self> {
         let mut pieces = Vec::new();
-        let mut rest = template;
-        let mut text = String::new();
-        while !rest.is_empty() {
+        // The text before `at` that is no special token begins at `from`.
+        let (mut from, mut at) = (0, 0);
+        while at < template.len() {
+            let rest = &template[at..];
             let (piece, len) = if rest.starts_with(IMAGE) {
                 (Piece::Image, IMAGE.len())
             } else if rest.starts_with(PROMPT) {
@@ -102,20 +103,15 @@ impl Template {
                 })?;
                 (Piece::Token(id), name.len())
             } else {
-                let len = rest.chars().next().map_or(1, char::len_utf8);
-                text.push_str(&rest[..len]);
-                rest = &rest[len..];
+                at += rest.chars().next().map_or(1, char::len_utf8);
                 continue;
             };
-            if !text.is_empty() {
-                pieces.push(Piece::Text(core::mem::take(&mut text)));
-            }
-            pieces.push(piece);
-            rest = &rest[len..];
+            add_text(&mut pieces, &template[from..at])?;
+            add(&mut pieces, piece)?;
+            at += len;
+            from = at;
         }
-        if !text.is_empty() {
-            pieces.push(Piece::Text(text));
-        }
+        add_text(&mut pieces, &template[from..])?;
         if pieces.iter().filter(|p| **p == Piece::Image).count() != images {
             return Err(Error::Config {
                 key: "templates",
@@ -181,6 +177,27 @@ fn in_prompt(error: Error, prompt_at: Option<usize>) -> Error {
         },
         other => other,
     }
+}
+
+fn add(pieces: &mut Vec<Piece>, piece: Piece) -> Result<()> {
+    room("prompt", pieces, 1)?;
+    pieces.push(piece);
+    Ok(())
+}
+
+/// Adds text, if there is any.
+fn add_text(pieces: &mut Vec<Piece>, text: &str) -> Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let mut own = String::new();
+    own.try_reserve_exact(text.len())
+        .map_err(|_| Error::OutOfMemory {
+            what: "prompt",
+            bytes: text.len(),
+        })?;
+    own.push_str(text);
+    add(pieces, Piece::Text(own))
 }
 
 fn push(to: &mut Vec<TokenId>, id: TokenId, limit: usize) -> Result<()> {

@@ -26,6 +26,7 @@ pub(super) const RGB: usize = 3;
 
 /// A stage of encoder or decoder, for those who compare it with another implementation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stage {
     /// Its name.
     pub name: &'static str,

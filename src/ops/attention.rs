@@ -1,4 +1,19 @@
 //! Rotary embedding, cache append, attention.
+//!
+//! One query that likes two cached rows equally well:
+//!
+//! ```
+//! use maquette::ops::attention::{AttentionShape, attention};
+//! let s = AttentionShape {
+//!     sequences: 1, queries: 1, n_heads: 1, n_kv_heads: 1, head_dim: 2, q_stride: 2, q_offset: 0,
+//!     kv_rows: 2, kv_stride: 2, kv_head_stride: 4, k_offset: 0, v_offset: 0, causal: false, repeated_prefix: false,
+//! };
+//! let (keys, values, mut out) = ([1.0; 4], [1.0, 2.0, 3.0, 4.0], [0.0; 2]);
+//! // No prefix; two rows of its own from row 0 on.
+//! attention(s, &[1.0, 1.0], &keys, &values, &[0, 0, 0, 2], &mut out)?;
+//! assert_eq!(out, [2.0, 3.0]);
+//! # Ok::<(), maquette::Error>(())
+//! ```
 
 mod moved;
 mod q8;

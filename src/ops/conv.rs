@@ -1,4 +1,15 @@
 //! Convolutions of the pixel encoders and decoders, and the way between bytes and numbers. Images are NHWC.
+//!
+//! ```
+//! use maquette::ops::conv::{PatchShape, patchify, pixel_value};
+//! // Two pixels become two patches of one pixel, channel by channel.
+//! let s = PatchShape { images: 1, height: 1, width: 2, patch: 1 };
+//! let mut out = [0.0; 6];
+//! patchify(s, &[255, 0, 0, 0, 0, 255], &mut out)?;
+//! assert_eq!(out, [1.0, -1.0, -1.0, -1.0, -1.0, 1.0]);
+//! assert_eq!(pixel_value(255), 1.0);
+//! # Ok::<(), maquette::Error>(())
+//! ```
 
 use crate::error::{Error, Result, covers, product};
 use crate::ops::counted;

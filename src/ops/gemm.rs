@@ -1,4 +1,14 @@
 //! Products of a weight matrix with activation rows: y\[m, n\] (+)= x\[m, k\] · w\[n, k\]ᵀ + bias\[n\].
+//!
+//! ```
+//! use maquette::ops::gemm::{GemmShape, gemm};
+//! use maquette::quant::QuantMatrix;
+//! let w = QuantMatrix::f32(2, 2, &[1.0, 0.0, 0.0, 2.0])?;
+//! let mut y = [0.0; 2];
+//! gemm(GemmShape::new(1, 2, 2), &[3.0, 4.0], &w, Some(&[0.5, 0.5]), &mut y)?;
+//! assert_eq!(y, [3.5, 8.5]);
+//! # Ok::<(), maquette::Error>(())
+//! ```
 
 use crate::error::{Error, Result, covers, product};
 use crate::ops::counted;

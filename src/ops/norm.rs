@@ -1,4 +1,13 @@
 //! Norms, gates and activations over rows.
+//!
+//! ```
+//! use maquette::ops::norm::{NormShape, rms_norm};
+//! let s = NormShape { rows: 1, width: 2, eps: 0.0 };
+//! let mut y = [0.0; 2];
+//! rms_norm(s, &[1.0, 7.0], &[1.0, 2.0], &mut y)?;
+//! assert_eq!(y, [0.2, 2.8]);
+//! # Ok::<(), maquette::Error>(())
+//! ```
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;

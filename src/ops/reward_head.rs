@@ -1,4 +1,13 @@
 //! The heads of judges: hidden rows pooled to one, and the answer yes or no.
+//!
+//! ```
+//! use maquette::ops::reward_head::{AnswerShape, answer};
+//! let s = AnswerShape { rows: 1, width: 3, yes: 0, no: 2 };
+//! let mut p = [0.0; 2];
+//! answer(s, &[1.0, 1.0, 1.0], &mut p)?;
+//! assert!((p[0] - 1.0 / 3.0).abs() < 1e-6 && p[0] == p[1]);
+//! # Ok::<(), maquette::Error>(())
+//! ```
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;

@@ -1,4 +1,15 @@
 //! Codebooks: rows by index, and lookup-free quantisation.
+//!
+//! ```
+//! use maquette::ops::vq::{GatherShape, LfqShape, gather, lfq_lookup};
+//! let mut rows = [9.0; 4];
+//! let s = GatherShape { rows: 2, width: 2, table_rows: 2 };
+//! gather(s, &[1, 7], &[1.0, 2.0, 3.0, 4.0], &mut rows)?;
+//! assert_eq!(rows, [3.0, 4.0, 0.0, 0.0]);
+//! lfq_lookup(LfqShape { n: 2, bits: 2 }, &[0b10, 0b11], &mut rows)?;
+//! assert_eq!(rows, [1.0, -1.0, 1.0, 1.0]);
+//! # Ok::<(), maquette::Error>(())
+//! ```
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;

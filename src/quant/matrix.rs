@@ -8,6 +8,17 @@ use super::{A8_BLOCK, Format, Q4K_BLOCK, Q8_BLOCK, q4_k};
 use crate::error::{Error, Result, covers, product};
 
 /// A canonical weight matrix `[n, k]`, borrowed, row after row.
+///
+/// ```
+/// use maquette::quant::{Format, QuantMatrix};
+/// let mut blocks = vec![0; Format::Q8_0.bytes(1, 32)?];
+/// Format::Q8_0.quantise(&[0.5; 32], &mut blocks);
+/// let matrix = QuantMatrix::from_bytes(Format::Q8_0, 1, 32, &blocks)?;
+/// let mut row = [0.0; 32];
+/// matrix.row(0, &mut row)?;
+/// assert!(row.iter().all(|v| (v - 0.5).abs() < 1e-3));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct QuantMatrix<'a> {
     n: usize,

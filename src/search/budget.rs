@@ -261,6 +261,13 @@ impl Ledger<'_> {
                     watch.question = watch.question.max(watch.now().saturating_sub(watch.since));
                 }
             }
+            Event::Probed { verdicts, .. } => {
+                let asked = verdicts.len() as u64;
+                self.questions_left = self.questions_left.saturating_sub(asked);
+                if let Some(watch) = &mut self.watch {
+                    watch.question = watch.question.max(watch.now().saturating_sub(watch.since));
+                }
+            }
             Event::Rejected { id, parked: true } => self.park(id, true),
             Event::Resumed { id } => self.park(id, false),
             Event::Rejected { id, parked: false } => self.lives.retain(|life| life.id != id),

@@ -19,7 +19,11 @@ mod plain;
 #[cfg(feature = "alloc")]
 mod prm;
 #[cfg(feature = "alloc")]
+mod probe;
+#[cfg(feature = "alloc")]
 mod reflect;
+#[cfg(feature = "alloc")]
+mod region;
 #[cfg(feature = "alloc")]
 mod run;
 #[cfg(feature = "alloc")]
@@ -28,6 +32,7 @@ mod work;
 
 use rand_core::Rng;
 
+use crate::codes::Code;
 use crate::error::Result;
 use crate::generator::{CandidateId, Generator};
 use crate::image::ImageBatch;
@@ -50,6 +55,8 @@ pub use plain::Plain;
 pub use prm::Prm;
 #[cfg(feature = "alloc")]
 pub use reflect::{Correction, Reflect};
+#[cfg(feature = "alloc")]
+pub use region::{Locator, Occlusion, Probe, Sight};
 pub use work::MultiplyAdds;
 
 /// What a search has spent, counted in candidates: a batch of 20 counts 20.
@@ -163,6 +170,20 @@ pub enum Event<'a> {
         /// Its words.
         reason: &'a str,
     },
+    /// A judge answered the outcome question about changed copies of a view; none of these is the picture's verdict.
+    Probed {
+        /// The view.
+        key: ViewKey,
+        /// Its answers, one a copy.
+        verdicts: &'a [Verdict],
+    },
+    /// The region of a picture that is drawn anew was found.
+    Located {
+        /// The view.
+        key: ViewKey,
+        /// Its codes, [`UNKNOWN`](crate::codes::UNKNOWN) where they are drawn anew.
+        codes: &'a [Code],
+    },
     /// A candidate is out of the running; a parked one may come back if nobody survives.
     Rejected {
         /// The candidate.
@@ -227,6 +248,31 @@ impl Decision {
 ///
 /// Generic over both contracts so that it can be compiled for concrete models; `G` and `R` may also be
 /// `dyn Generator + 'a` and `dyn RewardModel + 'a`.
+///
+/// The docs' `guide::strategy` says how to write one. Any of them, chosen while the program runs:
+///
+/// ```
+/// use maquette::search::{BestOfN, Parm};
+/// use maquette::testing::{OracleReward, ScriptedGenerator};
+/// use maquette::{Event, Flow, Generator, Prompt, RewardModel, SearchStrategy, rng::Stream};
+///
+/// let (mut generator, mut judge) = (ScriptedGenerator::new(6), OracleReward::new(1));
+/// let prompt = Prompt::new("a red car");
+/// for name in ["best-of-n", "parm"] {
+///     let mut strategy: Box<dyn SearchStrategy<dyn Generator, dyn RewardModel>> = match name {
+///         "parm" => Box::new(Parm::new(4)),
+///         _ => Box::new(BestOfN::new(4)),
+///     };
+///     let mut looks = 0;
+///     let found = strategy.search(&mut generator, &mut judge, &prompt, &mut Stream::new(1), &mut |event| {
+///         looks += u32::from(matches!(event, Event::Judged { .. }));
+///         if looks < 100 { Flow::Continue } else { Flow::Stop }
+///     })?;
+///     assert_eq!(u64::from(looks), found.cost.judged());
+///     generator.prune(&[found.winner])?;
+/// }
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub trait SearchStrategy<G: Generator + ?Sized, R: RewardModel + ?Sized> {
     /// Searches for one picture.
     ///

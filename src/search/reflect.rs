@@ -6,14 +6,15 @@ use alloc::vec::Vec;
 use rand_core::Rng;
 
 use super::nested::Found;
-use super::run::{Halt, Pick, Progress, Run, comparable, confidence, within};
+use super::region::{Locator, Occlusion};
+use super::run::{Halt, Pick, Progress, Run, comparable, confidence, tell, within};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Result};
-use crate::generator::{CandidateId, Generator, Partial};
+use crate::generator::{CandidateId, Generator, Needs, Partial};
 use crate::prompt::Prompt;
-use crate::reward::{Answer, Judgement, RewardModel, Verdict};
+use crate::reward::{Answer, Judgement, RewardModel, Verdict, ViewKey};
 
 /// How a picture that the judge does not like is drawn again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,12 @@ pub enum Correction {
     /// Codes all over the picture are forgotten, so many as a masked generator has not settled after `from` steps (the
     /// cosine schedule), and drawn again from there. For masked generators; needs no training.
     Scattered {
+        /// Steps that count as taken, below the generator's.
+        from: u32,
+    },
+    /// As many codes as with [`Scattered`](Self::Scattered) are forgotten, those that help the least by the
+    /// [`Locator`]: the region at fault. For masked generators; needs no training.
+    Region {
         /// Steps that count as taken, below the generator's.
         from: u32,
     },
@@ -46,7 +53,9 @@ pub enum Correction {
 ///
 /// # Source
 /// Guo et al., "Can We Generate Images with CoT?" (arXiv 2501.13926), section 3.3: PARM++, three reflections at most. The
-/// paper returns the last correction, whatever the judge thinks of it; correcting without training is our own.
+/// paper returns the last correction, whatever the judge thinks of it; correcting without training is our own. So is
+/// the region: which codes help is found out once for each picture that is corrected, and asked again only when a
+/// correction was liked better and is the next to be corrected.
 ///
 /// ```
 /// use maquette::search::{Correction, Flow, Plain, Reflect, SearchStrategy};
@@ -63,7 +72,7 @@ pub enum Correction {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-pub struct Reflect<S> {
+pub struct Reflect<S, L = Occlusion> {
     /// The strategy whose winner is corrected.
     pub inner: S,
     /// How.
@@ -72,6 +81,8 @@ pub struct Reflect<S> {
     pub rounds: u32,
     /// P(yes) that a "yes" must reach to end the corrections; above 1 none does.
     pub confidence: f32,
+    /// Finds the region of [`Correction::Region`].
+    pub locator: L,
 }
 
 impl<S> Reflect<S> {
@@ -83,6 +94,21 @@ impl<S> Reflect<S> {
             correction,
             rounds: 3,
             confidence: 0.0,
+            locator: Occlusion::new(),
+        }
+    }
+}
+
+impl<S, L> Reflect<S, L> {
+    /// Finds regions by this locator.
+    #[must_use]
+    pub fn with_locator<M: Locator>(self, locator: M) -> Reflect<S, M> {
+        Reflect {
+            inner: self.inner,
+            correction: self.correction,
+            rounds: self.rounds,
+            confidence: self.confidence,
+            locator,
         }
     }
 
@@ -105,8 +131,8 @@ impl<S> Reflect<S> {
     }
 }
 
-impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>> SearchStrategy<G, R>
-    for Reflect<S>
+impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>, L: Locator>
+    SearchStrategy<G, R> for Reflect<S, L>
 {
     fn search(
         &mut self,
@@ -117,24 +143,25 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>> Se
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<Decision> {
         comparable(self.confidence)?;
-        if let Correction::Scattered { from } | Correction::Tail { from } = self.correction {
+        if let Correction::Scattered { from }
+        | Correction::Region { from }
+        | Correction::Tail { from } = self.correction
+        {
             let last = u64::from(generator.steps()).saturating_sub(1);
             within("steps kept by a correction", from.into(), 0, last)?;
         }
-        let mut run = Run::new(
-            generator,
-            reward,
-            prompt,
-            on_event,
-            2,
-            &[Judgement::Outcome],
-        )?;
+        let needs = match self.correction {
+            Correction::Region { .. } => self.locator.needs(),
+            _ => Needs::NOTHING,
+        };
+        let needs = needs.or(reward.needs(Judgement::Outcome));
+        let mut run = Run::seeing(generator, reward, prompt, on_event, 2, needs)?;
         let outcome = self.walk(&mut run, rng);
         run.conclude(outcome)
     }
 }
 
-impl<S> Reflect<S> {
+impl<S, L: Locator> Reflect<S, L> {
     fn walk<G: Generator + ?Sized, R: RewardModel + ?Sized>(
         &mut self,
         run: &mut Run<'_, G, R>,
@@ -153,15 +180,22 @@ impl<S> Reflect<S> {
             None if self.rounds == 0 => return Ok(Pick { winner, fallback }),
             None => run.outcome(winner)?,
         };
+        let mut support = None;
         for _ in 0..self.rounds {
             if self.satisfied(&verdict) {
                 break;
             }
-            let next = run.correct(rng, winner, self.correction)?;
+            let next = match self.correction {
+                Correction::Prompted => run.correct_prompted(rng, winner)?,
+                correction => {
+                    run.correct(rng, winner, correction, (&mut self.locator, &mut support))?
+                }
+            };
             run.complete(&[next])?;
             let answer = run.outcome(next)?;
             if confidence(&answer) > confidence(&verdict) {
                 (winner, verdict, fallback) = (next, answer, false);
+                support = None;
             }
             run.keep_only(&[winner])?;
         }
@@ -170,31 +204,52 @@ impl<S> Reflect<S> {
 }
 
 impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
-    /// Starts a correction of one picture.
-    fn correct(
+    /// Starts a correction by a generator that is shown the picture and the judge's reason.
+    fn correct_prompted(&mut self, rng: &mut dyn Rng, id: CandidateId) -> Progress<CandidateId> {
+        let mut codes = self.unknown()?;
+        self.generator.save(id, &mut codes)?;
+        let mut reason = String::new();
+        self.open(&[id]);
+        self.explain(&mut reason)?;
+        self.close();
+        let prompt = self.prompt.correcting(&codes, &reason);
+        self.start_as(rng, 1, 0, |generator, seeds, ids| {
+            generator.start(&prompt, seeds, ids)
+        })?;
+        self.latest_one()
+    }
+
+    /// Starts a correction that draws a part of the codes anew. What is known of their support goes from one correction
+    /// of a picture to the next.
+    fn correct<L: Locator>(
         &mut self,
         rng: &mut dyn Rng,
         id: CandidateId,
         correction: Correction,
+        (locator, support): (&mut L, &mut Option<Vec<f32>>),
     ) -> Progress<CandidateId> {
-        let len = self.generator.grid().len();
-        let mut codes: Vec<Code> = reserved(len)?;
-        codes.resize(len, UNKNOWN);
+        let mut codes = self.unknown()?;
+        let len = codes.len();
         let anneal = self.generator.save(id, &mut codes)?.anneal;
         let from = match correction {
-            Correction::Prompted => {
-                let mut reason = String::new();
-                self.open(&[id]);
-                self.explain(&mut reason)?;
-                self.close();
-                let prompt = self.prompt.correcting(&codes, &reason);
-                self.start_as(rng, 1, 0, |generator, seeds, ids| {
-                    generator.start(&prompt, seeds, ids)
-                })?;
-                return self.latest_one();
-            }
+            Correction::Prompted => 0,
             Correction::Scattered { from } => {
-                forget_scattered(rng, &mut codes, unsettled(len, from, self.steps()))?;
+                forget(rng, &mut codes, unsettled(len, from, self.steps()), &[])?;
+                from
+            }
+            Correction::Region { from } => {
+                let support = match support {
+                    Some(support) => support,
+                    None => support.insert(self.locate(id, locator)?),
+                };
+                forget(rng, &mut codes, unsettled(len, from, self.steps()), support)?;
+                let step = self.steps();
+                let key = ViewKey {
+                    candidate: id,
+                    step,
+                };
+                let codes = &codes;
+                tell(self.listener, Event::Located { key, codes })?;
                 from
             }
             Correction::Tail { from } => {
@@ -209,6 +264,14 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
             generator.resume(prompt, &partial, seeds, ids)
         })?;
         self.latest_one()
+    }
+
+    /// A grid of no codes.
+    fn unknown(&self) -> Result<Vec<Code>> {
+        let len = self.generator.grid().len();
+        let mut codes: Vec<Code> = reserved(len)?;
+        codes.resize(len, UNKNOWN);
+        Ok(codes)
     }
 
     fn latest_one(&self) -> Progress<CandidateId> {
@@ -230,18 +293,40 @@ fn unsettled(n: usize, taken: u32, steps: u32) -> usize {
     ((n as f32 * share) as usize).clamp(1, n.max(1))
 }
 
-/// Forgets `count` of the codes, each set of them as likely as any other.
-fn forget_scattered(rng: &mut dyn Rng, codes: &mut [Code], count: usize) -> Progress {
+/// Forgets the `count` codes that have the least support, of equals each set as likely as any other.
+fn forget(rng: &mut dyn Rng, codes: &mut [Code], count: usize, support: &[f32]) -> Progress {
     let mut places: Vec<usize> = reserved(codes.len())?;
     places.extend(0..codes.len());
-    for i in 0..count.min(codes.len()) {
-        let left = (codes.len() - i) as u128;
+    let count = count.min(places.len());
+    // Shuffled as a whole where support orders them: a stable sort leaves equals as they come.
+    let shuffled = if support.is_empty() {
+        count
+    } else {
+        places.len()
+    };
+    for i in 0..shuffled {
+        let left = (places.len() - i) as u128;
         // The upper half of a product of 64 bits: even to within 2⁻⁶⁴.
         let offset = usize::try_from((u128::from(rng.next_u64()) * left) >> 64).unwrap_or(0);
         places.swap(i, i + offset);
-        if let Some(code) = places.get(i).and_then(|&place| codes.get_mut(place)) {
+    }
+    if !support.is_empty() {
+        let of = |place: usize| support.get(place).copied().unwrap_or(0.0);
+        let mut ranked: Vec<(f32, usize, usize)> = reserved(places.len())?;
+        let places = places.iter().enumerate();
+        ranked.extend(places.map(|(order, &place)| (of(place), order, place)));
+        ranked.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        forget_at(codes, ranked.iter().take(count).map(|entry| entry.2));
+    } else {
+        forget_at(codes, places.into_iter().take(count));
+    }
+    Ok(())
+}
+
+fn forget_at(codes: &mut [Code], places: impl Iterator<Item = usize>) {
+    for place in places {
+        if let Some(code) = codes.get_mut(place) {
             *code = UNKNOWN;
         }
     }
-    Ok(())
 }

@@ -135,7 +135,7 @@ pub(super) struct Run<'a, G: ?Sized, R: ?Sized> {
     pub(super) members: Vec<Member>,
     pub(super) ids: Vec<CandidateId>,
     seeds: Vec<u64>,
-    gallery: Gallery,
+    pub(super) gallery: Gallery,
     verdicts: Vec<Verdict>,
     pub(super) cost: Cost,
     /// What had been computed when it began.
@@ -155,6 +155,18 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         let needs = asks
             .iter()
             .fold(Needs::NOTHING, |all, &ask| all.or(reward.needs(ask)));
+        Self::seeing(generator, reward, prompt, listener, n, needs)
+    }
+
+    /// The same for a search that looks at most at this.
+    pub(super) fn seeing(
+        generator: &'a mut G,
+        reward: &'a mut R,
+        prompt: &'a Prompt<'a>,
+        listener: &'a mut dyn FnMut(Event<'_>) -> Flow,
+        n: usize,
+        needs: Needs,
+    ) -> Result<Self> {
         Ok(Self {
             members: reserved(n)?,
             ids: reserved(n)?,
@@ -312,7 +324,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         }
         let keys = self.gallery.keys();
         tell(self.listener, Event::Asking { judgement, keys })?;
-        self.look(judgement)?;
+        self.look(self.reward.needs(judgement))?;
         self.verdicts.resize(n, Verdict::malformed());
         let ask = self.gallery.question(judgement, self.prompt)?;
         self.reward.judge(&ask, &mut self.verdicts)?;
@@ -343,12 +355,10 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         Ok(())
     }
 
-    /// Observes what the judge must see of the open views for a question, where that is not yet done.
-    fn look(&mut self, judgement: Judgement) -> Progress {
+    /// Observes what must be seen of the open views, where that is not yet done.
+    pub(super) fn look(&mut self, needs: Needs) -> Progress {
         let n = self.gallery.keys().len() as u64;
-        let missing = self
-            .gallery
-            .observe(self.generator, self.reward.needs(judgement))?;
+        let missing = self.gallery.observe(self.generator, needs)?;
         if missing != Needs::NOTHING {
             self.cost.decodes += if missing.pixels { n } else { 0 };
             let pixels = if missing.pixels {
@@ -369,7 +379,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
 
     /// The judge's words about the open view; none from a judge that has none.
     pub(super) fn explain(&mut self, out: &mut String) -> Progress {
-        self.look(Judgement::Outcome)?;
+        self.look(self.reward.needs(Judgement::Outcome))?;
         let ask = self.gallery.question(Judgement::Outcome, self.prompt)?;
         match self.reward.explain(&ask, out) {
             Err(Error::Unsupported { .. }) => {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::codes::Code;
-use crate::error::{Error, Result, product};
+use crate::error::{self, Result, product};
 use crate::generator::{CandidateId, Generator, Needs, Views};
 use crate::image::{ImageBatch, ImageSize};
 use crate::prompt::Prompt;
@@ -11,12 +11,7 @@ use crate::reward::{Ask, Judgement, ViewKey};
 
 /// An empty vector with room for `n`.
 pub(super) fn reserved<T>(n: usize) -> Result<Vec<T>> {
-    let mut room = Vec::new();
-    room.try_reserve_exact(n).map_err(|_| Error::OutOfMemory {
-        what: "search",
-        bytes: n.saturating_mul(size_of::<T>()),
-    })?;
-    Ok(room)
+    error::reserved("search", n)
 }
 
 /// Buffers for one batch of views, and what they hold now.

@@ -1,6 +1,7 @@
 //! Laws of the objectives.
 
 use maquette::align::dpo::{self, DpoConfig};
+use maquette::align::entropy::{EntropyTerm, EntropyTerms};
 use maquette::align::grpo::{self, GrpoConfig, Rollout};
 use maquette::align::{reward, supervised};
 use maquette::codes::UNKNOWN;
@@ -120,6 +121,115 @@ fn equal_rewards_leave_the_distance_from_the_reference_alone() {
     assert!(report.loss.abs() < 1e-9 && gradient.iter().any(|g| g.abs() > 1e-6));
     rollouts[1].reference.pop();
     assert!(grpo::group(&mut engine, &rollouts, &[0.0; 3], (&config, 1.0), &mut kept).is_err());
+}
+
+/// Every code as the label of one row, and the log-probability of each.
+fn all_codes(engine: &mut ShowOEngine<Reference>) -> (Vec<Example>, Vec<f64>) {
+    let pass = passes(0).swap_remove(1);
+    let codes = u32::try_from(show_o().codebook_size).unwrap();
+    let with = |label| Example {
+        rows: vec![pass.rows[0]],
+        labels: vec![label],
+        ..pass.clone()
+    };
+    let examples: Vec<_> = (0..codes).map(with).collect();
+    let p = |example| f64::from(engine.policy(example, None).unwrap()[0]);
+    let log_probs = examples.iter().map(p).collect();
+    (examples, log_probs)
+}
+
+#[test]
+fn drawn_tokens_have_the_gradient_of_the_entropy_on_average() {
+    let mut engine = engine(&reference(), Format::F32);
+    shake(&mut engine, 0.3);
+    let entropy = |engine: &mut ShowOEngine<Reference>| -> f64 {
+        let (_, log_probs) = all_codes(engine);
+        -log_probs.iter().map(|l| l.exp() * l).sum::<f64>()
+    };
+    let (examples, log_probs) = all_codes(&mut engine);
+    let mut kept = engine.kept().unwrap();
+    // Whatever is expected: it makes noise, but no other mean.
+    for expected in [0.0, 3.0] {
+        let term = EntropyTerm {
+            factor: 2.0,
+            expected,
+        };
+        engine.clear().unwrap();
+        for (example, l) in examples.iter().zip(&log_probs) {
+            engine.policy(example, Some(&mut kept)).unwrap();
+            #[expect(clippy::cast_possible_truncation, reason = "a gradient in F32")]
+            let weight = (l.exp() * term.slope(*l)) as f32;
+            engine.backward(example, &kept, &[weight]).unwrap();
+        }
+        let gradients = engine.gradients().unwrap();
+        let length = gradients.concat().iter().map(|g| g * g).sum::<f32>().sqrt();
+        let start = engine.parameters().to_vec();
+        let mut at = |step: f32| {
+            let moved: Vec<Vec<f32>> = start
+                .iter()
+                .zip(&gradients)
+                .map(|(p, g)| {
+                    let pairs = p.values.iter().zip(g);
+                    pairs.map(|(v, g)| v + step * g / length).collect()
+                })
+                .collect();
+            let all = start.iter().zip(&moved).map(|(p, v)| (&*p.name, &**v));
+            engine.set(&all.collect::<Vec<_>>()).unwrap();
+            2.0 * entropy(&mut engine)
+        };
+        let got = (at(2e-3) - at(-2e-3)) / 4e-3;
+        at(0.0);
+        let want = f64::from(length);
+        assert!(
+            want > 1e-3 && (got - want).abs() < 1e-2 * want,
+            "{got} for {want}"
+        );
+    }
+}
+
+#[test]
+fn a_group_adds_its_entropies_to_its_loss_and_its_gradient() {
+    let mut engine = engine(&reference(), Format::F32);
+    shake(&mut engine, 0.1);
+    let rollouts: Vec<Rollout> = (0..2)
+        .map(|at| Rollout::new(&mut engine, passes(at)).unwrap())
+        .collect();
+    let mut kept = engine.kept().unwrap();
+    let term = EntropyTerm {
+        factor: -0.3,
+        expected: 1.0,
+    };
+    let config = GrpoConfig {
+        beta: 0.0,
+        entropy: EntropyTerms {
+            codes: term,
+            ..EntropyTerms::default()
+        },
+        ..GrpoConfig::default()
+    };
+    engine.clear().unwrap();
+    let report = grpo::group(&mut engine, &rollouts, &[0.5; 2], (&config, 0.5), &mut kept).unwrap();
+    let got = sums(&engine);
+    engine.clear().unwrap();
+    let count: usize = rollouts
+        .iter()
+        .flat_map(|r| &r.passes)
+        .map(|p| p.labels.len())
+        .sum();
+    let mut entropy = 0.0;
+    for pass in rollouts.iter().flat_map(|r| &r.passes) {
+        let now = engine.policy(pass, Some(&mut kept)).unwrap();
+        entropy -= now.iter().map(|&l| f64::from(l)).sum::<f64>() / count as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "a gradient in F32")]
+        let weight = |&l: &f32| (0.5 * term.slope(f64::from(l)) / count as f64) as f32;
+        let weights: Vec<f32> = now.iter().map(weight).collect();
+        engine.backward(pass, &kept, &weights).unwrap();
+    }
+    assert_eq!(got, sums(&engine));
+    assert!(got.iter().any(|g| g.abs() > 1e-6));
+    assert_eq!(report.entropy[0], None);
+    assert!((report.entropy[1].unwrap() - entropy).abs() < 1e-9 && entropy > 0.5);
+    assert!((report.loss + 0.3 * entropy).abs() < 1e-9);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use maquette::model::words::Words;
 use maquette::ops::sample::softmax_row;
 use maquette::ops::{Backend, Reference};
 use maquette::quant::Format;
-use maquette::{Prompt, Result};
+use maquette::{Generator, Prompt, Result};
 
 use crate::gradients::check;
 use crate::{file, json, lora, number, shake};
@@ -57,14 +57,16 @@ fn picture<B: Backend, M: RasterModel<B>>(model: &M, seed: u64) -> Vec<u32> {
         .collect()
 }
 
-fn janus_examples<B: maquette::ops::Backward>(model: &Arc<Janus<B>>) -> Vec<Example> {
+fn words<B: Backend>(model: &Janus<B>) -> Words {
     let mut words: Vec<String> = (0..model.config().text.vocab)
         .map(|id| id.to_string())
         .collect();
     words[134] = "<\u{ff5c}\u{2581}pad\u{2581}\u{ff5c}>".into();
-    let mut reader = model
-        .reader(Words::new(&words.join("\n")).unwrap())
-        .unwrap();
+    Words::new(&words.join("\n")).unwrap()
+}
+
+fn janus_examples<B: maquette::ops::Backward>(model: &Arc<Janus<B>>) -> Vec<Example> {
+    let mut reader = model.reader(words(model)).unwrap();
     let example = |(i, tokens): (u64, &[u32])| {
         example(&**model, &mut reader, tokens, &picture(&**model, i)).unwrap()
     };
@@ -129,6 +131,48 @@ fn janus_adapters_have_the_gradient_of_their_differences() {
                 .iter()
                 .any(|g| *g != 0.0)
     );
+}
+
+#[test]
+fn a_plan_is_learnt_as_it_is_written() {
+    let model = janus(Cpu::new());
+    let words = words(&model);
+    let mut session = model.draw(words.clone(), model.config().options()).unwrap();
+    let (prompt, mut plan) = (Prompt::new("3 5 8"), String::new());
+    session.plan(&prompt, 7, &mut plan).unwrap();
+    let mut reader = model.reader(words).unwrap();
+    let example = reader.plan_example(&prompt, &plan).unwrap();
+    let labels: Vec<String> = example.labels.iter().map(ToString::to_string).collect();
+    assert_eq!(labels.join(" "), plan);
+    assert_eq!((example.scope, example.rows[0]), (Scope::Vocabulary, 2));
+    let limits = limits(std::slice::from_ref(&example));
+    let trained = Trained::Adapters(lora(&TARGETS));
+    let learner = RasterLearner(Arc::clone(&model));
+    let mut engine = Engine::new(learner, trained, limits).unwrap();
+    let written = engine.reference(&example).unwrap();
+    // The session writes the likeliest words: at any row no other one is likelier, and all share the probability.
+    let vocab = u32::try_from(model.config().text.vocab).unwrap();
+    let mut sums = vec![0.0; written.len()];
+    for word in 0..vocab {
+        let other = Example {
+            labels: vec![word; example.labels.len()],
+            ..example.clone()
+        };
+        for ((sum, p), best) in sums
+            .iter_mut()
+            .zip(engine.reference(&other).unwrap())
+            .zip(&written)
+        {
+            *sum += p.exp();
+            assert!(p <= best + 1e-4, "{word}: {p} for {best}");
+        }
+    }
+    assert!(sums.iter().all(|sum| (sum - 1.0).abs() < 1e-3), "{sums:?}");
+    shake(&mut engine, 0.1);
+    check(&mut engine, std::slice::from_ref(&example));
+    assert!(reader.plan_example(&prompt, "").is_err());
+    let long = vec!["1"; model.config().max_plan_len + 1].join(" ");
+    assert!(reader.plan_example(&prompt, &long).is_err());
 }
 
 /// Rows that nobody wrote.
@@ -209,9 +253,7 @@ fn llamagen_adapters_have_the_gradient_of_their_differences() {
 #[test]
 fn pictures_that_do_not_fit_are_errors() {
     let model = janus(Reference);
-    let mut reader = model
-        .reader(maquette::model::words::Words::new(&words(&model)).unwrap())
-        .unwrap();
+    let mut reader = model.reader(words(&model)).unwrap();
     let good = picture(&*model, 0);
     assert!(example(&*model, &mut reader, &[], &good).is_err());
     assert!(example(&*model, &mut reader, &[1], &good[1..]).is_err());
@@ -220,12 +262,4 @@ fn pictures_that_do_not_fit_are_errors() {
     assert!(example(&*model, &mut reader, &[1], &bad).is_err());
     assert!(example(&*model, &mut reader, &[u32::MAX], &good).is_err());
     assert!(example(&*model, &mut reader, &[1; 10000], &good).is_err());
-}
-
-fn words<B: Backend>(model: &Janus<B>) -> String {
-    let mut words: Vec<String> = (0..model.config().text.vocab)
-        .map(|id| id.to_string())
-        .collect();
-    words[134] = "<\u{ff5c}\u{2581}pad\u{2581}\u{ff5c}>".into();
-    words.join("\n")
 }

@@ -1,10 +1,11 @@
-//! The system's allocator, counted.
+//! The system's allocator, counted, which can be told to refuse a call.
 
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
+use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -19,7 +20,12 @@ static FIRST: Mutex<Option<Backtrace>> = Mutex::new(None);
 thread_local! {
     /// Whether this thread is writing down where a call came from, which allocates.
     static TRACING: Cell<bool> = const { Cell::new(false) };
+    /// Calls of this thread up to the one that is refused; 0 refuses none.
+    static LEFT: Cell<usize> = const { Cell::new(0) };
 }
+
+/// Whether a refused call says where it came from.
+static TELLS: AtomicBool = AtomicBool::new(false);
 
 struct Counting;
 
@@ -38,9 +44,28 @@ fn count() {
     }
 }
 
-// SAFETY: every call goes to the system's allocator.
+/// Whether this call is the one that is refused.
+fn refused() -> bool {
+    if TRACING.get() {
+        return false;
+    }
+    let left = LEFT.get();
+    LEFT.set(left.saturating_sub(1));
+    if left == 1 && TELLS.load(SeqCst) {
+        TRACING.set(true);
+        let place = Backtrace::force_capture();
+        let _ = writeln!(std::io::stderr(), "{place}");
+        TRACING.set(false);
+    }
+    left == 1
+}
+
+// SAFETY: every call goes to the system's allocator, or gives a null pointer, which says that there is no memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if refused() {
+            return std::ptr::null_mut();
+        }
         count();
         LIVE.fetch_add(layout.size(), SeqCst);
         // SAFETY: the caller's promise is passed on.
@@ -48,6 +73,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if refused() {
+            return std::ptr::null_mut();
+        }
         count();
         LIVE.fetch_add(layout.size(), SeqCst);
         // SAFETY: the caller's promise is passed on.
@@ -62,6 +90,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if refused() {
+            return std::ptr::null_mut();
+        }
         count();
         LIVE.fetch_add(size, SeqCst);
         LIVE.fetch_sub(layout.size(), SeqCst);
@@ -81,6 +112,18 @@ pub struct Count {
 /// Bytes that are allocated now, by any thread. What the system could not give counts, too, but ends the test anyway.
 pub fn live() -> usize {
     LIVE.load(SeqCst)
+}
+
+/// Calls `f` while the `n`th call that this thread makes of the allocator is refused, and says whether it made so many.
+pub fn refusing<T>(n: usize, f: impl FnOnce() -> T) -> (T, bool) {
+    LEFT.set(n);
+    let result = f();
+    (result, LEFT.replace(0) == 0)
+}
+
+/// Makes refused calls say where they come from.
+pub fn tell() {
+    TELLS.store(true, SeqCst);
 }
 
 /// Begins to count, unless it is being done already.

@@ -93,6 +93,71 @@ fn a_picture_is_corrected_until_the_judge_is_satisfied() {
 }
 
 #[test]
+fn the_region_at_fault_is_drawn_anew_and_told_with_its_reason() {
+    let home = folder("region");
+    let page = home.join("page.html");
+    let mut command = example("generate");
+    command.args([
+        "a photo of a red car and a blue book",
+        "--strategy",
+        "plain",
+    ]);
+    command.args([
+        "--images",
+        "1",
+        "--quiet",
+        "--reflections",
+        "2",
+        "--satisfied",
+        "2",
+    ]);
+    command.args([
+        "--correction",
+        "region",
+        "--tiles",
+        "2",
+        "--keep-steps",
+        "12",
+    ]);
+    command.args(["--cover-asks", "parts", "--reasons", "--report"]);
+    succeeds(command.arg(&page).arg("--out").arg(&home));
+    let trace: Value = serde_json::from_slice(&fs::read(home.join("trace.json")).unwrap()).unwrap();
+    assert_eq!(trace["cost"]["steps"], 18 + 2 * 6);
+    let events = trace["pictures"][0]["events"].as_array().unwrap();
+    let of = |name: &str| -> Vec<&Value> {
+        events
+            .iter()
+            .filter(|event| event["event"] == name)
+            .collect()
+    };
+    assert_eq!(of("located").len(), 2);
+    for located in of("located") {
+        // 64 · cos(π/2 · 12/18)
+        assert!([31, 32].contains(&located["places"].as_array().unwrap().len()));
+    }
+    // Four parts, each of which is asked about before four tiles are covered; only those that are there count.
+    let probed: Vec<usize> = of("probed")
+        .iter()
+        .map(|event| event["p_yes"].as_array().unwrap().len())
+        .collect();
+    assert!(probed.starts_with(&[1; 4]) && probed[4] == 4, "{probed:?}");
+    let asked: usize = probed.iter().sum();
+    assert_eq!(trace["cost"]["outcome"], asked + 3);
+    assert_eq!(trace["cost"]["explanations"], of("explained").len());
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains("\"places\":[") && page.contains("\"reason\":"));
+    for setting in [["--tiles", "2"], ["--cover-asks", "whole"]] {
+        let mut command = example("generate");
+        command.args(["a photo of a red car", "--reflections", "1", "--quiet"]);
+        let told = fails(command.args(setting));
+        assert!(
+            told.contains("is a setting of --correction region"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn a_person_judges_at_a_terminal() {
     let home = folder("person");
     let judged = |answers: &str| {

@@ -4,6 +4,7 @@ mod auc;
 mod chart;
 mod files;
 mod memory;
+mod parts;
 mod rules;
 mod scene;
 mod score;

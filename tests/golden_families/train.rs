@@ -343,6 +343,7 @@ fn groups<B: Backward>(case: &Case, device: &Arc<B>) -> Result<()> {
         clip: Some(setting(case, "clip")),
         beta: setting(case, "kl_beta"),
         equal_rewards: EqualRewards::Keep,
+        ..GrpoConfig::default()
     };
     let rewards = |name: &str| {
         case.input(name)

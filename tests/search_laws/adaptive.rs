@@ -15,7 +15,7 @@ use maquette::{Error, Event, Flow, Judgement};
 use proptest::prelude::*;
 
 use crate::laws::{self, Dyn, Outcome, go_on, search};
-use crate::{STEPS, adversary, counted, scripted, strategies, tallied};
+use crate::{STEPS, adversary, counted, region, scripted, strategies, tallied};
 
 /// Wrapped in rounds, in budgets, and in both.
 pub fn wrapped(n: u32) -> Vec<Box<Dyn<'static>>> {
@@ -38,6 +38,11 @@ pub fn wrapped(n: u32) -> Vec<Box<Dyn<'static>>> {
                 .with_confidence(0.95),
         ),
         Box::new(
+            Reflect::new(BestOfN::new(half), Correction::Region { from: 2 })
+                .with_locator(region::first)
+                .with_confidence(0.95),
+        ),
+        Box::new(
             Budget::new(Reflect::new(Plain, Correction::Tail { from: 0 }).with_confidence(2.0))
                 .with_steps(40),
         ),
@@ -50,7 +55,7 @@ fn again(strategy: &mut Dyn<'static>, table: &[u8], seed: u64) -> Outcome {
 }
 
 /// Judges that mean harm, by what they answer.
-fn harmful(kind: usize, seed: u64) -> ScriptedReward {
+pub fn harmful(kind: usize, seed: u64) -> ScriptedReward {
     let says = |p_yes, p_no, answer| {
         move |_: Judgement, _: ViewKey, _: &[u32]| Verdict::new(p_yes, p_no).with_answer(answer)
     };
@@ -139,7 +144,7 @@ proptest! {
             let mut tick = |_: usize, event: &Event<'_>| {
                 let done = match event {
                     Event::Stepped { .. } => announced != 2,
-                    Event::Observed { .. } | Event::Judged { .. } => announced == 2,
+                    Event::Observed { .. } | Event::Judged { .. } | Event::Probed { .. } => announced == 2,
                     _ => false,
                 };
                 if !done {

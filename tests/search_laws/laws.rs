@@ -3,7 +3,9 @@
 use maquette::rng::Stream;
 use maquette::search::MultiplyAdds;
 use maquette::search::{Event, SearchStrategy};
-use maquette::{CandidateId, Code, Cost, Decision, Flow, Generator, Prompt, RewardModel};
+use maquette::{
+    CandidateId, Code, Cost, Decision, Flow, Generator, Judgement, Prompt, RewardModel,
+};
 
 /// What a search did.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +43,9 @@ pub fn search<'a>(
                     told.decodes += pixels.map_or(0, |pixels| pixels.len() as u64)
                 }
                 Event::Judged { judgement, .. } => told.ask(judgement, 1),
+                Event::Probed { verdicts, .. } => {
+                    told.ask(Judgement::Outcome, verdicts.len() as u64);
+                }
                 Event::Explained { .. } => told.explanations += 1,
                 _ => {}
             }

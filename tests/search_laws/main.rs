@@ -3,6 +3,7 @@
 mod adaptive;
 mod laws;
 mod reflect;
+mod region;
 
 use laws::{Dyn, Outcome, go_on, search};
 use maquette::generator::Needs;

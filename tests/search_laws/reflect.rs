@@ -13,9 +13,11 @@ use proptest::prelude::*;
 
 use crate::STEPS;
 use crate::laws::{Dyn, go_on, search};
+use crate::region;
 
-const ALL: [Correction; 3] = [
+const ALL: [Correction; 4] = [
     Correction::Prompted,
+    Correction::Region { from: 1 },
     Correction::Scattered { from: 2 },
     Correction::Tail { from: 4 },
 ];
@@ -67,7 +69,7 @@ proptest! {
                 search(strategy, &mut ScriptedGenerator::new(STEPS), &mut judge, seed, &mut go_on).unwrap()
             };
             let before = found(&mut inner);
-            let after = found(&mut Reflect::new(inner, correction).with_confidence(sure));
+            let after = found(&mut Reflect::new(inner, correction).with_locator(region::first).with_confidence(sure));
             let p = |outcome: &crate::laws::Outcome| outcome.decision.verdict.map(|v| v.p_yes);
             // Of one candidate nothing is asked without corrections.
             prop_assert!(n == 1 || p(&after) >= p(&before));
@@ -88,11 +90,15 @@ fn a_yes_ends_the_corrections() {
             let mut strategy = Reflect::new(Plain, correction);
             let found = search(&mut strategy, &mut generator, &mut judge, 1, &mut go_on).unwrap();
             let each = match correction {
-                Correction::Scattered { from } | Correction::Tail { from } => STEPS - from,
+                Correction::Scattered { from }
+                | Correction::Region { from }
+                | Correction::Tail { from } => STEPS - from,
                 _ => STEPS,
             };
             let cost = found.decision.cost;
-            assert_eq!(cost.outcome, 1 + corrected);
+            // Sixteen tiles are covered before the first correction, and no other picture is liked better.
+            let covered = matches!(correction, Correction::Region { .. }) && corrected > 0;
+            assert_eq!(cost.outcome, 1 + corrected + 16 * u64::from(covered));
             assert_eq!(cost.steps, u64::from(STEPS) + corrected * u64::from(each));
             // Equals do not replace what was there first.
             assert_eq!(found.decision.winner.0, 0);

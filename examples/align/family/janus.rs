@@ -16,7 +16,7 @@ use maquette::model::raster::{PrefixReader, RasterModel};
 use maquette::model::words::Words;
 use maquette::{Code, Generator, Prompt, RewardModel};
 
-use super::{Adapters, Family, Home, Pair};
+use super::{Adapters, Family, Home, Pair, Picture};
 use crate::Res;
 
 #[derive(Debug)]
@@ -29,8 +29,12 @@ pub struct JanusFamily {
 }
 
 impl JanusFamily {
-    pub fn open(home: Home) -> Res<Self> {
-        let config = JanusConfig::from_json(&home.folder.config)?.with_tokenizer(&home.words);
+    /// Plans are the likeliest words, unless they are `drawn` among all.
+    pub fn open(home: Home, drawn: bool) -> Res<Self> {
+        let mut config = JanusConfig::from_json(&home.folder.config)?.with_tokenizer(&home.words);
+        if drawn {
+            config.plan_filter.top_k = 0;
+        }
         let (cpu, format) = (Arc::clone(&home.cpu), home.format);
         let base = home.read(None, |source| {
             Janus::load(cpu, config.clone(), source, format)
@@ -44,8 +48,8 @@ impl JanusFamily {
         })
     }
 
-    fn example(&mut self, prompt: &str, codes: &[Code]) -> maquette::Result<Example> {
-        let prefix = self.reader.read(&Prompt::new(prompt))?;
+    fn example(&mut self, prompt: &Prompt<'_>, codes: &[Code]) -> maquette::Result<Example> {
+        let prefix = self.reader.read(prompt)?;
         example(&*self.base, &mut self.reader, &prefix.conditional, codes)
     }
 }
@@ -77,14 +81,32 @@ impl Family for JanusFamily {
                 problem: "has two pictures that are the same: none is preferred",
             });
         }
+        let prompt = Prompt::new(&pair.prompt);
         Ok([
-            self.example(&pair.prompt, &pair.chosen)?,
-            self.example(&pair.prompt, &pair.rejected)?,
+            self.example(&prompt, &pair.chosen)?,
+            self.example(&prompt, &pair.rejected)?,
         ])
     }
 
-    fn passes(&mut self, prompt: &str, drawn: &Trajectory) -> maquette::Result<Vec<Example>> {
+    fn picture(
+        &mut self,
+        _: &PairConfig,
+        _: usize,
+        picture: &Picture,
+    ) -> maquette::Result<Example> {
+        self.example(&Prompt::new(&picture.prompt), &picture.codes)
+    }
+
+    fn passes(
+        &mut self,
+        prompt: &Prompt<'_>,
+        drawn: &Trajectory,
+    ) -> maquette::Result<Vec<Example>> {
         Ok(vec![self.example(prompt, drawn.codes())?])
+    }
+
+    fn plan(&mut self, prompt: &str, plan: &str) -> maquette::Result<Example> {
+        self.reader.plan_example(&Prompt::new(prompt), plan)
     }
 
     fn session(

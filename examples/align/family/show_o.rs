@@ -1,11 +1,13 @@
 //! Show-o: masked pictures.
 
+use std::f64::consts::FRAC_PI_2;
 use std::path::Path;
 use std::sync::Arc;
 
 use maquette::align::Limits;
 use maquette::align::annotation::Trajectory;
 use maquette::align::masked::{PairConfig, Preference};
+use maquette::codes::{Code, UNKNOWN};
 use maquette::cpu::Cpu;
 use maquette::model::files::map::ModelFolder;
 use maquette::model::learner::Example;
@@ -14,10 +16,11 @@ use maquette::model::magvit::{Magvit, MagvitConfig};
 use maquette::model::show_o::{ShowO, ShowOConfig, ShowOLearner, ShowOOptions, ShowOSession};
 use maquette::prompt::{TokenId, Tokenize};
 use maquette::quant::Format;
-use maquette::{Generator, RewardModel};
+use maquette::{Generator, Prompt, RewardModel};
 
-use super::{Adapters, Family, Home, Pair, bundled, words};
+use super::{Adapters, Family, Home, Pair, Picture, bundled, words};
 use crate::Res;
+use crate::online::seed;
 
 #[derive(Debug)]
 pub struct ShowOFamily {
@@ -87,9 +90,41 @@ impl Family for ShowOFamily {
         self.config.preference(draws, at, &pair)
     }
 
-    fn passes(&mut self, prompt: &str, drawn: &Trajectory) -> maquette::Result<Vec<Example>> {
-        let text = self.text(prompt)?;
+    fn picture(
+        &mut self,
+        draws: &PairConfig,
+        at: usize,
+        picture: &Picture,
+    ) -> maquette::Result<Example> {
+        let text = self.text(&picture.prompt)?;
+        self.config.picture(draws, at, &text, &picture.codes)
+    }
+
+    fn passes(
+        &mut self,
+        prompt: &Prompt<'_>,
+        drawn: &Trajectory,
+    ) -> maquette::Result<Vec<Example>> {
+        let text = self.text(prompt.text())?;
         self.config.trajectory(&text, &drawn.states, drawn.codes())
+    }
+
+    /// As many are open as the released schedule leaves, each set of them as likely as any other.
+    fn begun(
+        &self,
+        codes: &[Code],
+        [step, steps]: [u32; 2],
+        of: u64,
+    ) -> maquette::Result<Vec<Code>> {
+        let share = f64::from(step) / f64::from(steps.max(1));
+        let open = (codes.len() as f64 * (FRAC_PI_2 * share).cos()) as usize;
+        let mut places: Vec<usize> = (0..codes.len()).collect();
+        places.sort_by_cached_key(|&place| seed(of, [place as u32, 0, 0]));
+        let mut codes = codes.to_vec();
+        for &place in places.iter().take(open.max(1)) {
+            codes[place] = UNKNOWN;
+        }
+        Ok(codes)
     }
 
     fn session(

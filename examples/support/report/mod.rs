@@ -61,7 +61,13 @@ pub fn picture(shown: &Shown<'_>) -> Result<Value, Box<dyn Error>> {
                 .as_deref()
                 .map(|p| png(record, p))
                 .transpose()?;
-            sights.push(json!({ "step": step, "png": png, "verdicts": verdicts }));
+            let region = sight.region.as_deref().map(|anew| {
+                let places = (0..anew.len()).filter(|&place| anew[place]);
+                json!({ "rows": record.grid.rows, "cols": record.grid.cols, "places": places.collect::<Vec<_>>() })
+            });
+            sights.push(json!({
+                "step": step, "png": png, "verdicts": verdicts, "reason": sight.reason, "region": region,
+            }));
         }
         lives.push(json!({
             "id": id.0, "row": life.row, "parent": life.parent.map(|p| p.0), "born": life.born, "taken": life.taken,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::OP;
 use crate::codes::Code;
 use crate::error::{Error, Result, covers};
-use crate::generator::{CandidateId, Generator, Needs, Views};
+use crate::generator::{CandidateId, Generator, Needs, Partial, Views};
 use crate::prompt::Prompt;
 
 /// How one picture came about.
@@ -56,7 +56,40 @@ pub fn draw<G: Generator + ?Sized>(
 ) -> Result<Vec<Trajectory>> {
     let mut ids = alloc::vec![CandidateId::default(); seeds.len()];
     generator.start(prompt, seeds, &mut ids)?;
-    let drawn = follow(generator, &ids, look);
+    let drawn = follow(generator, &ids, 0, look);
+    let pruned = generator.prune(&ids);
+    let drawn = drawn?;
+    pruned.map(|()| drawn)
+}
+
+/// As [`draw`], from a state: some codes of a picture, to be made one of another prompt.
+///
+/// ```
+/// use maquette::{Generator, Prompt, generator::Partial};
+/// use maquette::align::annotation::{draw, edit};
+/// use maquette::testing::ScriptedGenerator;
+///
+/// let mut generator = ScriptedGenerator::new(3);
+/// let drawn = draw(&mut generator, &Prompt::new("a cup"), &[1], &mut |_, _, _| Ok(()))?;
+/// let begun = Partial::new(1, &drawn[0].states[1]);
+/// let edited = edit(&mut generator, &Prompt::new("a bus"), &begun, &[1, 2], &mut |_, _, _| Ok(()))?;
+/// assert_eq!((edited.len(), edited[0].states.len(), generator.alive()), (2, 2, 0));
+/// assert_eq!(edited[1].states[0], drawn[0].states[1]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`draw`], or a state that does not fit the generator.
+pub fn edit<G: Generator + ?Sized>(
+    generator: &mut G,
+    prompt: &Prompt<'_>,
+    from: &Partial<'_>,
+    seeds: &[u64],
+    look: &mut Look<'_, G>,
+) -> Result<Vec<Trajectory>> {
+    let mut ids = alloc::vec![CandidateId::default(); seeds.len()];
+    generator.resume(prompt, from, seeds, &mut ids)?;
+    let drawn = follow(generator, &ids, from.step, look);
     let pruned = generator.prune(&ids);
     let drawn = drawn?;
     pruned.map(|()| drawn)
@@ -65,13 +98,14 @@ pub fn draw<G: Generator + ?Sized>(
 fn follow<G: Generator + ?Sized>(
     generator: &mut G,
     ids: &[CandidateId],
+    taken: u32,
     look: &mut Look<'_, G>,
 ) -> Result<Vec<Trajectory>> {
     let grid = generator.grid();
     let cells = grid.len();
     let mut drawn = alloc::vec![Trajectory::default(); ids.len()];
     let mut codes = alloc::vec![0; cells.max(1) * ids.len()];
-    for step in 1..=generator.steps() {
+    for step in taken.saturating_add(1)..=generator.steps() {
         for (id, one) in ids.iter().zip(&mut drawn) {
             let mut state = alloc::vec![0; cells];
             generator.save(*id, &mut state)?;

@@ -71,6 +71,7 @@ impl ModelType {
 
 /// The file format that a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Container {
     /// `.safetensors`, this crate's own checkpoints among them.
     Safetensors,
@@ -137,6 +138,7 @@ fn gguf<'a>(_: &'a [u8]) -> Result<Box<dyn WeightSource + 'a>> {
 
 /// Where a folder's weights lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WeightFiles {
     /// In one file.
     One(String),

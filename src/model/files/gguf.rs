@@ -45,6 +45,23 @@ const CUT: &str = "the file ends inside its table, or the table has more than 64
 
 /// A checkpoint in one GGUF file, borrowed. Sizes are outermost first, as everywhere in this crate; the file has them
 /// the other way round.
+///
+/// ```
+/// use maquette::model::files::gguf::{GgufSource, Metadata};
+/// // Version 3, no tensor, one entry of metadata: a text.
+/// let mut file = b"GGUF".to_vec();
+/// file.extend(3_u32.to_le_bytes());
+/// file.extend(0_u64.to_le_bytes());
+/// file.extend(1_u64.to_le_bytes());
+/// file.extend(4_u64.to_le_bytes());
+/// file.extend(b"name");
+/// file.extend(8_u32.to_le_bytes());
+/// file.extend(5_u64.to_le_bytes());
+/// file.extend(b"small");
+/// let source = GgufSource::new(&file)?;
+/// assert_eq!(source.metadata("name"), Some(Metadata::Text("small")));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct GgufSource<'a> {
     metadata: Table<'a, Metadata<'a>>,

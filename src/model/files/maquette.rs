@@ -20,6 +20,24 @@ const VERSION: &str = "1";
 const PORTION: usize = 1 << 20;
 
 /// A checkpoint that [`write()`] has written.
+///
+/// ```
+/// use maquette::model::files::maquette::{MaquetteSource, write};
+/// use maquette::model::files::safetensors::{Entry, SafetensorsSource, header};
+/// use maquette::quant::Format;
+/// let entry = Entry { name: "w".into(), dtype: "F32", size: 4, shape: vec![1, 32] };
+/// let mut floats = header(&[entry], &[])?;
+/// floats.extend([0.5_f32.to_le_bytes(); 32].concat());
+///
+/// let mut blocks = Vec::new();
+/// write(&SafetensorsSource::new(&floats)?, Format::Q8_0, &[("from", "hand")], &mut |bytes| {
+///     blocks.extend_from_slice(bytes);
+///     Ok(())
+/// })?;
+/// let source = MaquetteSource::new(SafetensorsSource::new(&blocks)?)?;
+/// assert_eq!((source.format(), source.metadata("from")), (Format::Q8_0, Some("hand")));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct MaquetteSource<'a> {
     file: SafetensorsSource<'a>,

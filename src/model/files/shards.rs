@@ -24,6 +24,13 @@ fn entry(name: &str, problem: &'static str) -> Error {
 }
 
 /// The index of a checkpoint: `model.safetensors.index.json`, `pytorch_model.bin.index.json`.
+///
+/// ```
+/// use maquette::model::files::shards::ShardIndex;
+/// let index = ShardIndex::parse(r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#)?;
+/// assert_eq!(index.files(), ["1.safetensors", "2.safetensors"]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct ShardIndex<'a> {
     /// Tensor to position in `files`.

@@ -35,6 +35,20 @@ const MAX_TEXT_BYTES: usize = 1 << 16;
 /// [`keeping_unknown`](Self::keeping_unknown) was called.
 ///
 /// Files are not trusted: a panic of the `tokenizers` crate becomes an error where panics unwind.
+///
+/// ```
+/// use maquette::model::files::tokenizer::Tokenizer;
+/// use maquette::prompt::Tokenize;
+/// let words = Tokenizer::from_bytes(br#"{
+///     "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+///     "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+///     "model": {"type": "WordLevel", "vocab": {"a": 0, "red": 1, "car": 2, "?": 3}, "unk_token": "?"}
+/// }"#)?;
+/// let mut ids = Vec::new();
+/// words.encode("a red car", &mut |id| ids.push(id))?;
+/// assert_eq!(ids, [0, 1, 2]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: BTreeMap<TokenId, String>,

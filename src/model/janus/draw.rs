@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::raster::{
     PrefixPair, PrefixReader, PrefixRows, RasterModel, RasterOptions, RasterSession,
 };
+use crate::model::session::copied;
 use crate::model::template::{Template, Tokens};
 use crate::model::transformer::Stack;
 use crate::ops::Backend;
@@ -117,14 +118,14 @@ const fn position(i: usize) -> u32 {
 
 /// Turns prompts into the tokens of the released layout.
 pub struct JanusReader<B: Backend, T> {
-    model: Arc<Janus<B>>,
-    words: T,
+    pub(super) model: Arc<Janus<B>>,
+    pub(super) words: T,
     draw: Template,
     plan: Option<Template>,
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
     text: String,
     pad: TokenId,
-    end: Option<TokenId>,
+    pub(super) end: Option<TokenId>,
     ids: B::Buffer<u32>,
 }
 
@@ -161,7 +162,7 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
     }
 
     /// Leaves the tokens of a prompt, in the layout of a plan or of a picture, in `tokens.before`.
-    fn encode(&mut self, prompt: &Prompt<'_>, plan: bool) -> Result<()> {
+    pub(super) fn encode(&mut self, prompt: &Prompt<'_>, plan: bool) -> Result<()> {
         let limit = self.model.config.max_prompt_len;
         let cut = prompt.text().len() - prompt.text().trim_start().len();
         let layout = match (&self.plan, plan) {
@@ -205,7 +206,7 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
     }
 
     /// Fails on a token that the model does not have.
-    fn check(&self, tokens: &[TokenId]) -> Result<()> {
+    pub(super) fn check(&self, tokens: &[TokenId]) -> Result<()> {
         let vocab = self.model.config.text.vocab;
         if tokens.iter().any(|&id| id as usize >= vocab) {
             return Err(Error::Config {
@@ -218,16 +219,16 @@ impl<B: Backend, T: Tokenize> JanusReader<B, T> {
 
     /// A prompt's tokens, and what guidance leads away from: the same with a pad for every token but the first and
     /// the last. The pads are attended to like any token.
-    fn pair(&self, tokens: &[TokenId]) -> PrefixPair {
-        let mut unconditional = tokens.to_vec();
+    fn pair(&self, tokens: &[TokenId]) -> Result<PrefixPair> {
+        let mut unconditional = copied(tokens)?;
         let last = tokens.len().saturating_sub(1);
         if let Some(inner) = unconditional.get_mut(1..last) {
             inner.fill(self.pad);
         }
-        PrefixPair {
-            conditional: tokens.to_vec(),
+        Ok(PrefixPair {
+            conditional: copied(tokens)?,
             unconditional,
-        }
+        })
     }
 }
 
@@ -239,7 +240,7 @@ impl<B: Backend, T: Tokenize> PrefixReader<B> for JanusReader<B, T> {
             });
         }
         self.encode(prompt, false)?;
-        Ok(self.pair(&self.tokens.before))
+        self.pair(&self.tokens.before)
     }
 
     fn write(&mut self, words: &[u32], x: &mut B::Buffer<f32>) -> Result<usize> {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Janus;
-use crate::error::{Error, Result, product};
+use crate::error::{Result, product, reserved};
 use crate::model::transformer::Pass;
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
@@ -36,13 +36,9 @@ impl<B: Backend> Janus<B> {
         let (mut ids, mut places) = (b.zeros(rows)?, b.zeros(rows)?);
         let (mut spans, mut keys) = (b.zeros(SPAN_WORDS)?, b.zeros(DRAW_WORDS)?);
         let mut drawn = b.zeros(1)?;
-        let mut plan: Vec<TokenId> = Vec::new();
-        plan.try_reserve_exact(longest)
-            .map_err(|_| Error::OutOfMemory {
-                what: "plan",
-                bytes: longest * size_of::<TokenId>(),
-            })?;
-        let order_of: Vec<u32> = (0..(rows + longest) as u32).collect();
+        let mut plan: Vec<TokenId> = reserved("plan", longest)?;
+        let mut order_of = reserved("plan", rows + longest)?;
+        order_of.extend(0..(rows + longest) as u32);
         while plan.len() < longest {
             // The prompt first, then one token after the other.
             let (new, start) = match plan.split_last() {

@@ -1,14 +1,14 @@
 //! Prompts of a LlamaGen model: text, features of a text encoder, or a class.
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
 use super::clean::clean;
 use super::{Condition, LlamaGen};
-use crate::error::{Error, Name, Result, covers, product};
+use crate::error::{Error, Name, Result, covers, product, room};
 use crate::model::raster::{PrefixPair, PrefixReader};
+use crate::model::session::{copied, reserved};
 use crate::model::t5::{T5, T5Scratch};
 use crate::ops::Backend;
 use crate::prompt::{Prompt, Tokenize};
@@ -103,11 +103,12 @@ impl<B: Backend, T: Tokenize> LlamaGenPrompts<B, T> {
         covers(OP, "features", features.len(), rows.max(1) * width)?;
         covers(OP, "features", rows * width, features.len())?;
         check_len(rows, tokens)?;
-        let mut conditional = vec![FEATURES];
+        let mut conditional = reserved(1 + features.len())?;
+        conditional.push(FEATURES);
         conditional.extend(features.iter().map(|v| v.to_bits()));
         Ok(PrefixPair {
             conditional,
-            unconditional: vec![NULL, count(rows)],
+            unconditional: copied(&[NULL, count(rows)])?,
         })
     }
 
@@ -131,17 +132,17 @@ impl<B: Backend, T: Tokenize> LlamaGenPrompts<B, T> {
             });
         }
         Ok(PrefixPair {
-            conditional: vec![CLASS, class],
-            unconditional: vec![CLASS, count(classes)],
+            conditional: copied(&[CLASS, class])?,
+            unconditional: copied(&[CLASS, count(classes)])?,
         })
     }
 
     fn read_class(&self, text: &str, classes: usize) -> Result<PrefixPair> {
         if text.is_empty() {
-            let none = vec![CLASS, count(classes)];
+            let none = [CLASS, count(classes)];
             return Ok(PrefixPair {
-                conditional: none.clone(),
-                unconditional: none,
+                conditional: copied(&none)?,
+                unconditional: copied(&none)?,
             });
         }
         let number = text.bytes().all(|b| b.is_ascii_digit());
@@ -166,18 +167,27 @@ impl<B: Backend, T: Tokenize> LlamaGenPrompts<B, T> {
                 what: "reading text without a text encoder",
             });
         };
-        let mut conditional = vec![TOKENS];
-        self.words
-            .encode(&clean(text), &mut |id| conditional.push(id))?;
+        let mut conditional = copied(&[TOKENS])?;
+        let mut fits = Ok(());
+        self.words.encode(&clean(text), &mut |id| {
+            if fits.is_ok() {
+                fits = room(OP, &mut conditional, 1);
+            }
+            if fits.is_ok() {
+                conditional.push(id);
+            }
+        })?;
+        fits?;
         if self.truncate {
             conditional.truncate(limit);
         }
+        room(OP, &mut conditional, 1)?;
         conditional.push(encoder.config().eos_id);
         let rows = conditional.len() - 1;
         check_len(rows, limit)?;
         Ok(PrefixPair {
             conditional,
-            unconditional: vec![NULL, count(rows)],
+            unconditional: copied(&[NULL, count(rows)])?,
         })
     }
 }
@@ -210,7 +220,8 @@ impl<B: Backend, T: Tokenize> PrefixReader<B> for LlamaGenPrompts<B, T> {
                 rows
             }
             [FEATURES, bits @ ..] => {
-                let features: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+                let mut features: Vec<f32> = reserved(bits.len())?;
+                features.extend(bits.iter().map(|&bits| f32::from_bits(bits)));
                 let Condition::Text { width, .. } = model.config().condition else {
                     return Err(UNKNOWN_PREFIX);
                 };

@@ -10,7 +10,7 @@ use super::options::{JudgeOptions, Reader};
 use super::slots::Slots;
 use super::templates::Questions;
 use super::views::Plan;
-use crate::error::{Error, Result, product};
+use crate::error::{self, Error, Result, product};
 use crate::image::ImageBatch;
 use crate::model::resize::Resizer;
 use crate::model::template::Tokens;
@@ -88,12 +88,7 @@ pub(super) fn index(i: usize) -> Result<u32> {
 }
 
 fn reserved<T>(len: usize) -> Result<Vec<T>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
-        what: "judge",
-        bytes: len.saturating_mul(size_of::<T>()),
-    })?;
-    Ok(v)
+    error::reserved("judge", len)
 }
 
 pub(super) fn zeroed<T: Default + Clone>(len: usize) -> Result<Vec<T>> {
@@ -166,7 +161,8 @@ impl<B: Backend> LlavaSession<B> {
             0
         };
         let read_as = |id, side: usize, words: [&str; 2]| {
-            let mut ids = Vec::from([id]);
+            let mut ids = reserved(1 + config.other_answers.len() + words.len())?;
+            ids.push(id);
             ids.extend(config.other_answers.iter().map(|pair| pair[side]));
             ids.extend(
                 words
@@ -174,14 +170,14 @@ impl<B: Backend> LlavaSession<B> {
                     .filter_map(|w| tokenizer.token(w))
                     .filter(|&other| other != id),
             );
-            ids
+            Ok::<_, Error>(ids)
         };
         Ok(Self {
             questions: Questions::new(&config.templates, &*tokenizer)?,
             tokens: Tokens::reserve(o.max_tokens)?,
             yes_no: [
-                read_as(config.yes_id, 0, ["Yes", "YES"]),
-                read_as(config.no_id, 1, ["No", "NO"]),
+                read_as(config.yes_id, 0, ["Yes", "YES"])?,
+                read_as(config.no_id, 1, ["No", "NO"])?,
             ],
             resizer: Resizer::new(),
             canvas: zeroed(product("judge", &[vision_views.max(tiles), side, side, 3])?)?,

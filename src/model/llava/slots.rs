@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, Result};
 use crate::image::ImageSize;
+use crate::model::session::{made, reserved};
 use crate::prompt::TokenId;
 use crate::reward::ViewKey;
 
@@ -42,23 +43,18 @@ pub(super) struct Slots {
 impl Slots {
     /// `n` free slots of up to `limit` tokens.
     pub(super) fn reserve(n: usize, limit: usize) -> Result<Self> {
-        let mut slots = Vec::new();
-        let no_memory = |_| Error::OutOfMemory {
-            what: "judge",
-            bytes: n.saturating_mul(limit).saturating_mul(4),
-        };
-        slots.try_reserve_exact(n).map_err(no_memory)?;
-        for _ in 0..n {
-            let mut tokens = Vec::new();
-            tokens.try_reserve_exact(limit).map_err(no_memory)?;
-            slots.push(Slot {
+        let slot = || {
+            Ok(Slot {
                 key: None,
                 picture: 0,
-                tokens,
+                tokens: reserved(limit)?,
                 used: 0,
-            });
-        }
-        Ok(Self { slots, clock: 0 })
+            })
+        };
+        Ok(Self {
+            slots: made(n, slot)?,
+            clock: 0,
+        })
     }
 
     /// Begins a batch: slots it takes are not taken again before the next one.

@@ -9,6 +9,10 @@ use crate::ops::Backend;
 pub trait RasterBackward<B: Backend>: RasterModel<B> {
     /// From the rows that leave the stack to the logits of codes.
     fn code_head(&self) -> Head<'_, B>;
+    /// From the rows that leave the stack to the logits of text, of a model that writes.
+    fn text_head(&self) -> Option<Head<'_, B>> {
+        None
+    }
     /// Names of a block's tensors.
     fn block_names(&self, layer: usize) -> BlockNames;
 }

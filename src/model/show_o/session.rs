@@ -21,7 +21,7 @@ use crate::codes::{Code, UNKNOWN};
 use crate::error::{Error, Name, Result, covers, product};
 use crate::generator::{CandidateId, Partial, Spent};
 use crate::model::magvit::{Magvit, MagvitScratch};
-use crate::model::session::{filled, places, reserved};
+use crate::model::session::{filled, made, places, reserved};
 use crate::model::transformer::{Cache, Pass, Scratch};
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
@@ -232,9 +232,9 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             rows: b.zeros(product("session", &[drawn, width])?)?,
             normed: b.zeros(product("session", &[drawn, width])?)?,
             logits: b.zeros(product("session", &[drawn, c.codebook_size])?)?,
-            first: (0..o.prompts)
-                .map(|_| b.zeros(product("session", &[n, c.codebook_size])?))
-                .collect::<Result<_>>()?,
+            first: made(o.prompts, || {
+                b.zeros(product("session", &[n, c.codebook_size])?)
+            })?,
             hidden: o
                 .hidden
                 .then(|| {

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::{Pass, Stack};
 use crate::error::{Error, Result, product};
+use crate::model::session::made;
 use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, MoveShape, SPAN_WORDS};
 use crate::ops::{Backend, Element};
 
@@ -29,9 +30,7 @@ struct Layers<B: Backend, T: Element> {
 impl<B: Backend, T: Element> Layers<B, T> {
     fn new(backend: &B, layers: usize, [heads, row]: [usize; 2]) -> Result<Self> {
         let len = product("cache", &[heads, row])?;
-        let kv = (0..layers)
-            .map(|_| Ok([backend.cache(len)?, backend.cache(len)?]))
-            .collect::<Result<_>>()?;
+        let kv = made(layers, || Ok([backend.cache(len)?, backend.cache(len)?]))?;
         Ok(Self { kv })
     }
 

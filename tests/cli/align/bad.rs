@@ -59,6 +59,19 @@ fn arguments_that_contradict_each_other_are_told() {
     assert!(told.contains("--pairs is needed"), "{told}");
     let told = fails(align(Some(&set), &home.join("out")).args(["--objective", "guided"]));
     assert!(told.contains("--prompts is needed"), "{told}");
+    let told = fails(align(None, &home.join("out")).args(["--objective", "supervised"]));
+    assert!(told.contains("--pairs or --items"), "{told}");
+    let told = fails(align(Some(&set), &home.join("out")).args(["--plan"]));
+    assert!(told.contains("for grpo alone"), "{told}");
+    let grpo = |args: &[&str]| {
+        let mut command = align(None, &home.join("out"));
+        command
+            .args(["--objective", "grpo", "--steps", "1"])
+            .args(args);
+        fails(command.arg("--prompts").arg(&list))
+    };
+    assert!(grpo(&["--plan"]).contains("writing a plan"));
+    assert!(grpo(&["--stages", "2"]).contains("--plan"));
     let mut command = example("annotate");
     command.args(["--scorer", "judge", "--sets", "reflection", "--prompts"]);
     let told = fails(command.arg(&list));

@@ -191,6 +191,131 @@ fn a_janus_learns_from_pairs_and_from_its_own_rewards() {
 }
 
 #[test]
+fn tasks_of_pairs_take_turns() {
+    let home = folder("align-even");
+    let set = home.join("pairs.jsonl");
+    pairs(&set, 3);
+    let text = fs::read_to_string(&set).unwrap();
+    let lines: Vec<String> = text
+        .lines()
+        .zip(["often", "often", "rare"])
+        .map(|(line, tag)| line.replace('{', &format!("{{\"tag\": \"{tag}\", ")) + "\n")
+        .collect();
+    let gradient = |name: &str, places: &[usize], args: &[&str]| {
+        let (file, out) = (home.join(format!("{name}.jsonl")), home.join(name));
+        let text: String = places.iter().map(|&at| &*lines[at]).collect();
+        fs::write(&file, text).unwrap();
+        succeeds(align(Some(&file), &out).args(["--steps", "1"]).args(args));
+        curve(&out, "gradient")[0].to_bits()
+    };
+    // The first of a step is one of the frequent task, whichever; the second the only one of the other.
+    let even = gradient("even", &[0, 1, 2], &["--even"]);
+    let [first, second] =
+        [("first", [0, 2]), ("second", [1, 2])].map(|(name, at)| gradient(name, &at, &[]));
+    assert!(first != second && [first, second].contains(&even));
+}
+
+#[test]
+fn recipes_write_plans_hold_entropies_and_go_on_after_a_kill() {
+    let home = folder("align-recipes");
+    let list = prompts(&home, 6);
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/weights/janus");
+    let start = |out: &Path| {
+        let mut command = align(None, out);
+        command.args(["--objective", "grpo", "--scorer", "judge", "--group", "2"]);
+        command.args([
+            "--groups",
+            "1",
+            "--tries",
+            "1",
+            "--steps",
+            "2",
+            "--save-every",
+            "1",
+        ]);
+        command.args(["--guidance", "2", "--plan", "--entropy", "2", "6"]);
+        command.args(["--plan-length", "3", "--stages", "2", "--model-dir"]);
+        command.arg(&model).arg("--prompts").arg(&list);
+        command
+    };
+    let (whole, killed) = (home.join("whole"), home.join("killed"));
+    succeeds(&mut start(&whole));
+    let entropies = curve(&whole, "entropy_words");
+    assert!(entropies.iter().all(|h| (0.0..5.0).contains(h)));
+    assert!(
+        curve(&whole, "entropy_codes")
+            .iter()
+            .all(|h| (0.5..7.0).contains(h))
+    );
+    assert!(curve(&whole, "plan_words").iter().all(|n| *n >= 1.0));
+    let mut run = start(&killed).spawn().unwrap();
+    let lines = || fs::read_to_string(killed.join("curves.jsonl")).unwrap_or_default();
+    while lines().is_empty() && run.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    succeeds(&mut start(&killed));
+    assert!(tree(&whole) == tree(&killed));
+}
+
+#[test]
+fn a_show_o_learns_from_right_pictures_and_from_edits_of_them() {
+    let home = folder("align-pictures");
+    let (set, items, list) = (
+        home.join("pairs.jsonl"),
+        home.join("items.jsonl"),
+        prompts(&home, 6),
+    );
+    pairs(&set, 3);
+    let item = |answer: &str, code: u32| {
+        let codes: Vec<u32> = (0..64).map(|i| (17 * i + code) % 1024).collect();
+        format!(
+            "{{\"question\": \"outcome\", \"prompt\": \"a red car\", \"codes\": {codes:?}, \"answer\": \"{answer}\"}}\n"
+        )
+    };
+    fs::write(&items, item("yes", 1) + &item("no", 2) + &item("yes", 3)).unwrap();
+    let supervised = |name: &str, from: &[(&str, &Path)]| {
+        let out = home.join(name);
+        let mut command = align(None, &out);
+        command.args([
+            "--objective",
+            "supervised",
+            "--shuffle",
+            "--drop",
+            "0",
+            "--steps",
+            "3",
+        ]);
+        for (flag, path) in from {
+            command.arg(flag).arg(path);
+        }
+        succeeds(&mut command);
+        curve(&out, "loss")
+    };
+    let all = supervised("all", &[("--pairs", &set), ("--items", &items)]);
+    let right = supervised("right", &[("--items", &items)]);
+    // Five pictures and two: the batches differ.
+    assert!(all != right && all.iter().chain(&right).all(|loss| *loss > 0.5));
+    let out = home.join("edit");
+    let mut command = align(None, &out);
+    command.args([
+        "--objective",
+        "grpo",
+        "--scorer",
+        "judge",
+        "--group",
+        "2",
+        "--groups",
+        "1",
+    ]);
+    command.args(["--tries", "1", "--passes", "2", "--steps", "1", "--prompts"]);
+    succeeds(command.arg(&list).arg("--edit").arg(&items));
+    assert_eq!(curve(&out, "loss").len(), 1);
+    assert!(curve(&out, "entropy_codes")[0] > 0.5);
+}
+
+#[test]
 fn adapters_draw_unmerged_what_they_draw_in_the_weights() {
     let home = folder("align-unmerged");
     let set = home.join("pairs.jsonl");

@@ -41,6 +41,18 @@ pub(super) fn entry(name: &str, problem: &'static str) -> Error {
 }
 
 /// A checkpoint in one safetensors file, borrowed.
+///
+/// ```
+/// use maquette::model::files::safetensors::SafetensorsSource;
+/// use maquette::model::weights::WeightSource;
+/// let mut file = 56_u64.to_le_bytes().to_vec();
+/// file.extend(br#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}  "#);
+/// file.extend(2.5_f32.to_le_bytes());
+/// let source = SafetensorsSource::new(&file)?;
+/// assert_eq!(source.tensor("w").unwrap().shape, [1]);
+/// assert!(SafetensorsSource::new(&file[..60]).is_err());
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct SafetensorsSource<'a> {
     tensors: Table<'a, Stored<'a>>,

@@ -45,6 +45,16 @@ fn entry(name: &str, problem: &'static str) -> Error {
 /// The weights are the dictionary under `model`, `module` or `state_dict`, or the file's own dictionary. Whatever in it
 /// is no tensor is passed over. Tensors in another order than row-major are copied once; tensors may share a storage
 /// only whole, as tied weights do.
+///
+/// ```
+/// use maquette::model::files::torch::TorchSource;
+/// use maquette::model::weights::WeightSource;
+/// if let Ok(bytes) = std::fs::read("pytorch_model.bin") {
+///     TorchSource::new(&bytes)?.names(&mut |name| println!("{name}"));
+/// }
+/// assert!(TorchSource::new(b"no archive").is_err());
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct TorchSource<'a> {
     tensors: Table<'a, Stored<'a>>,
