@@ -196,12 +196,21 @@ extern "C" __global__ void __launch_bounds__(256) gather_dw(
     if (__syncthreads_or(earlier))
         return;
     for (u32 i = threadIdx.x; i < width; i += 256) {
-        f32 sum = dw[(u64)own * width + i];
-        for (u32 r = first; r < rows; r++)
+        f32 sum = dw[(u64)own * width + i] + dy[(u64)first * width + i];
+        for (u32 r = first + 1; r < rows; r++)
             if (index[r] == own)
                 sum += dy[(u64)r * width + i];
         dw[(u64)own * width + i] = sum;
     }
+}
+
+// f of every row; there is one.
+template <class F> DEVICE void each(u64 rows, F f)
+{
+    u64 r = 0;
+    do
+        f(r);
+    while (++r < rows);
 }
 
 // Half a warp takes a head of a view, row after row: with a = softmax_r(scores) and g = sum of dy times the row's values,
@@ -217,21 +226,18 @@ extern "C" __global__ void __launch_bounds__(256) pool_rows_dx(
     x += head / heads * rows * width;
     dx += head / heads * rows * width;
     dy += head * head_dim;
-    f32 largest = -infinity();
-    for (u64 r = 0; r < rows; r++) {
+    f32 largest = -infinity(), total = 0.0f, mean = 0.0f;
+    each(rows, [&](u64 r) {
         const f32 score = x[r * width + h];
         largest = score > largest ? score : largest;
-    }
-    const auto weight = [=](u64 r) { return exponential(x[r * width + h] - largest); };
-    const auto along = [=](u64 r) {
+    });
+    const auto weight = [&](u64 r) { return exponential(x[r * width + h] - largest); };
+    const auto along = [&](u64 r) {
         return lane_sum(head_dim, [=](u32 i) { return dy[i] * x[r * width + at + i]; });
     };
-    f32 total = 0.0f, mean = 0.0f;
-    for (u64 r = 0; r < rows; r++)
-        total += weight(r);
-    for (u64 r = 0; r < rows; r++)
-        mean += weight(r) / total * along(r);
-    for (u64 r = 0; r < rows; r++) {
+    each(rows, [&](u64 r) { total += weight(r); });
+    each(rows, [&](u64 r) { mean += weight(r) / total * along(r); });
+    each(rows, [&](u64 r) {
         const f32 share = weight(r) / total, score = share * (along(r) - mean);
         if (own < all) {
             for (u32 i = threadIdx.x % 16; i < head_dim; i += 16)
@@ -239,7 +245,7 @@ extern "C" __global__ void __launch_bounds__(256) pool_rows_dx(
             if (threadIdx.x % 16 == 0)
                 dx[r * width + h] = score;
         }
-    }
+    });
 }
 
 // Numbers of a wide row that lie in shared memory at once.

@@ -39,8 +39,9 @@ DEVICE void product_dx(f32* dx, const f32* dy, const uint4* w, const u16* scales
             for (u32 t = 0; t < 32; t++)
                 weights[side][part_of * 32 + lane][t] = v[t];
         }
-        for (u32 i = threadIdx.x; i < ROWS * OUTPUTS; i += 256) {
-            const u32 r = i / OUTPUTS, j = i % OUTPUTS;
+#pragma unroll
+        for (u32 step = 0; step < ROWS * OUTPUTS / 256; step++) {
+            const u32 r = step * (256 / OUTPUTS) + threadIdx.x / OUTPUTS, j = threadIdx.x % OUTPUTS;
             rows[r][j] = first + r < m && j < end ? dy[(u64)(first + r) * n + base + j] : 0.0f;
         }
         __syncthreads();

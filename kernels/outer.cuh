@@ -16,8 +16,8 @@ DEVICE void outer(f32 (&sum)[4][4], u32 from, u32 to, L left, R right, S seen)
     const u32 y = threadIdx.x / 16 * 4, x = threadIdx.x % 16;
     for (u32 base = from; base < to; base += DEPTH) {
 #pragma unroll
-        for (u32 e = threadIdx.x; e < DEPTH * SIDE; e += 256) {
-            const u32 i = e / SIDE, c = e % SIDE;
+        for (u32 step = 0; step < DEPTH * SIDE / 256; step++) {
+            const u32 i = step * (256 / SIDE) + threadIdx.x / SIDE, c = threadIdx.x % SIDE;
             const bool there = base + i < to;
             lefts[i][c] = there ? left(base + i, c) : 0.0f;
             rights[i][c] = there ? right(base + i, c) : 0.0f;

@@ -33,6 +33,7 @@ impl Allocation {
     }
 
     /// Records a write.
+    #[inline]
     pub(crate) fn wrote(&self, at: usize, len: usize) {
         if self.full.load(Ordering::Relaxed) {
             return;
@@ -41,17 +42,33 @@ impl Allocation {
             self.full.store(true, Ordering::Relaxed);
             return;
         }
-        for byte in at..at + len {
-            self.written[byte / 64].fetch_or(1 << (byte % 64), Ordering::Relaxed);
+        for (word, bits) in words(at, len) {
+            self.written[word].fetch_or(bits, Ordering::Relaxed);
         }
     }
 
     /// Whether these bytes were all written.
+    #[inline]
     pub(crate) fn was_written(&self, at: usize, len: usize) -> bool {
         self.full.load(Ordering::Relaxed)
-            || (at..at + len)
-                .all(|byte| self.written[byte / 64].load(Ordering::Relaxed) >> (byte % 64) & 1 == 1)
+            || words(at, len)
+                .all(|(word, bits)| self.written[word].load(Ordering::Relaxed) & bits == bits)
     }
+}
+
+/// Some bytes as bits of words: each word, and which of its bits.
+#[inline]
+fn words(at: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
+    let end = at + len;
+    let all = if len == 0 {
+        0..0
+    } else {
+        at / 64..end.div_ceil(64)
+    };
+    all.map(move |word| {
+        let (first, last) = (at.max(word * 64), end.min(word * 64 + 64));
+        (word, u64::MAX >> (64 - (last - first)) << (first % 64))
+    })
 }
 
 impl Drop for Allocation {

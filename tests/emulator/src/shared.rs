@@ -24,6 +24,8 @@ struct Word {
     read: When,
     /// Bytes that were written, one bit each; or one of the two values below.
     written: u8,
+    /// The block that all this is of.
+    block: u32,
 }
 
 const FRESH: Word = Word {
@@ -32,6 +34,7 @@ const FRESH: Word = Word {
     reader: Who::Nobody,
     read: (0, 0),
     written: 0,
+    block: 0,
 };
 /// A word where no access may go.
 const FORBIDDEN: u8 = 0xf0;
@@ -43,7 +46,8 @@ const COPIED: u8 = 0xe0;
 pub(crate) struct Shared {
     pub(crate) bytes: Vec<u8>,
     words: Vec<Word>,
-    gaps: Vec<(usize, usize)>,
+    /// The block that runs: what is noted of another one counts as nothing.
+    block: u32,
 }
 
 /// Who accesses, and when.
@@ -82,23 +86,56 @@ impl Access {
 
 impl Shared {
     pub(crate) fn new(len: usize, gaps: &[(usize, usize)]) -> Self {
-        let mut shared = Self {
+        let mut words = vec![FRESH; len.div_ceil(4)];
+        for &(begin, end) in gaps {
+            for word in &mut words[begin / 4..end / 4] {
+                word.written = FORBIDDEN;
+            }
+        }
+        Self {
             bytes: vec![0xff; len],
-            words: vec![FRESH; len.div_ceil(4)],
-            gaps: gaps.to_vec(),
-        };
-        shared.reset();
-        shared
+            words,
+            block: 0,
+        }
     }
 
     /// For a new block: nothing was written.
     pub(crate) fn reset(&mut self) {
-        self.bytes.fill(0xff);
-        self.words.fill(FRESH);
-        for &(begin, end) in &self.gaps {
-            for word in &mut self.words[begin / 4..end / 4] {
-                word.written = FORBIDDEN;
-            }
+        self.block += 1;
+    }
+
+    /// A word as this block knows it.
+    #[inline(always)]
+    fn word(&mut self, index: usize) -> &mut Word {
+        let block = self.block;
+        let word = &mut self.words[index];
+        if word.block != block {
+            let written = word.written
+                & if word.written == FORBIDDEN {
+                    FORBIDDEN
+                } else {
+                    0
+                };
+            *word = Word {
+                written,
+                block,
+                ..FRESH
+            };
+        }
+        word
+    }
+
+    /// Why a word may not be read or written, if it may not be touched at all.
+    #[cold]
+    fn untouchable(written: u8, at: usize, done: &str) -> Option<String> {
+        match written {
+            FORBIDDEN => Some(format!(
+                "byte {at} of shared memory lies between two arrays"
+            )),
+            COPIED => Some(format!(
+                "byte {at} of shared memory is {done} before its copy was waited for"
+            )),
+            _ => None,
         }
     }
 
@@ -126,21 +163,17 @@ impl Shared {
     #[inline]
     pub(crate) fn read(&mut self, at: u64, len: usize, by: Access) -> Result<usize> {
         let at = self.range(at, len)?;
+        let whole = (at | len).is_multiple_of(4);
         for index in at / 4..(at + len).div_ceil(4) {
-            let word = &mut self.words[index];
-            let bits = Self::bits(at, len, index);
-            if word.written == FORBIDDEN {
-                return Err(format!(
-                    "byte {at} of shared memory lies between two arrays"
-                ));
-            }
-            if word.written == COPIED {
-                return Err(format!(
-                    "byte {at} of shared memory is read before its copy was waited for"
-                ));
-            }
+            let bits = if whole {
+                15
+            } else {
+                Self::bits(at, len, index)
+            };
+            let word = self.word(index);
             if word.written & bits != bits {
-                return Err(format!("byte {at} of shared memory was never written"));
+                let never = || format!("byte {at} of shared memory was never written");
+                return Err(Self::untouchable(word.written, at, "read").unwrap_or_else(never));
             }
             if by.collides(word.writer, word.wrote) {
                 return Err(format!(
@@ -173,17 +206,18 @@ impl Shared {
     #[inline]
     pub(crate) fn write(&mut self, at: u64, len: usize, by: Access) -> Result<usize> {
         let at = self.range(at, len)?;
+        let whole = (at | len).is_multiple_of(4);
         for index in at / 4..(at + len).div_ceil(4) {
-            let word = &mut self.words[index];
-            if word.written == FORBIDDEN {
-                return Err(format!(
-                    "byte {at} of shared memory lies between two arrays"
-                ));
-            }
-            if word.written == COPIED {
-                return Err(format!(
-                    "byte {at} of shared memory is written before its copy was waited for"
-                ));
+            let bits = if whole {
+                15
+            } else {
+                Self::bits(at, len, index)
+            };
+            let word = self.word(index);
+            if word.written > 15
+                && let Some(why) = Self::untouchable(word.written, at, "written")
+            {
+                return Err(why);
             }
             // Parts of one word may belong to different threads.
             if len >= 4 {
@@ -199,7 +233,7 @@ impl Shared {
                     }
                 }
             }
-            word.written |= Self::bits(at, len, index);
+            word.written |= bits;
             (word.writer, word.wrote) = (by.who(), by.now);
         }
         Ok(at)
@@ -226,7 +260,7 @@ impl Shared {
     /// Checks an atomic operation on one word.
     pub(crate) fn atomic(&mut self, at: u64, by: Access) -> Result<usize> {
         let at = self.range(at, 4)?;
-        let word = &mut self.words[at / 4];
+        let word = self.word(at / 4);
         if word.written & 15 != 15 {
             return Err(format!("byte {at} of shared memory was never written"));
         }

@@ -120,6 +120,8 @@ impl Warp {
             same &= m >> l & 1 == 0 || at[l] == base;
         }
         let all = m.count_ones() > 1;
+        // Words go into their registers as they are.
+        let words = each == 4 && !long;
         let lanes = if same { 1 << first } else { m };
         for lane in (0..32_u32).filter(|l| lanes >> l & 1 == 1) {
             let (shared, at) = Self::space(space, at[lane as usize]);
@@ -128,20 +130,32 @@ impl Warp {
                     "lane {lane} reads {total} bytes at {at:#x}, misaligned"
                 ));
             }
-            let mut bytes = [0_u8; 16];
-            if shared {
+            let from = if shared {
                 let by = self.access(lane, same && all, block);
                 let from = block.shared.read(at, total, by)?;
-                bytes[..total].copy_from_slice(&block.shared.bytes[from..from + total]);
+                block.shared.bytes[from..from + total].as_ptr()
             } else {
                 block
                     .resolve(at, total, false)
                     .map_err(|e| format!("lane {lane}: {e}"))?;
-                // SAFETY: `resolve` proved that an allocation holds these bytes.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(at as *const u8, bytes.as_mut_ptr(), total);
+                at as *const u8
+            };
+            if words {
+                for c in 0..count {
+                    // SAFETY: shared memory or an allocation holds 4 · count bytes there.
+                    let word = unsafe { from.add(c * 4).cast::<u32>().read_unaligned() };
+                    let register = &mut self.words[registers[c] as usize];
+                    if same {
+                        put(register, [word; 32], m);
+                    } else {
+                        register[lane as usize] = word;
+                    }
                 }
+                continue;
             }
+            let mut bytes = [0_u8; 16];
+            // SAFETY: shared memory or an allocation holds `total` bytes there, 16 at most.
+            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), total) };
             for c in 0..count {
                 let mut raw = [0; 8];
                 raw[..each].copy_from_slice(&bytes[c * each..(c + 1) * each]);
@@ -179,6 +193,30 @@ impl Warp {
             counters.access(space, &at, m, total);
         }
         let registers = block.kernel.vectors[i.d as usize];
+        // Words side by side, all lanes: one check.
+        let base = at[0];
+        if m == u32::MAX && each == 4 && i.b != 1 && space == Space::Global {
+            let mut contiguous = base.is_multiple_of(total as u64);
+            for l in 0..32 {
+                contiguous &= at[l] == base.wrapping_add((l * total) as u64);
+            }
+            if contiguous && block.resolve(base, 32 * total, true).is_ok() {
+                for l in 0..32 {
+                    for c in 0..count {
+                        let word = self.words[registers[c] as usize][l];
+                        // SAFETY: `resolve` proved that an allocation holds these 32 · total bytes, and device memory is
+                        // written by nobody but the one launch that runs on it.
+                        unsafe {
+                            (base as *mut u8)
+                                .add(l * total + c * 4)
+                                .cast::<u32>()
+                                .write_unaligned(word);
+                        }
+                    }
+                }
+                return Ok(());
+            }
+        }
         for lane in (0..32_u32).filter(|l| m >> l & 1 == 1) {
             let l = lane as usize;
             let (shared, at) = Self::space(space, at[l]);
@@ -187,7 +225,16 @@ impl Warp {
                     "lane {lane} writes {total} bytes at {at:#x}, misaligned"
                 ));
             }
-            let mut bytes = [0_u8; 16];
+            let to = if shared {
+                let by = self.access(lane, false, block);
+                let to = block.shared.write(at, total, by)?;
+                block.shared.bytes[to..to + total].as_mut_ptr()
+            } else {
+                block
+                    .resolve(at, total, true)
+                    .map_err(|e| format!("lane {lane}: {e}"))?;
+                at as *mut u8
+            };
             for c in 0..count {
                 let register = registers[c] as usize;
                 let value = if i.b == 1 {
@@ -195,19 +242,16 @@ impl Warp {
                 } else {
                     u64::from(self.words[register][l])
                 };
-                bytes[c * each..(c + 1) * each].copy_from_slice(&value.to_le_bytes()[..each]);
-            }
-            if shared {
-                let by = self.access(lane, false, block);
-                let to = block.shared.write(at, total, by)?;
-                block.shared.bytes[to..to + total].copy_from_slice(&bytes[..total]);
-            } else {
-                block
-                    .resolve(at, total, true)
-                    .map_err(|e| format!("lane {lane}: {e}"))?;
-                // SAFETY: `resolve` proved that an allocation holds these bytes, and device memory is written by
-                // nobody but the one launch that runs on it.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, total) };
+                // SAFETY: shared memory or an allocation holds `count` elements of `each` bytes there, and device memory is
+                // written by nobody but the one launch that runs on it.
+                unsafe {
+                    let to = to.add(c * each);
+                    match each {
+                        4 => to.cast::<u32>().write_unaligned(value as u32),
+                        8 => to.cast::<u64>().write_unaligned(value),
+                        _ => std::ptr::copy_nonoverlapping(value.to_le_bytes().as_ptr(), to, each),
+                    }
+                }
             }
         }
         Ok(())
