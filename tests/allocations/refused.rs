@@ -39,7 +39,7 @@ const BEGIN: &str = "MAQUETTE_REFUSE_FROM";
 /// Set to refuse every call.
 const ALL: &str = "MAQUETTE_REFUSE";
 /// One call in so many is refused otherwise.
-const STRIDE: usize = 11;
+const STRIDE: usize = 17;
 /// Places of the largest grid.
 const PLACES: usize = 256;
 /// Calls that end the program before the rest is left alone.
