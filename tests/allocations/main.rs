@@ -196,7 +196,7 @@ const CYCLES: u64 = 10_000;
 /// Cycles of a model.
 fn few_cycles() -> u64 {
     let set = std::env::var("MAQUETTE_CYCLES").ok();
-    set.and_then(|n| n.parse().ok()).unwrap_or(12)
+    set.and_then(|n| n.parse().ok()).unwrap_or(6)
 }
 
 /// Two candidates start, one forks, all are judged, one is pruned and one saved and resumed; the bytes that are allocated
@@ -370,6 +370,7 @@ fn the_steady_state_allocates_nothing() {
     if refused::ran() {
         return;
     }
+    let refusing = refused::Running::start("the_steady_state_allocates_nothing");
     let mut faults = Faults::default();
     // The counter counts: what a test that cannot fail would not see.
     counter::begin();
@@ -381,6 +382,6 @@ fn the_steady_state_allocates_nothing() {
         janus(&mut faults, threads);
         llamagen(&mut faults, threads);
     }
-    refused::check("the_steady_state_allocates_nothing", &mut faults.0);
+    refused::check(refusing, &mut faults.0);
     assert!(faults.0.is_empty(), "{}", faults.0.join("\n\n"));
 }

@@ -4,10 +4,10 @@
 //! In a program of its own, since a call that must not fail ends it. `MAQUETTE_REFUSE=all` refuses every call, else one in
 //! some.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::Arc;
 
 use maquette::combine::{Cached, Cascade, Mean};
@@ -321,20 +321,49 @@ pub fn ran() -> bool {
     true
 }
 
-/// Runs the other program, from call to call that ends it.
-pub fn check(test: &str, faults: &mut Vec<String>) {
-    let program = |begin: &str| {
-        let out = Command::new(std::env::current_exe().unwrap())
+/// The other program while it runs. It writes to files, so that nobody need read along and allocate for it.
+pub struct Running {
+    test: &'static str,
+    child: Child,
+}
+
+const SAID: [&str; 2] = ["refused.out", "refused.err"];
+
+impl Running {
+    /// Begins with the first call.
+    pub fn start(test: &'static str) -> Self {
+        Self::from(test, "1 1 0")
+    }
+
+    fn from(test: &'static str, begin: &str) -> Self {
+        let file = |name| File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).unwrap();
+        let [out, err] = SAID.map(file);
+        let child = Command::new(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
             .env(BEGIN, begin)
-            .output()
+            .stdout(out)
+            .stderr(err)
+            .spawn()
             .unwrap();
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        (out.status.success(), text(&out.stdout), text(&out.stderr))
-    };
-    let mut begin = "1 1 0".to_owned();
+        Self { test, child }
+    }
+
+    /// Waits for its end: whether it went well, and what it printed.
+    fn end(mut self) -> (bool, [String; 2]) {
+        let done = self.child.wait().unwrap().success();
+        let text = |name| {
+            let bytes = fs::read(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        (done, SAID.map(text))
+    }
+}
+
+/// Waits for the other program, and runs it again behind each call that ended it.
+pub fn check(mut running: Running, faults: &mut Vec<String>) {
+    let test = running.test;
     for _ in 0..FAULTS {
-        let (done, said, why) = program(&begin);
+        let (done, [said, why]) = running.end();
         // Where it is, unless it is over.
         let place = |line: &str| {
             let (scene, rest) = line.split_once(' ')?;
@@ -352,7 +381,7 @@ pub fn check(test: &str, faults: &mut Vec<String>) {
             }
             return;
         }
-        let (_, _, why) = program(&format!("{scene} {n} 1"));
+        let (_, [_, why]) = Running::from(test, &format!("{scene} {n} 1")).end();
         let own = |line: &&str| {
             [
                 "maquette::",
@@ -366,6 +395,6 @@ pub fn check(test: &str, faults: &mut Vec<String>) {
         };
         let why: Vec<&str> = why.lines().filter(own).collect();
         faults.push(format!("refused call {at}:\n{}", why.join("\n")));
-        begin = format!("{scene} {} 0", n + 1);
+        running = Running::from(test, &format!("{scene} {} 0", n + 1));
     }
 }
