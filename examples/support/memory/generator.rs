@@ -1,108 +1,18 @@
-//! Searches that share what they draw.
-//!
-//! A candidate's next step follows from its prompt, its seed and its state, and a verdict from what is seen: so of several
-//! searches for one picture only the first draws and judges what they have in common. [`Remembering`] and
-//! [`RememberingJudge`] stand before a generator and a judge and work only where the memory does not know the answer.
+//! The generator that takes no step twice.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use maquette::codes::{Code, CodeGrid};
 use maquette::generator::{CandidateId, Needs, Partial, Views};
-use maquette::image::{ImageBatch, ImageSize};
-use maquette::reward::{Ask, ViewKey};
-use maquette::{Error, Generator, Judgement, Prompt, Result, RewardModel, Verdict};
+use maquette::image::ImageSize;
+use maquette::{Error, Generator, Prompt, Result};
 
-/// What stands for a state or a view: 128 bits of it.
-type Digest = (u64, u64);
-
-fn digest(of: &impl Hash) -> Digest {
-    let half = |salt: u8| {
-        let mut hasher = DefaultHasher::new();
-        salt.hash(&mut hasher);
-        of.hash(&mut hasher);
-        hasher.finish()
-    };
-    (half(0), half(1))
-}
+use super::{Digest, Memory, OwnPrompt, Step, digest};
 
 /// Prompt, seed, steps taken, whether it is annealed, and codes.
 type State<'a> = (Digest, u64, u32, bool, &'a [Code]);
-
-/// One step that was taken, from one state to another.
-#[derive(Debug)]
-struct Step {
-    prompt: Rc<OwnPrompt>,
-    seed: u64,
-    before: Rc<[Code]>,
-    after: Rc<[Code]>,
-    pixels: Option<Box<[u8]>>,
-    codes: Option<Box<[Code]>>,
-    hidden: Option<Box<[f32]>>,
-}
-
-impl Step {
-    fn shows(&self, needs: Needs) -> bool {
-        (!needs.pixels || self.pixels.is_some())
-            && (!needs.codes || self.codes.is_some())
-            && (!needs.hidden || self.hidden.is_some())
-    }
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    steps: HashMap<Digest, Step>,
-    /// Judge, question, prompt and view.
-    verdicts: HashMap<Digest, Verdict>,
-}
-
-/// What several searches of one generator have drawn and asked. Its copies are one memory.
-#[derive(Debug, Clone, Default)]
-pub struct Memory(Rc<RefCell<Known>>);
-
-/// A prompt that outlives its caller's.
-#[derive(Debug)]
-struct OwnPrompt {
-    digest: Digest,
-    text: String,
-    plan: Option<String>,
-    corrected: Option<(Vec<Code>, String)>,
-}
-
-fn told(prompt: &Prompt<'_>) -> Digest {
-    digest(&(
-        prompt.text(),
-        prompt.plan(),
-        prompt.previous(),
-        prompt.reason(),
-    ))
-}
-
-impl OwnPrompt {
-    fn new(prompt: &Prompt<'_>) -> Self {
-        let corrected = prompt.previous().zip(prompt.reason());
-        Self {
-            digest: told(prompt),
-            text: prompt.text().into(),
-            plan: prompt.plan().map(Into::into),
-            corrected: corrected.map(|(codes, reason)| (codes.into(), reason.into())),
-        }
-    }
-
-    fn lend(&self) -> Prompt<'_> {
-        let mut prompt = Prompt::new(&self.text);
-        if let Some(plan) = &self.plan {
-            prompt = prompt.with_plan(plan);
-        }
-        match &self.corrected {
-            Some((codes, reason)) => prompt.correcting(codes, reason),
-            None => prompt,
-        }
-    }
-}
 
 #[derive(Debug, Clone)]
 struct Candidate {
@@ -413,22 +323,17 @@ impl Generator for Remembering {
             return Err(Error::Length { op, arg, got, want });
         }
         // One that began here is seen as the generator behind has it.
-        if let (None, Some(twin)) = (candidate.last, candidate.twin) {
-            self.generator.fork(twin, seeds, out)?;
-            let twins = out.iter().map(|twin| Some(*twin)).collect::<Vec<_>>();
-            for ((&seed, out), twin) in seeds.iter().zip(out).zip(twins) {
-                *out = self.add(Candidate {
-                    seed,
-                    twin,
-                    ..candidate.clone()
-                });
+        let twins = match (candidate.last, candidate.twin) {
+            (None, Some(twin)) => {
+                self.generator.fork(twin, seeds, out)?;
+                out.iter().copied().map(Some).collect()
             }
-            return Ok(());
-        }
-        for (&seed, out) in seeds.iter().zip(out) {
+            _ => vec![None; want],
+        };
+        for ((&seed, out), twin) in seeds.iter().zip(out).zip(twins) {
             *out = self.add(Candidate {
                 seed,
-                twin: None,
+                twin,
                 ..candidate.clone()
             });
         }
@@ -527,132 +432,5 @@ impl Generator for Remembering {
 
     fn plan(&mut self, prompt: &Prompt<'_>, seed: u64, out: &mut dyn fmt::Write) -> Result<()> {
         self.generator.plan(prompt, seed, out)
-    }
-}
-
-/// A judge that answers nothing twice.
-pub struct RememberingJudge {
-    reward: Box<dyn RewardModel>,
-    memory: Memory,
-    name: u64,
-}
-
-impl fmt::Debug for RememberingJudge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RememberingJudge")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
-
-impl RememberingJudge {
-    /// Before a judge that answers as the memory's others of the same name.
-    pub fn new(reward: Box<dyn RewardModel>, memory: &Memory, name: u64) -> Self {
-        Self {
-            reward,
-            memory: memory.clone(),
-            name,
-        }
-    }
-
-    /// What stands for each view of a question; nothing where nothing is shown.
-    fn views(&self, ask: &Ask<'_>) -> Vec<Digest> {
-        if ask.pixels.is_none() && ask.codes.is_none() && ask.hidden.is_none() {
-            return Vec::new();
-        }
-        let (n, prompt) = (ask.keys.len().max(1), told(ask.prompt));
-        let view = |i: usize| {
-            let codes = ask.codes.map(|codes| part(codes, i, n));
-            let hidden = ask.hidden.map(|hidden| part(hidden, i, n));
-            let hidden: Option<Vec<u32>> =
-                hidden.map(|rows| rows.iter().map(|x| x.to_bits()).collect());
-            let pixels = ask.pixels.as_ref().and_then(|pixels| pixels.picture(i));
-            let step = ask.keys[i].step;
-            digest(&(
-                self.name,
-                ask.judgement,
-                prompt,
-                step,
-                (pixels, codes, hidden),
-            ))
-        };
-        (0..ask.keys.len()).map(view).collect()
-    }
-}
-
-/// One view's share of a buffer.
-fn part<T>(all: &[T], at: usize, n: usize) -> &[T] {
-    let size = all.len() / n;
-    &all[at * size..(at + 1) * size]
-}
-
-/// The shares of some views, one behind the other.
-fn some<T: Copy>(all: &[T], chosen: &[usize], n: usize) -> Vec<T> {
-    chosen
-        .iter()
-        .flat_map(|&at| part(all, at, n).iter().copied())
-        .collect()
-}
-
-impl RewardModel for RememberingJudge {
-    fn needs(&self, ask: Judgement) -> Needs {
-        self.reward.needs(ask)
-    }
-
-    fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
-        let views = self.views(ask);
-        if views.is_empty() {
-            return self.reward.judge(ask, out);
-        }
-        let unknown = |at: &usize| !self.memory.0.borrow().verdicts.contains_key(&views[*at]);
-        let new: Vec<usize> = (0..views.len()).filter(unknown).collect();
-        if new.len() == views.len() {
-            self.reward.judge(ask, out)?;
-            let mut known = self.memory.0.borrow_mut();
-            known
-                .verdicts
-                .extend(views.into_iter().zip(out.iter().copied()));
-            return Ok(());
-        }
-        if out.len() != views.len() {
-            let (op, arg, got, want) = ("judge", "out", out.len(), views.len());
-            return Err(Error::Length { op, arg, got, want });
-        }
-        if !new.is_empty() {
-            let n = views.len();
-            let keys: Vec<ViewKey> = new.iter().map(|&at| ask.keys[at]).collect();
-            let pixels = ask.pixels.as_ref().map(|batch| {
-                let pictures = new.iter().filter_map(|&at| batch.picture(at));
-                (
-                    pictures.flatten().copied().collect::<Vec<u8>>(),
-                    batch.size(),
-                )
-            });
-            let codes = ask.codes.map(|codes| some(codes, &new, n));
-            let hidden = ask.hidden.map(|hidden| some(hidden, &new, n));
-            let mut less = Ask::new(ask.judgement, ask.prompt, &keys);
-            if let Some((pixels, size)) = &pixels {
-                less = less.with_pixels(ImageBatch::new(new.len(), *size, pixels)?);
-            }
-            (less.codes, less.hidden) = (codes.as_deref(), hidden.as_deref());
-            let mut verdicts = vec![Verdict::malformed(); new.len()];
-            self.reward.judge(&less, &mut verdicts)?;
-            let mut known = self.memory.0.borrow_mut();
-            let answered = new.iter().map(|&at| views[at]).zip(verdicts);
-            known.verdicts.extend(answered);
-        }
-        let known = self.memory.0.borrow();
-        for (view, out) in views.iter().zip(out) {
-            *out = known.verdicts.get(view).copied().unwrap_or(*out);
-        }
-        Ok(())
-    }
-
-    fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
-        self.reward.explain(ask, out)
-    }
-
-    fn forget(&mut self, keys: &[ViewKey]) {
-        self.reward.forget(keys);
     }
 }
