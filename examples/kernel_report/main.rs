@@ -94,10 +94,13 @@ fn report<B: Clocked>(
 ) -> Result<()> {
     let before = device.best(roof)?;
     call(0)?;
-    let (mut times, begin) = (Vec::new(), Instant::now());
+    let (mut times, mut turn, begin) = (Vec::new(), 0, Instant::now());
     while times.len() < 5 || begin.elapsed() < Duration::from_secs_f64(seconds) {
-        let turn = times.len() + 1;
-        let Some(time) = device.seconds(&mut || call(turn))? else {
+        let mut next = || {
+            turn += 1;
+            call(turn)
+        };
+        let Some(time) = device.seconds(&mut next)? else {
             break;
         };
         times.push(time);

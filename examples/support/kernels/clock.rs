@@ -4,8 +4,11 @@ use std::time::Instant;
 
 use maquette::Result;
 use maquette::cpu::{Cpu, Roof};
-use maquette::cuda::Device as Gpu;
+use maquette::cuda::{Device as Gpu, Records};
 use maquette::ops::Backend;
+
+/// Seconds that a GPU is busy for with calls that are timed together.
+const TOGETHER: f64 = 2e-3;
 
 /// What can be timed.
 pub trait Clocked: Backend {
@@ -46,8 +49,20 @@ impl Clocked for Gpu {
         Ok(Some(best))
     }
 
+    /// Of many calls that are recorded and repeated as one, as a model's step is: a single one is shorter than what it takes
+    /// to launch it.
     fn seconds(&self, call: &mut dyn FnMut() -> Result<()>) -> Result<Option<f64>> {
-        let ms = self.timed(call)?;
-        Ok((ms > 0.0).then_some(f64::from(ms) / 1e3))
+        let alone = f64::from(self.timed(&mut *call)?) / 1e3;
+        if alone <= 0.0 {
+            return Ok(None);
+        }
+        let times = ((TOGETHER / alone) as usize).clamp(1, 256);
+        let mut records = Records::default();
+        let mut all = || (0..times).try_for_each(|_| call());
+        let mut repeat = || self.repeat(&mut records, [times, 0], &mut all);
+        // Run as they are, recorded, and repeated.
+        repeat()?;
+        repeat()?;
+        Ok(Some(f64::from(self.timed(repeat)?) / 1e3 / times as f64))
     }
 }
