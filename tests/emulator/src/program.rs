@@ -192,6 +192,7 @@ pub(crate) enum Op {
     Xor32,
     Not32,
     Neg32,
+    Popc32,
     Shl32,
     ShrU32,
     ShrS32,
@@ -246,6 +247,7 @@ pub(crate) enum Op {
     Reduce(Space, Atomic),
     Fetch(Space, Atomic),
     Shuffle(Shuffle),
+    Ballot,
     Branch,
     Exit,
     Barrier,
@@ -264,4 +266,6 @@ pub(crate) enum Op {
     LoadMatrix(u8),
     /// Bytes of 16 x 32 times bytes of 32 x 8.
     MultiplyS8,
+    /// Short floats of 16 x 8 times short floats of 8 x 8.
+    MultiplyTf32,
 }

@@ -320,9 +320,17 @@ impl Warp {
                     };
                     return Ok(());
                 }
-                Op::WarpBarrier | Op::Shuffle(_) | Op::LoadMatrix(_) | Op::MultiplyS8 if m != 0 => {
+                Op::WarpBarrier
+                | Op::Shuffle(_)
+                | Op::Ballot
+                | Op::LoadMatrix(_)
+                | Op::MultiplyS8
+                | Op::MultiplyTf32
+                    if m != 0 =>
+                {
                     let members = match i.op {
                         Op::WarpBarrier => Some(i.a),
+                        Op::Ballot => Some(i.b),
                         Op::Shuffle(_) => Some(kernel.vectors[i.extra as usize][1]),
                         _ => None,
                     };
@@ -349,6 +357,10 @@ impl Warp {
                             .shuffle(kernel, i, m, mode)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
                         Op::WarpBarrier => self.epoch += 1,
+                        Op::Ballot => {
+                            let votes = self.preds[i.a as usize] & m;
+                            put(&mut self.words[i.d as usize], [votes; 32], m);
+                        }
                         _ if m != u32::MAX => {
                             return Err(format!(
                                 "{}: lanes {m:#x} alone have no matrices",
@@ -358,6 +370,7 @@ impl Warp {
                         Op::LoadMatrix(count) => self
                             .load_matrix(i, count, block)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
+                        Op::MultiplyTf32 => self.multiply_short(i, kernel),
                         _ => self.multiply(i, kernel),
                     }
                 }
