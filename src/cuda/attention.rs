@@ -85,10 +85,10 @@ impl Device {
         places: &Buffer<u32>,
         cache: &mut Buffer<T>,
     ) -> Result<()> {
-        // A thread makes one element, or one block.
+        // A thread makes one element, or four levels of a block.
         let (kernel, pieces) = match kv {
             KvFormat::F32 => ("append", s.head_dim),
-            KvFormat::Q8 => ("append_q8", s.head_dim.div_ceil(A8_BLOCK)),
+            KvFormat::Q8 => ("append_q8", s.head_dim.div_ceil(A8_BLOCK) * 8),
         };
         s.check_as(kv, x.len, places.len, cache.len)?;
         self.owns(kernel, &[x])?;
