@@ -46,8 +46,7 @@ impl Device {
         args.arg(&width).arg(&s.eps);
         // SAFETY: layer_norm(y, x, weight, bias, width, eps), a block for each row. `check` proved that x and y hold
         // rows · width elements and weight and bias width.
-        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }
-            .map_err(|e| failed(KERNEL, e))?;
+        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }
 
@@ -71,8 +70,7 @@ impl Device {
         args.arg(&mut y.data).arg(&x.data).arg(&weight.data);
         args.arg(&width).arg(&s.eps);
         // SAFETY: rms_norm(y, x, weight, width, eps). As layer_norm.
-        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }
-            .map_err(|e| failed(KERNEL, e))?;
+        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }
 
