@@ -320,7 +320,13 @@ impl Warp {
                     };
                     return Ok(());
                 }
-                Op::WarpBarrier | Op::Shuffle(_) | Op::LoadMatrix(_) | Op::MultiplyS8 if m != 0 => {
+                Op::WarpBarrier
+                | Op::Shuffle(_)
+                | Op::LoadMatrix(_)
+                | Op::MultiplyS8
+                | Op::MultiplyBf16
+                    if m != 0 =>
+                {
                     let members = match i.op {
                         Op::WarpBarrier => Some(i.a),
                         Op::Shuffle(_) => Some(kernel.vectors[i.extra as usize][1]),
@@ -358,6 +364,7 @@ impl Warp {
                         Op::LoadMatrix(count) => self
                             .load_matrix(i, count, block)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
+                        Op::MultiplyBf16 => self.multiply_halves(i, kernel),
                         _ => self.multiply(i, kernel),
                     }
                 }
