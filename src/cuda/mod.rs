@@ -24,6 +24,7 @@ mod record;
 mod reward_head;
 mod sample;
 mod vq;
+mod wide;
 
 use alloc::string::String;
 use alloc::sync::Arc;

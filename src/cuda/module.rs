@@ -26,6 +26,7 @@ pub(super) enum Family {
     RewardHead,
     Sample,
     Vq,
+    Wide,
 }
 
 /// A family's name and its PTX.
@@ -53,6 +54,7 @@ impl Family {
             Self::RewardHead => source!("reward_head"),
             Self::Sample => source!("sample"),
             Self::Vq => source!("vq"),
+            Self::Wide => source!("wide"),
         }
     }
 }
@@ -111,7 +113,10 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
-        if family == Family::Gemm.source().0 {
+        if [Family::Gemm, Family::Wide]
+            .iter()
+            .any(|f| f.source().0 == family)
+        {
             function
                 .set_attribute(
                     CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,

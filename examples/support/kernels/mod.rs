@@ -126,8 +126,14 @@ fn gemm<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Result<
     let mut cases: Vec<Case<'a>> = Vec::new();
     let formats = Format::ALL.into_iter();
     for format in formats.filter(|format| format.fitting(k) == *format) {
-        for activations in [Activations::F32, Activations::A8] {
-            if activations == Activations::A8 && format.block() == 1 {
+        for activations in [Activations::F32, Activations::A8, Activations::Bf16] {
+            let fits = match activations {
+                Activations::A8 => format.block() > 1,
+                // For many rows, and no floats.
+                Activations::Bf16 => m > 8 && format != Format::F32,
+                _ => true,
+            };
+            if !fits {
                 continue;
             }
             let weights = cold(device, total, format, [n, k])?;
