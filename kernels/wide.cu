@@ -11,9 +11,10 @@
 // the second, which is a word of 4 bits' or two of 8 bits' levels. Rows lie in tiles of 8 to match, 16 bytes a lane:
 //   halves[tile][block][4 g + t]: inputs 4 t ... and 16 + 4 t ... of row g;  sums[tile][block][g]: of the block's inputs
 //
-// A block of 4 warps owns 128 outputs and 16 P rows; a warp 64 outputs and 8 P rows, as 4 tiles of 16 outputs times P tiles
-// of rows. Both come by asynchronous copies into a ring of 3 stages of 2 blocks of inputs. Bound: the instructions that
-// multiply, and those that scale the sums: one for every 16 products. Compute capability 8.0.
+// A block of 8 warps owns 128 outputs and 32 P rows; a warp 64 outputs and 8 P rows, as 4 tiles of 16 outputs times P tiles
+// of rows. Both come by asynchronous copies into a ring of 3 stages of 2 blocks of inputs; an odd block at the end is
+// followed by zeros. Bound: the instructions that multiply, and those that scale the sums: two for every product of 16 x 16
+// x 8. Compute capability 8.0.
 #include "common.cuh"
 
 #define STAGES 3
@@ -89,27 +90,20 @@ template <u32 MINUS, u32 BYTES> struct Nibbles {
 typedef Nibbles<0xc308c308u, 2> Q4;
 typedef Nibbles<0xc300c300u, 8> Q4K;
 
-// a b + c: BF16 of 16 x 16 and 16 x 8, to floats.
-DEVICE void multiply(f32 (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, const f32 (&c)[4])
+// d += a b: BF16 of 16 x 16 and 16 x 8, to floats.
+DEVICE void multiply(f32 (&d)[4], const u32 (&a)[4], u32 b0, u32 b1)
 {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
-}
-
-// `count` pieces of 16 bytes that lie in a row, by all of the block.
-DEVICE void copy_run(u8* to, const u8* from, u32 count)
-{
-    for (u32 i = threadIdx.x; i < count; i += blockDim.x)
-        copy_async<16, false>(to + i * 16, from + (u64)i * 16);
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 template <class W, u32 P>
-DEVICE void wide(f32* y, const u8* halves, const f32* sums, const u8* w, const u8* scales, const f32* bias, u32 m, u32 n,
+DEVICE void wide(f32* y, const u8* halves, const u8* sums, const u8* w, const u8* scales, const f32* bias, u32 m, u32 n,
                  u32 k, u32 has_bias, u32 accumulate)
 {
     enum : u32 {
-        TILES = 2 * P,
+        TILES = 4 * P,
         W_BYTES = W::PIECES * 512,
         SCALES = 32 * W::SCALE_BYTES,
         SCALES_AT = STRIPS * TURN * W_BYTES,
@@ -123,27 +117,29 @@ DEVICE void wide(f32* y, const u8* halves, const f32* sums, const u8* w, const u
     const u32 all_strips = (n + 31) / 32, all_tiles = (m + 7) / 8;
     const u32 first_strip = blockIdx.y * STRIPS, first_tile = blockIdx.x * TILES;
     const u32 strip = warp % 2 * 2, tile = warp / 2 * P;
-    // Strips and tiles past the last are the last once more, and not written.
+    // Strips and tiles past the last are the last once more, and not written; so is the weights' block behind an odd one,
+    // which meets zeros. Two warps copy a strip, a block of inputs each.
+    const u32 own_strip = min(first_strip + warp / 2, all_strips - 1), own_block = warp % 2;
     const auto copy = [&](u32 stage) {
-        const u32 at = stage * TURN;
         if (stage < stages) {
-            const u32 count = min(blocks - at, (u32)TURN);
             u8* const to = memory + stage % STAGES * STAGE_BYTES;
+            const u64 block = (u64)own_strip * blocks + min(stage * TURN + own_block, blocks - 1);
 #pragma unroll
-            for (u32 s = 0; s < STRIPS; s++) {
-                const u64 from = (u64)min(first_strip + s, all_strips - 1) * blocks + at;
-                copy_run(to + s * TURN * W_BYTES, w + from * W_BYTES, count * (W_BYTES / 16));
-                if (SCALES > 0)
-                    copy_run(to + SCALES_AT + s * TURN * SCALES, scales + from * SCALES, count * (SCALES / 16));
-            }
-            // A warp takes some of the tiles.
-#pragma unroll 4
-            for (u32 p = warp; p < TILES; p += 4) {
-                const u64 from = (u64)min(first_tile + p, all_tiles - 1) * blocks + at;
-                for (u32 i = lane; i < count * 32; i += 32)
-                    copy_async<16, true>(to + HALVES_AT + p * TURN * 512 + i * 16, halves + from * 512 + i * 16);
-                if (W::OFFSETS && lane < count * 2)
-                    copy_async<16, true>(to + SUMS_AT + p * TURN * 32 + lane * 16, (const u8*)sums + from * 32 + lane * 16);
+            for (u32 i = 0; i < W::PIECES; i++)
+                copy_async<16, false>(to + warp * W_BYTES + (i * 32 + lane) * 16, w + block * W_BYTES + (i * 32 + lane) * 16);
+            if (SCALES > 0 && lane < SCALES / 16)
+                copy_async<16, false>(to + SCALES_AT + warp * SCALES + lane * 16, scales + block * SCALES + lane * 16);
+#pragma unroll
+            for (u32 i = 0; i < (TILES + 7) / 8; i++) {
+                const u32 p = warp + 8 * i;
+                if (TILES % 8 != 0 && p >= TILES)
+                    break;
+                const u64 from = (u64)min(first_tile + p, all_tiles - 1) * (stages * TURN) + stage * TURN;
+#pragma unroll
+                for (u32 b = 0; b < TURN; b++)
+                    copy_async<16, true>(to + HALVES_AT + (p * TURN + b) * 512 + lane * 16, halves + (from + b) * 512 + lane * 16);
+                if (W::OFFSETS && lane < TURN * 2)
+                    copy_async<16, true>(to + SUMS_AT + p * TURN * 32 + lane * 16, sums + from * 32 + lane * 16);
             }
         }
         copy_commit();
@@ -156,69 +152,63 @@ DEVICE void wide(f32* y, const u8* halves, const f32* sums, const u8* w, const u
 #pragma unroll
             for (u32 e = 0; e < 4; e++)
                 total[i][p][e] = 0.0f;
-    const f32 zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (u32 stage = 0; stage < STAGES - 1; stage++)
+        copy(stage);
 #pragma unroll 1
-    for (u32 next = 0; next < stages + STAGES - 1; next++) {
-        if (next >= STAGES - 1) {
-            copy_wait<STAGES - 2>();
-            __syncthreads();
-        }
-        copy(next);
-        if (next < STAGES - 1)
-            continue;
-        const u32 stage = next - (STAGES - 1);
+    for (u32 stage = 0; stage < stages; stage++) {
+        copy_wait<STAGES - 2>();
+        __syncthreads();
+        copy(stage + STAGES - 1);
         const u8* const from = memory + stage % STAGES * STAGE_BYTES;
-        const u32 count = min(blocks - stage * TURN, (u32)TURN);
-#pragma unroll 1
-        for (u32 b = 0; b < count; b++) {
-            // A strip at a time: rows are read twice, which leaves registers for the totals.
 #pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                const u32 at = (strip + half) * TURN + b;
-                u32 a[2][2][4];
-                f32 scale[2][2], offset[2][2];
+        for (u32 b = 0; b < TURN; b++) {
+            uint4 x[P];
+            float2 sum[P];
 #pragma unroll
-                for (u32 i = 0; i < 2; i++) {
-                    W::load(a[i], from + at * W_BYTES + i * 256, g, t);
-                    const u8* const own = from + SCALES_AT + at * SCALES;
+            for (u32 p = 0; p < P; p++) {
+                x[p] = *(const uint4*)(from + HALVES_AT + ((tile + p) * TURN + b) * 512 + lane * 16);
+                if (W::OFFSETS)
+                    sum[p] = *(const float2*)(from + SUMS_AT + ((tile + p) * TURN + b) * 32 + t * 8);
+            }
 #pragma unroll
-                    for (u32 h = 0; h < 2; h++)
-                        if (W::OFFSETS) {
-                            const float2 both = ((const float2*)own)[i * 16 + g + 8 * h];
-                            scale[i][h] = both.x;
-                            offset[i][h] = -both.y;
-                        } else if (SCALES > 0) {
-                            scale[i][h] = from_f16(((const u16*)own)[i * 16 + g + 8 * h]);
-                        }
-                }
+            for (u32 i = 0; i < 4; i++) {
+                const u32 at = (strip + i / 2) * TURN + b, row = i % 2 * 16;
+                u32 a[2][4];
+                W::load(a, from + at * W_BYTES + row * 16, g, t);
+                f32 scale[2], offset[2];
+                const u8* const own = from + SCALES_AT + at * SCALES;
+#pragma unroll
+                for (u32 h = 0; h < 2; h++)
+                    if (W::OFFSETS) {
+                        const float2 both = ((const float2*)own)[row + g + 8 * h];
+                        scale[h] = both.x;
+                        offset[h] = -both.y;
+                    } else if (SCALES > 0) {
+                        scale[h] = from_f16(((const u16*)own)[row + g + 8 * h]);
+                    }
 #pragma unroll
                 for (u32 p = 0; p < P; p++) {
-                    const uint4 x = *(const uint4*)(from + HALVES_AT + ((tile + p) * TURN + b) * 512 + lane * 16);
-                    float2 sum;
-                    if (W::OFFSETS)
-                        sum = *(const float2*)(from + SUMS_AT + ((tile + p) * TURN + b) * 32 + t * 8);
+                    f32(&to)[4] = total[i][p];
+                    if (SCALES == 0) {
+                        multiply(to, a[0], x[p].x, x[p].y);
+                        multiply(to, a[1], x[p].z, x[p].w);
+                        continue;
+                    }
+                    f32 d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+                    multiply(d, a[0], x[p].x, x[p].y);
+                    multiply(d, a[1], x[p].z, x[p].w);
 #pragma unroll
-                    for (u32 i = 0; i < 2; i++) {
-                        f32(&own)[4] = total[2 * half + i][p];
-                        f32 d[4];
-                        if (SCALES == 0) {
-                            multiply(d, a[i][0], x.x, x.y, own);
-                            multiply(own, a[i][1], x.z, x.w, d);
-                            continue;
-                        }
-                        multiply(d, a[i][0], x.x, x.y, zero);
-                        multiply(d, a[i][1], x.z, x.w, d);
-#pragma unroll
-                        for (u32 e = 0; e < 4; e++) {
-                            own[e] = __fmaf_rn(scale[i][e / 2], d[e], own[e]);
-                            if (W::OFFSETS)
-                                own[e] = __fmaf_rn(offset[i][e / 2], e % 2 ? sum.y : sum.x, own[e]);
-                        }
+                    for (u32 e = 0; e < 4; e++) {
+                        to[e] = __fmaf_rn(scale[e / 2], d[e], to[e]);
+                        if (W::OFFSETS)
+                            to[e] = __fmaf_rn(offset[e / 2], e % 2 ? sum[p].y : sum[p].x, to[e]);
                     }
                 }
             }
         }
     }
+    copy_wait<0>();
 #pragma unroll
     for (u32 i = 0; i < 4; i++)
 #pragma unroll
@@ -242,10 +232,10 @@ DEVICE void wide(f32* y, const u8* halves, const f32* sums, const u8* w, const u
 }
 
 #define WIDE(NAME, W, P)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(128, 2) NAME(                                                         \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME(                                                         \
         f32* __restrict__ y,            /* [m, n] */                                                                   \
-        const u8* __restrict__ halves,  /* [m / 8, k / 32, 32] of 16 bytes */                                          \
-        const f32* __restrict__ sums,   /* [m / 8, k / 32, 8], where W has offsets */                                  \
+        const u8* __restrict__ halves,  /* [m / 8, k / 64 · 2, 32] of 16 bytes */                                      \
+        const u8* __restrict__ sums,    /* [m / 8, k / 64 · 2, 8] floats, where W has offsets */                       \
         const u8* __restrict__ w,       /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
         const u8* __restrict__ scales,  /* [n / 32, k / 32, 32]; unused where W has none */                            \
         const f32* __restrict__ bias,   /* [n], where has_bias */                                                      \
@@ -255,17 +245,21 @@ DEVICE void wide(f32* y, const u8* halves, const f32* sums, const u8* w, const u
     }
 
 WIDE(wide_bf16_1, Bf16, 1)
+WIDE(wide_bf16_2, Bf16, 2)
 WIDE(wide_bf16_4, Bf16, 4)
-WIDE(wide_bf16_6, Bf16, 6)
+WIDE(wide_bf16_5, Bf16, 5)
 WIDE(wide_q8_1, Q8, 1)
+WIDE(wide_q8_2, Q8, 2)
 WIDE(wide_q8_4, Q8, 4)
-WIDE(wide_q8_6, Q8, 6)
+WIDE(wide_q8_5, Q8, 5)
 WIDE(wide_q4_1, Q4, 1)
+WIDE(wide_q4_2, Q4, 2)
 WIDE(wide_q4_4, Q4, 4)
-WIDE(wide_q4_6, Q4, 6)
+WIDE(wide_q4_5, Q4, 5)
 WIDE(wide_q4k_1, Q4K, 1)
+WIDE(wide_q4k_2, Q4K, 2)
 WIDE(wide_q4k_4, Q4K, 4)
-WIDE(wide_q4k_6, Q4K, 6)
+WIDE(wide_q4k_5, Q4K, 5)
 
 // The nearest BF16, of equals the even one; NaN stays NaN.
 DEVICE u32 half_of(f32 v)
@@ -277,15 +271,15 @@ DEVICE u32 half_of(f32 v)
 // Rows in BF16 as they lie for the kernels above: a lane rounds its 8 inputs of a row's block of 32. Rows and inputs that
 // are missing are zeros.
 extern "C" __global__ void __launch_bounds__(256) round_halves(
-    uint4* __restrict__ halves,   // [m / 8, k / 32, 32]
-    f32* __restrict__ sums,       // [m / 8, k / 32, 8]: of the rounded inputs of a block
+    uint4* __restrict__ halves,   // [m / 8, k / 64 · 2, 32]
+    f32* __restrict__ sums,       // [m / 8, k / 64 · 2, 8]: of the rounded inputs of a block
     const f32* __restrict__ x,    // [m, k]
-    u32 m, u32 k, u32 columns)    // columns: m / 8 · k / 32
+    u32 m, u32 k, u32 columns)    // columns: m / 8 · k / 64 · 2
 {
     const u32 column = (blockIdx.x * 256 + threadIdx.x) / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     if (column >= columns)
         return;
-    const u32 blocks = (k + 31) / 32, row = column / blocks * 8 + g, first = column % blocks * 32 + 4 * t;
+    const u32 blocks = (k + 63) / 64 * TURN, row = column / blocks * 8 + g, first = column % blocks * 32 + 4 * t;
     u32 words[4];
     f32 sum = 0.0f;
 #pragma unroll

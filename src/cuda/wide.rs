@@ -14,37 +14,39 @@ use crate::quant::Format;
 const TILE: usize = 8;
 const BLOCK: usize = 32;
 /// Threads of a block, and the strips that they take: see `kernels/wide.cu`.
-const THREADS: u32 = 128;
+const THREADS: u32 = 256;
 const STRIPS: usize = 4;
-/// Stages of the ring, and blocks of inputs of each.
-const RING: usize = 3 * 2;
+/// Blocks of inputs of a stage, and of the ring of 3.
+const TURN: usize = 2;
+const RING: usize = 3 * TURN;
 /// Bytes of a tile's rows for a block of inputs, and of their sums.
 const HALVES_BYTES: usize = TILE * BLOCK * 2;
 const SUMS_BYTES: usize = TILE * 4;
-/// Blocks of threads from which on the larger ones are worth it: more than a large GPU runs at once.
-const MANY: usize = 264;
+/// Tiles of a block of threads, from the fewest to the most.
+const TILES: [usize; 4] = [4, 8, 16, 20];
+/// Multiprocessors of a large GPU, each of which runs one block of threads.
+const AT_ONCE: usize = 132;
 
-/// A format's kernels for 2, 8 and 12 tiles a block of threads.
-const fn kernels(format: Format) -> Option<[&'static str; 3]> {
+/// A format's kernels for each of [`TILES`].
+const fn kernels(format: Format) -> Option<[&'static str; 4]> {
     match format {
         Format::F32 => None,
-        Format::Bf16 => Some(["wide_bf16_1", "wide_bf16_4", "wide_bf16_6"]),
-        Format::Q8_0 => Some(["wide_q8_1", "wide_q8_4", "wide_q8_6"]),
-        Format::Q4_0 | Format::Q4G128 => Some(["wide_q4_1", "wide_q4_4", "wide_q4_6"]),
-        Format::Q4K => Some(["wide_q4k_1", "wide_q4k_4", "wide_q4k_6"]),
+        Format::Bf16 => Some(["wide_bf16_1", "wide_bf16_2", "wide_bf16_4", "wide_bf16_5"]),
+        Format::Q8_0 => Some(["wide_q8_1", "wide_q8_2", "wide_q8_4", "wide_q8_5"]),
+        Format::Q4_0 | Format::Q4G128 => Some(["wide_q4_1", "wide_q4_2", "wide_q4_4", "wide_q4_5"]),
+        Format::Q4K => Some(["wide_q4k_1", "wide_q4k_2", "wide_q4k_4", "wide_q4k_5"]),
     }
 }
 
-/// Which of a format's kernels takes so many rows and outputs, and its tiles.
-const fn size(m: usize, n: usize) -> (usize, usize) {
-    let blocks = m.div_ceil(12 * TILE) * n.div_ceil(STRIPS * STRIP);
-    if m <= 2 * TILE {
-        (0, 2)
-    } else if blocks < MANY {
-        (1, 8)
-    } else {
-        (2, 12)
-    }
+/// Which of the kernels takes so many rows and outputs: that of the least time, which is a block's tiles, and something for
+/// what all its tiles share, once for every turn in which the GPU runs as many blocks as it can.
+fn size(m: usize, n: usize) -> usize {
+    let time = |tiles: usize| {
+        let blocks = m.div_ceil(tiles * TILE) * n.div_ceil(STRIPS * STRIP);
+        blocks.div_ceil(AT_ONCE) * (tiles + 4)
+    };
+    let all = 0..TILES.len();
+    all.min_by_key(|&i| time(TILES[i])).unwrap_or(0)
 }
 
 impl Device {
@@ -62,8 +64,8 @@ impl Device {
         let Some(kernels) = kernels(w.format) else {
             return Ok(false);
         };
-        let (which, tiles) = size(s.m, s.n);
-        let kernel = kernels[which];
+        let which = size(s.m, s.n);
+        let (kernel, tiles) = (kernels[which], TILES[which]);
         let sums_bytes = if w.format == Format::Q4K {
             SUMS_BYTES
         } else {
@@ -99,7 +101,8 @@ impl Device {
     /// The rows in BF16, and the sum of each block, in tiles.
     fn halved(&self, s: GemmShape, x: &CudaView<'_, u8>) -> Result<(CudaSlice<u8>, CudaSlice<u8>)> {
         const KERNEL: &str = "round_halves";
-        let units = product("gemm", &[s.m.div_ceil(TILE), s.k.div_ceil(BLOCK)])?;
+        let blocks = s.k.div_ceil(BLOCK).next_multiple_of(TURN);
+        let units = product("gemm", &[s.m.div_ceil(TILE), blocks])?;
         let mut halves = self.bytes("gemm", product("gemm", &[units, HALVES_BYTES])?)?;
         let mut sums = self.bytes("gemm", product("gemm", &[units, SUMS_BYTES])?)?;
         let [m, k, columns] = words("gemm", [s.m, s.k, units])?;
@@ -108,9 +111,9 @@ impl Device {
         let mut args = stream.launch_builder(&f);
         args.arg(&mut halves).arg(&mut sums).arg(x);
         args.arg(&m).arg(&k).arg(&columns);
-        // SAFETY: round_halves(halves, sums, x, m, k, columns), a warp for each of the columns: tiles of 8 rows times blocks
-        // of 32 inputs. halves hold 512 bytes and sums 32 for each, x m · k floats; rows from m and inputs from k on are not
-        // read, and warps past the last column leave.
+        // SAFETY: round_halves(halves, sums, x, m, k, columns), a warp for each of the columns: tiles of 8 rows times an
+        // even number of blocks of 32 inputs. halves hold 512 bytes and sums 32 for each, x m · k floats; rows from m and
+        // inputs from k on are not read, and warps past the last column leave.
         unsafe { args.launch(elements("gemm", product("gemm", &[units, BLOCK])?)?) }
             .map_err(|e| failed(KERNEL, e))?;
         Ok((halves, sums))
