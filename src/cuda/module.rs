@@ -25,6 +25,7 @@ pub(super) enum Family {
     Norm,
     RewardHead,
     Sample,
+    Tiles,
     Vq,
 }
 
@@ -52,6 +53,7 @@ impl Family {
             Self::Norm => source!("norm"),
             Self::RewardHead => source!("reward_head"),
             Self::Sample => source!("sample"),
+            Self::Tiles => source!("tiles"),
             Self::Vq => source!("vq"),
         }
     }
@@ -111,7 +113,10 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
-        if family == Family::Gemm.source().0 {
+        if [Family::Gemm, Family::Tiles]
+            .map(|f| f.source().0)
+            .contains(&family)
+        {
             function
                 .set_attribute(
                     CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
