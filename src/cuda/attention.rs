@@ -147,6 +147,9 @@ impl Device {
         let (k_offset, v_offset) = (from(s.k_offset), from(s.v_offset));
         let keys = keys.part(kernel, "keys", k_offset, keys.len - k_offset)?;
         let values = values.part(kernel, "values", v_offset, values.len - v_offset)?;
+        if self.attend_tiles((kv, s), q, [&keys, &values], spans, out)? {
+            return Ok(());
+        }
         if let Some(split) = Split::plan(kv, &s, all)? {
             return self.attend_split((kv, s, split), q, [&keys, &values], spans, out);
         }
@@ -185,6 +188,9 @@ impl Device {
         s.check(qkv.len, bias.len, out.len)?;
         self.owns(KERNEL, &[qkv, bias, out])?;
         if s.rows == 0 {
+            return Ok(());
+        }
+        if self.attend_relative_tiles(s, qkv, bias, out)? {
             return Ok(());
         }
         let shape = shape(KERNEL, [s.rows, s.n_heads], s.head_dim, 0)?;

@@ -23,6 +23,7 @@ mod plan;
 mod record;
 mod reward_head;
 mod sample;
+mod tiles;
 mod vq;
 mod wide;
 

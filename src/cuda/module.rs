@@ -25,6 +25,7 @@ pub(super) enum Family {
     Norm,
     RewardHead,
     Sample,
+    Tiles,
     Vq,
     Wide,
 }
@@ -53,6 +54,7 @@ impl Family {
             Self::Norm => source!("norm"),
             Self::RewardHead => source!("reward_head"),
             Self::Sample => source!("sample"),
+            Self::Tiles => source!("tiles"),
             Self::Vq => source!("vq"),
             Self::Wide => source!("wide"),
         }
@@ -113,9 +115,9 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
-        if [Family::Gemm, Family::Wide]
-            .iter()
-            .any(|f| f.source().0 == family)
+        if [Family::Gemm, Family::Tiles, Family::Wide]
+            .map(|f| f.source().0)
+            .contains(&family)
         {
             function
                 .set_attribute(

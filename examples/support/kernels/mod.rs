@@ -53,7 +53,11 @@ impl Op {
                 &[40, 1, 256, 20, 64],
                 &[40, 1, 32, 20, 64, 224],
                 &[1, 729, 729, 16, 72],
+                &[8, 729, 729, 16, 72],
                 &[2, 385, 385, 32, 64],
+                &[2, 387, 387, 32, 64],
+                &[40, 387, 387, 32, 64],
+                &[1, 860, 860, 28, 128, 0, 4],
             ],
             Self::RmsNorm => &[&[40, 2048], &[768, 3584]],
             Self::GroupNorm => &[&[65_536, 128], &[4096, 512]],
@@ -192,13 +196,17 @@ fn conv2d<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Resul
     Ok(cases)
 }
 
-/// Attention of sequences to a prefix that they share and to keys of their own.
+/// Attention of sequences to a prefix that they share and to keys of their own. A seventh number of a shape is that of
+/// the keys' heads, of queries that see no later keys.
 fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
-    let (&[sequences, queries, keys, heads, d], prefix) = (match shape {
-        [shape @ .., prefix] if shape.len() == 5 => (shape, *prefix),
-        _ => (shape, 0),
-    }) else {
+    let &[sequences, queries, keys, heads, d, ref more @ ..] = shape else {
         return Ok(Vec::new());
+    };
+    let (prefix, kv_heads, causal) = match *more {
+        [] => (0, heads, false),
+        [prefix] => (prefix, heads, false),
+        [prefix, kv_heads] => (prefix, kv_heads, true),
+        _ => return Ok(Vec::new()),
     };
     let (width, rows) = (heads * d, prefix + sequences * keys);
     let spans: Vec<u32> = (0..sequences)
@@ -214,7 +222,7 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             sequences,
             queries,
             n_heads: heads,
-            n_kv_heads: heads,
+            n_kv_heads: kv_heads,
             head_dim: d,
             q_stride: width,
             q_offset: 0,
@@ -223,17 +231,13 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             kv_head_stride: rows * words,
             k_offset: 0,
             v_offset: 0,
-            causal: false,
+            causal,
             repeated_prefix: false,
         };
-        let q = buffer(device, &numbers(sequences * queries * width))?;
-        let spans = buffer(device, &spans)?;
-        let mut out = device.zeros(sequences * queries * width)?;
         let (roof, amount) = if queries == 1 {
-            (Roof::Read, 8.0 * (rows * heads * words) as f64)
+            (Roof::Read, 8.0 * (rows * kv_heads * words) as f64)
         } else {
-            let sums = sequences * queries * (prefix + keys) * width;
-            (Roof::Floats, 4.0 * sums as f64)
+            (Roof::Floats, 2.0 * s.multiply_adds(&spans) as f64)
         };
         let mut name = format!(
             "{}/s{sequences}_q{queries}_k{keys}_h{heads}x{d}",
@@ -242,6 +246,12 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
         if prefix > 0 {
             name.push_str(&format!("_p{prefix}"));
         }
+        if causal {
+            name.push_str(&format!("_kv{kv_heads}_causal"));
+        }
+        let q = buffer(device, &numbers(sequences * queries * width))?;
+        let spans = buffer(device, &spans)?;
+        let mut out = device.zeros(sequences * queries * width)?;
         let append = AppendShape {
             rows,
             heads: 1,
@@ -255,18 +265,18 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             let places = buffer(device, &places)?;
             device.append_q8(append, &buffer(device, &fresh)?, &places, &mut head)?;
             let (mut k, mut v) = (
-                device.zeros(rows * heads * words)?,
-                device.zeros(rows * heads * words)?,
+                device.zeros(rows * kv_heads * words)?,
+                device.zeros(rows * kv_heads * words)?,
             );
-            for h in 0..heads {
+            for h in 0..kv_heads {
                 device.copy(&head, 0, &mut k, h * rows * words, rows * words)?;
                 device.copy(&head, 0, &mut v, h * rows * words, rows * words)?;
             }
             Box::new(move |_| device.attention_q8(s, &q, &k, &v, &spans, &mut out))
         } else {
             let (k, v) = (
-                buffer(device, &numbers(rows * width))?,
-                buffer(device, &numbers(rows * width))?,
+                buffer(device, &numbers(rows * kv_heads * d))?,
+                buffer(device, &numbers(rows * kv_heads * d))?,
             );
             Box::new(move |_| device.attention(s, &q, &k, &v, &spans, &mut out))
         };
