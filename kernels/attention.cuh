@@ -2,6 +2,27 @@
 #pragma once
 #include "common.cuh"
 
+// A block of up to 32 elements in 8 bits, see quant::quantise_a8: eight words and the scale. What is missing is zero.
+DEVICE f32 round_block(const f32* x, u32 len, u32 (&words)[8])
+{
+    u32 largest = 0;
+    for (u32 i = 0; i < len; i++)
+        largest = max(largest, __float_as_uint(x[i]) & 0x7fffffffu);
+    const f32 most = __uint_as_float(largest), scale = most / 127.0f;
+    const bool bad = largest >= 0x7f800000u, zero = scale < 1.17549435e-38f;
+#pragma unroll
+    for (u32 i = 0; i < 8; i++)
+        words[i] = 0;
+    if (!bad && !zero) {
+        const f32 inverse = 127.0f / most;
+#pragma unroll
+        for (u32 i = 0; i < 32; i++)
+            if (i < len)
+                words[i / 4] |= (__float_as_uint(x[i] * inverse + 12582912.0f) & 255) << (i % 4 * 8);
+    }
+    return bad ? __uint_as_float(0x7fc00000u) : zero ? 0.0f : scale;
+}
+
 // A block of up to 32 elements in 8 bits by 8 lanes, see quant::quantise_a8: this lane's word of 4 levels, and the scale
 // for all of them. What is missing is zero. All lanes of a warp take part.
 DEVICE u32 round_word(const f32* x, u32 len, f32& scale)

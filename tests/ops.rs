@@ -68,6 +68,8 @@ macro_rules! agree {
 
 #[path = "ops/borders.rs"]
 mod borders;
+#[path = "ops/codebooks.rs"]
+mod codebooks;
 #[path = "ops/counts.rs"]
 #[cfg(feature = "std")]
 mod counts;

@@ -18,6 +18,7 @@ mod gemm;
 mod gemv;
 mod memory;
 mod module;
+mod nearest;
 mod norm;
 mod plan;
 mod record;

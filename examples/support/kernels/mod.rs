@@ -1,6 +1,8 @@
 //! Every kind of kernel alone: its shapes, and one call of each.
 
 pub mod clock;
+mod codes;
+mod rows;
 
 use clap::ValueEnum;
 use maquette::Result;
@@ -9,7 +11,6 @@ use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
 use maquette::ops::conv::ConvShape;
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{GroupNormShape, NormShape};
-use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
 use maquette::ops::{Backend, Element};
 use maquette::quant::{Format, QuantMatrix};
 
@@ -24,8 +25,13 @@ pub enum Op {
     Conv2d,
     Attention,
     RmsNorm,
+    LayerNorm,
+    Gate,
+    RotaryAppend,
     GroupNorm,
     Sample,
+    MaskedStep,
+    Nearest,
 }
 
 impl Op {
@@ -59,9 +65,13 @@ impl Op {
                 &[40, 387, 387, 32, 64],
                 &[1, 860, 860, 28, 128, 0, 4],
             ],
-            Self::RmsNorm => &[&[40, 2048], &[768, 3584]],
+            Self::RmsNorm | Self::LayerNorm => &[&[40, 2048], &[768, 3584]],
+            Self::Gate => &[&[40, 11_008], &[768, 11_008]],
+            Self::RotaryAppend => &[&[40, 32, 128], &[768, 32, 64]],
             Self::GroupNorm => &[&[65_536, 128], &[4096, 512]],
             Self::Sample => &[&[1, 16_384], &[20, 16_384]],
+            Self::MaskedStep => &[&[5120, 8192]],
+            Self::Nearest => &[&[576, 8, 16_384], &[11_520, 8, 16_384]],
         };
         shapes.iter().map(|shape| shape.to_vec()).collect()
     }
@@ -81,8 +91,13 @@ impl Op {
             Self::Conv2d => conv2d(device, cold, shape),
             Self::Attention => attention(device, shape),
             Self::RmsNorm => rms_norm(device, shape),
+            Self::LayerNorm => rows::layer_norm(device, shape),
+            Self::Gate => rows::gate(device, shape),
+            Self::RotaryAppend => rows::rotary_append(device, shape),
             Self::GroupNorm => group_norm(device, shape),
-            Self::Sample => sample(device, shape),
+            Self::Sample => codes::sample(device, shape),
+            Self::MaskedStep => codes::masked_step(device, shape),
+            Self::Nearest => codes::nearest(device, shape),
         }
     }
 
@@ -331,39 +346,6 @@ fn group_norm<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case
     let call = move |_| device.group_norm(s, &x, &w, &b, &mut y);
     Ok(vec![(
         format!("f32/p{pixels}_c{channels}"),
-        Roof::Read,
-        amount,
-        Box::new(call),
-    )])
-}
-
-/// Top-k, top-p, softmax and draw of each row.
-fn sample<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
-    let &[rows, width] = shape else {
-        return Ok(Vec::new());
-    };
-    let s = FilterShape {
-        rows,
-        width,
-        filter: Filter {
-            temperature: 1.0,
-            top_k: 1000,
-            top_p: 1.0,
-        },
-    };
-    let fresh = buffer(device, &numbers(rows * width))?;
-    let (mut logits, mut order) = (device.zeros(rows * width)?, device.zeros(rows * width)?);
-    let keys = buffer(device, &vec![7_u32; 4 * rows])?;
-    let (mut codes, mut p) = (device.zeros(rows)?, device.zeros(rows)?);
-    let call = move |_| {
-        device.copy(&fresh, 0, &mut logits, 0, rows * width)?;
-        device.filter(s, &mut logits, &mut order)?;
-        let shape = DrawShape { rows, width };
-        device.draw(shape, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
-    };
-    let amount = 4.0 * (rows * width) as f64;
-    Ok(vec![(
-        format!("f32/r{rows}_w{width}_top1000"),
         Roof::Read,
         amount,
         Box::new(call),

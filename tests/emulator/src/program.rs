@@ -192,6 +192,7 @@ pub(crate) enum Op {
     Xor32,
     Not32,
     Neg32,
+    Popc32,
     Shl32,
     ShrU32,
     ShrS32,
@@ -248,6 +249,7 @@ pub(crate) enum Op {
     Reduce(Space, Atomic),
     Fetch(Space, Atomic),
     Shuffle(Shuffle),
+    Ballot,
     Branch,
     Exit,
     Barrier,
@@ -268,4 +270,6 @@ pub(crate) enum Op {
     MultiplyS8,
     /// BF16 of 16 x 16 times BF16 of 16 x 8, to floats.
     MultiplyBf16,
+    /// Short floats of 16 x 8 times short floats of 8 x 8.
+    MultiplyTf32,
 }

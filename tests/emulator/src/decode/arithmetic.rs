@@ -38,6 +38,7 @@ impl Decoder {
             ("xor", "b32" | "b16") => (Op::Xor32, &[Word; 3]),
             ("not", "b32") => (Op::Not32, &[Word; 2]),
             ("neg", "s32") => (Op::Neg32, &[Word; 2]),
+            ("popc", "b32") => (Op::Popc32, &[Word; 2]),
             ("shl", "b32") => (Op::Shl32, &[Word; 3]),
             ("shr", "u32" | "b32") => (Op::ShrU32, &[Word; 3]),
             ("shr", "s32") => (Op::ShrS32, &[Word; 3]),

@@ -224,6 +224,7 @@ impl Warp {
             Op::Xor32 => words!(w, i, m, |a, b| a ^ b),
             Op::Not32 => words!(w, i, m, |a| !a),
             Op::Neg32 => words!(w, i, m, |a| a.wrapping_neg()),
+            Op::Popc32 => words!(w, i, m, |a| a.count_ones()),
             Op::Shl32 => words!(w, i, m, |a, b| if b > 31 { 0 } else { a << b }),
             Op::ShrU32 => words!(w, i, m, |a, b| if b > 31 { 0 } else { a >> b }),
             Op::ShrS32 => words!(w, i, m, |a, b| ((a as i32) >> b.min(31)) as u32),
@@ -377,6 +378,8 @@ impl Warp {
             Op::LoadMatrix(_)
             | Op::MultiplyS8
             | Op::MultiplyBf16
+            | Op::MultiplyTf32
+            | Op::Ballot
             | Op::Branch
             | Op::Exit
             | Op::Barrier
