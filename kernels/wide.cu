@@ -209,25 +209,23 @@ DEVICE void wide(f32* y, const u8* halves, const u8* sums, const u8* w, const u8
         }
     }
     copy_wait<0>();
+    const u32 first = (first_strip + strip) * 32 + g;
+    f32 more[8];
 #pragma unroll
-    for (u32 i = 0; i < 4; i++)
+    for (u32 i = 0; i < 8; i++)
+        more[i] = has_bias && first + 8 * i < n ? bias[first + 8 * i] : 0.0f;
 #pragma unroll
-        for (u32 h = 0; h < 2; h++) {
-            const u32 j = (first_strip + strip) * 32 + i * 16 + h * 8 + g;
-            if (j >= n)
-                continue;
-            const f32 b = has_bias ? bias[j] : 0.0f;
+    for (u32 p = 0; p < P; p++)
 #pragma unroll
-            for (u32 p = 0; p < P; p++)
+        for (u32 c = 0; c < 2; c++) {
+            const u32 r = (first_tile + tile + p) * 8 + 2 * t + c;
+            if (r >= m)
+                break;
+            f32* const to = y + (u64)r * n + first;
 #pragma unroll
-                for (u32 c = 0; c < 2; c++) {
-                    const u32 r = (first_tile + tile + p) * 8 + 2 * t + c;
-                    if (r >= m)
-                        continue;
-                    const f32 sum = total[i][p][2 * h + c] + b;
-                    f32* const to = y + (u64)r * n + j;
-                    *to = accumulate ? *to + sum : sum;
-                }
+            for (u32 i = 0; i < 8; i++)
+                if (first + 8 * i < n)
+                    to[8 * i] = (accumulate ? to[8 * i] : 0.0f) + (total[i / 2][p][i % 2 * 2 + c] + more[i]);
         }
 }
 
@@ -245,21 +243,13 @@ DEVICE void wide(f32* y, const u8* halves, const u8* sums, const u8* w, const u8
     }
 
 WIDE(wide_bf16_1, Bf16, 1)
-WIDE(wide_bf16_2, Bf16, 2)
 WIDE(wide_bf16_4, Bf16, 4)
-WIDE(wide_bf16_5, Bf16, 5)
 WIDE(wide_q8_1, Q8, 1)
-WIDE(wide_q8_2, Q8, 2)
 WIDE(wide_q8_4, Q8, 4)
-WIDE(wide_q8_5, Q8, 5)
 WIDE(wide_q4_1, Q4, 1)
-WIDE(wide_q4_2, Q4, 2)
 WIDE(wide_q4_4, Q4, 4)
-WIDE(wide_q4_5, Q4, 5)
 WIDE(wide_q4k_1, Q4K, 1)
-WIDE(wide_q4k_2, Q4K, 2)
 WIDE(wide_q4k_4, Q4K, 4)
-WIDE(wide_q4k_5, Q4K, 5)
 
 // The nearest BF16, of equals the even one; NaN stays NaN.
 DEVICE u32 half_of(f32 v)

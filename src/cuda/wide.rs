@@ -23,18 +23,18 @@ const RING: usize = 3 * TURN;
 const HALVES_BYTES: usize = TILE * BLOCK * 2;
 const SUMS_BYTES: usize = TILE * 4;
 /// Tiles of a block of threads, from the fewest to the most.
-const TILES: [usize; 4] = [4, 8, 16, 20];
+const TILES: [usize; 2] = [4, 16];
 /// Multiprocessors of a large GPU, each of which runs one block of threads.
 const AT_ONCE: usize = 132;
 
 /// A format's kernels for each of [`TILES`].
-const fn kernels(format: Format) -> Option<[&'static str; 4]> {
+const fn kernels(format: Format) -> Option<[&'static str; 2]> {
     match format {
         Format::F32 => None,
-        Format::Bf16 => Some(["wide_bf16_1", "wide_bf16_2", "wide_bf16_4", "wide_bf16_5"]),
-        Format::Q8_0 => Some(["wide_q8_1", "wide_q8_2", "wide_q8_4", "wide_q8_5"]),
-        Format::Q4_0 | Format::Q4G128 => Some(["wide_q4_1", "wide_q4_2", "wide_q4_4", "wide_q4_5"]),
-        Format::Q4K => Some(["wide_q4k_1", "wide_q4k_2", "wide_q4k_4", "wide_q4k_5"]),
+        Format::Bf16 => Some(["wide_bf16_1", "wide_bf16_4"]),
+        Format::Q8_0 => Some(["wide_q8_1", "wide_q8_4"]),
+        Format::Q4_0 | Format::Q4G128 => Some(["wide_q4_1", "wide_q4_4"]),
+        Format::Q4K => Some(["wide_q4k_1", "wide_q4k_4"]),
     }
 }
 
