@@ -23,16 +23,46 @@ DEVICE f32 round_block(const f32* x, u32 len, u32 (&words)[8])
     return bad ? __uint_as_float(0x7fc00000u) : zero ? 0.0f : scale;
 }
 
-// A query of `blocks` blocks by the block's threads: eight words each, then a scale each.
+// A block of up to 32 elements in 8 bits by 8 lanes, see quant::quantise_a8: this lane's word of 4 levels, and the scale
+// for all of them. What is missing is zero. All lanes of a warp take part.
+DEVICE u32 round_word(const f32* x, u32 len, f32& scale)
+{
+    const u32 first = threadIdx.x % 8 * 4;
+    f32 own[4];
+    u32 largest = 0;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        own[i] = first + i < len ? x[first + i] : 0.0f;
+        largest = max(largest, __float_as_uint(own[i]) & 0x7fffffffu);
+    }
+#pragma unroll
+    for (u32 step = 4; step > 0; step /= 2)
+        largest = max(largest, __shfl_xor_sync(ALL, largest, step));
+    const f32 most = __uint_as_float(largest), exact = most / 127.0f;
+    const bool bad = largest >= 0x7f800000u, zero = exact < 1.17549435e-38f;
+    u32 word = 0;
+    if (!bad && !zero) {
+        const f32 inverse = 127.0f / most;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+            word |= (__float_as_uint(own[i] * inverse + 12582912.0f) & 255) << (i * 8);
+    }
+    scale = bad ? __uint_as_float(0x7fc00000u) : zero ? 0.0f : exact;
+    return word;
+}
+
+// A query of `blocks` blocks by all of the block's threads, a multiple of 32: eight words each, then a scale each.
 DEVICE void round_query(u32* to, const f32* q, u32 head_dim, u32 blocks, u32 threads)
 {
-    for (u32 b = threadIdx.x; b < blocks; b += threads) {
-        u32 words[8];
-        const f32 own = round_block(q + b * 32, min(head_dim - b * 32, 32u), words);
-#pragma unroll
-        for (u32 w = 0; w < 8; w++)
-            to[b * 8 + w] = words[w];
-        to[blocks * 8 + b] = __float_as_uint(own);
+    for (u32 base = 0; base < blocks * 8; base += threads) {
+        const u32 i = base + threadIdx.x, b = i / 8;
+        f32 scale;
+        const u32 word = round_word(q + (b < blocks ? b * 32 : 0), b < blocks ? min(head_dim - b * 32, 32u) : 0, scale);
+        if (b < blocks) {
+            to[i] = word;
+            if (i % 8 == 0)
+                to[blocks * 8 + b] = __float_as_uint(scale);
+        }
     }
 }
 

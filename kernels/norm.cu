@@ -1,45 +1,45 @@
 // Norms, gates and activations over rows.
 //
-// A row is summed by half a warp: 16 lanes side by side over the row, then the lanes from first to last, which is the
-// order of ops::norm. A block of 256 threads takes 16 rows, or heads. Bound: every element read two to three times (once
-// from memory, then from the caches) and written once. Compute capability 8.0.
+// A row is summed by 16 lanes side by side over the row, then the lanes from first to last, which is the order of
+// ops::norm. Whole rows: a block of 256 threads takes one and puts its terms into shared memory, where 16 lanes read them
+// many at a time; the additions, which alone wait for each other, are what bounds a single row. Heads are short: half a
+// warp takes one. Bound: every element read two to three times (once from memory, then from the caches) and written
+// once. Compute capability 8.0.
 #include "activation.cuh"
-
-// y = (x - mean) / sqrt(variance + eps) * weight + bias, of one row by one half warp.
-DEVICE void layer(f32* y, const f32* x, const f32* weight, const f32* bias, u32 width, f32 eps, bool write)
-{
-    const f32 mean = lane_sum(width, [=](u32 i) { return x[i]; }) / (f32)width;
-    const f32 variance = lane_sum(width, [=](u32 i) { return (x[i] - mean) * (x[i] - mean); }) / (f32)width;
-    const f32 scale = scale_of(variance, eps);
-    if (write)
-        for (u32 i = threadIdx.x % 16; i < width; i += 16)
-            y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
-}
 
 extern "C" __global__ void __launch_bounds__(256) layer_norm(
     f32* __restrict__ y,             // [rows, width]
     const f32* __restrict__ x,       // [rows, width]
     const f32* __restrict__ weight,  // [width]
     const f32* __restrict__ bias,    // [width]
-    u32 rows, u32 width, f32 eps)
+    u32 width, f32 eps)
 {
-    const u64 row = own_row(), at = min(row, (u64)rows - 1) * width;
-    layer(y + at, x + at, weight, bias, width, eps, row < rows);
+    __shared__ Stage stage;
+    const u64 at = (u64)blockIdx.x * width;
+    x += at;
+    const f32 mean = block_lane_sum(stage, width, [=](u32 i) { return x[i]; }) / (f32)width;
+    const f32 squares = block_lane_sum(stage, width, [=](u32 i) { return (x[i] - mean) * (x[i] - mean); });
+    const f32 variance = squares / (f32)width;
+    const f32 scale = scale_of(variance, eps);
+#pragma unroll 4
+    for (u32 i = threadIdx.x; i < width; i += 256)
+        y[at + i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
 extern "C" __global__ void __launch_bounds__(256) rms_norm(
     f32* __restrict__ y,             // [rows, width]
     const f32* __restrict__ x,       // [rows, width]
     const f32* __restrict__ weight,  // [width]
-    u32 rows, u32 width, f32 eps)
+    u32 width, f32 eps)
 {
-    const u64 row = own_row(), at = min(row, (u64)rows - 1) * width;
+    __shared__ Stage stage;
+    const u64 at = (u64)blockIdx.x * width;
     x += at;
-    const f32 squares = lane_sum(width, [=](u32 i) { return x[i] * x[i]; });
+    const f32 squares = block_lane_sum(stage, width, [=](u32 i) { return x[i] * x[i]; });
     const f32 scale = scale_of(squares / (f32)width, eps);
-    if (row < rows)
-        for (u32 i = threadIdx.x % 16; i < width; i += 16)
-            y[at + i] = x[i] * scale * weight[i];
+#pragma unroll 4
+    for (u32 i = threadIdx.x; i < width; i += 256)
+        y[at + i] = x[i] * scale * weight[i];
 }
 
 extern "C" __global__ void __launch_bounds__(256) head_norm(
@@ -50,7 +50,12 @@ extern "C" __global__ void __launch_bounds__(256) head_norm(
 {
     const u64 own = own_row(), all = (u64)rows * heads, head = min(own, all - 1);
     f32* at = x + head / heads * stride + offset + head % heads * head_dim;
-    layer(at, at, weight, bias, head_dim, eps, own < all);
+    const f32 mean = lane_sum(head_dim, [=](u32 i) { return at[i]; }) / (f32)head_dim;
+    const f32 variance = lane_sum(head_dim, [=](u32 i) { return (at[i] - mean) * (at[i] - mean); }) / (f32)head_dim;
+    const f32 scale = scale_of(variance, eps);
+    if (own < all)
+        for (u32 i = threadIdx.x % 16; i < head_dim; i += 16)
+            at[i] = (at[i] - mean) * scale * weight[i] + bias[i];
 }
 
 extern "C" __global__ void __launch_bounds__(256) add(

@@ -77,6 +77,8 @@ mod counts;
 mod random_shapes;
 #[path = "ops/rest.rs"]
 mod rest;
+#[path = "ops/tiles.rs"]
+mod tiles;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];

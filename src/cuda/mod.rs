@@ -25,7 +25,9 @@ mod plan;
 mod record;
 mod reward_head;
 mod sample;
+mod tiles;
 mod vq;
+mod wide;
 
 use alloc::string::String;
 use alloc::sync::Arc;

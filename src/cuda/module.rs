@@ -32,7 +32,9 @@ pub(super) enum Family {
     Norm,
     RewardHead,
     Sample,
+    Tiles,
     Vq,
+    Wide,
 }
 
 /// A family's name and its PTX.
@@ -62,7 +64,9 @@ impl Family {
             Self::Norm => source!("norm"),
             Self::RewardHead => source!("reward_head"),
             Self::Sample => source!("sample"),
+            Self::Tiles => source!("tiles"),
             Self::Vq => source!("vq"),
+            Self::Wide => source!("wide"),
         }
     }
 }
@@ -123,7 +127,7 @@ impl Modules {
             .map_err(|e| failed(kernel, e))?;
         let shared = match family {
             "filter" => FILTER_BYTES,
-            "gemm" => SHARED_BYTES,
+            "gemm" | "tiles" | "wide" => SHARED_BYTES,
             "sample" => SAMPLE_BYTES,
             _ => 0,
         };

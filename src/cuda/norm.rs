@@ -8,8 +8,8 @@ use super::{Device, along, failed, grid, words};
 use crate::error::{Result, covers, product};
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 
-/// Rows of a block of threads: one for each half warp.
-const ROWS: usize = 16;
+/// Heads of a block of threads: one for each half warp.
+const HEADS: usize = 16;
 
 /// The names of an activation's kernels: in place, and gated.
 const fn kernels(activation: Activation) -> [&'static str; 2] {
@@ -35,7 +35,7 @@ impl Device {
         if s.rows == 0 {
             return Ok(());
         }
-        let [rows, width] = words(KERNEL, [s.rows, s.width])?;
+        let [width] = words(KERNEL, [s.width])?;
         let f = self.function(Norm, KERNEL)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
@@ -43,11 +43,10 @@ impl Device {
             .arg(&x.data)
             .arg(&weight.data)
             .arg(&bias.data);
-        args.arg(&rows).arg(&width).arg(&s.eps);
-        // SAFETY: layer_norm(y, x, weight, bias, rows, width, eps). `check` proved that x and y hold rows · width
-        // elements and weight and bias width; half warps from `rows` on read the last row and write nothing.
-        unsafe { args.launch(grid(KERNEL, s.rows.div_ceil(ROWS), 1, 256)?) }
-            .map_err(|e| failed(KERNEL, e))?;
+        args.arg(&width).arg(&s.eps);
+        // SAFETY: layer_norm(y, x, weight, bias, width, eps), a block for each row. `check` proved that x and y hold
+        // rows · width elements and weight and bias width.
+        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }
 
@@ -64,15 +63,14 @@ impl Device {
         if s.rows == 0 {
             return Ok(());
         }
-        let [rows, width] = words(KERNEL, [s.rows, s.width])?;
+        let [width] = words(KERNEL, [s.width])?;
         let f = self.function(Norm, KERNEL)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(&mut y.data).arg(&x.data).arg(&weight.data);
-        args.arg(&rows).arg(&width).arg(&s.eps);
-        // SAFETY: rms_norm(y, x, weight, rows, width, eps). As layer_norm.
-        unsafe { args.launch(grid(KERNEL, s.rows.div_ceil(ROWS), 1, 256)?) }
-            .map_err(|e| failed(KERNEL, e))?;
+        args.arg(&width).arg(&s.eps);
+        // SAFETY: rms_norm(y, x, weight, width, eps). As layer_norm.
+        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }
 
@@ -101,7 +99,7 @@ impl Device {
         // SAFETY: head_norm(x, weight, bias, rows, heads, head_dim, stride, offset, eps). `check` proved that the heads
         // lie inside a row's stride, that x holds the rows and weight and bias head_dim elements; half warps past the
         // last head read it and write nothing.
-        unsafe { args.launch(grid(KERNEL, all.div_ceil(ROWS), 1, 256)?) }
+        unsafe { args.launch(grid(KERNEL, all.div_ceil(HEADS), 1, 256)?) }
             .map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }

@@ -221,6 +221,8 @@ pub(crate) enum Op {
     SubF,
     MulF,
     FmaF,
+    /// Two BF16 a word.
+    FmaBf16,
     DivF,
     RcpF,
     SqrtF,
@@ -266,6 +268,8 @@ pub(crate) enum Op {
     LoadMatrix(u8),
     /// Bytes of 16 x 32 times bytes of 32 x 8.
     MultiplyS8,
+    /// BF16 of 16 x 16 times BF16 of 16 x 8, to floats.
+    MultiplyBf16,
     /// Short floats of 16 x 8 times short floats of 8 x 8.
     MultiplyTf32,
 }

@@ -325,6 +325,7 @@ impl Warp {
                 | Op::Ballot
                 | Op::LoadMatrix(_)
                 | Op::MultiplyS8
+                | Op::MultiplyBf16
                 | Op::MultiplyTf32
                     if m != 0 =>
                 {
@@ -370,6 +371,7 @@ impl Warp {
                         Op::LoadMatrix(count) => self
                             .load_matrix(i, count, block)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
+                        Op::MultiplyBf16 => self.multiply_halves(i, kernel),
                         Op::MultiplyTf32 => self.multiply_short(i, kernel),
                         _ => self.multiply(i, kernel),
                     }

@@ -67,6 +67,7 @@ impl Decoder {
             ("sub.rn" | "sub", "f32") => (Op::SubF, &[Word; 3]),
             ("mul.rn" | "mul", "f32") => (Op::MulF, &[Word; 3]),
             ("fma.rn", "f32") => (Op::FmaF, &[Word; 4]),
+            ("fma.rn", "bf16x2") => (Op::FmaBf16, &[Word; 4]),
             ("div.rn", "f32") => (Op::DivF, &[Word; 3]),
             ("rcp.rn", "f32") => (Op::RcpF, &[Word; 2]),
             ("sqrt.rn", "f32") => (Op::SqrtF, &[Word; 2]),

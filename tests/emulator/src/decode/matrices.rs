@@ -67,17 +67,22 @@ impl Decoder {
                     "mma",
                     "sync",
                     "aligned",
-                    "m16n8k32",
+                    shape @ ("m16n8k32" | "m16n8k16"),
                     "row",
                     "col",
-                    "s32",
-                    "s8",
-                    "s8",
-                    "s32",
+                    to,
+                    left,
+                    right,
+                    sum,
                 ],
                 [d, a, b, c],
             ) => {
-                let mut inst = nothing(Op::MultiplyS8);
+                let op = match (*shape, *to, *left, *right, *sum) {
+                    ("m16n8k32", "s32", "s8", "s8", "s32") => Op::MultiplyS8,
+                    ("m16n8k16", "f32", "bf16", "bf16", "f32") => Op::MultiplyBf16,
+                    _ => return Err("an unknown product".into()),
+                };
+                let mut inst = nothing(op);
                 inst.d = self.fragment(d, 4)?;
                 inst.a = self.fragment(a, 4)?;
                 inst.b = self.fragment(b, 2)?;

@@ -230,6 +230,86 @@ fn products_of_bytes_are_those_of_the_manual() {
     }
 }
 
+/// A BF16 in both halves of a word.
+fn twice(x: f32) -> u32 {
+    let half = x.to_bits() >> 16;
+    half | half << 16
+}
+
+#[test]
+fn products_of_halves_are_those_of_the_manual() {
+    let multiply = MULTIPLY
+        .replace("m16n8k32", "m16n8k16")
+        .replace("s32.s8.s8.s32", "f32.bf16.bf16.f32");
+    // Each lane's words are its own number: rows, columns and places along k are told apart.
+    let mut lines = String::from(LOAD);
+    for register in 7..13 {
+        lines += &format!("mov.b32 %r{register}, %r2;\n");
+    }
+    let one = 1.0_f32.to_bits();
+    for register in 13..17 {
+        lines += &format!("mov.b32 %r{register}, {one};\n");
+    }
+    let number = |lane: usize| (lane as f32 - 9.0) * 0.25;
+    let input: Vec<u32> = (0..32).map(|lane| twice(number(lane))).collect();
+    for d in 0..4 {
+        let got = run(
+            &format!("{lines}{multiply}\nst.global.u32 [%rd1], %r{};", 3 + d),
+            &input,
+        );
+        for (lane, got) in got.unwrap().into_iter().enumerate() {
+            // Of a: rows g and g + 8 have the same lanes; of b: column 2 t and 2 t + 1.
+            let (row, col) = (lane / 4, lane % 4 * 2 + d % 2);
+            let dot: f32 = (0..4)
+                .map(|t| 4.0 * number(4 * row + t) * number(4 * col + t))
+                .sum();
+            assert_eq!(f32::from_bits(got), 1.0 + dot, "lane {lane}, word {d}");
+        }
+    }
+    // The places along k: the second word of b meets the third and fourth of a, a low half the low half.
+    let mut lines = String::from(LOAD);
+    for (register, word) in [
+        (7, 1.0_f32.to_bits() >> 16),
+        (8, 2.0_f32.to_bits()),
+        (9, 4.0_f32.to_bits() >> 16),
+        (10, 8.0_f32.to_bits()),
+        (11, twice(1.0)),
+        (12, twice(16.0)),
+        (13, 0),
+        (14, 0),
+        (15, 0),
+        (16, 0),
+    ] {
+        lines += &format!("mov.b32 %r{register}, {word};\n");
+    }
+    for (d, want) in [(3, 4.0 + 4.0 * 64.0), (5, 8.0 + 8.0 * 64.0)] {
+        let got = run(
+            &format!("{lines}{multiply}\nst.global.u32 [%rd1], %r{d};"),
+            &[0; 32],
+        );
+        assert_eq!(got.unwrap(), [f32::to_bits(want); 32]);
+    }
+}
+
+#[test]
+fn a_fused_product_of_halves_rounds_once() {
+    for (a, b, c, want) in [
+        (1.5, 2.0, 0.25, 3.25),
+        (136.0, 1.0, -136.0, 0.0),
+        // 1 + 2^-8 lies in the middle and goes to the even one; a little more goes up.
+        (1.0, 0.003_906_25, 1.0, 1.0),
+        (1.007_812_5, 0.003_906_25, 1.0, 1.007_812_5),
+        (f32::INFINITY, 1.0, 1.0, f32::INFINITY),
+    ] {
+        let [a, b, c] = [a, b, c].map(twice);
+        let lines = format!(
+            "{LOAD} mov.b32 %r4, {a}; mov.b32 %r5, {b}; mov.b32 %r6, {c};
+             fma.rn.bf16x2 %r3, %r4, %r5, %r6; st.global.u32 [%rd1], %r3;"
+        );
+        assert_eq!(run(&lines, &[0]).unwrap(), [twice(want)]);
+    }
+}
+
 #[test]
 fn other_copies_and_products_are_refused() {
     for line in [
@@ -243,6 +323,7 @@ fn other_copies_and_products_are_refused() {
         &MULTIPLY.replace("row.col.s32", "row.col.satfinite.s32"),
         &MULTIPLY.replace("s8.s8", "u8.s8"),
         &MULTIPLY.replace("k32", "k16"),
+        &MULTIPLY.replace("s32.s8.s8.s32", "f32.bf16.bf16.f32"),
         &MULTIPLY.replace("{%r11, %r12}", "{%r11}"),
     ] {
         let error = Module::new(&kernel(line)).unwrap_err();

@@ -74,6 +74,41 @@ impl Warp {
         }
     }
 
+    /// d = a b + c of BF16 to floats. Lane 4 g + t holds of a the rows g and g + 8 and of b the column g, both at k = 2 t and
+    /// 2 t + 8 and the one behind; c and d as above. The exact sum is rounded once; tensor cores round on the way.
+    pub(super) fn multiply_halves(&mut self, i: &Inst, kernel: &Kernel) {
+        let [d, a, b, c] = [i.d, i.a, i.b, i.c].map(|v| kernel.vectors[v as usize]);
+        let (mut rows, mut cols) = ([[0.0_f64; 16]; 16], [[0.0_f64; 16]; 8]);
+        for lane in 0..32 {
+            let (g, t) = (lane / 4, lane % 4);
+            for part in 0..4 {
+                let both = halves(self.words[a[part] as usize][lane]).map(f64::from);
+                rows[g + part % 2 * 8][part / 2 * 8 + 2 * t..][..2].copy_from_slice(&both);
+            }
+            for part in 0..2 {
+                let both = halves(self.words[b[part] as usize][lane]).map(f64::from);
+                cols[g][part * 8 + 2 * t..][..2].copy_from_slice(&both);
+            }
+        }
+        let mut out = [[0; 32]; 4];
+        for (part, out) in out.iter_mut().enumerate() {
+            for lane in 0..32 {
+                let (row, col) = (
+                    &rows[lane / 4 + part / 2 * 8],
+                    &cols[lane % 4 * 2 + part % 2],
+                );
+                let dot: f64 = row.iter().zip(col).map(|(x, y)| x * y).sum();
+                let start = f32::from_bits(self.words[c[part] as usize][lane]);
+                #[expect(clippy::cast_possible_truncation, reason = "rounds")]
+                let sum = (f64::from(start) + dot) as f32;
+                out[lane] = sum.to_bits();
+            }
+        }
+        for (register, out) in d.into_iter().zip(out) {
+            self.words[register as usize] = out;
+        }
+    }
+
     /// d = a b + c of floats of which the upper 19 bits count. Lane 4 g + t holds of a the rows g and g + 8 at k = t, then
     /// at k = 4 + t, of b the column g at both; of c and d what [`multiply`](Self::multiply) says. A sum is cut off, where
     /// the tensor cores of some generations do worse.
@@ -100,6 +135,29 @@ impl Warp {
             self.words[register as usize] = out;
         }
     }
+}
+
+/// Two BF16, the lower first.
+pub(super) fn halves(word: u32) -> [f32; 2] {
+    [word << 16, word & 0xffff_0000].map(f32::from_bits)
+}
+
+/// A number as the nearest BF16, of equals the even one; as a normal one.
+fn half(x: f64) -> u32 {
+    if x.is_nan() {
+        return 0x7fff;
+    }
+    let bits = x.to_bits();
+    let nearest = (bits + (1 << 44) - 1 + (bits >> 45 & 1)) >> 45 << 45;
+    #[expect(clippy::cast_possible_truncation, reason = "has the bits of a BF16")]
+    let near = f64::from_bits(nearest) as f32;
+    near.to_bits() >> 16
+}
+
+/// a b + c, rounded once, of two BF16 a word.
+pub(super) fn fused_halves(a: u32, b: u32, c: u32) -> u32 {
+    let [a, b, c] = [a, b, c].map(|word| halves(word).map(f64::from));
+    half(a[0] * b[0] + c[0]) | half(a[1] * b[1] + c[1]) << 16
 }
 
 /// The bits of the nearest float that is no larger.

@@ -1,6 +1,7 @@
 //! Instructions that neither jump nor wait: the same for all lanes.
 
 use super::access::SHARED_TAG;
+use super::matrices::fused_halves;
 use super::numbers::{convert, insert, permute, pick, test_floats};
 use super::{Block, Warp, put};
 use crate::Result;
@@ -294,6 +295,7 @@ impl Warp {
             Op::FmaF => words!(w, i, m, |a, b, c| f32::from_bits(a)
                 .mul_add(f32::from_bits(b), f32::from_bits(c))
                 .to_bits()),
+            Op::FmaBf16 => words!(w, i, m, |a, b, c| fused_halves(a, b, c)),
             Op::DivF => floats!(w, i, m, |a, b| a / b),
             Op::RcpF => floats!(w, i, m, |a| 1.0 / a),
             Op::SqrtF => floats!(w, i, m, |a| a.sqrt()),
@@ -375,6 +377,7 @@ impl Warp {
             }
             Op::LoadMatrix(_)
             | Op::MultiplyS8
+            | Op::MultiplyBf16
             | Op::MultiplyTf32
             | Op::Ballot
             | Op::Branch
