@@ -255,17 +255,18 @@ template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tile(con
         limits[i] = task.count<BIASED>(sequence, min(first + warp * 16 + line + 4 * i, last));
 
     if constexpr (LEVELS) {
-        // Two threads a row.
-        const u32 row = thread / 2;
-        for (u32 b = active ? thread % 2 : P::BLOCKS; b < P::BLOCKS; b += 2) {
-            u32 words[8];
-            const f32* from = q + (u64)min(first + row, last) * task.q_stride + b * 32;
-            const f32 scale = round_block(from, min(D - b * 32, 32u), words);
-#pragma unroll
-            for (u32 w = 0; w < 8; w++)
-                queries[row * P::PITCH + b * 8 + w] = words[w];
-            queries[row * P::PITCH + P::BLOCKS * 8 + b] = __float_as_uint(scale);
-        }
+        // Four blocks of the warp's rows at a time.
+        if (active)
+#pragma unroll 1
+            for (u32 i = lane / 8; i < 16 * P::BLOCKS; i += 4) {
+                const u32 b = i / 16, own = warp * 16 + i % 16;
+                const f32* from = q + (u64)min(first + own, last) * task.q_stride + b * 32;
+                u32 word;
+                const f32 scale = round_block(from, min(D - b * 32, 32u), word);
+                queries[own * P::PITCH + b * 8 + lane % 8] = word;
+                if (lane % 8 == 0)
+                    queries[own * P::PITCH + P::BLOCKS * 8 + b] = __float_as_uint(scale);
+            }
     } else if (active && count > 0) {
 #pragma unroll 4
         for (u32 i = 0; i < 16; i++) {

@@ -85,10 +85,10 @@ impl Device {
         places: &Buffer<u32>,
         cache: &mut Buffer<T>,
     ) -> Result<()> {
-        // A thread makes one element, or one block.
+        // A thread makes one element, or eight a block.
         let (kernel, pieces) = match kv {
             KvFormat::F32 => ("append", s.head_dim),
-            KvFormat::Q8 => ("append_q8", s.head_dim.div_ceil(A8_BLOCK)),
+            KvFormat::Q8 => ("append_q8", s.head_dim.div_ceil(A8_BLOCK).saturating_mul(8)),
         };
         s.check_as(kv, x.len, places.len, cache.len)?;
         self.owns(kernel, &[x])?;
@@ -152,6 +152,9 @@ impl Device {
         }
         if let Some(split) = Split::plan(kv, &s, all)? {
             return self.attend_split((kv, s, split), q, [&keys, &values], spans, out);
+        }
+        if self.attend_rows((kv, s), q, [&keys, &values], spans, out)? {
+            return Ok(());
         }
         let shape = shape(kernel, [all, s.n_heads], s.head_dim, more)?;
         let group = s.n_heads / s.n_kv_heads;

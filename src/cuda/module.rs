@@ -113,7 +113,7 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
-        if [Family::Gemm, Family::Tiles]
+        if [Family::Decode, Family::Gemm, Family::Tiles]
             .map(|f| f.source().0)
             .contains(&family)
         {

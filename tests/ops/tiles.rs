@@ -131,6 +131,20 @@ fn long_caches_agree_in_tiles() {
     }
 }
 
+/// Single rows that see more than scores are kept of.
+#[test]
+fn long_caches_agree_row_by_row() {
+    let s = AttentionShape {
+        n_heads: 66,
+        q_stride: 66 * 4,
+        q_offset: 0,
+        ..shape(4, [2, 1, 540])
+    };
+    let spans = [0, 540, 0, 540, 3, 2, 0, 1];
+    agree!(|b| attended(b, s, &spans));
+    agree!(|b| attended_q8(b, s, &spans));
+}
+
 /// More tiles than blocks.
 #[test]
 fn many_tiles_agree() {
