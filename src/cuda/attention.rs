@@ -147,7 +147,9 @@ impl Device {
         let (k_offset, v_offset) = (from(s.k_offset), from(s.v_offset));
         let keys = keys.part(kernel, "keys", k_offset, keys.len - k_offset)?;
         let values = values.part(kernel, "values", v_offset, values.len - v_offset)?;
-        if self.attend_tiles((kv, s), q, [&keys, &values], spans, out)? {
+        if self.attend_tiles((kv, s), q, [&keys, &values], spans, out)?
+            || kv == KvFormat::F32 && self.attend_wide(s, q, [&keys, &values], spans, out)?
+        {
             return Ok(());
         }
         if let Some(split) = Split::plan(kv, &s, all)? {

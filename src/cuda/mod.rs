@@ -25,6 +25,7 @@ mod reward_head;
 mod sample;
 mod tiles;
 mod vq;
+mod wide;
 
 use alloc::string::String;
 use alloc::sync::Arc;

@@ -27,6 +27,7 @@ pub(super) enum Family {
     Sample,
     Tiles,
     Vq,
+    Wide,
 }
 
 /// A family's name and its PTX.
@@ -55,6 +56,7 @@ impl Family {
             Self::Sample => source!("sample"),
             Self::Tiles => source!("tiles"),
             Self::Vq => source!("vq"),
+            Self::Wide => source!("wide"),
         }
     }
 }
@@ -113,7 +115,7 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
-        if [Family::Decode, Family::Gemm, Family::Tiles]
+        if [Family::Decode, Family::Gemm, Family::Tiles, Family::Wide]
             .map(|f| f.source().0)
             .contains(&family)
         {
