@@ -16,6 +16,7 @@ mod faults;
 mod gauge;
 mod gemm;
 mod gemv;
+mod heads;
 mod memory;
 mod module;
 mod nearest;

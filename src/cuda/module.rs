@@ -27,6 +27,7 @@ pub(super) enum Family {
     Filter,
     Gemm,
     Gemv,
+    Heads,
     Nearest,
     Norm,
     RewardHead,
@@ -58,6 +59,7 @@ impl Family {
             Self::Filter => source!("filter"),
             Self::Gemm => source!("gemm"),
             Self::Gemv => source!("gemv"),
+            Self::Heads => source!("heads"),
             Self::Nearest => source!("nearest"),
             Self::Norm => source!("norm"),
             Self::RewardHead => source!("reward_head"),
@@ -125,7 +127,7 @@ impl Modules {
             .map_err(|e| failed(kernel, e))?;
         let shared = match family {
             "filter" => FILTER_BYTES,
-            "gemm" | "tiles" | "wide" => SHARED_BYTES,
+            "decode" | "gemm" | "heads" | "tiles" | "wide" => SHARED_BYTES,
             "sample" => SAMPLE_BYTES,
             _ => 0,
         };
