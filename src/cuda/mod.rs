@@ -16,6 +16,7 @@ mod faults;
 mod gauge;
 mod gemm;
 mod gemv;
+mod group_norm;
 mod heads;
 mod memory;
 mod module;
