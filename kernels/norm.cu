@@ -3,8 +3,8 @@
 // A row is summed by 16 lanes side by side over the row, then the lanes from first to last, which is the order of
 // ops::norm. Whole rows: a block of 256 threads takes one and puts its terms into shared memory, where 16 lanes read them
 // many at a time; the additions, which alone wait for each other, are what bounds a single row. Heads are short: half a
-// warp takes one. Bound: every element read two to three times (once from memory, then from the caches) and written
-// once. Compute capability 8.0.
+// warp takes one. Bound: every element read two to three times (once
+// from memory, then from the caches) and written once. Compute capability 8.0.
 #include "activation.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) layer_norm(

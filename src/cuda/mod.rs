@@ -17,6 +17,7 @@ mod gauge;
 mod gemm;
 mod gemv;
 mod group_norm;
+mod heads;
 mod memory;
 mod module;
 mod nearest;

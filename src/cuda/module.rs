@@ -28,6 +28,7 @@ pub(super) enum Family {
     Gemm,
     Gemv,
     GroupNorm,
+    Heads,
     Nearest,
     Norm,
     RewardHead,
@@ -60,6 +61,7 @@ impl Family {
             Self::Gemm => source!("gemm"),
             Self::Gemv => source!("gemv"),
             Self::GroupNorm => source!("group_norm"),
+            Self::Heads => source!("heads"),
             Self::Nearest => source!("nearest"),
             Self::Norm => source!("norm"),
             Self::RewardHead => source!("reward_head"),
@@ -127,7 +129,7 @@ impl Modules {
             .map_err(|e| failed(kernel, e))?;
         let shared = match family {
             "filter" => FILTER_BYTES,
-            "gemm" | "tiles" | "wide" => SHARED_BYTES,
+            "decode" | "gemm" | "heads" | "tiles" | "wide" => SHARED_BYTES,
             "sample" => SAMPLE_BYTES,
             _ => 0,
         };

@@ -24,9 +24,9 @@ pub enum Activations {
     /// Rounded to 8 bits in blocks of 32 along k, and multiplied as integers. Matrices that have no blocks of their own
     /// (F32, BF16) are multiplied as with `F32`.
     A8,
-    /// Rounded to BF16, and multiplied as floats with weights as they are kept: for many rows on a GPU's tensor cores. The
-    /// sums are the device's own, since those have no order that could be told; a row's is the same in every batch.
-    /// Matrices in F32 are multiplied as with `F32`.
+    /// Rounded to BF16, as weights are, too, and multiplied as floats: for many rows on a GPU's tensor cores. The sums are the
+    /// device's own, since those have no order that could be told; a row's is the same in every batch. A device without
+    /// such cores may leave the weights as they are kept. Matrices in F32 are multiplied as with `F32`.
     Bf16,
 }
 

@@ -108,9 +108,11 @@ fn long_caches_agree_in_tiles() {
     };
     let spans = [0, 1060, 0, 1060];
     agree!(|b| attended_q8(b, s, &spans));
-    for head_dim in DIMS {
+    for head_dim in [DIMS.as_slice(), &[40]].concat() {
         let s = AttentionShape {
             causal: true,
+            q_stride: 2 * head_dim,
+            q_offset: 0,
             ..shape(head_dim, [1, 20, 40])
         };
         agree!(|b| {
@@ -129,6 +131,48 @@ fn long_caches_agree_in_tiles() {
             all[..seen].to_vec()
         });
     }
+}
+
+/// Heads that have no tiles of their own, as decoders of pictures have them.
+#[test]
+fn wide_heads_agree_around_a_tile() {
+    let spans = [0, 3, 10, 29, 1, 33, 0, 0];
+    for (i, queries) in [16, 17, 63, 64, 65].into_iter().enumerate() {
+        for head_dim in [[4, 32, 60, 68, 132][i], [256, 36, 128 + 64, 8, 28][i]] {
+            let s = AttentionShape {
+                causal: i % 2 == 0,
+                repeated_prefix: i % 3 == 0,
+                q_stride: 2 * head_dim + 4,
+                q_offset: 4,
+                ..shape(head_dim, [2, queries, 72])
+            };
+            agree!(|b| attended(b, s, &spans));
+        }
+    }
+    for (i, own) in [0, 1, 4, 31, 32, 33, 65].into_iter().enumerate() {
+        let s = AttentionShape {
+            n_heads: 1,
+            q_stride: 68,
+            q_offset: 0,
+            causal: i % 2 == 0,
+            ..shape(68, [1, 18, 70])
+        };
+        agree!(|b| attended(b, s, &[0, own % 7, 3, own]));
+    }
+}
+
+/// Single rows that see more than scores are kept of.
+#[test]
+fn long_caches_agree_row_by_row() {
+    let s = AttentionShape {
+        n_heads: 66,
+        q_stride: 66 * 4,
+        q_offset: 0,
+        ..shape(4, [2, 1, 540])
+    };
+    let spans = [0, 540, 0, 540, 3, 2, 0, 1];
+    agree!(|b| attended(b, s, &spans));
+    agree!(|b| attended_q8(b, s, &spans));
 }
 
 /// More tiles than blocks.
