@@ -2,6 +2,8 @@
 
 pub mod clock;
 
+use std::rc::Rc;
+
 use clap::ValueEnum;
 use maquette::Result;
 use maquette::cpu::Roof;
@@ -35,12 +37,19 @@ impl Op {
             Self::Gemm => &[
                 &[1, 2048, 2048],
                 &[1, 4096, 4096],
+                &[1, 8192, 8192],
                 &[1, 11008, 4096],
+                &[1, 22016, 4096],
+                &[2, 4096, 4096],
                 &[4, 4096, 4096],
                 &[8, 4096, 4096],
                 &[20, 4096, 4096],
+                &[40, 4096, 4096],
                 &[64, 4096, 4096],
                 &[768, 4096, 4096],
+                &[774, 2048, 2048],
+                &[774, 8192, 2048],
+                &[860, 3584, 18944],
             ],
             Self::Conv2d => &[
                 &[32, 512, 512],
@@ -62,7 +71,7 @@ impl Op {
         shapes.iter().map(|shape| shape.to_vec()).collect()
     }
 
-    /// The cases of a shape, in every format; `cold` MiB of weights are rotated through.
+    /// The cases of a shape, in every format or (products) one; `cold` MiB of weights are rotated through.
     ///
     /// # Errors
     /// What the device says.
@@ -71,9 +80,10 @@ impl Op {
         device: &'a B,
         cold: usize,
         shape: &[usize],
+        only: Option<Format>,
     ) -> Result<Vec<Case<'a>>> {
         match self {
-            Self::Gemm => gemm(device, cold, shape),
+            Self::Gemm => gemm(device, cold, shape, only),
             Self::Conv2d => conv2d(device, cold, shape),
             Self::Attention => attention(device, shape),
             Self::RmsNorm => rms_norm(device, shape),
@@ -99,38 +109,51 @@ fn buffer<B: Backend, T: Element>(device: &B, data: &[T]) -> Result<B::Buffer<T>
     Ok(buffer)
 }
 
-/// Copies of one matrix that no cache holds together.
+/// Copies of one matrix that no cache holds together. Its rows are the first few again and again: rounding them is slow.
 fn cold<B: Backend>(
     device: &B,
     cold: usize,
     format: Format,
     [n, k]: [usize; 2],
-) -> Result<Vec<B::Matrix>> {
-    let data = numbers(n * k);
-    let mut bytes = vec![0; format.bytes(n, k)?];
-    format.quantise(&data, &mut bytes);
-    let copies = (cold << 20).div_ceil(bytes.len()).clamp(1, 256);
+) -> Result<Rc<[B::Matrix]>> {
+    const ROWS: usize = 32;
+    let data = numbers(ROWS.min(n) * k);
+    let mut some = vec![0; format.bytes(ROWS.min(n), k)?];
+    format.quantise(&data, &mut some);
+    let len = format.bytes(n, k)?;
+    let bytes: Vec<u8> = some.iter().copied().cycle().take(len).collect();
+    let copies = (cold << 20).div_ceil(len).clamp(1, 256);
+    let floats: Vec<f32> = match format {
+        Format::F32 => data.iter().copied().cycle().take(n * k).collect(),
+        _ => Vec::new(),
+    };
     (0..copies)
         .map(|_| match format {
-            Format::F32 => device.pack(&QuantMatrix::f32(n, k, &data)?),
+            Format::F32 => device.pack(&QuantMatrix::f32(n, k, &floats)?),
             _ => device.pack(&QuantMatrix::from_bytes(format, n, k, &bytes)?),
         })
         .collect()
 }
 
 /// Rows of a few activations are bound by reading weights, more of them by arithmetic.
-fn gemm<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+fn gemm<'a, B: Backend>(
+    device: &'a B,
+    total: usize,
+    shape: &[usize],
+    only: Option<Format>,
+) -> Result<Vec<Case<'a>>> {
     let &[m, n, k] = shape else {
         return Ok(Vec::new());
     };
     let mut cases: Vec<Case<'a>> = Vec::new();
     let formats = Format::ALL.into_iter();
-    for format in formats.filter(|format| format.fitting(k) == *format) {
+    for format in formats.filter(|f| f.fitting(k) == *f && only.is_none_or(|only| only == *f)) {
+        let weights = cold(device, total, format, [n, k])?;
         for activations in [Activations::F32, Activations::A8] {
             if activations == Activations::A8 && format.block() == 1 {
                 continue;
             }
-            let weights = cold(device, total, format, [n, k])?;
+            let weights = Rc::clone(&weights);
             let (x, mut y) = (buffer(device, &numbers(m * k))?, device.zeros(m * n)?);
             let s = GemmShape {
                 activations,

@@ -197,6 +197,8 @@ pub(crate) enum Op {
     ShrS32,
     Prmt,
     Bfi32,
+    /// A table's bit for every three bits.
+    Lop3,
     Dp4aSS,
     Dp4aUU,
     Add64,
