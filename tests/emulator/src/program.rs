@@ -198,6 +198,8 @@ pub(crate) enum Op {
     ShrS32,
     Prmt,
     Bfi32,
+    /// A table's bit for every three bits.
+    Lop3,
     Dp4aSS,
     Dp4aUU,
     Add64,

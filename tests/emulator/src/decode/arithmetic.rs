@@ -44,6 +44,7 @@ impl Decoder {
             ("shr", "s32") => (Op::ShrS32, &[Word; 3]),
             ("prmt", "b32") => (Op::Prmt, &[Word; 4]),
             ("bfi", "b32") => (Op::Bfi32, &[Word; 5]),
+            ("lop3", "b32") => (Op::Lop3, &[Word; 5]),
             ("dp4a.s32", "s32") => (Op::Dp4aSS, &[Word; 4]),
             ("dp4a.u32", "u32") => (Op::Dp4aUU, &[Word; 4]),
             ("add", "s64" | "u64") => (Op::Add64, &[Long; 3]),

@@ -115,6 +115,28 @@ fn copies_that_are_used_too_early_are_found() {
     assert!(error.contains("race in shared memory"), "{error}");
 }
 
+#[test]
+fn copies_that_read_nothing_fill_zeros() {
+    let fill = "and.b32 %r4, %r1, 4;
+        cp.async.ca.shared.global [%rd3], [%rd2], 4, %r4;
+        cp.async.commit_group;
+        cp.async.wait_group 0;
+        ld.shared.u32 %r3, [%rd3];
+        st.global.u32 [%rd1], %r3;";
+    let (got, counters) = counted(fill, &numbers(32)).unwrap();
+    let want = |n: &u32| if n & 4 > 0 { *n } else { 0 };
+    assert_eq!(got, numbers(32).iter().map(want).collect::<Vec<_>>());
+    assert_eq!(counters.flight_bytes, 64);
+    // Whoever reads nothing may point anywhere.
+    let wild = fill
+        .replacen("[%rd2], 4", "[%rd8], 4", 1)
+        .replacen("%r1, 4", "%r1, 0", 1);
+    let wild = format!("add.s64 %rd8, %rd2, 4096;\n{wild}");
+    assert_eq!(run(&wild, &numbers(32)).unwrap(), [0; 32]);
+    let error = fault(&fill.replace("%r1, 4", "%r1, 2"), 32);
+    assert!(error.contains("a part of 4 bytes"), "{error}");
+}
+
 /// 16 rows of 4 words in shared memory, read as two matrices by each of two warps.
 const MATRICES: &str = "st.shared.u32 [%rd3], %r1;
     bar.sync 0;

@@ -2,7 +2,7 @@
 
 use super::access::SHARED_TAG;
 use super::matrices::joined_halves;
-use super::numbers::{convert, insert, permute, pick, power_of_two, test_floats};
+use super::numbers::{convert, insert, looked_up, permute, pick, power_of_two, test_floats};
 use super::{Block, Warp, put};
 use crate::Result;
 use crate::program::{Cmp, Inst, Kernel, Op, Round, Type};
@@ -243,6 +243,18 @@ impl Warp {
                     len[l],
                     32
                 ) as u32);
+            }
+            Op::Lop3 => {
+                let table = w.words[i.extra as usize];
+                let (x, y, z) = (
+                    w.words[i.a as usize],
+                    w.words[i.b as usize],
+                    w.words[i.c as usize],
+                );
+                lanes!(w.words, i.d, m, 0_u32, |l| looked_up(
+                    [x[l], y[l], z[l]],
+                    table[l]
+                ));
             }
             Op::Dp4aSS => words!(w, i, m, |a, b, c| {
                 let mut sum = c as i32;
