@@ -22,8 +22,8 @@ const PORTION: usize = 16_384;
 /// Warps of a block that finishes.
 const FINISHERS: usize = 8;
 /// Threads of both.
-const SCREEN_THREADS: u32 = 32 * WARPS as u32;
-const FINISH_THREADS: u32 = 32 * FINISHERS as u32;
+const SCREEN_THREADS: u32 = 128;
+const FINISH_THREADS: u32 = 256;
 
 /// Rows as they are and as sums of two short floats, padded, and a number of each.
 struct Prepared {
