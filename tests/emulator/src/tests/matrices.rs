@@ -424,16 +424,18 @@ fn products_of_short_floats_are_those_of_the_manual() {
 
 #[test]
 fn lanes_vote_and_are_counted() {
-    let votes = "setp.lt.u32 %p1, %r2, 5;
+    let votes = format!(
+        "{LOAD} setp.lt.u32 %p1, %r2, 5;
         vote.sync.ballot.b32 %r3, %p1, -1;
         popc.b32 %r4, %r3;
         mad.lo.s32 %r3, %r4, 100000, %r3;
-        st.global.u32 [%rd1], %r3;";
+        st.global.u32 [%rd1], %r3;"
+    );
     let input: Vec<u32> = (0..32).map(|t| t % 9).collect();
     let few = |t: u32| t % 9 < 5;
     let mask = (0..32).filter(|&t| few(t)).fold(0_u32, |m, t| m | 1 << t);
     let want = (mask.count_ones() * 100_000).wrapping_add(mask);
-    assert_eq!(run(votes, &input).unwrap(), [want; 32]);
+    assert_eq!(run(&votes, &input).unwrap(), [want; 32]);
     // Lanes that never come.
     let error = fault(
         &votes.replace("vote", "setp.lt.u32 %p2, %r1, 7; @%p2 vote"),
