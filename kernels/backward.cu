@@ -248,34 +248,6 @@ extern "C" __global__ void __launch_bounds__(256) pool_rows_dx(
     });
 }
 
-// Numbers of a wide row that lie in shared memory at once.
-#define TILE 1024
-
-// The sum of f(i) over i < width in 16 lanes, by a block of 256 threads, for all of them.
-template <class F> DEVICE f32 block_lane_sum(u32 width, F f)
-{
-    __shared__ f32 tile[TILE];
-    __shared__ f32 result;
-    f32 lane = 0.0f;
-    for (u32 base = 0; base < width; base += TILE) {
-        const u32 count = min(width - base, (u32)TILE);
-        for (u32 i = threadIdx.x; i < count; i += 256)
-            tile[i] = f(base + i);
-        __syncthreads();
-        if (threadIdx.x < 16)
-            for (u32 i = threadIdx.x; i < count; i += 16)
-                lane += tile[i];
-        __syncthreads();
-    }
-    if (threadIdx.x < 32) {
-        const f32 total = lanes_total(lane);
-        if (threadIdx.x == 0)
-            result = total;
-    }
-    __syncthreads();
-    return result;
-}
-
 DEVICE f32 row_max(const f32* x, u32 width)
 {
     f32 largest = -infinity();
@@ -299,8 +271,9 @@ extern "C" __global__ void __launch_bounds__(256) log_probs(
         return;
     }
     const f32* x = logits + (u64)row * width;
+    __shared__ Stage stage;
     const f32 largest = row_max(x, width);
-    const f32 total = block_lane_sum(width, [=](u32 i) { return exponential(x[i] - largest); });
+    const f32 total = block_lane_sum(stage, width, [=](u32 i) { return exponential(x[i] - largest); });
     // The logarithm is one of numbers: it would make a number of a NaN.
     if (threadIdx.x == 0)
         out[row] = x[label] - largest - (finite(total) ? logarithm(total) : __uint_as_float(0x7fc00000u));
@@ -319,9 +292,10 @@ extern "C" __global__ void __launch_bounds__(256) log_probs_dx(
             x[i] = 0.0f;
         return;
     }
+    __shared__ Stage stage;
     const f32 largest = row_max(x, width), weight = weights[row];
     // A thread finds its own exponentials again below.
-    const f32 total = block_lane_sum(width, [=](u32 i) { return x[i] = exponential(x[i] - largest); });
+    const f32 total = block_lane_sum(stage, width, [=](u32 i) { return x[i] = exponential(x[i] - largest); });
     const f32 share = -weight / total;
     for (u32 i = threadIdx.x; i < width; i += 256) {
         const f32 v = x[i] * share;

@@ -104,6 +104,40 @@ template <class F> DEVICE f32 lane_sum(u32 width, F f)
     return lanes_total(sum);
 }
 
+// Terms of a wide row that lie in shared memory at once, and what they come to.
+#define STAGED 4096
+
+struct Stage {
+    f32 terms[STAGED];
+    f32 result;
+};
+
+// The same sum by a block of 256 threads, for all of them: they make the terms, 16 lanes read many at a time. Only the
+// additions wait for each other, not the loads.
+template <class F> DEVICE f32 block_lane_sum(Stage& stage, u32 width, F f)
+{
+    f32 lane = 0.0f;
+    for (u32 base = 0; base < width; base += STAGED) {
+        const u32 count = min(width - base, (u32)STAGED);
+#pragma unroll 8
+        for (u32 i = threadIdx.x; i < count; i += 256)
+            stage.terms[i] = f(base + i);
+        __syncthreads();
+        if (threadIdx.x < 16)
+#pragma unroll 16
+            for (u32 i = threadIdx.x; i < count; i += 16)
+                lane += stage.terms[i];
+        __syncthreads();
+    }
+    if (threadIdx.x < 32) {
+        const f32 total = lanes_total(lane);
+        if (threadIdx.x == 0)
+            stage.result = total;
+    }
+    __syncthreads();
+    return stage.result;
+}
+
 // The row of this half warp, of 16 a block; callers take the last one again where there are fewer, so that all lanes meet
 // at every shuffle.
 DEVICE u64 own_row() { return (u64)blockIdx.x * 16 + threadIdx.x / 16; }

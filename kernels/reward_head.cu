@@ -3,7 +3,7 @@
 // Pooling: a thread takes one output and goes over the rows of its view, as ops::reward_head sums them; its head's other
 // threads read the same scores at the same time. Bound: every element read once, the scores twice.
 // Answer: one block of 256 threads takes one row; its exponentials are summed in 16 lanes, as in ops::reward_head. Bound: the
-// row, read three times out of the caches. A head of two columns costs nothing. Compute capability 8.0.
+// additions of a lane, one after the other. A head of two columns costs nothing. Compute capability 8.0.
 #include "common.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) answer(
@@ -26,9 +26,8 @@ extern "C" __global__ void __launch_bounds__(256) answer(
         return;
     }
     largest = block_max(largest);
-    if (threadIdx.x >= 32)
-        return;
-    const f32 total = lane_sum(width, [=](u32 i) { return exponential(x[i] - largest); });
+    __shared__ Stage stage;
+    const f32 total = block_lane_sum(stage, width, [=](u32 i) { return exponential(x[i] - largest); });
     if (threadIdx.x < 2)
         out[(u64)blockIdx.x * 2 + threadIdx.x] = exponential(x[threadIdx.x ? no : yes] - largest) / total;
 }

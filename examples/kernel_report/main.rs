@@ -34,7 +34,8 @@ struct Cli {
     #[arg(long, value_enum)]
     op: Option<Op>,
     /// Its sizes: m,n,k of gemm; size,c_in,c_out of conv2d; sequences,queries,keys,heads,head_dim of attention, and
-    /// keys of a prefix that all share; rows,width of the others. [default: some of each]
+    /// keys of a prefix that all share; n,width,entries of nearest;
+    /// rows,heads,head_dim of rotary_append; rows,width of the others. [default: some of each]
     #[arg(long, value_delimiter = ',')]
     shape: Vec<usize>,
     /// The format of the weights of products. [default: all]

@@ -14,6 +14,8 @@ pub enum Arithmetic {
     F32,
     /// Round them to 8 bits in blocks of 32: faster.
     A8,
+    /// Round them to BF16: for many rows on a GPU's tensor cores.
+    Bf16,
 }
 
 /// How keys and values are kept.
@@ -40,5 +42,6 @@ pub fn precision(weights: Weights, arithmetic: Arithmetic) -> Precision {
     Precision::from(weights.format()).with_activations(match arithmetic {
         Arithmetic::F32 => Activations::F32,
         Arithmetic::A8 => Activations::A8,
+        Arithmetic::Bf16 => Activations::Bf16,
     })
 }

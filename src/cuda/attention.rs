@@ -85,10 +85,10 @@ impl Device {
         places: &Buffer<u32>,
         cache: &mut Buffer<T>,
     ) -> Result<()> {
-        // A thread makes one element, or one block.
+        // A thread makes one element, or eight a block.
         let (kernel, pieces) = match kv {
             KvFormat::F32 => ("append", s.head_dim),
-            KvFormat::Q8 => ("append_q8", s.head_dim.div_ceil(A8_BLOCK)),
+            KvFormat::Q8 => ("append_q8", s.head_dim.div_ceil(A8_BLOCK).saturating_mul(8)),
         };
         s.check_as(kv, x.len, places.len, cache.len)?;
         self.owns(kernel, &[x])?;
@@ -147,8 +147,16 @@ impl Device {
         let (k_offset, v_offset) = (from(s.k_offset), from(s.v_offset));
         let keys = keys.part(kernel, "keys", k_offset, keys.len - k_offset)?;
         let values = values.part(kernel, "values", v_offset, values.len - v_offset)?;
+        if self.attend_tiles((kv, s), q, [&keys, &values], spans, out)?
+            || kv == KvFormat::F32 && self.attend_wide(s, q, [&keys, &values], spans, out)?
+        {
+            return Ok(());
+        }
         if let Some(split) = Split::plan(kv, &s, all)? {
             return self.attend_split((kv, s, split), q, [&keys, &values], spans, out);
+        }
+        if self.attend_rows((kv, s), q, [&keys, &values], spans, out)? {
+            return Ok(());
         }
         let shape = shape(kernel, [all, s.n_heads], s.head_dim, more)?;
         let group = s.n_heads / s.n_kv_heads;
@@ -185,6 +193,9 @@ impl Device {
         s.check(qkv.len, bias.len, out.len)?;
         self.owns(KERNEL, &[qkv, bias, out])?;
         if s.rows == 0 {
+            return Ok(());
+        }
+        if self.attend_relative_tiles(s, qkv, bias, out)? {
             return Ok(());
         }
         let shape = shape(KERNEL, [s.rows, s.n_heads], s.head_dim, 0)?;

@@ -4,12 +4,12 @@ use cudarc::driver::PushKernelArg;
 
 use super::memory::Buffer;
 use super::module::Family::Norm;
-use super::{Device, THREADS, along, failed, grid, words};
+use super::{Device, along, failed, grid, words};
 use crate::error::{Result, covers, product};
-use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
+use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 
-/// Rows of a block of threads: one for each half warp.
-const ROWS: usize = 16;
+/// Heads of a block of threads: one for each half warp.
+const HEADS: usize = 16;
 
 /// The names of an activation's kernels: in place, and gated.
 const fn kernels(activation: Activation) -> [&'static str; 2] {
@@ -35,7 +35,7 @@ impl Device {
         if s.rows == 0 {
             return Ok(());
         }
-        let [rows, width] = words(KERNEL, [s.rows, s.width])?;
+        let [width] = words(KERNEL, [s.width])?;
         let f = self.function(Norm, KERNEL)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
@@ -43,11 +43,10 @@ impl Device {
             .arg(&x.data)
             .arg(&weight.data)
             .arg(&bias.data);
-        args.arg(&rows).arg(&width).arg(&s.eps);
-        // SAFETY: layer_norm(y, x, weight, bias, rows, width, eps). `check` proved that x and y hold rows · width
-        // elements and weight and bias width; half warps from `rows` on read the last row and write nothing.
-        unsafe { args.launch(grid(KERNEL, s.rows.div_ceil(ROWS), 1, 256)?) }
-            .map_err(|e| failed(KERNEL, e))?;
+        args.arg(&width).arg(&s.eps);
+        // SAFETY: layer_norm(y, x, weight, bias, width, eps), a block for each row. `check` proved that x and y hold
+        // rows · width elements and weight and bias width.
+        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }
 
@@ -64,15 +63,14 @@ impl Device {
         if s.rows == 0 {
             return Ok(());
         }
-        let [rows, width] = words(KERNEL, [s.rows, s.width])?;
+        let [width] = words(KERNEL, [s.width])?;
         let f = self.function(Norm, KERNEL)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(&mut y.data).arg(&x.data).arg(&weight.data);
-        args.arg(&rows).arg(&width).arg(&s.eps);
-        // SAFETY: rms_norm(y, x, weight, rows, width, eps). As layer_norm.
-        unsafe { args.launch(grid(KERNEL, s.rows.div_ceil(ROWS), 1, 256)?) }
-            .map_err(|e| failed(KERNEL, e))?;
+        args.arg(&width).arg(&s.eps);
+        // SAFETY: rms_norm(y, x, weight, width, eps). As layer_norm.
+        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }
 
@@ -101,42 +99,8 @@ impl Device {
         // SAFETY: head_norm(x, weight, bias, rows, heads, head_dim, stride, offset, eps). `check` proved that the heads
         // lie inside a row's stride, that x holds the rows and weight and bias head_dim elements; half warps past the
         // last head read it and write nothing.
-        unsafe { args.launch(grid(KERNEL, all.div_ceil(ROWS), 1, 256)?) }
+        unsafe { args.launch(grid(KERNEL, all.div_ceil(HEADS), 1, 256)?) }
             .map_err(|e| failed(KERNEL, e))?;
-        Ok(())
-    }
-
-    pub(super) fn norm_groups(
-        &self,
-        s: GroupNormShape,
-        x: &Buffer<f32>,
-        [weight, bias]: [&Buffer<f32>; 2],
-        y: &mut Buffer<f32>,
-    ) -> Result<()> {
-        const KERNEL: &str = "group_norm";
-        s.check(x.len, weight.len, bias.len, y.len)?;
-        self.owns(KERNEL, &[x, weight, bias, y])?;
-        if s.images == 0 {
-            return Ok(());
-        }
-        // A group's elements are numbered in 32 bits, the turn of a block behind the last one included.
-        let numbers = product(KERNEL, &[s.pixels, s.channels])?;
-        words(KERNEL, [numbers.saturating_add(THREADS as usize)])?;
-        let [pixels, channels, groups] = words(KERNEL, [s.pixels, s.channels, s.groups])?;
-        let swish = u32::from(s.swish);
-        let blocks = product(KERNEL, &[s.images, s.groups])?;
-        let f = self.function(Norm, KERNEL)?;
-        let stream = self.current();
-        let mut args = stream.launch_builder(&f);
-        args.arg(&mut y.data)
-            .arg(&x.data)
-            .arg(&weight.data)
-            .arg(&bias.data);
-        args.arg(&pixels).arg(&channels).arg(&groups);
-        args.arg(&s.eps).arg(&swish);
-        // SAFETY: group_norm(y, x, weight, bias, pixels, channels, groups, eps, swish), a block for each group of each
-        // image. `check` proved that the groups divide the channels and that all lengths are there.
-        unsafe { args.launch(grid(KERNEL, blocks, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }
 

@@ -62,6 +62,27 @@ impl<B: Backend> Linear<B> {
         Self::from_matrix(loader, [n, k], matrix, bias.then_some(&biases))
     }
 
+    /// As [`load`](Self::load) with a bias, for a layer of `[n, k]` that is filled up with zeros to `[to_n, to_k]`.
+    ///
+    /// # Errors
+    /// As [`Loader::filled`].
+    pub fn filled(
+        loader: &Loader<'_, B>,
+        name: &str,
+        [n, k]: [usize; 2],
+        to: [usize; 2],
+    ) -> Result<Self> {
+        let matrix = loader.filled(&alloc::format!("{name}.weight"), [n, k], to)?;
+        let mut bias = loader.floats(&alloc::format!("{name}.bias"), &[n])?;
+        bias.try_reserve_exact(to[0].saturating_sub(n))
+            .map_err(|_| crate::error::Error::OutOfMemory {
+                what: "weights",
+                bytes: to[0].saturating_mul(size_of::<f32>()),
+            })?;
+        bias.resize(to[0], 0.0);
+        Self::from_matrix(loader, to, matrix, Some(&bias))
+    }
+
     /// A layer from a packed matrix `[n, k]`.
     ///
     /// # Errors

@@ -223,12 +223,26 @@ impl<B: Backend> Stack<B> {
                     .then(|| NormWeights::load(loader, Norm::Layer, name, c.head_dim))
                     .transpose()
             };
-            let plain = matches!(c.mlp, Mlp::Plain(_));
             let mlp_in: Vec<(&str, usize)> = n
                 .mlp_in
                 .iter()
                 .map(|name| (name.as_str(), c.mlp_width))
                 .collect();
+            let (width, inner) = (c.width, loader.whole(c.mlp_width));
+            let (mlp_in, mlp_out) = match (c.mlp, mlp_in.as_slice()) {
+                // Activations map zeros to zeros, which the second layer's zeros are multiplied with.
+                (Mlp::Plain(_), &[(first, size)]) => (
+                    Linear::filled(loader, first, [size, width], [inner, width])?,
+                    Linear::filled(loader, &n.mlp_out, [width, size], [width, inner])?,
+                ),
+                (mlp, parts) => {
+                    let bias = mlp != Mlp::Gated;
+                    (
+                        Linear::fused(loader, parts, width, bias)?,
+                        Linear::load(loader, &n.mlp_out, width, c.mlp_width, bias)?,
+                    )
+                }
+            };
             blocks.push(Block {
                 norm1: NormWeights::load(loader, c.norm, &n.norm1, c.width)?,
                 norm2: (!c.parallel)
@@ -241,8 +255,8 @@ impl<B: Backend> Stack<B> {
                 q_norm: head_norm(&n.qk_norm[0])?,
                 k_norm: head_norm(&n.qk_norm[1])?,
                 out: Linear::load(loader, &n.out, c.width, c.q_width(), c.out_bias)?,
-                mlp_in: Linear::fused(loader, &mlp_in, c.width, plain)?,
-                mlp_out: Linear::load(loader, &n.mlp_out, c.width, c.mlp_width, plain)?,
+                mlp_in,
+                mlp_out,
             });
         }
         let table = match c.rotary {
@@ -278,6 +292,17 @@ impl<B: Backend> Stack<B> {
         &self.config
     }
 
+    /// Inner width of the MLPs, as [`Loader::whole`] fills it up.
+    fn mlp_inner(&self) -> usize {
+        let first = self.blocks.first();
+        first.map_or(self.config.mlp_width, |block| block.mlp_out.k())
+    }
+
+    /// Outputs of the MLPs' first layers.
+    fn mlp_outputs(&self) -> usize {
+        self.blocks.first().map_or(0, |block| block.mlp_in.n())
+    }
+
     /// Reserves memory for passes of up to `rows` rows.
     ///
     /// # Errors
@@ -289,10 +314,10 @@ impl<B: Backend> Stack<B> {
             normed: zeros(c.width)?,
             qkv: zeros(c.qkv_width())?,
             context: zeros(c.q_width())?,
-            mlp: zeros(c.mlp_in())?,
+            mlp: zeros(self.mlp_outputs())?,
             gated: match c.mlp {
                 Mlp::Plain(_) => None,
-                Mlp::Gated => Some(zeros(c.mlp_width)?),
+                Mlp::Gated => Some(zeros(self.mlp_inner())?),
             },
             inner: match self.adapters.rank() {
                 0 => None,
@@ -437,7 +462,7 @@ impl<B: Backend> Stack<B> {
         scratch: &mut Scratch<B>,
         x: &mut B::Buffer<f32>,
     ) -> Result<()> {
-        let width = self.config.mlp_width;
+        let width = self.mlp_inner();
         let Scratch {
             normed,
             mlp,

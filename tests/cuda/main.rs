@@ -20,6 +20,7 @@ mod models;
 mod products;
 #[path = "../tiny_janus/mod.rs"]
 mod tiny_janus;
+mod wide;
 
 use maquette::rng;
 

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use maquette::cpu::Cpu;
 use maquette::model::files::maquette::write;
 use maquette::model::weights::{DType, Loader, Tensor, WeightSource};
+use maquette::ops::gemm::GemmShape;
 use maquette::ops::vq::GatherShape;
 use maquette::ops::{Backend, Reference};
 use maquette::quant::Format;
@@ -221,5 +222,60 @@ fn blocks_of_a_file_are_kept_bit_for_bit() {
                 "{got:?}"
             );
         }
+    }
+}
+
+/// A matrix `[70, 40]`.
+struct Odd(Vec<u8>);
+
+impl WeightSource for Odd {
+    fn tensor(&self, _: &str) -> Option<Tensor<'_>> {
+        Some(Tensor {
+            dtype: DType::F32,
+            shape: vec![70, 40],
+            bytes: &self.0,
+        })
+    }
+
+    fn names(&self, visit: &mut dyn FnMut(&str)) {
+        visit("w.weight");
+    }
+}
+
+#[test]
+fn a_matrix_that_is_filled_up_has_the_numbers_of_one_with_zeros() {
+    let numbers: Vec<f32> = (0..70 * 40).map(|i| (i as f32 * 0.37).sin()).collect();
+    let source = Odd(numbers.iter().flat_map(|v| v.to_le_bytes()).collect());
+    let same = |name: &str| name.to_owned();
+    for (format, whole) in [
+        (Format::F32, 40),
+        (Format::Bf16, 40),
+        (Format::Q8_0, 64),
+        (Format::Q4_0, 64),
+        (Format::Q4G128, 64),
+        (Format::Q4K, 64),
+    ] {
+        let loader = Loader::new(&Reference, &source, format, &same);
+        assert_eq!(loader.whole(40), whole, "{format:?}");
+        assert_eq!(loader.whole(256), 256);
+        let got = loader.filled("w.weight", [70, 40], [96, 64]).unwrap();
+        let mut zeros = vec![0.0; 96 * 64];
+        for (row, from) in zeros.chunks_mut(64).zip(numbers.chunks(40)) {
+            row[..40].copy_from_slice(from);
+        }
+        let want = loader.pack(96, 64, &zeros).unwrap();
+        let x: Vec<f32> = (0..3 * 64).map(|i| (i as f32 * 0.11).cos()).collect();
+        let mut rows = Reference.zeros(x.len()).unwrap();
+        Reference.write(&mut rows, 0, &x).unwrap();
+        let product = |matrix: &_| {
+            let (mut y, mut out) = (Reference.zeros(3 * 96).unwrap(), [0.0; 3 * 96]);
+            let shape = GemmShape::new(3, 96, 64);
+            Reference.gemm(shape, &rows, matrix, None, &mut y).unwrap();
+            Reference.read(&y, 0, &mut out).unwrap();
+            out
+        };
+        assert_eq!(product(&got), product(&want), "{format:?}");
+        assert!(loader.filled("w.weight", [70, 40], [69, 64]).is_err());
+        assert!(loader.filled("w.weight", [70, 40], [96, 39]).is_err());
     }
 }

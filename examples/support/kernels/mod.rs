@@ -1,6 +1,8 @@
 //! Every kind of kernel alone: its shapes, and one call of each.
 
 pub mod clock;
+mod codes;
+mod rows;
 
 use std::rc::Rc;
 
@@ -11,7 +13,6 @@ use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
 use maquette::ops::conv::ConvShape;
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{GroupNormShape, NormShape};
-use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
 use maquette::ops::{Backend, Element};
 use maquette::quant::{Format, QuantMatrix};
 
@@ -26,8 +27,13 @@ pub enum Op {
     Conv2d,
     Attention,
     RmsNorm,
+    LayerNorm,
+    Gate,
+    RotaryAppend,
     GroupNorm,
     Sample,
+    MaskedStep,
+    Nearest,
 }
 
 impl Op {
@@ -62,11 +68,20 @@ impl Op {
                 &[40, 1, 256, 20, 64],
                 &[40, 1, 32, 20, 64, 224],
                 &[1, 729, 729, 16, 72],
+                &[8, 729, 729, 16, 72],
                 &[2, 385, 385, 32, 64],
+                &[2, 387, 387, 32, 64],
+                &[40, 387, 387, 32, 64],
+                &[1, 860, 860, 28, 128, 0, 4],
+                &[1, 576, 576, 1, 512],
             ],
-            Self::RmsNorm => &[&[40, 2048], &[768, 3584]],
+            Self::RmsNorm | Self::LayerNorm => &[&[40, 2048], &[768, 3584]],
+            Self::Gate => &[&[40, 11_008], &[768, 11_008]],
+            Self::RotaryAppend => &[&[40, 32, 128], &[768, 32, 64]],
             Self::GroupNorm => &[&[65_536, 128], &[4096, 512]],
             Self::Sample => &[&[1, 16_384], &[20, 16_384]],
+            Self::MaskedStep => &[&[5120, 8192]],
+            Self::Nearest => &[&[576, 8, 16_384], &[11_520, 8, 16_384]],
         };
         shapes.iter().map(|shape| shape.to_vec()).collect()
     }
@@ -87,8 +102,13 @@ impl Op {
             Self::Conv2d => conv2d(device, cold, shape),
             Self::Attention => attention(device, shape),
             Self::RmsNorm => rms_norm(device, shape),
+            Self::LayerNorm => rows::layer_norm(device, shape),
+            Self::Gate => rows::gate(device, shape),
+            Self::RotaryAppend => rows::rotary_append(device, shape),
             Self::GroupNorm => group_norm(device, shape),
-            Self::Sample => sample(device, shape),
+            Self::Sample => codes::sample(device, shape),
+            Self::MaskedStep => codes::masked_step(device, shape),
+            Self::Nearest => codes::nearest(device, shape),
         }
     }
 
@@ -149,8 +169,14 @@ fn gemm<'a, B: Backend>(
     let formats = Format::ALL.into_iter();
     for format in formats.filter(|f| f.fitting(k) == *f && only.is_none_or(|only| only == *f)) {
         let weights = cold(device, total, format, [n, k])?;
-        for activations in [Activations::F32, Activations::A8] {
-            if activations == Activations::A8 && format.block() == 1 {
+        for activations in [Activations::F32, Activations::A8, Activations::Bf16] {
+            let fits = match activations {
+                Activations::A8 => format.block() > 1,
+                // For many rows, and no floats.
+                Activations::Bf16 => m > 8 && format != Format::F32,
+                _ => true,
+            };
+            if !fits {
                 continue;
             }
             let weights = Rc::clone(&weights);
@@ -209,13 +235,17 @@ fn conv2d<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Resul
     Ok(cases)
 }
 
-/// Attention of sequences to a prefix that they share and to keys of their own.
+/// Attention of sequences to a prefix that they share and to keys of their own. A seventh number of a shape is that of
+/// the keys' heads, of queries that see no later keys.
 fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
-    let (&[sequences, queries, keys, heads, d], prefix) = (match shape {
-        [shape @ .., prefix] if shape.len() == 5 => (shape, *prefix),
-        _ => (shape, 0),
-    }) else {
+    let &[sequences, queries, keys, heads, d, ref more @ ..] = shape else {
         return Ok(Vec::new());
+    };
+    let (prefix, kv_heads, causal) = match *more {
+        [] => (0, heads, false),
+        [prefix] => (prefix, heads, false),
+        [prefix, kv_heads] => (prefix, kv_heads, true),
+        _ => return Ok(Vec::new()),
     };
     let (width, rows) = (heads * d, prefix + sequences * keys);
     let spans: Vec<u32> = (0..sequences)
@@ -231,7 +261,7 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             sequences,
             queries,
             n_heads: heads,
-            n_kv_heads: heads,
+            n_kv_heads: kv_heads,
             head_dim: d,
             q_stride: width,
             q_offset: 0,
@@ -240,17 +270,13 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             kv_head_stride: rows * words,
             k_offset: 0,
             v_offset: 0,
-            causal: false,
+            causal,
             repeated_prefix: false,
         };
-        let q = buffer(device, &numbers(sequences * queries * width))?;
-        let spans = buffer(device, &spans)?;
-        let mut out = device.zeros(sequences * queries * width)?;
         let (roof, amount) = if queries == 1 {
-            (Roof::Read, 8.0 * (rows * heads * words) as f64)
+            (Roof::Read, 8.0 * (rows * kv_heads * words) as f64)
         } else {
-            let sums = sequences * queries * (prefix + keys) * width;
-            (Roof::Floats, 4.0 * sums as f64)
+            (Roof::Floats, 2.0 * s.multiply_adds(&spans) as f64)
         };
         let mut name = format!(
             "{}/s{sequences}_q{queries}_k{keys}_h{heads}x{d}",
@@ -259,6 +285,12 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
         if prefix > 0 {
             name.push_str(&format!("_p{prefix}"));
         }
+        if causal {
+            name.push_str(&format!("_kv{kv_heads}_causal"));
+        }
+        let q = buffer(device, &numbers(sequences * queries * width))?;
+        let spans = buffer(device, &spans)?;
+        let mut out = device.zeros(sequences * queries * width)?;
         let append = AppendShape {
             rows,
             heads: 1,
@@ -272,18 +304,18 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             let places = buffer(device, &places)?;
             device.append_q8(append, &buffer(device, &fresh)?, &places, &mut head)?;
             let (mut k, mut v) = (
-                device.zeros(rows * heads * words)?,
-                device.zeros(rows * heads * words)?,
+                device.zeros(rows * kv_heads * words)?,
+                device.zeros(rows * kv_heads * words)?,
             );
-            for h in 0..heads {
+            for h in 0..kv_heads {
                 device.copy(&head, 0, &mut k, h * rows * words, rows * words)?;
                 device.copy(&head, 0, &mut v, h * rows * words, rows * words)?;
             }
             Box::new(move |_| device.attention_q8(s, &q, &k, &v, &spans, &mut out))
         } else {
             let (k, v) = (
-                buffer(device, &numbers(rows * width))?,
-                buffer(device, &numbers(rows * width))?,
+                buffer(device, &numbers(rows * kv_heads * d))?,
+                buffer(device, &numbers(rows * kv_heads * d))?,
             );
             Box::new(move |_| device.attention(s, &q, &k, &v, &spans, &mut out))
         };
@@ -338,39 +370,6 @@ fn group_norm<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case
     let call = move |_| device.group_norm(s, &x, &w, &b, &mut y);
     Ok(vec![(
         format!("f32/p{pixels}_c{channels}"),
-        Roof::Read,
-        amount,
-        Box::new(call),
-    )])
-}
-
-/// Top-k, top-p, softmax and draw of each row.
-fn sample<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
-    let &[rows, width] = shape else {
-        return Ok(Vec::new());
-    };
-    let s = FilterShape {
-        rows,
-        width,
-        filter: Filter {
-            temperature: 1.0,
-            top_k: 1000,
-            top_p: 1.0,
-        },
-    };
-    let fresh = buffer(device, &numbers(rows * width))?;
-    let (mut logits, mut order) = (device.zeros(rows * width)?, device.zeros(rows * width)?);
-    let keys = buffer(device, &vec![7_u32; 4 * rows])?;
-    let (mut codes, mut p) = (device.zeros(rows)?, device.zeros(rows)?);
-    let call = move |_| {
-        device.copy(&fresh, 0, &mut logits, 0, rows * width)?;
-        device.filter(s, &mut logits, &mut order)?;
-        let shape = DrawShape { rows, width };
-        device.draw(shape, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
-    };
-    let amount = 4.0 * (rows * width) as f64;
-    Ok(vec![(
-        format!("f32/r{rows}_w{width}_top1000"),
         Roof::Read,
         amount,
         Box::new(call),

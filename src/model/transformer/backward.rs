@@ -187,15 +187,15 @@ impl<B: Backward> Stack<B> {
             raw: zeros(c.qkv_width())?,
             qkv: zeros(c.qkv_width())?,
             context: zeros(c.q_width())?,
-            mlp_raw: zeros(c.mlp_in())?,
-            mlp: zeros(c.mlp_width)?,
+            mlp_raw: zeros(self.mlp_outputs())?,
+            mlp: zeros(self.mlp_inner())?,
             inner: [zeros(rank)?, zeros(rank)?],
             spans: [backend.zeros(SPAN_WORDS)?, backend.zeros(SPAN_WORDS)?],
             d_normed: zeros(c.width)?,
             d_qkv: zeros(c.qkv_width())?,
             d_context: zeros(c.q_width())?,
-            d_mlp_raw: zeros(c.mlp_in())?,
-            d_mlp: zeros(c.mlp_width)?,
+            d_mlp_raw: zeros(self.mlp_outputs())?,
+            d_mlp: zeros(self.mlp_inner())?,
         })
     }
 
@@ -345,7 +345,7 @@ impl<B: Backward> Stack<B> {
             _ => &work.normed,
         };
         apply!(Site::MlpIn, false, normed, &mut work.mlp_raw);
-        let len = product("pass", &[rows, c.mlp_width])?;
+        let len = product("pass", &[rows, self.mlp_inner()])?;
         match c.mlp {
             Mlp::Plain(activation) => {
                 backend.copy(&work.mlp_raw, 0, &mut work.mlp, 0, len)?;
@@ -355,10 +355,10 @@ impl<B: Backward> Stack<B> {
         }
     }
 
-    const fn gate_shape(&self, rows: usize) -> GateShape {
+    fn gate_shape(&self, rows: usize) -> GateShape {
         GateShape {
             rows,
-            width: self.config.mlp_width,
+            width: self.mlp_inner(),
             activation: Activation::Silu,
         }
     }

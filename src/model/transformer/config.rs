@@ -80,13 +80,6 @@ impl StackConfig {
         self.q_width() + 2 * self.kv_width()
     }
 
-    pub(super) const fn mlp_in(&self) -> usize {
-        match self.mlp {
-            Mlp::Plain(_) => self.mlp_width,
-            Mlp::Gated => 2 * self.mlp_width,
-        }
-    }
-
     /// Fails if the sizes contradict each other.
     ///
     /// # Errors

@@ -234,6 +234,54 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(matrix)
     }
 
+    /// A width filled up with zeros to whole blocks of the loader's format, or of Q4_0 in place of other formats of 4 bits:
+    /// rows of that width need no floats.
+    #[must_use]
+    pub const fn whole(&self, width: usize) -> usize {
+        match self.precision.format.fitting(width) {
+            Format::F32 if self.precision.format.block() > 1 => {
+                width.next_multiple_of(Format::Q4_0.block())
+            }
+            _ => width,
+        }
+    }
+
+    /// A packed matrix of a tensor `[n, k]`, filled up with zeros to `[to_n, to_k]`.
+    ///
+    /// # Errors
+    /// As [`floats`](Self::floats), or a smaller size than the tensor's.
+    pub fn filled(
+        &self,
+        name: &str,
+        [n, k]: [usize; 2],
+        [to_n, to_k]: [usize; 2],
+    ) -> Result<B::Matrix> {
+        if [n, k] == [to_n, to_k] {
+            return self.matrix(&[(name, n)], k);
+        }
+        let tensor = self.checked(name, &[n, k])?;
+        covers("weights", "rows", to_n, n)?;
+        covers("weights", "columns", to_k, k)?;
+        let format = self.precision.format.fitting(to_k);
+        // A matrix begins as zeros.
+        let mut matrix = self.backend.matrix(format, to_n, to_k)?;
+        if !self.backend.keeps_numbers() {
+            return Ok(matrix);
+        }
+        let mut floats = reserved(product("weights", &[PORTION_ROWS.min(n), to_k])?)?;
+        let mut packer = Packer::new(format, floats.len())?;
+        for at in (0..n).step_by(PORTION_ROWS) {
+            let rows = PORTION_ROWS.min(n - at);
+            for (i, row) in floats.chunks_mut(to_k.max(1)).take(rows).enumerate() {
+                Self::decode_kept(&tensor, (at + i) * k, &mut row[..k])?;
+            }
+            let view = packer.view(rows, to_k, &floats[..rows * to_k], at * k)?;
+            self.backend.put(&mut matrix, at, &view)?;
+            self.source.release(tensor.bytes(at * k..(at + rows) * k));
+        }
+        Ok(matrix)
+    }
+
     /// A table `[n, k]` that rows are picked from, kept as it is stored where that is a format of matrices, else in F32:
     /// whatever the loader's format, the rows have the bits of the file.
     ///

@@ -192,6 +192,7 @@ pub(crate) enum Op {
     Xor32,
     Not32,
     Neg32,
+    Popc32,
     Shl32,
     ShrU32,
     ShrS32,
@@ -222,6 +223,10 @@ pub(crate) enum Op {
     SubF,
     MulF,
     FmaF,
+    /// Two floats to BF16, the second to the low half.
+    JoinBf16,
+    /// 2^x, which a GPU gives to some two units in the last place.
+    PowerF,
     DivF,
     RcpF,
     SqrtF,
@@ -248,6 +253,7 @@ pub(crate) enum Op {
     Reduce(Space, Atomic),
     Fetch(Space, Atomic),
     Shuffle(Shuffle),
+    Ballot,
     Branch,
     Exit,
     Barrier,
@@ -263,7 +269,11 @@ pub(crate) enum Op {
     CopyWait,
     CopyWaitAll,
     /// Matrices of 8 x 8 halves out of shared memory.
-    LoadMatrix(u8),
+    LoadMatrix(u8, bool),
     /// Bytes of 16 x 32 times bytes of 32 x 8.
     MultiplyS8,
+    /// BF16 of 16 x 16 times BF16 of 16 x 8, to floats.
+    MultiplyBf16,
+    /// Short floats of 16 x 8 times short floats of 8 x 8.
+    MultiplyTf32,
 }

@@ -156,7 +156,7 @@ impl<B: Backward> Back<'_, B> {
         )?;
         let d_raw = match c.mlp {
             Mlp::Plain(activation) => {
-                let len = product("pass", &[rows, c.mlp_width])?;
+                let len = product("pass", &[rows, self.stack.mlp_inner()])?;
                 b.activate_dx(activation, len, &w.mlp_raw, &mut w.d_mlp)?;
                 &w.d_mlp
             }

@@ -56,18 +56,24 @@ impl Decoder {
                     "aligned",
                     "m8n8",
                     count,
+                    turned @ ..,
                     "shared",
                     "b16",
                 ],
                 [registers, from],
             ) => {
+                let turned = match *turned {
+                    [] => false,
+                    ["trans"] => true,
+                    _ => return Err("an unknown instruction".into()),
+                };
                 let count = match *count {
                     "x1" => 1,
                     "x2" => 2,
                     "x4" => 4,
                     _ => return Err("another number of matrices".into()),
                 };
-                let mut inst = nothing(Op::LoadMatrix(count));
+                let mut inst = nothing(Op::LoadMatrix(count, turned));
                 inst.d = self.fragment(registers, count)?;
                 let narrow;
                 (inst.a, inst.extra, narrow) = self.address(Space::Shared, from)?;
@@ -79,17 +85,44 @@ impl Decoder {
                     "mma",
                     "sync",
                     "aligned",
-                    "m16n8k32",
+                    shape @ ("m16n8k32" | "m16n8k16"),
                     "row",
                     "col",
-                    "s32",
-                    "s8",
-                    "s8",
-                    "s32",
+                    to,
+                    left,
+                    right,
+                    sum,
                 ],
                 [d, a, b, c],
             ) => {
-                let mut inst = nothing(Op::MultiplyS8);
+                let op = match (*shape, *to, *left, *right, *sum) {
+                    ("m16n8k32", "s32", "s8", "s8", "s32") => Op::MultiplyS8,
+                    ("m16n8k16", "f32", "bf16", "bf16", "f32") => Op::MultiplyBf16,
+                    _ => return Err("an unknown product".into()),
+                };
+                let mut inst = nothing(op);
+                inst.d = self.fragment(d, 4)?;
+                inst.a = self.fragment(a, 4)?;
+                inst.b = self.fragment(b, 2)?;
+                inst.c = self.fragment(c, 4)?;
+                Ok(inst)
+            }
+            (
+                [
+                    "mma",
+                    "sync",
+                    "aligned",
+                    "m16n8k8",
+                    "row",
+                    "col",
+                    "f32",
+                    "tf32",
+                    "tf32",
+                    "f32",
+                ],
+                [d, a, b, c],
+            ) => {
+                let mut inst = nothing(Op::MultiplyTf32);
                 inst.d = self.fragment(d, 4)?;
                 inst.a = self.fragment(a, 4)?;
                 inst.b = self.fragment(b, 2)?;

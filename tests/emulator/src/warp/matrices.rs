@@ -9,8 +9,13 @@ const ROW_BYTES: usize = 16;
 
 impl Warp {
     /// Lanes 8 i to 8 i + 7 hold the addresses of matrix i's rows; lane l gets the halves 2 (l % 4) and the next of row
-    /// l / 4 of each.
-    pub(super) fn load_matrix(&mut self, i: &Inst, count: u8, block: &mut Block<'_>) -> Result<()> {
+    /// l / 4 of each, of a turned one the halves l / 4 of rows 2 (l % 4) and the next.
+    pub(super) fn load_matrix(
+        &mut self,
+        i: &Inst,
+        (count, turned): (u8, bool),
+        block: &mut Block<'_>,
+    ) -> Result<()> {
         let (at, count) = (self.addresses(i), usize::from(count));
         let mask = u32::MAX >> (32 - 8 * count);
         if let Some(counters) = &mut block.counters {
@@ -28,9 +33,17 @@ impl Warp {
             let by = self.access(u32::try_from(lane).unwrap_or(0), true, block);
             let from = block.shared.read(at[lane], ROW_BYTES, by)?;
             let row = &block.shared.bytes[from..from + ROW_BYTES];
+            let to = &mut self.words[registers[lane / 8] as usize];
+            if turned {
+                let (t, low) = (lane % 8 / 2, lane.is_multiple_of(2));
+                for (g, half) in row.as_chunks().0.iter().enumerate() {
+                    let (half, to) = (u32::from(u16::from_le_bytes(*half)), &mut to[g * 4 + t]);
+                    *to = if low { half } else { *to | half << 16 };
+                }
+                continue;
+            }
             for (t, word) in row.as_chunks().0.iter().enumerate() {
-                let register = registers[lane / 8] as usize;
-                self.words[register][lane % 8 * 4 + t] = u32::from_le_bytes(*word);
+                to[lane % 8 * 4 + t] = u32::from_le_bytes(*word);
             }
         }
         Ok(())
@@ -73,4 +86,100 @@ impl Warp {
             self.words[register as usize] = out;
         }
     }
+
+    /// d = a b + c of BF16 to floats. Lane 4 g + t holds of a the rows g and g + 8 and of b the column g, both at k = 2 t and
+    /// 2 t + 8 and the one behind; c and d as above. The exact sum is rounded once; tensor cores round on the way.
+    pub(super) fn multiply_halves(&mut self, i: &Inst, kernel: &Kernel) {
+        let [d, a, b, c] = [i.d, i.a, i.b, i.c].map(|v| kernel.vectors[v as usize]);
+        let (mut rows, mut cols) = ([[0.0_f64; 16]; 16], [[0.0_f64; 16]; 8]);
+        for lane in 0..32 {
+            let (g, t) = (lane / 4, lane % 4);
+            for part in 0..4 {
+                let both = halves(self.words[a[part] as usize][lane]).map(f64::from);
+                rows[g + part % 2 * 8][part / 2 * 8 + 2 * t..][..2].copy_from_slice(&both);
+            }
+            for part in 0..2 {
+                let both = halves(self.words[b[part] as usize][lane]).map(f64::from);
+                cols[g][part * 8 + 2 * t..][..2].copy_from_slice(&both);
+            }
+        }
+        let mut out = [[0; 32]; 4];
+        for (part, out) in out.iter_mut().enumerate() {
+            for lane in 0..32 {
+                let (row, col) = (
+                    &rows[lane / 4 + part / 2 * 8],
+                    &cols[lane % 4 * 2 + part % 2],
+                );
+                let dot: f64 = row.iter().zip(col).map(|(x, y)| x * y).sum();
+                let start = f32::from_bits(self.words[c[part] as usize][lane]);
+                #[expect(clippy::cast_possible_truncation, reason = "rounds")]
+                let sum = (f64::from(start) + dot) as f32;
+                out[lane] = sum.to_bits();
+            }
+        }
+        for (register, out) in d.into_iter().zip(out) {
+            self.words[register as usize] = out;
+        }
+    }
+
+    /// d = a b + c of floats of which the upper 19 bits count. Lane 4 g + t holds of a the rows g and g + 8 at k = t, then
+    /// at k = 4 + t, of b the column g at both; of c and d what [`multiply`](Self::multiply) says. A sum is cut off, where
+    /// the tensor cores of some generations do worse.
+    pub(super) fn multiply_short(&mut self, i: &Inst, kernel: &Kernel) {
+        let [d, a, b, c] = [i.d, i.a, i.b, i.c].map(|v| kernel.vectors[v as usize]);
+        let of = |register: u32, lane: usize, mask: u32| {
+            f64::from(f32::from_bits(self.words[register as usize][lane] & mask))
+        };
+        let short = |register, lane| of(register, lane, !0x1fff);
+        let mut out = [[0; 32]; 4];
+        for (part, out) in out.iter_mut().enumerate() {
+            for (lane, out) in out.iter_mut().enumerate() {
+                let (row, col) = (lane / 4, lane % 4 * 2 + part % 2);
+                let sum: f64 = (0..8)
+                    .map(|k| {
+                        let x = short(a[part / 2 + k / 4 * 2], row * 4 + k % 4);
+                        x * short(b[k / 4], col * 4 + k % 4)
+                    })
+                    .sum();
+                *out = cut(sum + of(c[part], lane, !0));
+            }
+        }
+        for (register, out) in d.into_iter().zip(out) {
+            self.words[register as usize] = out;
+        }
+    }
+}
+
+/// Two BF16, the lower first.
+pub(super) fn halves(word: u32) -> [f32; 2] {
+    [word << 16, word & 0xffff_0000].map(f32::from_bits)
+}
+
+/// A number as the nearest BF16, of equals the even one; as a normal one.
+fn half(x: f64) -> u32 {
+    if x.is_nan() {
+        return 0x7fff;
+    }
+    let bits = x.to_bits();
+    let nearest = (bits + (1 << 44) - 1 + (bits >> 45 & 1)) >> 45 << 45;
+    #[expect(clippy::cast_possible_truncation, reason = "has the bits of a BF16")]
+    let near = f64::from_bits(nearest) as f32;
+    near.to_bits() >> 16
+}
+
+/// Two floats as BF16, the second in the low half.
+pub(super) fn joined_halves(a: u32, b: u32) -> u32 {
+    let [a, b] = [a, b].map(|word| half(f64::from(f32::from_bits(word))));
+    b | a << 16
+}
+
+/// The bits of the nearest float that is no larger.
+fn cut(x: f64) -> u32 {
+    let near = x as f32;
+    let near = if f64::from(near).abs() > x.abs() {
+        f32::from_bits(near.to_bits() - 1)
+    } else {
+        near
+    };
+    near.to_bits()
 }

@@ -1,7 +1,8 @@
 //! Instructions that neither jump nor wait: the same for all lanes.
 
 use super::access::SHARED_TAG;
-use super::numbers::{convert, insert, looked_up, permute, pick, test_floats};
+use super::matrices::joined_halves;
+use super::numbers::{convert, insert, looked_up, permute, pick, power_of_two, test_floats};
 use super::{Block, Warp, put};
 use crate::Result;
 use crate::program::{Cmp, Inst, Kernel, Op, Round, Type};
@@ -223,6 +224,7 @@ impl Warp {
             Op::Xor32 => words!(w, i, m, |a, b| a ^ b),
             Op::Not32 => words!(w, i, m, |a| !a),
             Op::Neg32 => words!(w, i, m, |a| a.wrapping_neg()),
+            Op::Popc32 => words!(w, i, m, |a| a.count_ones()),
             Op::Shl32 => words!(w, i, m, |a, b| if b > 31 { 0 } else { a << b }),
             Op::ShrU32 => words!(w, i, m, |a, b| if b > 31 { 0 } else { a >> b }),
             Op::ShrS32 => words!(w, i, m, |a, b| ((a as i32) >> b.min(31)) as u32),
@@ -305,6 +307,8 @@ impl Warp {
             Op::FmaF => words!(w, i, m, |a, b, c| f32::from_bits(a)
                 .mul_add(f32::from_bits(b), f32::from_bits(c))
                 .to_bits()),
+            Op::JoinBf16 => words!(w, i, m, |a, b| joined_halves(a, b)),
+            Op::PowerF => floats!(w, i, m, |a| power_of_two(a)),
             Op::DivF => floats!(w, i, m, |a, b| a / b),
             Op::RcpF => floats!(w, i, m, |a| 1.0 / a),
             Op::SqrtF => floats!(w, i, m, |a| a.sqrt()),
@@ -384,8 +388,11 @@ impl Warp {
                 w.commit(m);
                 w.wait(m, 0, block);
             }
-            Op::LoadMatrix(_)
+            Op::LoadMatrix(..)
             | Op::MultiplyS8
+            | Op::MultiplyBf16
+            | Op::MultiplyTf32
+            | Op::Ballot
             | Op::Branch
             | Op::Exit
             | Op::Barrier
