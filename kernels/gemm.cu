@@ -20,8 +20,7 @@
 // one: a block owns one strip and up to four rows, which its warps round for themselves while their weights come. A warp
 // takes TURN blocks of inputs and has its own ring of STAGES turns; terms go through shared memory to warps that add them.
 // few: the same with up to 8 rows that round_a8 has rounded, added up by the warps that made the terms.
-// many: a block owns some strips and tiles, a warp 16 outputs and P of the tiles, over all inputs; two warps more bring
-// what they need, a ring of stages for all.
+// many: a block owns some strips and tiles, a warp one of each, over all inputs; a ring of stages for all.
 // large: a block owns 4 strips and 8 tiles, a warp one of the strips and all tiles.
 //
 // Bound: the weights, read once, and from some hundred rows on the floats behind the dots: three instructions each.
@@ -49,13 +48,6 @@ struct Q8 {
             a[i / 2][i % 2 + 2] = high[i];
         }
     }
-    // One of the tiles in two blocks that follow each other. A lane points to row lane % 16 of the tile, in its second
-    // half 512 bytes on.
-    static DEVICE void tile(u32 (&a)[4], u32 (&b)[4], const u8* own)
-    {
-        load_matrices(a, own);
-        load_matrices(b, own + 1024);
-    }
     static DEVICE i32 level(const u8* w, u32 i) { return ((const i8*)(w + i / 16 * 512))[i % 16]; }
 };
 
@@ -69,16 +61,6 @@ template <class UNPACK> struct Nibbles {
 #pragma unroll
         for (u32 i = 0; i < 4; i++)
             UNPACK::unpack(a[i / 2][i % 2], a[i / 2][i % 2 + 2], both[i]);
-    }
-    static DEVICE void tile(u32 (&a)[4], u32 (&b)[4], const u8* own)
-    {
-        u32 both[4];
-        load_matrices(both, own);
-#pragma unroll
-        for (u32 i = 0; i < 2; i++) {
-            UNPACK::unpack(a[i], a[i + 2], both[i]);
-            UNPACK::unpack(b[i], b[i + 2], both[i + 2]);
-        }
     }
 };
 
@@ -217,12 +199,12 @@ template <class W> DEVICE f32 plain_sum(const Product& s, u32 r, u32 j)
     return sum;
 }
 
-// A warp's sums of P tiles of rows, from r on, and 8 OUTS outputs from j on go through its part of shared memory, so that
-// the outputs of a row leave side by side. A lane has of output i and tile p those of two rows at 2 i.
-template <class W, u32 P, u32 OUTS> DEVICE void put_all(const Product& s, const f32 (&total)[P][2 * OUTS], u32 r, u32 j)
+// A warp's sums of P tiles of rows, from r on, and 32 outputs from j on go through its part of shared memory, so that the
+// outputs of a row leave side by side. A lane has of outputs 8 i + g and tile p those of two rows at 2 i.
+template <class W, u32 P> DEVICE void put_all(const Product& s, const f32 (&total)[P][8], u32 r, u32 j)
 {
-    // A row's 8 OUTS outputs and 4 more: two rows on, lanes use the next 8 banks; 4 rows on (OUTS 2) the next 16.
-    enum : u32 { ROW = 8 * OUTS + 4, SIZE = P * 8 * ROW, ROWS = 4 / OUTS };
+    // A row's 32 outputs and 4 more: two rows on, lanes use the next 8 banks.
+    enum : u32 { ROW = 36, SIZE = P * 8 * ROW };
     extern __shared__ __align__(16) u8 memory[];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     f32* const own = (f32*)memory + warp * SIZE;
@@ -230,19 +212,17 @@ template <class W, u32 P, u32 OUTS> DEVICE void put_all(const Product& s, const 
 #pragma unroll
     for (u32 p = 0; p < P; p++)
 #pragma unroll
-        for (u32 i = 0; i < 2 * OUTS; i++)
+        for (u32 i = 0; i < 8; i++)
             own[(p * 8 + 2 * t + i % 2) * ROW + i / 2 * 8 + g] = total[p][i];
     __syncwarp();
-    const u32 out = j + lane % (8 * OUTS);
-    if (out >= s.n)
+    if (j + lane >= s.n)
         return;
 #pragma unroll 4
-    for (u32 e = 0; e < P * 8 / ROWS; e++) {
-        const u32 row = ROWS == 1 ? e : e / 4 * 8 + e % 4 + lane / 16 * 4;
+    for (u32 row = 0; row < P * 8; row++) {
         if (r + row >= s.m)
-            continue;
-        const f32 sum = own[row * ROW + lane % (8 * OUTS)];
-        s.put(r + row, out, sum == sum ? sum : plain_sum<W>(s, r + row, out));
+            break;
+        const f32 sum = own[row * ROW + lane];
+        s.put(r + row, j + lane, sum == sum ? sum : plain_sum<W>(s, r + row, j + lane));
     }
 }
 
@@ -476,166 +456,84 @@ template <class W, u32 TURN, u32 STAGES> DEVICE void few(const Product& s)
         s.put(i, j, total == total ? total : plain_sum<W>(s, i, j));
 }
 
-#define COPIERS 2
-
-// Nine rows and more. `turn` blocks of inputs, a multiple of 4, are a stage. What a block's share has more than there is
-// is copied as zeros, which add nothing.
-template <class W, u32 P> DEVICE void many(const Product& s, u32 strips, u32 tiles, u32 turn)
+// Nine rows and more. Of `strips` and `tiles` a block has those that are there; `turn` blocks of inputs are a stage.
+template <class W> DEVICE void many(const Product& s, u32 strips, u32 tiles, u32 turn)
 {
     typedef typename W::Stored Stored;
-    enum : u32 {
-        RING = 6,
-        U = 4,
-        W_BYTES = Sizes<W>::W_BYTES,
-        SCALE_BYTES = Sizes<W>::SCALE_BYTES,
-        PLANES = W::OFFSET ? 2 : 1
-    };
+    enum : u32 { RING = 4, W_BYTES = Sizes<W>::W_BYTES, SCALE_BYTES = Sizes<W>::SCALE_BYTES };
     extern __shared__ __align__(16) u8 memory[];
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4;
     const u32 blocks = s.k / 32, stages = (blocks + turn - 1) / turn;
     const u32 first_strip = blockIdx.y * strips, first_tile = blockIdx.x * tiles;
-    const u32 all_strips = (s.n + 31) / 32, all_tiles = (s.m + 7) / 8;
+    const u32 own_strips = min(strips, (s.n + 31) / 32 - first_strip), own_tiles = min(tiles, (s.m + 7) / 8 - first_tile);
     const u32 scales_at = strips * turn * W_BYTES, levels_at = scales_at + strips * turn * SCALE_BYTES;
     const u32 times_at = levels_at + tiles * turn * 256, turned_at = times_at + tiles * turn * 32;
     const u32 stage_bytes = turned_at + (W::OFFSET ? tiles * turn * 32 : 0);
-    // Scales of a stage as floats, twice: [strip][block][plane], of output 8 i + g at 4 g + i.
-    f32* const all_sides = (f32*)(memory + RING * stage_bytes);
-    const u32 sides = strips * turn * PLANES * 32;
-    const u32 groups = (tiles + P - 1) / P, units = strips * groups * 2;
-    if (warp >= units) {
-        const u32 own = warp - units, thread = own * 32 + lane;
-        u32 at = 0, slot = 0;
-        const auto copy = [&]() {
-            if (at < blocks) {
-                const u32 count = min(blocks - at, turn), to = shared_address(memory) + slot;
-#pragma unroll 1
-                for (u32 p = 0; p < strips; p++) {
-                    const bool there = first_strip + p < all_strips;
-                    const u64 from = (u64)(first_strip + p) * blocks + at;
-#pragma unroll 4
-                    for (u32 r = own; r < turn * W::PIECES; r += COPIERS)
-                        copy_or_zero<false>(to + p * turn * W_BYTES + r * 512 + lane * 16,
-                                            s.w + from * W_BYTES + r * 512 + lane * 16,
-                                            there && r < count * W::PIECES);
-                    for (u32 i = thread; i < turn * (SCALE_BYTES / 16); i += COPIERS * 32)
-                        copy_or_zero<false>(to + scales_at + p * turn * SCALE_BYTES + i * 16,
-                                            s.scales + from * SCALE_BYTES + i * 16,
-                                            there && i < count * (SCALE_BYTES / 16));
-                }
-#pragma unroll 1
-                for (u32 p = 0; p < tiles; p++) {
-                    const bool there = first_tile + p < all_tiles;
-                    const u64 from = (u64)(first_tile + p) * blocks + at;
-#pragma unroll 2
-                    for (u32 i = thread; i < turn * 16; i += COPIERS * 32)
-                        copy_or_zero<true>(to + levels_at + p * turn * 256 + i * 16, s.levels + from * 256 + i * 16,
-                                           there && i < count * 16);
-                    // Halves of the warps: scales, and sums.
-                    if (thread < turn * 2)
-                        copy_or_zero<true>(to + times_at + p * turn * 32 + thread * 16,
-                                           (const u8*)(s.scales_x + from * 8) + thread * 16, there && thread < count * 2);
-                    if (W::OFFSET && thread < turn * 2)
-                        copy_or_zero<true>(to + turned_at + p * turn * 32 + thread * 16,
-                                           (const u8*)(s.turned + from * 8) + thread * 16, there && thread < count * 2);
-                }
-                at += turn;
-                slot = slot == (RING - 1) * stage_bytes ? 0 : slot + stage_bytes;
+    const u32 strip = warp / tiles, tile = warp % tiles;
+    const auto copy = [&](u32 stage) {
+        const u32 at = stage * turn;
+        if (at < blocks) {
+            const u32 count = min(blocks - at, turn);
+            u8* const to = memory + stage % RING * stage_bytes;
+            for (u32 p = warp; p < own_strips; p += warps) {
+                const u64 from = (u64)(first_strip + p) * blocks + at;
+                copy_run<16, false>(to + p * turn * W_BYTES, s.w + from * W_BYTES, count * (W_BYTES / 16), lane);
+                copy_run<16, false>(to + scales_at + p * turn * SCALE_BYTES, s.scales + from * SCALE_BYTES,
+                                    count * (SCALE_BYTES / 16), lane);
             }
-            copy_commit();
-        };
-        u32 raw = scales_at;
-        const auto convert = [&](u32 stage) {
-            if (stage >= stages)
-                return;
-            const Stored* const from = (const Stored*)(memory + raw) + lane;
-            raw = raw == scales_at + (RING - 1) * stage_bytes ? scales_at : raw + stage_bytes;
-            f32* const to = all_sides + stage % 2 * sides + lane % 8 * 4 + lane / 8;
-            for (u32 i = own; i < strips * turn; i += COPIERS) {
-                const Stored side = from[i * 32];
-                to[i * PLANES * 32] = W::scale(side);
+            for (u32 p = warp; p < own_tiles; p += warps) {
+                const u64 from = ((u64)(first_tile + p) * blocks + at) * 8;
+                copy_run<16, true>(to + levels_at + p * turn * 256, s.levels + from * 32, count * 16, lane);
+                copy_run<16, true>(to + times_at + p * turn * 32, s.scales_x + from, count * 2, lane);
                 if (W::OFFSET)
-                    to[i * PLANES * 32 + 32] = W::offset(side);
+                    copy_run<16, true>(to + turned_at + p * turn * 32, s.turned + from, count * 2, lane);
             }
-        };
-#pragma unroll 1
-        for (u32 stage = 0; stage < RING - 1; stage++)
-            copy();
-        copy_wait<RING - 2>();
-        __syncthreads();
-        convert(0);
-#pragma unroll 1
-        for (u32 stage = 0; stage < stages; stage++) {
-            // The next stage is here; what was before this one is done.
-            copy_wait<RING - 3>();
-            __syncthreads();
-            copy();
-            convert(stage + 1);
         }
-        copy_wait<0>();
-        __syncthreads();
-        return;
-    }
-    const u32 half = warp % 2, group = warp / 2 % groups, strip = warp / 2 / groups, tile = group * P;
-    f32 total[P][4];
+        copy_commit();
+    };
+    f32 total[1][8];
 #pragma unroll
-    for (u32 p = 0; p < P; p++)
-#pragma unroll
-        for (u32 i = 0; i < 4; i++)
-            total[p][i] = 0.0f;
-    __syncthreads();
-    u32 slot = 0;
+    for (u32 i = 0; i < 8; i++)
+        total[0][i] = 0.0f;
+    const bool works = strip < own_strips && tile < own_tiles;
+#pragma unroll 1
+    for (u32 stage = 0; stage < RING - 1; stage++)
+        copy(stage);
 #pragma unroll 1
     for (u32 stage = 0; stage < stages; stage++) {
+        copy_wait<RING - 2>();
         __syncthreads();
-        const u8* const from = memory + slot;
-        slot = slot == (RING - 1) * stage_bytes ? 0 : slot + stage_bytes;
-        const u8* w = from + strip * turn * W_BYTES + lane / 16 * 512 + half * 256 + lane % 16 * 16;
-        const f32* side = all_sides + stage % 2 * sides + strip * turn * PLANES * 32 + g * 4 + half * 2;
-        const u8* x = from + levels_at + tile * turn * 256 + lane * 8;
-        const u8* times = from + times_at + tile * turn * 32 + t * 8;
-#pragma unroll 1
-        for (u32 b = min(blocks - stage * turn, turn); ; b -= U) {
-            u32 a[U][4];
+        copy(stage + RING - 1);
+        const u8* const from = memory + stage % RING * stage_bytes;
+        const u8* const w = from + strip * turn * W_BYTES;
+        const Stored* const own_scales = (const Stored*)(from + scales_at + strip * turn * SCALE_BYTES) + g;
+        const uint2* const x = (const uint2*)(from + levels_at + tile * turn * 256) + lane;
+        const float2* const times = (const float2*)(from + times_at + tile * turn * 32) + t;
+        const float2* const turned = (const float2*)(from + turned_at + tile * turn * 32) + t;
+        const u32 count = works ? min(blocks - stage * turn, turn) : 0;
+        // The additions alone wait for each other.
+#pragma unroll 4
+        for (u32 b = 0; b < count; b++) {
+            u32 a[2][4];
+            W::strip(a, w + b * W_BYTES, lane);
+            const float2 by = times[b * 4], sums = W::OFFSET ? turned[b * 4] : make_float2(0.0f, 0.0f);
 #pragma unroll
-            for (u32 u = 0; u < U; u += 2)
-                W::tile(a[u], a[u + 1], w + u * W_BYTES);
-            float2 scale[U], offset[U];
+            for (u32 half = 0; half < 2; half++) {
+                i32 dot[4];
+                multiply(dot, a[half], x[b * 32], MAGIC_BITS);
 #pragma unroll
-            for (u32 u = 0; u < U; u++) {
-                scale[u] = *(const float2*)(side + u * PLANES * 32);
-                if (W::OFFSET)
-                    offset[u] = *(const float2*)(side + u * PLANES * 32 + 32);
-            }
-#pragma unroll
-            for (u32 p = 0; p < P; p++) {
-                i32 dot[U][4];
-#pragma unroll
-                for (u32 u = 0; u < U; u++)
-                    multiply(dot[u], a[u], *(const uint2*)(x + p * turn * 256 + u * 256), MAGIC_BITS);
-#pragma unroll
-                for (u32 u = 0; u < U; u++) {
-                    const float2 by = *(const float2*)(times + p * turn * 32 + u * 32);
-                    float2 sums = make_float2(0.0f, 0.0f);
-                    if (W::OFFSET)
-                        sums = *(const float2*)(times + (tiles + p) * turn * 32 + u * 32);
-                    const f32 scales[2] = {scale[u].x, scale[u].y}, offsets[2] = {offset[u].x, offset[u].y};
-#pragma unroll
-                    for (u32 i = 0; i < 2; i++) {
-                        const f32 start = scales[i] * -MAGIC;
-                        total[p][2 * i] += part<W>(dot[u][2 * i], scales[i], start, sums.x, offsets[i]) * by.x;
-                        total[p][2 * i + 1] += part<W>(dot[u][2 * i + 1], scales[i], start, sums.y, offsets[i]) * by.y;
-                    }
+                for (u32 i = 0; i < 2; i++) {
+                    const Stored side = own_scales[b * 32 + 16 * half + 8 * i];
+                    const f32 scale = W::scale(side), offset = W::offset(side), start = scale * -MAGIC;
+                    f32* const to = &total[0][4 * half + 2 * i];
+                    to[0] += part<W>(dot[2 * i], scale, start, sums.x, offset) * by.x;
+                    to[1] += part<W>(dot[2 * i + 1], scale, start, sums.y, offset) * by.y;
                 }
             }
-            if (b <= U)
-                break;
-            w += U * W_BYTES;
-            side += U * PLANES * 32;
-            x += U * 256;
-            times += U * 32;
         }
     }
-    put_all<W, P, 2>(s, total, (first_tile + tile) * 8, (first_strip + strip) * 32 + half * 16);
+    copy_wait<0>();
+    put_all<W, 1>(s, total, (first_tile + tile) * 8, (first_strip + strip) * 32);
 }
 
 #define STRIPS 4
@@ -747,7 +645,7 @@ template <class W> DEVICE void large(const Product& s)
         }
     }
     copy_wait<0>();
-    put_all<W, TILES, 4>(s, total, first_tile * 8, strip * 32);
+    put_all<W, TILES>(s, total, first_tile * 8, strip * 32);
 }
 
 #define PARAMETERS                                                                                                     \
@@ -790,20 +688,16 @@ FEW(gemm_q8_few, Q8, 3)
 FEW(gemm_q4_few, Q4, 4)
 FEW(gemm_q4k_few, Q4K, 3)
 
-#define MANY(NAME, W, P, THREADS)                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                           \
+#define MANY(NAME, W)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(512, 1)                                                               \
         NAME(PARAMETERS, ROUNDED, u32 strips, u32 tiles, u32 turn)                                                     \
     {                                                                                                                  \
-        many<W, P>({y, x, levels, scales_x, turned, w, scales, bias, m, n, k, has_bias, accumulate}, strips, tiles,    \
-                   turn);                                                                                              \
+        many<W>({y, x, levels, scales_x, turned, w, scales, bias, m, n, k, has_bias, accumulate}, strips, tiles, turn);   \
     }
 
-MANY(gemm_q8_many, Q8, 1, 640)
-MANY(gemm_q8_more, Q8, 2, 512)
-MANY(gemm_q4_many, Q4, 1, 640)
-MANY(gemm_q4_more, Q4, 2, 512)
-MANY(gemm_q4k_many, Q4K, 1, 640)
-MANY(gemm_q4k_more, Q4K, 2, 512)
+MANY(gemm_q8_many, Q8)
+MANY(gemm_q4_many, Q4)
+MANY(gemm_q4k_many, Q4K)
 
 #define LARGE(NAME, W, AT_ONCE)                                                                                        \
     extern "C" __global__ void __launch_bounds__(STRIPS * 32, AT_ONCE) NAME(PARAMETERS, ROUNDED)                       \

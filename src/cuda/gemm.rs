@@ -15,22 +15,21 @@ const TILE: usize = 8;
 /// Bytes of the levels of a block of inputs, and of their scale and sum.
 const LEVELS_BYTES: usize = 32;
 const SIDE_BYTES: usize = 8;
-/// Multiprocessors of a large GPU, and what one of them holds of threads and of shared memory.
+/// Multiprocessors of a large GPU: a block takes several strips, or many rows, where these all have one.
 const PROCESSORS: usize = 132;
-const THREADS: usize = 2048;
-const PROCESSOR_BYTES: usize = 227 << 10;
 /// Shared memory of a block for many rows at most: the smallest of the multiprocessors (8.6) has 100 KB, those of
 /// data centres room for two and more.
-const RING_BYTES: usize = 92 << 10;
+const RING_BYTES: usize = 80 << 10;
 /// Warps that multiply in a block for up to 8 rows.
 const PARTS: usize = 8;
 /// Bytes of a row of their terms where other warps add them up: of 32 outputs, and 16 more.
 const ROW_BYTES: usize = 144;
 /// Blocks of inputs of a turn for 5 to 8 rows.
 const FEW_TURN: usize = 2;
-/// Warps of a block for many rows that bring what the others multiply, and stages of their ring.
-const COPIERS: usize = 2;
-const RING: usize = 6;
+/// Stages of the ring of a block for many rows; its tiles and warps at most.
+const RING: usize = 4;
+const TILES: usize = 8;
+const WARPS: usize = 16;
 /// Strips and tiles of a block for large products, their stages, and blocks of inputs of one.
 const LARGE: [usize; 4] = [4, 8, 4, 2];
 
@@ -41,8 +40,7 @@ struct Kernels {
     ones: [(&'static str, usize, usize); 3],
     /// Up to 8 rows, with the turns of a ring.
     few: (&'static str, usize),
-    /// Many rows: a warp multiplies one tile, or two.
-    many: [&'static str; 2],
+    many: &'static str,
     large: &'static str,
 }
 
@@ -56,7 +54,7 @@ const fn kernels(format: Format) -> Option<Kernels> {
                 ("gemm_q8_four", 2, 4),
             ],
             few: ("gemm_q8_few", 3),
-            many: ["gemm_q8_many", "gemm_q8_more"],
+            many: "gemm_q8_many",
             large: "gemm_q8_large",
         },
         Format::Q4_0 | Format::Q4G128 => Kernels {
@@ -66,7 +64,7 @@ const fn kernels(format: Format) -> Option<Kernels> {
                 ("gemm_q4_four", 2, 6),
             ],
             few: ("gemm_q4_few", 4),
-            many: ["gemm_q4_many", "gemm_q4_more"],
+            many: "gemm_q4_many",
             large: "gemm_q4_large",
         },
         Format::Q4K => Kernels {
@@ -76,7 +74,7 @@ const fn kernels(format: Format) -> Option<Kernels> {
                 ("gemm_q4k_four", 2, 6),
             ],
             few: ("gemm_q4k_few", 3),
-            many: ["gemm_q4k_many", "gemm_q4k_more"],
+            many: "gemm_q4k_many",
             large: "gemm_q4k_large",
         },
     })
@@ -91,76 +89,6 @@ struct Plan {
     rounded: bool,
     /// Strips, tiles and blocks of inputs of a stage: what the kernels for many rows take.
     parts: Option<[usize; 3]>,
-}
-
-/// A way to part a product of many rows.
-#[derive(Debug, Clone, Copy)]
-struct Parts {
-    strips: usize,
-    tiles: usize,
-    turn: usize,
-    threads: usize,
-    bytes: usize,
-    /// Turns of a scheduler's instructions that a block of threads takes for a block of inputs, by the busiest scheduler.
-    turns: usize,
-}
-
-impl Parts {
-    /// What `many` does with `together` tiles a warp; nothing if that is too much for a block of threads.
-    fn many(
-        together: usize,
-        [strips, tiles]: [usize; 2],
-        format: Format,
-        strip_bytes: usize,
-    ) -> Option<Self> {
-        // What the kernels' registers have room for.
-        let [most, turns] = [[18, 27], [14, 43]][together - 1];
-        let warps = 2 * strips * tiles.div_ceil(together);
-        // The scales and offsets of a stage as floats, twice.
-        let sides = 2 * STRIP * 4 * if format == Format::Q4K { 2 } else { 1 };
-        let side_bytes = if format == Format::Q4K { 8 } else { 4 };
-        let block = RING * (strips * strip_bytes + tiles * TILE * (LEVELS_BYTES + side_bytes));
-        let bytes = |turn| turn * (block + strips * sides);
-        let turn = [8, 4].into_iter().find(|&t| bytes(t) <= RING_BYTES)?;
-        (warps <= most).then(|| Self {
-            strips,
-            tiles,
-            turn,
-            threads: 32 * (warps + COPIERS),
-            bytes: bytes(turn),
-            turns: warps.div_ceil(4) * turns + (strips + tiles) * 2,
-        })
-    }
-
-    fn large(format: Format, strip_bytes: usize) -> Self {
-        let [strips, tiles, stages, turn] = LARGE;
-        let side_bytes = if format == Format::Q4K { 8 } else { 4 };
-        let block = strips * strip_bytes + tiles * TILE * (LEVELS_BYTES + side_bytes);
-        Self {
-            strips,
-            tiles,
-            turn,
-            threads: 32 * strips,
-            bytes: stages * turn * block,
-            turns: 260,
-        }
-    }
-
-    /// Cycles a block of inputs, roughly: of the busiest multiprocessor's instructions, or of what it has to bring.
-    fn cost(&self, [all_strips, all_tiles]: [usize; 2], strip_bytes: usize) -> usize {
-        let blocks = all_strips.div_ceil(self.strips) * all_tiles.div_ceil(self.tiles);
-        let own = blocks.div_ceil(PROCESSORS);
-        let at_once = own
-            .min(PROCESSOR_BYTES / (self.bytes + 1024))
-            .min(THREADS / self.threads)
-            .max(1);
-        // A scheduler with few warps waits for them most of the time.
-        let warps = at_once * self.threads / 32;
-        let issue = own * self.turns * (5 * warps + 16) / (5 * warps);
-        let brought = self.strips * strip_bytes + self.tiles * TILE * (LEVELS_BYTES + 4);
-        let brought = own * brought / 24;
-        issue.max(brought) + issue.min(brought) / 4
-    }
 }
 
 impl Plan {
@@ -197,34 +125,41 @@ impl Plan {
                 parts: None,
             }));
         }
-        let all = [all_strips, s.m.div_ceil(TILE)];
-        let mut best = Parts::large(format, strip_bytes);
-        let mut kernel = kernels.large;
-        let mut least = best.cost(all, strip_bytes);
-        for (i, name) in kernels.many.into_iter().enumerate() {
-            for strips in 1..=9.min(all[0]) {
-                // Blocks of threads along the rows share them evenly, each of its warps whole tiles.
-                for groups in 1..=all[1].min(24) {
-                    let tiles = all[1].div_ceil(groups).next_multiple_of(i + 1);
-                    let parts = Parts::many(i + 1, [strips, tiles], format, strip_bytes);
-                    let cost = parts.map(|parts| (parts, parts.cost(all, strip_bytes)));
-                    if let Some((parts, cost)) = cost
-                        && cost < least
-                    {
-                        (best, kernel, least) = (parts, name, cost);
-                    }
-                }
-            }
+        let all_tiles = s.m.div_ceil(TILE);
+        let side_bytes = if format == Format::Q4K { SIDE_BYTES } else { 4 };
+        let tile_bytes = TILE * (LEVELS_BYTES + side_bytes);
+        let [strips, tiles, stages, turn] = LARGE;
+        let [x, y] = [all_tiles.div_ceil(tiles), all_strips.div_ceil(strips)];
+        if x.saturating_mul(y) >= PROCESSORS {
+            let bytes = stages * turn * (strips * strip_bytes + tiles * tile_bytes);
+            let [threads, bytes] = words(OP, [32 * strips, bytes])?;
+            let mut shape = grid(OP, x, y, threads)?;
+            shape.shared_mem_bytes = bytes;
+            return Ok(Some(Self {
+                kernel: kernels.large,
+                shape,
+                rounded: true,
+                parts: None,
+            }));
         }
-        let [threads, bytes] = words(OP, [best.threads, best.bytes])?;
-        let x = all[1].div_ceil(best.tiles);
-        let mut shape = grid(OP, x, all[0].div_ceil(best.strips), threads)?;
+        // Blocks of threads along the rows share them evenly.
+        let x = all_tiles.div_ceil(TILES);
+        let tiles = all_tiles.div_ceil(x);
+        let strips = [4, 2, 1]
+            .into_iter()
+            .find(|strips| strips * tiles <= WARPS && all_strips / strips * x >= PROCESSORS);
+        let strips = strips.unwrap_or(1);
+        let bytes = |turn| RING * turn * (strips * strip_bytes + tiles * tile_bytes);
+        let turn = [8, 4].into_iter().find(|&t| bytes(t) <= RING_BYTES);
+        let turn = turn.unwrap_or(2);
+        let [threads, bytes] = words(OP, [32 * strips * tiles, bytes(turn)])?;
+        let mut shape = grid(OP, x, all_strips.div_ceil(strips), threads)?;
         shape.shared_mem_bytes = bytes;
         Ok(Some(Self {
-            kernel,
+            kernel: kernels.many,
             shape,
             rounded: true,
-            parts: (kernel != kernels.large).then_some([best.strips, best.tiles, best.turn]),
+            parts: Some([strips, tiles, turn]),
         }))
     }
 }
@@ -355,7 +290,7 @@ mod tests {
                     assert!((x as usize - 1) * tiles * TILE < m, "{what}");
                     assert!((y as usize - 1) * strips * STRIP < n, "{what}");
                     assert!([2, 4, 8].contains(&turn), "{what}");
-                    assert!(plan.shape.block_dim.0 <= 640, "{what}");
+                    assert!(plan.shape.block_dim.0 <= 512, "{what}");
                     let most = SHARED_BYTES.unsigned_abs();
                     assert!(plan.shape.shared_mem_bytes <= most, "{what}");
                 }

@@ -42,7 +42,7 @@ const fn kernels(format: Format) -> Option<[&'static str; 2]> {
 fn size(m: usize, n: usize) -> usize {
     let time = |tiles: usize| {
         let blocks = m.div_ceil(tiles * TILE) * n.div_ceil(STRIPS * STRIP);
-        blocks.div_ceil(AT_ONCE) * (tiles + 4)
+        blocks.div_ceil(AT_ONCE) * (tiles + 8)
     };
     let all = 0..TILES.len();
     all.min_by_key(|&i| time(TILES[i])).unwrap_or(0)

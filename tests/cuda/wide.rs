@@ -157,7 +157,7 @@ fn a_row_has_the_same_bits_in_tiles_of_every_size() {
         }
         // The larger tiles are for products of many blocks of threads.
         if [Format::Q8_0, Format::Q4K].contains(&format) {
-            let n = 33 * 128;
+            let n = 34 * 128;
             let w = weights(format, n, k);
             let most = of(format, shape(512, n), &w, &rows);
             let few = of(format, shape(9, n), &w, &rows);
