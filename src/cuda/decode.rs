@@ -54,6 +54,8 @@ impl Split {
         let (query, pitch, stage) = match kv {
             KvFormat::F32 => (row, ((row / 4) | 1).saturating_mul(4), PITCH[0]),
             KvFormat::Q8 => (row.next_multiple_of(4), row | 1, PITCH[1]),
+            // Tensor cores have a way of their own.
+            KvFormat::Bf16 => return Ok(None),
         };
         let shared = product(OP, &[KEYS, pitch])?.saturating_add(query);
         let shared = shared.saturating_mul(size_of::<u32>());
@@ -98,8 +100,8 @@ impl Device {
     ) -> Result<()> {
         const OP: &str = "attention";
         let [first, second] = match kv {
-            KvFormat::F32 => ["attention_scores", "attention_values"],
             KvFormat::Q8 => ["attention_scores_q8", "attention_values_q8"],
+            _ => ["attention_scores", "attention_values"],
         };
         let group = s.n_heads / s.n_kv_heads;
         let sizes = [s.queries, group, s.head_dim, s.kv_rows];

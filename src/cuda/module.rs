@@ -20,6 +20,7 @@ pub(super) enum Family {
     Attention,
     Conv,
     Decode,
+    Flash,
     Gemm,
     Gemv,
     Norm,
@@ -47,6 +48,7 @@ impl Family {
             Self::Attention => source!("attention"),
             Self::Conv => source!("conv"),
             Self::Decode => source!("decode"),
+            Self::Flash => source!("flash"),
             Self::Gemm => source!("gemm"),
             Self::Gemv => source!("gemv"),
             Self::Norm => source!("norm"),
@@ -111,7 +113,10 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
-        if family == Family::Gemm.source().0 {
+        if [Family::Flash, Family::Gemm]
+            .map(|large| large.source().0)
+            .contains(&family)
+        {
             function
                 .set_attribute(
                     CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,

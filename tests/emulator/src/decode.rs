@@ -276,7 +276,7 @@ impl Decoder {
         // Anything that changes the meaning of a known instruction is refused here.
         for modifier in parts {
             if ["ftz", "sat", "cc", "approx", "full", "rz", "rm", "rp"].contains(modifier)
-                && parts[0] != "cvt"
+                && !matches!(parts[0], "cvt" | "ex2")
             {
                 return Err(unknown());
             }
@@ -446,7 +446,7 @@ impl Decoder {
                 inst.c = self.operand(Bank::Pred, arg(3)?)?;
                 Ok(inst)
             }
-            "cvt" => {
+            "cvt" if parts[1..] != ["rn", "bf16x2", "f32"] => {
                 let [to, from] = [kind(parts[parts.len() - 2])?, kind(last)?];
                 let round = match parts[1..parts.len() - 2] {
                     [] => Round::Exact,

@@ -222,6 +222,10 @@ pub(crate) enum Op {
     FmaF,
     /// Two BF16 a word.
     FmaBf16,
+    /// Two floats to BF16, the second to the low half.
+    JoinBf16,
+    /// 2^x, which a GPU gives to some two units in the last place.
+    PowerF,
     DivF,
     RcpF,
     SqrtF,
@@ -263,7 +267,7 @@ pub(crate) enum Op {
     CopyWait,
     CopyWaitAll,
     /// Matrices of 8 x 8 halves out of shared memory.
-    LoadMatrix(u8),
+    LoadMatrix(u8, bool),
     /// Bytes of 16 x 32 times bytes of 32 x 8.
     MultiplyS8,
     /// BF16 of 16 x 16 times BF16 of 16 x 8, to floats.

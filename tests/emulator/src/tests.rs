@@ -331,7 +331,8 @@ fn atomics_add_up_and_reads_beside_them_race() {
 #[test]
 fn what_is_not_known_is_refused_with_its_line() {
     for line in [
-        "ex2.approx.ftz.f32 %f1, %f1;",
+        "ex2.approx.f32 %f1, %f1;",
+        "cvt.rn.relu.bf16x2.f32 %r1, %f1, %f1;",
         "add.ftz.f32 %f1, %f1, %f1;",
         "ld.local.u32 %r1, [%rd1];",
     ] {

@@ -322,7 +322,7 @@ impl Warp {
                 }
                 Op::WarpBarrier
                 | Op::Shuffle(_)
-                | Op::LoadMatrix(_)
+                | Op::LoadMatrix(..)
                 | Op::MultiplyS8
                 | Op::MultiplyBf16
                     if m != 0 =>
@@ -361,8 +361,8 @@ impl Warp {
                                 place(kernel, pc)
                             ));
                         }
-                        Op::LoadMatrix(count) => self
-                            .load_matrix(i, count, block)
+                        Op::LoadMatrix(count, turned) => self
+                            .load_matrix(i, (count, turned), block)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
                         Op::MultiplyBf16 => self.multiply_halves(i, kernel),
                         _ => self.multiply(i, kernel),

@@ -67,6 +67,8 @@ impl Decoder {
             ("mul.rn" | "mul", "f32") => (Op::MulF, &[Word; 3]),
             ("fma.rn", "f32") => (Op::FmaF, &[Word; 4]),
             ("fma.rn", "bf16x2") => (Op::FmaBf16, &[Word; 4]),
+            ("cvt.rn.bf16x2", "f32") => (Op::JoinBf16, &[Word; 3]),
+            ("ex2.approx.ftz", "f32") => (Op::PowerF, &[Word; 2]),
             ("div.rn", "f32") => (Op::DivF, &[Word; 3]),
             ("rcp.rn", "f32") => (Op::RcpF, &[Word; 2]),
             ("sqrt.rn", "f32") => (Op::SqrtF, &[Word; 2]),

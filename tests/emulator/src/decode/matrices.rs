@@ -44,18 +44,24 @@ impl Decoder {
                     "aligned",
                     "m8n8",
                     count,
+                    turned @ ..,
                     "shared",
                     "b16",
                 ],
                 [registers, from],
             ) => {
+                let turned = match *turned {
+                    [] => false,
+                    ["trans"] => true,
+                    _ => return Err("an unknown instruction".into()),
+                };
                 let count = match *count {
                     "x1" => 1,
                     "x2" => 2,
                     "x4" => 4,
                     _ => return Err("another number of matrices".into()),
                 };
-                let mut inst = nothing(Op::LoadMatrix(count));
+                let mut inst = nothing(Op::LoadMatrix(count, turned));
                 inst.d = self.fragment(registers, count)?;
                 let narrow;
                 (inst.a, inst.extra, narrow) = self.address(Space::Shared, from)?;

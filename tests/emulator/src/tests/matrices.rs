@@ -162,6 +162,68 @@ fn a_lane_gets_its_part_of_every_matrix() {
     assert!(error.contains("alone have no matrices"), "{error}");
 }
 
+#[test]
+fn a_turned_matrix_is_read_down_its_columns() {
+    let lines = MATRICES.replace("x2.shared", "x2.trans.shared").replace(
+        "mad.lo.s32 %r3, %r5, 100, %r6;",
+        "mov.b32 %r3, %r5; @%p1 mov.b32 %r3, %r6;",
+    );
+    // Halves are twice a word's number, and one more for the upper one.
+    let numbered = |lines: &str| {
+        lines.replacen("[%rd3], %r1", "[%rd3], %r8", 1).replacen(
+            "st.shared",
+            "mad.lo.s32 %r8, %r1, 131074, 65536; st.shared",
+            1,
+        )
+    };
+    for (second, test) in [
+        (0, "setp.ne.s32 %p1, %r1, %r1;"),
+        (32, "setp.eq.s32 %p1, %r1, %r1;"),
+    ] {
+        let got = run(&format!("{test} {}", numbered(&lines)), &numbers(64)).unwrap();
+        for (t, word) in got.into_iter().enumerate() {
+            let (g, t) = (t as u32 % 32 / 4, t as u32 % 4);
+            // Half g of the rows 2 t and 2 t + 1, which are four words long.
+            let low = 2 * (second + 2 * t * 4) + g;
+            assert_eq!(word, low | (low + 8) << 16, "{g}, {t}");
+        }
+    }
+}
+
+#[test]
+fn floats_become_halves_and_powers() {
+    let [one, next] = [1.0_f32, -2.5].map(f32::to_bits);
+    for (a, b, want) in [
+        (one, next, 0x3f80_c020),
+        // In the middle between two: the even one.
+        (0x3f80_8000, 0x3f81_8000, 0x3f80_3f82),
+        (0x3f80_8001, 0x3f81_7fff, 0x3f81_3f81),
+        (0x7f80_0000, 0xffc0_0001, 0x7f80_7fff),
+        (0x7f7f_ffff, 0x0000_0000, 0x7f80_0000),
+    ] {
+        let lines = format!(
+            "{LOAD} mov.b32 %f1, {a}; mov.b32 %f2, {b}; cvt.rn.bf16x2.f32 %r3, %f1, %f2; st.global.u32 [%rd1], %r3;"
+        );
+        assert_eq!(run(&lines, &[0]).unwrap(), [want], "{a:#x}, {b:#x}");
+    }
+    for (x, want) in [
+        (0.0_f32, 1.0_f32),
+        (-0.0, 1.0),
+        (0.5, std::f32::consts::SQRT_2),
+        (-3.0, 0.125),
+        (-126.0, f32::MIN_POSITIVE),
+        (-126.5, 0.0),
+        (f32::NEG_INFINITY, 0.0),
+        (200.0, f32::INFINITY),
+    ] {
+        let lines = format!(
+            "{LOAD} mov.b32 %f1, {}; ex2.approx.ftz.f32 %f1, %f1; mov.b32 %r3, %f1; st.global.u32 [%rd1], %r3;",
+            x.to_bits()
+        );
+        assert_eq!(run(&lines, &[0]).unwrap(), [want.to_bits()], "{x}");
+    }
+}
+
 const MULTIPLY: &str = "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r3, %r4, %r5, %r6}, {%r7, %r8, %r9, %r10}, \
      {%r11, %r12}, {%r13, %r14, %r15, %r16};";
 
@@ -318,7 +380,7 @@ fn other_copies_and_products_are_refused() {
         "cp.async.ca.shared.global.L2::128B [%rd3], [%rd2], 16;",
         "cp.async.bulk.commit_group;",
         "cp.async.wait_group;",
-        "ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%r5, %r6}, [%rd3];",
+        "ldmatrix.sync.aligned.m8n8.x2.trans.shared.b8 {%r5, %r6}, [%rd3];",
         "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r5, %r6}, [%rd3];",
         &MULTIPLY.replace("row.col.s32", "row.col.satfinite.s32"),
         &MULTIPLY.replace("s8.s8", "u8.s8"),

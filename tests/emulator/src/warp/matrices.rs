@@ -9,8 +9,13 @@ const ROW_BYTES: usize = 16;
 
 impl Warp {
     /// Lanes 8 i to 8 i + 7 hold the addresses of matrix i's rows; lane l gets the halves 2 (l % 4) and the next of row
-    /// l / 4 of each.
-    pub(super) fn load_matrix(&mut self, i: &Inst, count: u8, block: &mut Block<'_>) -> Result<()> {
+    /// l / 4 of each, of a turned one the halves l / 4 of rows 2 (l % 4) and the next.
+    pub(super) fn load_matrix(
+        &mut self,
+        i: &Inst,
+        (count, turned): (u8, bool),
+        block: &mut Block<'_>,
+    ) -> Result<()> {
         let (at, count) = (self.addresses(i), usize::from(count));
         let mask = u32::MAX >> (32 - 8 * count);
         if let Some(counters) = &mut block.counters {
@@ -28,9 +33,17 @@ impl Warp {
             let by = self.access(u32::try_from(lane).unwrap_or(0), true, block);
             let from = block.shared.read(at[lane], ROW_BYTES, by)?;
             let row = &block.shared.bytes[from..from + ROW_BYTES];
+            let to = &mut self.words[registers[lane / 8] as usize];
+            if turned {
+                let (t, low) = (lane % 8 / 2, lane.is_multiple_of(2));
+                for (g, half) in row.as_chunks().0.iter().enumerate() {
+                    let (half, to) = (u32::from(u16::from_le_bytes(*half)), &mut to[g * 4 + t]);
+                    *to = if low { half } else { *to | half << 16 };
+                }
+                continue;
+            }
             for (t, word) in row.as_chunks().0.iter().enumerate() {
-                let register = registers[lane / 8] as usize;
-                self.words[register][lane % 8 * 4 + t] = u32::from_le_bytes(*word);
+                to[lane % 8 * 4 + t] = u32::from_le_bytes(*word);
             }
         }
         Ok(())
@@ -125,6 +138,12 @@ fn half(x: f64) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "has the bits of a BF16")]
     let near = f64::from_bits(nearest) as f32;
     near.to_bits() >> 16
+}
+
+/// Two floats as BF16, the second in the low half.
+pub(super) fn joined_halves(a: u32, b: u32) -> u32 {
+    let [a, b] = [a, b].map(|word| half(f64::from(f32::from_bits(word))));
+    b | a << 16
 }
 
 /// a b + c, rounded once, of two BF16 a word.

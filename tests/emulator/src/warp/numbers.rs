@@ -37,6 +37,13 @@ pub(super) fn pick(a: f32, b: f32, larger: bool) -> f32 {
     }
 }
 
+/// 2^x. What is too small for a normal number is zero, before and after.
+pub(super) fn power_of_two(x: f32) -> f32 {
+    #[expect(clippy::cast_possible_truncation, reason = "rounds")]
+    let y = f64::from(x).exp2() as f32;
+    if y < f32::MIN_POSITIVE { 0.0 } else { y }
+}
+
 pub(super) fn half(bits: u16) -> f32 {
     let (sign, exponent, mantissa) = (bits >> 15, bits >> 10 & 31, bits & 1023);
     let magnitude = match exponent {

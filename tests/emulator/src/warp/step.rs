@@ -1,8 +1,8 @@
 //! Instructions that neither jump nor wait: the same for all lanes.
 
 use super::access::SHARED_TAG;
-use super::matrices::fused_halves;
-use super::numbers::{convert, insert, permute, pick, test_floats};
+use super::matrices::{fused_halves, joined_halves};
+use super::numbers::{convert, insert, permute, pick, power_of_two, test_floats};
 use super::{Block, Warp, put};
 use crate::Result;
 use crate::program::{Cmp, Inst, Kernel, Op, Round, Type};
@@ -295,6 +295,8 @@ impl Warp {
                 .mul_add(f32::from_bits(b), f32::from_bits(c))
                 .to_bits()),
             Op::FmaBf16 => words!(w, i, m, |a, b, c| fused_halves(a, b, c)),
+            Op::JoinBf16 => words!(w, i, m, |a, b| joined_halves(a, b)),
+            Op::PowerF => floats!(w, i, m, |a| power_of_two(a)),
             Op::DivF => floats!(w, i, m, |a, b| a / b),
             Op::RcpF => floats!(w, i, m, |a| 1.0 / a),
             Op::SqrtF => floats!(w, i, m, |a| a.sqrt()),
@@ -374,7 +376,7 @@ impl Warp {
                 w.commit(m);
                 w.wait(m, 0, block);
             }
-            Op::LoadMatrix(_)
+            Op::LoadMatrix(..)
             | Op::MultiplyS8
             | Op::MultiplyBf16
             | Op::Branch
