@@ -44,7 +44,7 @@ fn kernels(c: &mut Criterion, gpu: &Device) -> Result<()> {
     println!("{}, compute capability {major}.{minor}", gpu.name());
     for &op in Op::value_variants() {
         for shape in op.shapes() {
-            for case in op.cases(gpu, COLD, &shape)? {
+            for case in op.cases(gpu, COLD, &shape, None)? {
                 time(c, gpu, op, case)?;
             }
         }

@@ -43,25 +43,25 @@ extern "C" __global__ void __launch_bounds__(256) append(
         cache[((u64)(c / head_dim) * cache_rows + place) * head_dim + c % head_dim] = x[(u64)row * stride + offset + c];
 }
 
-// As append, in blocks of 8 bits: 8 lanes round one. A row of a head is the levels of its blocks, then scales.
+// As append, in blocks of 8 bits: eight lanes round one block. A row of a head is the levels of its blocks, then scales.
 extern "C" __global__ void __launch_bounds__(256) append_q8(
     u32* __restrict__ cache,         // [heads, cache_rows, blocks * 9]
     const f32* __restrict__ x,       // [rows, stride]
     const u32* __restrict__ places,  // [rows]: rows of the cache; one outside is skipped
     u32 rows, u32 heads, u32 head_dim, u32 stride, u32 offset, u32 cache_rows)
 {
-    const u32 blocks = (head_dim + 31) / 32;
-    const u32 i = element() / 8, b = i % blocks, h = i / blocks % heads, row = i / blocks / heads;
-    // All lanes meet in the rounding.
-    const bool works = row < rows && places[row] < cache_rows;
-    const f32* from = x + (works ? (u64)row * stride + offset + h * head_dim + b * 32 : 0);
-    f32 scale;
-    const u32 word = round_word(from, works ? min(head_dim - b * 32, 32u) : 0, scale);
-    if (!works)
+    const u32 blocks = (head_dim + 31) / 32, i = element(), group = i / 8;
+    const u32 b = group % blocks, h = group / blocks % heads, row = group / blocks / heads;
+    const bool there = row < rows;
+    u32 word;
+    const f32* from = x + (there ? (u64)row * stride + offset + h * head_dim + b * 32 : 0);
+    const f32 scale = round_block(from, there ? min(head_dim - b * 32, 32u) : 0, word);
+    const u32 place = there ? places[row] : cache_rows;
+    if (place >= cache_rows)
         return;
-    u32* to = cache + ((u64)h * cache_rows + places[row]) * (blocks * 9);
-    to[b * 8 + threadIdx.x % 8] = word;
-    if (threadIdx.x % 8 == 0)
+    u32* to = cache + ((u64)h * cache_rows + place) * (blocks * 9);
+    to[b * 8 + i % 8] = word;
+    if (i % 8 == 0)
         to[blocks * 8 + b] = __float_as_uint(scale);
 }
 

@@ -2,44 +2,42 @@
 #pragma once
 #include "common.cuh"
 
-// A block of up to 32 elements in 8 bits by 8 lanes, see quant::quantise_a8: this lane's word of 4 levels, and the scale
-// for all of them. What is missing is zero. All lanes of a warp take part.
-DEVICE u32 round_word(const f32* x, u32 len, f32& scale)
+// A block of up to 32 elements in 8 bits, see quant::quantise_a8, by eight lanes side by side: the scale, and this lane's
+// word of four levels. What is missing is zero. All lanes of a warp take part.
+DEVICE f32 round_block(const f32* x, u32 len, u32& word)
 {
     const u32 first = threadIdx.x % 8 * 4;
-    f32 own[4];
+    f32 four[4];
     u32 largest = 0;
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
-        own[i] = first + i < len ? x[first + i] : 0.0f;
-        largest = max(largest, __float_as_uint(own[i]) & 0x7fffffffu);
+        four[i] = first + i < len ? x[first + i] : 0.0f;
+        largest = max(largest, __float_as_uint(four[i]) & 0x7fffffffu);
     }
 #pragma unroll
-    for (u32 step = 4; step > 0; step /= 2)
+    for (u32 step = 1; step < 8; step *= 2)
         largest = max(largest, __shfl_xor_sync(ALL, largest, step));
-    const f32 most = __uint_as_float(largest), exact = most / 127.0f;
-    const bool bad = largest >= 0x7f800000u, zero = exact < 1.17549435e-38f;
-    u32 word = 0;
-    if (!bad && !zero) {
-        const f32 inverse = 127.0f / most;
+    const f32 most = __uint_as_float(largest), scale = most / 127.0f;
+    const bool bad = largest >= 0x7f800000u, zero = scale < 1.17549435e-38f;
+    const f32 inverse = 127.0f / most;
+    word = 0;
+    if (!bad && !zero)
 #pragma unroll
         for (u32 i = 0; i < 4; i++)
-            word |= (__float_as_uint(own[i] * inverse + 12582912.0f) & 255) << (i * 8);
-    }
-    scale = bad ? __uint_as_float(0x7fc00000u) : zero ? 0.0f : exact;
-    return word;
+            word |= (__float_as_uint(four[i] * inverse + 12582912.0f) & 255) << (i * 8);
+    return bad ? __uint_as_float(0x7fc00000u) : zero ? 0.0f : scale;
 }
 
-// A query of `blocks` blocks by all of the block's threads, a multiple of 32: eight words each, then a scale each.
+// A query of `blocks` blocks by the block's threads: eight words each, then a scale each.
 DEVICE void round_query(u32* to, const f32* q, u32 head_dim, u32 blocks, u32 threads)
 {
-    for (u32 base = 0; base < blocks * 8; base += threads) {
-        const u32 i = base + threadIdx.x, b = i / 8;
-        f32 scale;
-        const u32 word = round_word(q + (b < blocks ? b * 32 : 0), b < blocks ? min(head_dim - b * 32, 32u) : 0, scale);
+    for (u32 base = 0; base < blocks; base += threads / 8) {
+        const u32 b = base + threadIdx.x / 8, at = min(b, blocks - 1) * 32;
+        u32 word;
+        const f32 scale = round_block(q + at, min(head_dim - at, 32u), word);
         if (b < blocks) {
-            to[i] = word;
-            if (i % 8 == 0)
+            to[b * 8 + threadIdx.x % 8] = word;
+            if (threadIdx.x % 8 == 0)
                 to[blocks * 8 + b] = __float_as_uint(scale);
         }
     }

@@ -184,6 +184,24 @@ template <u32 BYTES, bool KEEP> DEVICE void copy_async(void* to, const void* fro
         asm volatile("cp.async.cg.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
 }
 
+// The same of 16 bytes that are read only where `there` is; elsewhere they become zeros, whatever `from` points to.
+template <bool KEEP> DEVICE void copy_or_zero(u32 to, const void* from, bool there)
+{
+    const u32 read = there ? 16 : 0;
+    if (KEEP)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(read) : "memory");
+    else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(read) : "memory");
+}
+
+// (x & mask) ^ turn in one instruction: the compiler takes two where both are constants.
+DEVICE u32 pick_turned(u32 x, u32 mask, u32 turn)
+{
+    u32 y;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(y) : "r"(x), "r"(mask), "r"(turn));
+    return y;
+}
+
 // The thread's copies since the last commit are a group.
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -200,14 +218,21 @@ DEVICE void load_matrices(u32 (&r)[4], const void* row)
                  : "memory");
 }
 
-// a b + c, signed bytes of 16 x 32 and 32 x 8, exact; c is c[0] in column 0 and c[1] in column 1 of a lane's two. Lane
-// 4 g + t holds of a the rows g and g + 8, of b the column g, both at k = 4 t and 16 + 4 t; of the product the columns
-// 2 t and 2 t + 1 of its rows.
-DEVICE void multiply(i32 (&d)[4], const u32 (&a)[4], uint2 b, const i32 (&c)[2])
+// a b + c, signed bytes of 16 x 32 and 32 x 8, exact; c is the same everywhere. Lane 4 g + t holds of a the rows g and
+// g + 8, of b the column g, both at k = 4 t and 16 + 4 t; of the product the columns 2 t and 2 t + 1 of its rows.
+DEVICE void multiply(i32 (&d)[4], const u32 (&a)[4], uint2 b, i32 c)
 {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %10, %11};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
         : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(c[0]), "r"(c[1]));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(c));
+}
+
+// The same added to d.
+DEVICE void multiply_add(i32 (&d)[4], const u32 (&a)[4], uint2 b)
+{
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
 // Philox4x32-10: four words for one key and counter.

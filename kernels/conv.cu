@@ -1,8 +1,9 @@
 // Convolution over NHWC as a product, and the way between bytes and numbers.
 //
 // im2col writes the inputs of some output pixels side by side, ordered (kernel row, kernel column, channel); the
-// products of gemv.cu do the rest, so that a pixel is summed as in ops::conv. One thread an element. Bound: the
-// elements, written once and read once. Compute capability 8.0.
+// products of gemv.cu do the rest, so that a pixel is summed as in ops::conv. One thread an element, or, where a tap's
+// channels are copied 4 at a time (im2col_4), a warp a pixel: it finds each tap's pixel once. Bound: the elements, written
+// once and read once. Compute capability 8.0.
 #include "common.cuh"
 
 // The input pixel behind a tap along one axis, or `size` where it is padding.
@@ -30,6 +31,31 @@ extern "C" __global__ void __launch_bounds__(256) im2col(
     const u32 h = source(row % rows, tap / kernel, stride, dilation, pad, upsample, height);
     const u32 w = source(at % cols, tap % kernel, stride, dilation, pad, upsample, width);
     out[i] = h < height && w < width ? x[(((u64)(row / rows) * height + h) * width + w) * c_in + t % c_in] : 0.0f;
+}
+
+extern "C" __global__ void __launch_bounds__(256) im2col_4(
+    float4* __restrict__ out,      // [pixels, kernel * kernel, c_in / 4]
+    const float4* __restrict__ x,  // [images, height, width, c_in / 4]
+    u32 first, u32 pixels,         // which output pixels, counted over all images
+    u32 rows, u32 cols,            // of an output image
+    u32 height, u32 width, u32 c_in, u32 kernel, u32 stride, u32 dilation, u32 pad, u32 upsample)
+{
+    const u32 pixel = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, channels = c_in / 4;
+    if (pixel >= pixels)
+        return;
+    const u32 at = first + pixel, row = at / cols, image = row / rows;
+    out += (u64)pixel * kernel * kernel * channels;
+    for (u32 i = 0; i < kernel; i++) {
+        const u32 h = source(row % rows, i, stride, dilation, pad, upsample, height);
+#pragma unroll 3
+        for (u32 j = 0; j < kernel; j++, out += channels) {
+            const u32 w = source(at % cols, j, stride, dilation, pad, upsample, width);
+            const bool inside = h < height && w < width;
+            const float4* from = x + (((u64)image * height + h) * width + w) * channels;
+            for (u32 c = threadIdx.x & 31; c < channels; c += 32)
+                out[c] = inside ? from[c] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(256) to_bytes(

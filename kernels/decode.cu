@@ -14,19 +14,41 @@
 #define ROWS 32
 #define STAGES 6
 
+// Words between the rows of a tile: an odd number of 16 bytes, so that lanes that read one each meet in no bank.
+DEVICE u32 pitch_of(u32 words) { return ((words + 3) / 4 | 1) * 4; }
+
+// Words of rows from `base` on to a tile, by 64 threads in pieces of W words.
+template <u32 W>
+DEVICE void copy_rows(u32* tile, const u32* from, const Visible& sees, u32 base, u32 here, u32 kv_stride, u32 words)
+{
+    const u32 pieces = words / W, pitch = pitch_of(words);
+    u32 n = threadIdx.x / pieces, piece = threadIdx.x % pieces;
+    while (n < here) {
+        copy_async<4 * W, W < 4>(tile + n * pitch + piece * W, from + sees.row(base + n) * kv_stride + piece * W);
+        n += KEYS / pieces;
+        piece += KEYS % pieces;
+        if (piece >= pieces) {
+            piece -= pieces;
+            n++;
+        }
+    }
+}
+
 // Rows of floats, the head's width a multiple of 4.
 struct Floats {
-    // Words of an asynchronous copy of keys, and between a stage's rows.
-    enum : u32 { PIECE = 4, PITCH = 32 };
+    // Words between the rows of a stage.
+    enum : u32 { PITCH = 32 };
     u32 head_dim;
     DEVICE u32 words() const { return head_dim; }
-    // An odd number of 16 bytes between keys: lanes that read one each meet in no bank.
-    DEVICE u32 pitch() const { return (head_dim / 4 | 1) * 4; }
     DEVICE u32 query_words() const { return head_dim; }
     DEVICE void query(u32* to, const f32* q) const
     {
         for (u32 d = threadIdx.x; d < head_dim; d += KEYS)
             to[d] = __float_as_uint(q[d]);
+    }
+    DEVICE void tile(u32* to, const u32* from, const Visible& sees, u32 base, u32 here, u32 kv_stride) const
+    {
+        copy_rows<4>(to, from, sees, base, here, kv_stride, head_dim);
     }
     DEVICE f32 score(const u32* key, const u32* query) const
     {
@@ -41,6 +63,8 @@ struct Floats {
         }
         return sum;
     }
+    // What a row of weight p adds to a column.
+    DEVICE f32 term(f32 p, const u32* row, u32 column) const { return p * __uint_as_float(row[column]); }
     // Four of a row's 32 columns.
     DEVICE void copy(u32* to, const u32* row, u32 slice, u32 piece) const
     {
@@ -54,23 +78,41 @@ struct Floats {
 
 // Rows in blocks of 8 bits: levels, then scales.
 struct Blocks {
-    enum : u32 { PIECE = 1, PITCH = 9 };
-    u32 head_dim, blocks;
+    enum : u32 { PITCH = 9 };
+    // `whole`: rows lie at multiples of so many words.
+    u32 head_dim, blocks, whole;
     DEVICE u32 words() const { return blocks * 9; }
-    DEVICE u32 pitch() const { return blocks * 9 | 1; }
     DEVICE u32 query_words() const { return (blocks * 9 + 3) / 4 * 4; }
     DEVICE void query(u32* to, const f32* q) const { round_query(to, q, head_dim, blocks, KEYS); }
+    DEVICE void tile(u32* to, const u32* from, const Visible& sees, u32 base, u32 here, u32 kv_stride) const
+    {
+        if (whole == 4)
+            copy_rows<4>(to, from, sees, base, here, kv_stride, words());
+        else if (whole == 2)
+            copy_rows<2>(to, from, sees, base, here, kv_stride, words());
+        else
+            copy_rows<1>(to, from, sees, base, here, kv_stride, words());
+    }
     DEVICE f32 score(const u32* key, const u32* query) const
     {
         f32 sum = 0.0f;
         for (u32 b = 0; b < blocks; b++) {
             i32 dot = 0;
 #pragma unroll
-            for (u32 w = 0; w < 8; w++)
-                dot = __dp4a((i32)query[b * 8 + w], (i32)key[b * 8 + w], dot);
+            for (u32 w = 0; w < 8; w += 4) {
+                const uint4 q = *(const uint4*)(query + b * 8 + w), k = *(const uint4*)(key + b * 8 + w);
+                dot = __dp4a((i32)q.x, (i32)k.x, dot);
+                dot = __dp4a((i32)q.y, (i32)k.y, dot);
+                dot = __dp4a((i32)q.z, (i32)k.z, dot);
+                dot = __dp4a((i32)q.w, (i32)k.w, dot);
+            }
             sum += (f32)dot * __uint_as_float(key[blocks * 8 + b]) * __uint_as_float(query[blocks * 8 + b]);
         }
         return sum;
+    }
+    DEVICE f32 term(f32 p, const u32* row, u32 column) const
+    {
+        return p * __uint_as_float(row[blocks * 8 + column / 32]) * value(row, column);
     }
     // Four of a row's 32 columns, and once their scale.
     DEVICE void copy(u32* to, const u32* row, u32 slice, u32 piece) const
@@ -95,20 +137,10 @@ DEVICE void score_tiles(
     u32 *query = (u32*)shared, *tile = query + rows.query_words();
     rows.query(query, q);
     const f32 scale = 1.0f / root((f32)rows.head_dim);
-    const u32 count = sees.prefix + sees.rest, pitch = rows.pitch(), pieces = rows.words() / R::PIECE;
+    const u32 count = sees.prefix + sees.rest, pitch = pitch_of(rows.words());
     for (u32 base = split * KEYS; base < count; base += splits * KEYS) {
         const u32 here = min(count - base, (u32)KEYS);
-        u32 n = threadIdx.x / pieces, piece = threadIdx.x % pieces;
-        while (n < here) {
-            copy_async<4 * R::PIECE, R::PIECE == 1>(
-                tile + n * pitch + piece * R::PIECE, keys + sees.row(base + n) * kv_stride + piece * R::PIECE);
-            n += KEYS / pieces;
-            piece += KEYS % pieces;
-            if (piece >= pieces) {
-                piece -= pieces;
-                n++;
-            }
-        }
+        rows.tile(tile, keys, sees, base, here, kv_stride);
         copy_commit();
         copy_wait<0>();
         __syncthreads();
@@ -173,6 +205,110 @@ DEVICE void weigh_rows(
         out[slice * 32 + lane] = total > 0.0f ? sum * inverse : sum;
 }
 
+// One head of one query row by 64 threads, EACH columns each: scores of all rows, which stay in shared memory, `kept` tiles
+// of 64; then exponentials and values. Scores of later tiles are computed again.
+template <class R, u32 EACH>
+DEVICE void attend_row(
+    f32* out, const f32* q, const u32* keys, const u32* values, const Visible& sees, u32 kv_stride, u32 most, const R rows)
+{
+    extern __shared__ uint4 shared[];  // the query, [2, KEYS, pitch], scores [most + 1, KEYS]
+    __shared__ f32 parts[2], lanes[16];
+    const u32 thread = threadIdx.x, count = sees.prefix + sees.rest, pitch = pitch_of(rows.words());
+    u32 *query = (u32*)shared, *ring = query + rows.query_words();
+    f32* scores = (f32*)(ring + 2 * KEYS * pitch);
+    // Steps: keys of all tiles, values of those whose scores were kept, then keys and values of each of the rest.
+    const u32 tiles = (count + KEYS - 1) / KEYS, kept = min(most, tiles), steps = tiles + kept + 2 * (tiles - kept);
+    const auto of_keys = [&](u32 step) { return step < tiles || (step >= tiles + kept && (step - tiles - kept) % 2 == 0); };
+    const auto tile_of = [&](u32 step) {
+        return step < tiles ? step : step < tiles + kept ? step - tiles : kept + (step - tiles - kept) / 2;
+    };
+    const auto fetch = [&](u32 step) {
+        const u32 base = tile_of(step) * KEYS;
+        rows.tile(
+            ring + step % 2 * KEYS * pitch, of_keys(step) ? keys : values, sees, base, min(count - base, (u32)KEYS), kv_stride);
+        copy_commit();
+    };
+    rows.query(query, q);
+    if (steps > 0)
+        fetch(0);
+    const f32 scale = 1.0f / root((f32)rows.head_dim);
+    f32 largest = -infinity(), lane = 0.0f, sums[EACH];
+    u32 columns[EACH];
+#pragma unroll
+    for (u32 e = 0; e < EACH; e++) {
+        sums[e] = 0.0f;
+        columns[e] = min(thread + e * KEYS, rows.head_dim - 1);
+    }
+    const auto weigh = [&](f32 score, u32 n) { return exponential(score - largest) * (n == 0 ? sees.first_weight : 1.0f); };
+    for (u32 step = 0; step < steps; step++) {
+        const u32 t = tile_of(step), base = t * KEYS, here = min(count - base, (u32)KEYS);
+        const u32* stage = ring + step % 2 * KEYS * pitch;
+        f32* p = scores + min(t, kept) * KEYS;
+        copy_wait<0>();
+        // All copies have landed, and all threads are done with the tile before.
+        __syncthreads();
+        if (step + 1 < steps)
+            fetch(step + 1);
+        if (of_keys(step)) {
+            if (thread < here) {
+                const f32 s = rows.score(stage + thread * pitch, query) * scale;
+                if (step < tiles) {
+                    largest = s > largest ? s : largest;
+                    if (t < kept)
+                        p[thread] = s;
+                } else
+                    p[thread] = weigh(s, base + thread);
+            }
+            if (step + 1 == tiles) {
+#pragma unroll
+                for (u32 bit = 16; bit > 0; bit /= 2) {
+                    const f32 other = __shfl_xor_sync(ALL, largest, bit);
+                    largest = other > largest ? other : largest;
+                }
+                if (thread % 32 == 0)
+                    parts[thread / 32] = largest;
+                __syncthreads();
+                largest = parts[1] > parts[0] ? parts[1] : parts[0];
+                for (u32 n = thread; n < min(kept * KEYS, count); n += KEYS)
+                    scores[n] = weigh(scores[n], n);
+            }
+            continue;
+        }
+        if (thread < 16)
+            for (u32 i = thread; i < here; i += 16)
+                lane += p[i];
+        u32 i = 0;
+#pragma unroll 2
+        for (; i + 4 <= here; i += 4) {
+            const float4 four = *(const float4*)(p + i);
+            const u32* row = stage + i * pitch;
+#pragma unroll
+            for (u32 e = 0; e < EACH; e++) {
+                sums[e] += rows.term(four.x, row, columns[e]);
+                sums[e] += rows.term(four.y, row + pitch, columns[e]);
+                sums[e] += rows.term(four.z, row + 2 * pitch, columns[e]);
+                sums[e] += rows.term(four.w, row + 3 * pitch, columns[e]);
+            }
+        }
+        for (; i < here; i++)
+#pragma unroll
+            for (u32 e = 0; e < EACH; e++)
+                sums[e] += rows.term(p[i], stage + i * pitch, columns[e]);
+    }
+    if (thread < 16)
+        lanes[thread] = lane;
+    __syncthreads();
+    f32 total = lanes[0];
+#pragma unroll
+    for (u32 l = 1; l < 16; l++)
+        total += lanes[l];
+    const f32 inverse = 1.0f / total;
+#pragma unroll
+    for (u32 e = 0; e < EACH; e++)
+        if (thread + e * KEYS < rows.head_dim)
+            out[thread + e * KEYS] = total > 0.0f ? sums[e] * inverse : sums[e];
+}
+
 // Grid: [rows * splits, n_heads]. Shared memory: the query and 64 keys, see src/cuda/decode.rs.
 template <class R>
 DEVICE void score_block(
@@ -206,7 +342,7 @@ extern "C" __global__ void __launch_bounds__(64) attention_scores(
     const u32* __restrict__ keys,   // row j of head h at j * kv_stride + h * kv_head_stride: floats
     const u32* __restrict__ spans,  // [sequences, 4]: first row and length of the prefix, then of the own rows
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix, u32 splits, u32 width)
+    u32 causal, u32 repeated_prefix, u32 splits, u32 width, u32)
 {
     score_block(
         scores, q, keys, spans, queries, group, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal,
@@ -219,11 +355,11 @@ extern "C" __global__ void __launch_bounds__(64) attention_scores_q8(
     const u32* __restrict__ keys,   // row j of head h at j * kv_stride + h * kv_head_stride: levels, then scales
     const u32* __restrict__ spans,  // [sequences, 4]
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix, u32 splits, u32 width)
+    u32 causal, u32 repeated_prefix, u32 splits, u32 width, u32 whole)
 {
     score_block(
         scores, q, keys, spans, queries, group, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal,
-        repeated_prefix, splits, width, Blocks{head_dim, (head_dim + 31) / 32});
+        repeated_prefix, splits, width, Blocks{head_dim, (head_dim + 31) / 32, whole});
 }
 
 extern "C" __global__ void __launch_bounds__(32) attention_values(
@@ -249,5 +385,29 @@ extern "C" __global__ void __launch_bounds__(32) attention_values_q8(
 {
     value_block(
         out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, slices,
-        width, Blocks{head_dim, (head_dim + 31) / 32});
+        width, Blocks{head_dim, (head_dim + 31) / 32, 1});
 }
+
+// Grid: [rows, n_heads].
+#define ROW(name, EACH, ROWS_OF)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(64, 8) name(                                                               \
+        f32* __restrict__ out,           /* [sequences, queries, n_heads, head_dim] */                                      \
+        const f32* __restrict__ q,       /* [sequences, queries, q_stride] */                                               \
+        const u32* __restrict__ keys,    /* row j of head h at j * kv_stride + h * kv_head_stride */                        \
+        const u32* __restrict__ values,  /* the same */                                                                     \
+        const u32* __restrict__ spans,   /* [sequences, 4]: first row and length of the prefix, then of the own rows */     \
+        u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,   \
+        u32 causal, u32 repeated_prefix, u32 kept, u32 whole)                                                               \
+    {                                                                                                                       \
+        const u32 row = blockIdx.x, h = blockIdx.y;                                                                         \
+        const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);     \
+        const u64 head = (u64)(h / group) * kv_head_stride;                                                                 \
+        attend_row<decltype(ROWS_OF), EACH>(                                                                                \
+            out + ((u64)row * gridDim.y + h) * head_dim, q + (u64)row * q_stride + q_offset + (u64)h * head_dim,            \
+            keys + head, values + head, sees, kv_stride, kept, ROWS_OF);                                                    \
+    }
+
+ROW(attention_row_64, 1, (Floats{head_dim}))
+ROW(attention_row_128, 2, (Floats{head_dim}))
+ROW(attention_row_q8_64, 1, (Blocks{head_dim, (head_dim + 31) / 32, whole}))
+ROW(attention_row_q8_128, 2, (Blocks{head_dim, (head_dim + 31) / 32, whole}))

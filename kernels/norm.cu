@@ -3,7 +3,7 @@
 // A row is summed by 16 lanes side by side over the row, then the lanes from first to last, which is the order of
 // ops::norm. Whole rows: a block of 256 threads takes one and puts its terms into shared memory, where 16 lanes read them
 // many at a time; the additions, which alone wait for each other, are what bounds a single row. Heads are short: half a
-// warp takes one. Group norm: a block takes one group of one picture. Bound: every element read two to three times (once
+// warp takes one. Bound: every element read two to three times (once
 // from memory, then from the caches) and written once. Compute capability 8.0.
 #include "activation.cuh"
 
@@ -56,79 +56,6 @@ extern "C" __global__ void __launch_bounds__(256) head_norm(
     if (own < all)
         for (u32 i = threadIdx.x % 16; i < head_dim; i += 16)
             at[i] = (at[i] - mean) * scale * weight[i] + bias[i];
-}
-
-// Pixels of one partial sum of group norm, and channels that are summed side by side here.
-#define PIXELS 64
-#define PARTS 1024
-
-// The sum of f over the group's channels and a picture's pixels: for each channel 64 pixels, then the next 64; then
-// the channels from first to last. `from` is the group's first channel.
-template <class F> DEVICE f32 group_sum(u32 pixels, u32 width, F f)
-{
-    __shared__ f32 parts[PARTS];
-    __shared__ f32 result;
-    const u32 blocks = (pixels + PIXELS - 1) / PIXELS;
-    f32 total = 0.0f;
-    for (u32 from = 0; from < width; from += 256) {
-        const u32 channels = min(width - from, 256u), together = PARTS / channels;
-        f32 sum = 0.0f;
-        for (u32 base = 0; base < blocks; base += together) {
-            const u32 now = min(blocks - base, together);
-            for (u32 i = threadIdx.x; i < now * channels; i += blockDim.x) {
-                const u32 c = from + i % channels, first = (base + i / channels) * PIXELS;
-                const u32 end = min(pixels, first + PIXELS);
-                f32 part = 0.0f;
-                for (u32 p = first; p < end; p++)
-                    part += f(p, c);
-                parts[i] = part;
-            }
-            __syncthreads();
-            if (threadIdx.x < channels)
-                for (u32 b = 0; b < now; b++)
-                    sum += parts[b * channels + threadIdx.x];
-            __syncthreads();
-        }
-        if (threadIdx.x < channels)
-            parts[threadIdx.x] = sum;
-        __syncthreads();
-        if (threadIdx.x == 0)
-            for (u32 c = 0; c < channels; c++)
-                total += parts[c];
-        __syncthreads();
-    }
-    if (threadIdx.x == 0)
-        result = total;
-    __syncthreads();
-    total = result;
-    __syncthreads();
-    return total;
-}
-
-extern "C" __global__ void __launch_bounds__(256) group_norm(
-    f32* __restrict__ y,             // [images, pixels, channels]
-    const f32* __restrict__ x,       // [images, pixels, channels]
-    const f32* __restrict__ weight,  // [channels]
-    const f32* __restrict__ bias,    // [channels]
-    u32 pixels, u32 channels, u32 groups, f32 eps, u32 swish)
-{
-    const u32 width = channels / groups, first = blockIdx.x % groups * width;
-    const u64 at = (u64)(blockIdx.x / groups) * pixels * channels + first;
-    x += at;
-    y += at;
-    const f32 count = (f32)(pixels * width);
-    const f32 mean = group_sum(pixels, width, [=](u32 p, u32 c) { return x[(u64)p * channels + c]; }) / count;
-    const f32 squares = group_sum(pixels, width, [=](u32 p, u32 c) {
-        const f32 off = x[(u64)p * channels + c] - mean;
-        return off * off;
-    });
-    const f32 scale = scale_of(squares / count, eps);
-    for (u32 i = threadIdx.x; i < pixels * width; i += blockDim.x) {
-        const u32 c = i % width;
-        const u64 to = (u64)(i / width) * channels + c;
-        const f32 v = (x[to] - mean) * scale * weight[first + c] + bias[first + c];
-        y[to] = swish ? silu(v) : v;
-    }
 }
 
 extern "C" __global__ void __launch_bounds__(256) add(

@@ -68,6 +68,8 @@ macro_rules! agree {
 
 #[path = "ops/borders.rs"]
 mod borders;
+#[path = "ops/codebooks.rs"]
+mod codebooks;
 #[path = "ops/counts.rs"]
 #[cfg(feature = "std")]
 mod counts;
@@ -77,6 +79,8 @@ mod halves;
 mod random_shapes;
 #[path = "ops/rest.rs"]
 mod rest;
+#[path = "ops/tiles.rs"]
+mod tiles;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let word = |i: usize| rng::philox([seed, 0], [u32::try_from(i).unwrap(), 0, 0, 0])[0];
@@ -223,7 +227,14 @@ fn a_row_has_the_same_bits_at_any_number_of_rows() {
 
 #[test]
 fn convolutions_agree() {
-    for (c_in, c_out, kernel) in [(1, 1, 1), (3, 65, 3), (16, 3, 3), (33, 16, 1), (5, 80, 5)] {
+    for (c_in, c_out, kernel) in [
+        (1, 1, 1),
+        (3, 65, 3),
+        (16, 3, 3),
+        (33, 16, 1),
+        (5, 80, 5),
+        (68, 3, 2),
+    ] {
         let s = ConvShape::same(2, [9, 11], c_in, c_out, kernel);
         agree!(|b| convolution(b, s));
         agree!(|b| convolution(

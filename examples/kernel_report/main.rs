@@ -19,6 +19,7 @@ use support::kernels::clock::Clocked;
 use support::kernels::{Case, Op};
 use support::open::device::{Choice, Device};
 use support::open::{Res, ended};
+use support::weights::Weights;
 
 /// Times kernels.
 #[derive(Debug, Parser)]
@@ -33,9 +34,13 @@ struct Cli {
     #[arg(long, value_enum)]
     op: Option<Op>,
     /// Its sizes: m,n,k of gemm; size,c_in,c_out of conv2d; sequences,queries,keys,heads,head_dim of attention, and
-    /// keys of a prefix that all share; rows,width of the others. [default: some of each]
+    /// keys of a prefix that all share; n,width,entries of nearest;
+    /// rows,heads,head_dim of rotary_append; rows,width of the others. [default: some of each]
     #[arg(long, value_delimiter = ',')]
     shape: Vec<usize>,
+    /// The format of the weights of products. [default: all]
+    #[arg(long, value_enum)]
+    format: Option<Weights>,
     /// Seconds for each row.
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
@@ -77,7 +82,7 @@ fn table<B: Clocked>(device: &B, cli: &Cli) -> Result<()> {
             shape => vec![shape.to_vec()],
         };
         for shape in shapes {
-            for case in op.cases(device, cli.cold, &shape)? {
+            for case in op.cases(device, cli.cold, &shape, cli.format.map(Weights::format))? {
                 report(device, op, case, cli.seconds)?;
             }
         }

@@ -14,6 +14,8 @@ pub enum Arithmetic {
     F32,
     /// Round them to 8 bits in blocks of 32: faster.
     A8,
+    /// Round them to BF16: for many rows on a GPU's tensor cores.
+    Bf16,
 }
 
 /// How keys and values are kept.
@@ -21,6 +23,8 @@ pub enum Arithmetic {
 pub enum Kv {
     /// As they are.
     F32,
+    /// In upper halves of floats: half the memory, and tensor cores on a GPU.
+    Bf16,
     /// In 8-bit blocks of 32: faster, and a quarter of the memory.
     Q8,
 }
@@ -30,6 +34,7 @@ impl Kv {
     pub fn format(self) -> KvFormat {
         match self {
             Self::F32 => KvFormat::F32,
+            Self::Bf16 => KvFormat::Bf16,
             Self::Q8 => KvFormat::Q8,
         }
     }
@@ -40,5 +45,6 @@ pub fn precision(weights: Weights, arithmetic: Arithmetic) -> Precision {
     Precision::from(weights.format()).with_activations(match arithmetic {
         Arithmetic::F32 => Activations::F32,
         Arithmetic::A8 => Activations::A8,
+        Arithmetic::Bf16 => Activations::Bf16,
     })
 }

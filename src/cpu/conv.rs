@@ -2,13 +2,14 @@
 //! inputs is gathered once and meets the panels of all output channels.
 
 use super::Cpu;
-use super::gemm::{Rows, block, finish};
+use super::gemm::{Rows, block, finish, halves};
 use super::packed::{PANEL, Packed, panel, panel_scratch};
 use super::simd::{Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::Result;
 use crate::ops::conv::ConvShape;
 use crate::ops::gemm::{Activations, SUM_BLOCK};
+use crate::quant::Format;
 
 /// A strip of output pixels.
 struct Strip<'a> {
@@ -101,6 +102,14 @@ impl Cpu {
         }
         if let (Activations::A8, Some(strips)) = (s.product(1).activations, w.strips()) {
             return self.integer_convolution(s, x, strips, bias, y);
+        }
+        if s.product(1).activations == Activations::Bf16 && w.format() != Format::F32 {
+            let x = halves(&x[..s.images * s.height * s.width * s.c_in])?;
+            let floats = ConvShape {
+                activations: Activations::F32,
+                ..s
+            };
+            return self.convolution(floats, &x, w, bias, y);
         }
         let len = s.c_out.div_ceil(PANEL) * ROWS * PANEL + ROWS * SUM_BLOCK + panel_scratch(w);
         let work = pixels.saturating_mul(s.c_out).saturating_mul(s.k()) / 8;

@@ -3,13 +3,16 @@
 //! Weights stand in panels (see [`packed`](super::packed)). A tile of rows × outputs stays in registers while k runs.
 //! Bound: for many rows the two multiply and two add pipes; for one row the reading of the weights.
 
+use alloc::vec::Vec;
+
 use super::Cpu;
 use super::packed::{PANEL, Packed, Panel, panel, panel_scratch};
 use super::pool::Pool;
 use super::simd::{Isa, Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
-use crate::error::Result;
-use crate::ops::gemm::{Activations, GemmShape, SUM_BLOCK};
+use crate::error::{Error, Result};
+use crate::ops::gemm::{Activations, GemmShape, SUM_BLOCK, to_half};
+use crate::quant::Format;
 
 /// Sums of a task: one row of a panel each.
 pub(super) type Sums = [[f32; PANEL]; ROWS];
@@ -166,6 +169,10 @@ impl Cpu {
         if let (Activations::A8, Some(strips)) = (s.activations, w.strips()) {
             return self.integer_product(s, x, strips, bias, y);
         }
+        if s.activations == Activations::Bf16 && w.format() != Format::F32 {
+            let (s, x) = (s.in_floats(), halves(&x[..s.m * s.k])?);
+            return self.product(s, &x, w, bias, y);
+        }
         let work = s.m.saturating_mul(s.n).saturating_mul(s.k) / 8;
         let columns = split(&self.pool, s.m, s.n);
         let tiles = Tiles::new(&mut y[..s.m * s.n], s.n, s.m, columns);
@@ -182,6 +189,18 @@ impl Cpu {
                 });
             })
     }
+}
+
+/// Numbers rounded to BF16. A copy of all of them: this arithmetic is one of GPUs, here it serves to be compared with.
+pub(super) fn halves(x: &[f32]) -> Result<Vec<f32>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(x.len())
+        .map_err(|_| Error::OutOfMemory {
+            what: "activations",
+            bytes: size_of_val(x),
+        })?;
+    out.extend(x.iter().map(|&x| to_half(x)));
+    Ok(out)
 }
 
 /// Columns of a task: all of them if the rows alone make enough tasks that the last one is short beside the whole, else

@@ -128,7 +128,7 @@ impl Packed {
         Ok(Self { n, k, data })
     }
 
-    fn format(&self) -> Format {
+    pub(super) fn format(&self) -> Format {
         match self.data {
             Data::F32(_) => Format::F32,
             Data::Bf16(_) => Format::Bf16,

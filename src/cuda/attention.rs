@@ -3,7 +3,7 @@
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 
 use super::decode::Split;
-use super::flash::Tiles;
+use super::flash::Halves;
 use super::memory::Buffer;
 use super::module::Family::{Attention, Flash};
 use super::{Device, along, failed, grid, words};
@@ -86,11 +86,14 @@ impl Device {
         places: &Buffer<u32>,
         cache: &mut Buffer<T>,
     ) -> Result<()> {
-        // A thread makes one element, two halves, or four levels of a block.
+        // A thread makes one element, two halves, or eight a block.
         let (family, kernel, pieces) = match kv {
             KvFormat::F32 => (Attention, "append", s.head_dim),
             KvFormat::Bf16 => (Flash, "append_bf16", kv.words(s.head_dim)),
-            KvFormat::Q8 => (Attention, "append_q8", s.head_dim.div_ceil(A8_BLOCK) * 8),
+            KvFormat::Q8 => {
+                let pieces = s.head_dim.div_ceil(A8_BLOCK).saturating_mul(8);
+                (Attention, "append_q8", pieces)
+            }
         };
         s.check_as(kv, x.len, places.len, cache.len)?;
         self.owns(kernel, &[x])?;
@@ -150,11 +153,19 @@ impl Device {
         let (k_offset, v_offset) = (from(s.k_offset), from(s.v_offset));
         let keys = keys.part(kernel, "keys", k_offset, keys.len - k_offset)?;
         let values = values.part(kernel, "values", v_offset, values.len - v_offset)?;
-        if let Some(tiles) = Tiles::plan(kv, &s)? {
-            return self.attend_tiles((s, tiles), q, [&keys, &values], spans, out);
+        if let Some(halves) = Halves::plan(kv, &s)? {
+            return self.attend_halves((s, halves), q, [&keys, &values], spans, out);
+        }
+        if self.attend_tiles((kv, s), q, [&keys, &values], spans, out)?
+            || kv == KvFormat::F32 && self.attend_wide(s, q, [&keys, &values], spans, out)?
+        {
+            return Ok(());
         }
         if let Some(split) = Split::plan(kv, &s, all)? {
             return self.attend_split((kv, s, split), q, [&keys, &values], spans, out);
+        }
+        if self.attend_rows((kv, s), q, [&keys, &values], spans, out)? {
+            return Ok(());
         }
         let shape = shape(kernel, [all, s.n_heads], s.head_dim, more)?;
         let group = s.n_heads / s.n_kv_heads;
@@ -191,6 +202,9 @@ impl Device {
         s.check(qkv.len, bias.len, out.len)?;
         self.owns(KERNEL, &[qkv, bias, out])?;
         if s.rows == 0 {
+            return Ok(());
+        }
+        if self.attend_relative_tiles(s, qkv, bias, out)? {
             return Ok(());
         }
         let shape = shape(KERNEL, [s.rows, s.n_heads], s.head_dim, 0)?;

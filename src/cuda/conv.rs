@@ -6,12 +6,17 @@ use super::faults::Check;
 use super::gemv::Matrix;
 use super::memory::Buffer;
 use super::module::Family::Conv;
-use super::{Device, along, elements, failed, words};
+use super::{Device, along, elements, failed, grid, words};
 use crate::error::{Result, covers, product};
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 
-/// Bytes of the inputs of some output pixels, written side by side before they are multiplied.
-const PATCH_BYTES: usize = 64 << 20;
+/// Bytes of the inputs of some output pixels, written side by side before they are multiplied: a large GPU's second
+/// cache keeps them until they are read.
+const PATCH_BYTES: usize = 32 << 20;
+/// Warps of a block that copies patches, a pixel each, and how many channels a tap has for that at least.
+const COPIERS: usize = 8;
+const COPIED: usize = 64;
+const COPIER_THREADS: u32 = 32 * COPIERS as u32;
 
 impl Device {
     pub(super) fn convolution(
@@ -65,28 +70,36 @@ impl Device {
         some: usize,
         out: &mut CudaSlice<u8>,
     ) -> Result<()> {
-        const KERNEL: &str = "im2col";
-        let [rows, cols] = words(KERNEL, s.output())?;
-        // The last pixel's number, too.
-        words(KERNEL, [first.saturating_add(some)])?;
-        let [first, pixels] = words(KERNEL, [first, some])?;
-        let [height, width, c_in] = words(KERNEL, [s.height, s.width, s.c_in])?;
+        const OP: &str = "im2col";
+        let [rows, cols] = words(OP, s.output())?;
+        // The last pixel's number, too, and that of a warp behind it.
+        words(OP, [first.saturating_add(some).saturating_add(COPIERS)])?;
+        let [first, pixels] = words(OP, [first, some])?;
+        let [height, width, c_in] = words(OP, [s.height, s.width, s.c_in])?;
         let [kernel, stride, dilation, pad] =
-            words(KERNEL, [s.kernel, s.stride, s.dilation, s.pad_before])?;
-        words(KERNEL, [s.k()])?;
+            words(OP, [s.kernel, s.stride, s.dilation, s.pad_before])?;
+        words(OP, [s.k()])?;
         let upsample = u32::from(s.upsample);
-        let f = self.function(Conv, KERNEL)?;
+        let (name, shape) = if s.c_in.is_multiple_of(4) && s.c_in >= COPIED {
+            (
+                "im2col_4",
+                grid(OP, some.div_ceil(COPIERS), 1, COPIER_THREADS)?,
+            )
+        } else {
+            (OP, elements(OP, product(OP, &[some, s.k()])?)?)
+        };
+        let f = self.function(Conv, name)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(out).arg(&x.data).arg(&first).arg(&pixels);
         args.arg(&rows).arg(&cols).arg(&height).arg(&width);
         args.arg(&c_in).arg(&kernel).arg(&stride).arg(&dilation);
         args.arg(&pad).arg(&upsample);
-        let shape = elements(KERNEL, product(KERNEL, &[some, s.k()])?)?;
-        // SAFETY: im2col(out, x, first, pixels, rows, cols, height, width, c_in, kernel, stride, dilation, pad,
-        // upsample). `check` proved that x holds the images; out holds the inputs of `some` pixels; the kernel reads
-        // pixels inside an image only, and threads past the last input leave.
-        unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
+        // SAFETY: im2col*(out, x, first, pixels, rows, cols, height, width, c_in, kernel, stride, dilation, pad,
+        // upsample). `check` proved that x holds the images; out holds the inputs of `some` pixels; the kernels read
+        // pixels inside an image only, and threads past the last input leave. Four channels at a time lie at multiples
+        // of 16 bytes.
+        unsafe { args.launch(shape) }.map_err(|e| failed(name, e))?;
         Ok(())
     }
 

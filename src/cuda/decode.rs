@@ -1,4 +1,5 @@
-//! Attention of few query rows over long caches: scores by blocks over the rows, then values by warps over the columns.
+//! Attention of single query rows: a block a head; of few of them over long caches scores by blocks over the rows, then
+//! values by warps over the columns.
 
 use cudarc::driver::{CudaView, LaunchConfig, PushKernelArg};
 
@@ -17,7 +18,7 @@ const STAGES: usize = 6;
 const PITCH: [usize; 2] = [32, 9];
 
 /// Heads of query rows up to which one block each would leave much of a large GPU idle.
-const FEW: usize = 512;
+const FEW: usize = 128;
 /// Blocks that keep a large GPU busy.
 const BLOCKS: usize = 1024;
 /// Rows of a cache from which on two launches are worth it.
@@ -26,6 +27,31 @@ const LONG: usize = 128;
 const SHARED_BYTES: usize = 48 << 10;
 /// Scores that are kept between the launches at most.
 const SCORES_BYTES: usize = 32 << 20;
+
+/// Tiles of keys whose scores stay in shared memory, where a block takes a head of a row.
+const KEPT: usize = 16;
+/// Heads up to which that has an instance.
+const WIDEST: usize = 128;
+
+/// Words between the rows of a tile.
+const fn pitch(words: usize) -> usize {
+    (words.div_ceil(4) | 1).saturating_mul(4)
+}
+
+/// How many words of a row are copied at once: rows lie at multiples of them. Nothing for floats that are not copied.
+fn whole(kv: KvFormat, s: &AttentionShape) -> Option<u32> {
+    let row = kv.words(s.head_dim);
+    let at = [row, s.kv_stride, s.kv_head_stride, s.k_offset, s.v_offset];
+    let all = |n: usize| at.iter().all(|at| at.is_multiple_of(n));
+    match kv {
+        KvFormat::F32 => all(4).then_some(4),
+        KvFormat::Q8 if all(4) => Some(4),
+        KvFormat::Q8 if all(2) => Some(2),
+        KvFormat::Q8 => Some(1),
+        // Tensor cores have a way of their own.
+        KvFormat::Bf16 => None,
+    }
+}
 
 /// How the work is parted. It changes no bit of what comes out, so it may depend on the batch.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +62,8 @@ pub(super) struct Split {
     parts: [usize; 2],
     /// Scores of a head of a query row.
     width: usize,
+    /// Words of a copy.
+    whole: u32,
     bytes: usize,
 }
 
@@ -44,20 +72,21 @@ impl Split {
     pub(super) fn plan(kv: KvFormat, s: &AttentionShape, rows: usize) -> Result<Option<Self>> {
         const OP: &str = "attention";
         let heads = product(OP, &[rows, s.n_heads])?;
-        // Copies of 16 bytes.
-        let offsets = [s.kv_stride, s.kv_head_stride, s.k_offset, s.v_offset];
-        let aligned = s.head_dim.is_multiple_of(4) && offsets.iter().all(|n| n.is_multiple_of(4));
-        if heads > FEW || s.kv_rows <= LONG || (kv == KvFormat::F32 && !aligned) {
+        let Some(whole) = whole(kv, s) else {
+            return Ok(None);
+        };
+        if heads > FEW || s.kv_rows <= LONG {
             return Ok(None);
         }
         let row = kv.words(s.head_dim);
-        let (query, pitch, stage) = match kv {
-            KvFormat::F32 => (row, ((row / 4) | 1).saturating_mul(4), PITCH[0]),
-            KvFormat::Q8 => (row.next_multiple_of(4), row | 1, PITCH[1]),
+        let stage = match kv {
+            KvFormat::F32 => PITCH[0],
+            KvFormat::Q8 => PITCH[1],
             // Tensor cores have a way of their own.
             KvFormat::Bf16 => return Ok(None),
         };
-        let shared = product(OP, &[KEYS, pitch])?.saturating_add(query);
+        let query = row.next_multiple_of(4);
+        let shared = product(OP, &[KEYS, pitch(row)])?.saturating_add(query);
         let shared = shared.saturating_mul(size_of::<u32>());
         // A prefix and own rows may each be all of the cache.
         let width = product(OP, &[2, s.kv_rows])?;
@@ -83,6 +112,7 @@ impl Split {
             values: launch(parts[1], 32, ring)?,
             parts,
             width,
+            whole,
             bytes,
         }))
     }
@@ -119,8 +149,9 @@ impl Device {
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
         args.arg(&causal).arg(&repeated).arg(&splits).arg(&width);
+        args.arg(&split.whole);
         // SAFETY: attention_scores, attention_scores_q8(scores, q, keys, spans, queries, group, head_dim, q_stride,
-        // q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, splits, width), `splits` blocks for each
+        // q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, splits, width, whole), `splits` blocks for each
         // query row and head. `check_as` proved that the last row of the last head lies inside keys; the kernel cuts every
         // span to kv_rows, so that a head's scores are at most twice as many, its `width`. The plan gave the shared
         // memory of a query and 64 keys, and offsets of whole copies.
@@ -138,6 +169,62 @@ impl Device {
         // As above; the first launch wrote a score for every row that this one reads, and out holds the heads' columns.
         unsafe { args.launch(split.values) }.map_err(|e| failed(second, e))?;
         Ok(())
+    }
+}
+
+impl Device {
+    /// Attention whose lengths have been checked by a block for each head of each query row, if there is an instance; keys
+    /// and values begin with the first head's.
+    pub(super) fn attend_rows(
+        &self,
+        (kv, s): (KvFormat, AttentionShape),
+        q: &Buffer<f32>,
+        [keys, values]: [&CudaView<'_, u8>; 2],
+        spans: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<bool> {
+        const OP: &str = "attention";
+        let Some(whole) = whole(kv, &s).filter(|_| s.head_dim <= WIDEST) else {
+            return Ok(false);
+        };
+        let kernel = match (kv, s.head_dim) {
+            (KvFormat::F32, ..=64) => "attention_row_64",
+            (KvFormat::F32, _) => "attention_row_128",
+            (_, ..=64) => "attention_row_q8_64",
+            (_, _) => "attention_row_q8_128",
+        };
+        let rows = product(OP, &[s.sequences, s.queries])?;
+        let seen = product(OP, &[2, s.kv_rows])?;
+        let kept = seen.div_ceil(KEYS).min(KEPT);
+        // A query, two tiles, scores.
+        let row = kv.words(s.head_dim);
+        let shared = row.next_multiple_of(4) + 2 * KEYS * pitch(row) + (kept + 1) * KEYS;
+        let [shared_mem_bytes, _] = words(OP, [size_of::<u32>() * shared, seen + KEYS])?;
+        let shape = LaunchConfig {
+            shared_mem_bytes,
+            ..grid(OP, rows, s.n_heads, 64)?
+        };
+        let group = s.n_heads / s.n_kv_heads;
+        let sizes = [s.queries, group, s.head_dim, s.q_stride, s.q_offset];
+        let [queries, group, head_dim, q_stride, q_offset] = words(OP, sizes)?;
+        let sizes = [s.kv_rows, s.kv_stride, s.kv_head_stride, kept];
+        let [kv_rows, kv_stride, kv_head_stride, kept] = words(OP, sizes)?;
+        let (causal, repeated) = (u32::from(s.causal), u32::from(s.repeated_prefix));
+        let f = self.function(Decode, kernel)?;
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
+        args.arg(&mut out.data).arg(&q.data).arg(keys).arg(values);
+        args.arg(&spans.data).arg(&queries).arg(&group);
+        args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
+        args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
+        args.arg(&causal).arg(&repeated).arg(&kept).arg(&whole);
+        // SAFETY: attention_row_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows,
+        // kv_stride, kv_head_stride, causal, repeated_prefix, kept, whole), a block for each query row and head. `check_as`
+        // proved that the last row of the last head lies inside keys and values behind their offsets; the kernel cuts every
+        // span to kv_rows. Heads are as wide as the instance's columns at most; shared memory holds a query, two tiles of 64
+        // rows and scores of `kept` tiles and one more; rows lie at multiples of `whole` words.
+        unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
+        Ok(true)
     }
 }
 

@@ -47,14 +47,14 @@ const WIDTHS: [Width; 3] = [
 
 /// How the rows are parted. It changes no bit of what comes out, so it may depend on the batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tiles {
+pub(super) struct Halves {
     kernel: &'static str,
     launch: LaunchConfig,
     /// Whether rows of keys and values lie as copies of 16 bytes need them.
     wide: bool,
 }
 
-impl Tiles {
+impl Halves {
     /// A plan; nothing for other formats and for heads that are too wide.
     pub(super) fn plan(kv: KvFormat, s: &AttentionShape) -> Result<Option<Self>> {
         const OP: &str = "attention";
@@ -101,16 +101,16 @@ impl Tiles {
 
 impl Device {
     /// Attention whose lengths have been checked, of a plan's shape; keys and values begin with the first head's.
-    pub(super) fn attend_tiles(
+    pub(super) fn attend_halves(
         &self,
-        (s, tiles): (AttentionShape, Tiles),
+        (s, halves): (AttentionShape, Halves),
         q: &Buffer<f32>,
         [keys, values]: [&CudaView<'_, u8>; 2],
         spans: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
         const OP: &str = "attention";
-        let kernel = tiles.kernel;
+        let kernel = halves.kernel;
         let group = s.n_heads / s.n_kv_heads;
         let sizes = [
             s.queries, group, s.head_dim, s.q_stride, s.q_offset, s.kv_rows,
@@ -126,7 +126,7 @@ impl Device {
                 product(OP, &[s.kv_rows, s.kv_stride])?,
             ],
         )?;
-        let [causal, repeated, wide] = [s.causal, s.repeated_prefix, tiles.wide].map(u32::from);
+        let [causal, repeated, wide] = [s.causal, s.repeated_prefix, halves.wide].map(u32::from);
         let f = self.function(Flash, kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
@@ -140,7 +140,7 @@ impl Device {
         // `check_as` proved that the last row of the last head lies inside keys and values behind their offsets; the
         // kernel cuts every span to kv_rows, and reads and writes no row behind a sequence's last. Shared memory holds the
         // ring's stages; rows are copied by 16 bytes only where all of them begin at such a multiple.
-        unsafe { args.launch(tiles.launch) }.map_err(|e| failed(kernel, e))?;
+        unsafe { args.launch(halves.launch) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }
 }

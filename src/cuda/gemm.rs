@@ -12,52 +12,72 @@ use crate::quant::{A8_BLOCK, Format};
 
 /// Rows that an instruction multiplies at once: a tile.
 const TILE: usize = 8;
-/// Tiles of a block of threads at most.
-const TILES: usize = 8;
-/// Warps of a block of threads at most.
-const WARPS: usize = 16;
 /// Bytes of the levels of a block of inputs, and of their scale and sum.
 const LEVELS_BYTES: usize = 32;
 const SIDE_BYTES: usize = 8;
-/// Blocks of threads that a large GPU runs at once: a block takes several strips where these are enough.
-const BLOCKS: usize = 128;
+/// Multiprocessors of a large GPU: a block takes several strips, or many rows, where these all have one.
+const PROCESSORS: usize = 132;
 /// Shared memory of a block for many rows at most: the smallest of the multiprocessors (8.6) has 100 KB, those of
 /// data centres room for two and more.
 const RING_BYTES: usize = 80 << 10;
+/// Warps that multiply in a block for up to 8 rows.
+const PARTS: usize = 8;
+/// Bytes of a row of their terms where other warps add them up: of 32 outputs, and 16 more.
+const ROW_BYTES: usize = 144;
+/// Blocks of inputs of a turn for 5 to 8 rows.
+const FEW_TURN: usize = 2;
+/// Stages of the ring of a block for many rows; its tiles and warps at most.
+const RING: usize = 4;
+const TILES: usize = 8;
+const WARPS: usize = 16;
+/// Strips and tiles of a block for large products, their stages, and blocks of inputs of one.
+const LARGE: [usize; 4] = [4, 8, 4, 2];
 
-/// A format's kernels: for one row, to 8, to 64, for more; and the blocks of inputs that a warp of the first two takes
-/// in one turn.
-const fn kernels(format: Format) -> Option<([&'static str; 4], [usize; 2])> {
-    match format {
-        Format::F32 | Format::Bf16 => None,
-        Format::Q8_0 => Some((
-            [
-                "gemm_q8_one",
-                "gemm_q8_few",
-                "gemm_q8_many",
-                "gemm_q8_large",
+/// A format's kernels.
+#[derive(Debug, Clone, Copy)]
+struct Kernels {
+    /// One row, two, and up to four, with the blocks of inputs that a warp takes in one turn, and the turns of its ring.
+    ones: [(&'static str, usize, usize); 3],
+    /// Up to 8 rows, with the turns of a ring.
+    few: (&'static str, usize),
+    many: &'static str,
+    large: &'static str,
+}
+
+const fn kernels(format: Format) -> Option<Kernels> {
+    Some(match format {
+        Format::F32 | Format::Bf16 => return None,
+        Format::Q8_0 => Kernels {
+            ones: [
+                ("gemm_q8_one", 4, 2),
+                ("gemm_q8_two", 4, 2),
+                ("gemm_q8_four", 2, 4),
             ],
-            [2, 2],
-        )),
-        Format::Q4_0 | Format::Q4G128 => Some((
-            [
-                "gemm_q4_one",
-                "gemm_q4_few",
-                "gemm_q4_many",
-                "gemm_q4_large",
+            few: ("gemm_q8_few", 3),
+            many: "gemm_q8_many",
+            large: "gemm_q8_large",
+        },
+        Format::Q4_0 | Format::Q4G128 => Kernels {
+            ones: [
+                ("gemm_q4_one", 8, 2),
+                ("gemm_q4_two", 4, 4),
+                ("gemm_q4_four", 2, 6),
             ],
-            [4, 2],
-        )),
-        Format::Q4K => Some((
-            [
-                "gemm_q4k_one",
-                "gemm_q4k_few",
-                "gemm_q4k_many",
-                "gemm_q4k_large",
+            few: ("gemm_q4_few", 4),
+            many: "gemm_q4_many",
+            large: "gemm_q4_large",
+        },
+        Format::Q4K => Kernels {
+            ones: [
+                ("gemm_q4k_one", 4, 3),
+                ("gemm_q4k_two", 4, 3),
+                ("gemm_q4k_four", 2, 6),
             ],
-            [4, 2],
-        )),
-    }
+            few: ("gemm_q4k_few", 3),
+            many: "gemm_q4k_many",
+            large: "gemm_q4k_large",
+        },
+    })
 }
 
 /// How a kernel is launched, and how its blocks of threads part the work.
@@ -65,6 +85,8 @@ const fn kernels(format: Format) -> Option<([&'static str; 4], [usize; 2])> {
 struct Plan {
     kernel: &'static str,
     shape: LaunchConfig,
+    /// Whether the kernel takes rows that are rounded already.
+    rounded: bool,
     /// Strips, tiles and blocks of inputs of a stage: what the kernels for many rows take.
     parts: Option<[usize; 3]>,
 }
@@ -73,48 +95,70 @@ impl Plan {
     /// A plan for a matrix whose strips have so many bytes for a block of inputs; nothing for a format without blocks.
     fn new(s: GemmShape, format: Format, strip_bytes: usize) -> Result<Option<Self>> {
         const OP: &str = "gemm";
-        let Some((kernels, turns)) = kernels(format) else {
+        let Some(kernels) = kernels(format) else {
             return Ok(None);
         };
         let all_strips = s.n.div_ceil(STRIP);
-        let block_bytes = LEVELS_BYTES + SIDE_BYTES;
         if s.m <= TILE {
-            // As in the kernel: 8 warps, a ring of 3 turns each, and the terms of a round twice.
-            let several = usize::from(s.m > 1);
-            let [turn, terms] = [turns[several], [STRIP, STRIP * TILE][several]];
-            let bytes = 8 * turn * (3 * (strip_bytes + s.m * block_bytes) + 2 * terms * 4);
-            let mut shape = grid(OP, 1, all_strips, 256)?;
-            [shape.shared_mem_bytes] = words(OP, [bytes])?;
+            let log = s.m.next_power_of_two().ilog2() as usize;
+            let (kernel, warps, bytes) = match kernels.ones.get(log) {
+                // The terms of a round twice, and rings of turns.
+                Some(&(kernel, turn, stages)) => {
+                    let rows = 1 << log;
+                    let bytes = turn * (2 * rows * ROW_BYTES + stages * strip_bytes);
+                    (kernel, PARTS + rows, bytes)
+                }
+                None => {
+                    let (kernel, stages) = kernels.few;
+                    let block = strip_bytes + s.m * (LEVELS_BYTES + SIDE_BYTES);
+                    let bytes = FEW_TURN * (2 * TILE * STRIP * 4 + stages * block);
+                    (kernel, PARTS, bytes)
+                }
+            };
+            let [threads, bytes] = words(OP, [32 * warps, PARTS * bytes])?;
+            let mut shape = grid(OP, 1, all_strips, threads)?;
+            shape.shared_mem_bytes = bytes;
             return Ok(Some(Self {
-                kernel: kernels[several],
+                kernel,
                 shape,
+                rounded: s.m > 4,
                 parts: None,
             }));
         }
         let all_tiles = s.m.div_ceil(TILE);
+        let side_bytes = if format == Format::Q4K { SIDE_BYTES } else { 4 };
+        let tile_bytes = TILE * (LEVELS_BYTES + side_bytes);
+        let [strips, tiles, stages, turn] = LARGE;
+        let [x, y] = [all_tiles.div_ceil(tiles), all_strips.div_ceil(strips)];
+        if x.saturating_mul(y) >= PROCESSORS {
+            let bytes = stages * turn * (strips * strip_bytes + tiles * tile_bytes);
+            let [threads, bytes] = words(OP, [32 * strips, bytes])?;
+            let mut shape = grid(OP, x, y, threads)?;
+            shape.shared_mem_bytes = bytes;
+            return Ok(Some(Self {
+                kernel: kernels.large,
+                shape,
+                rounded: true,
+                parts: None,
+            }));
+        }
         // Blocks of threads along the rows share them evenly.
-        let tiles = all_tiles.div_ceil(all_tiles.div_ceil(TILES));
-        let (kernel, together) = if s.m <= TILE * TILES {
-            (kernels[2], 1)
-        } else {
-            (kernels[3], 2)
-        };
-        let groups = tiles.div_ceil(together);
+        let x = all_tiles.div_ceil(TILES);
+        let tiles = all_tiles.div_ceil(x);
         let strips = [4, 2, 1]
             .into_iter()
-            .find(|strips| strips * groups <= WARPS && all_strips / strips >= BLOCKS)
-            .unwrap_or(1);
-        // A ring of 4 stages.
-        let bytes = |turn| 4 * turn * (strips * strip_bytes + tiles * TILE * block_bytes);
+            .find(|strips| strips * tiles <= WARPS && all_strips / strips * x >= PROCESSORS);
+        let strips = strips.unwrap_or(1);
+        let bytes = |turn| RING * turn * (strips * strip_bytes + tiles * tile_bytes);
         let turn = [8, 4].into_iter().find(|&t| bytes(t) <= RING_BYTES);
         let turn = turn.unwrap_or(2);
-        let [threads, shared] = words(OP, [32 * strips * groups, bytes(turn)])?;
-        let x = all_tiles.div_ceil(tiles);
+        let [threads, bytes] = words(OP, [32 * strips * tiles, bytes(turn)])?;
         let mut shape = grid(OP, x, all_strips.div_ceil(strips), threads)?;
-        shape.shared_mem_bytes = shared;
+        shape.shared_mem_bytes = bytes;
         Ok(Some(Self {
-            kernel,
+            kernel: kernels.many,
             shape,
+            rounded: true,
             parts: Some([strips, tiles, turn]),
         }))
     }
@@ -136,55 +180,79 @@ impl Device {
         };
         let [m, n, k] = words(OP, [s.m, s.n, s.k])?;
         let (has_bias, accumulate) = (u32::from(bias.is_some()), u32::from(s.accumulate));
-        let (levels, sides) = self.rounded(s, x)?;
+        let rounded = match plan.rounded {
+            true => Some(self.rounded(s, x)?),
+            false => None,
+        };
+        let views = rounded.as_ref().map(Rounded::views);
         let f = self.function(Gemm, plan.kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
-        args.arg(y).arg(&levels).arg(&sides);
-        args.arg(&w.data).arg(&w.scales);
+        args.arg(y).arg(x).arg(&w.data).arg(&w.scales);
         match bias {
             Some(bias) => args.arg(&bias.data),
             // Not read.
             None => args.arg(&w.data),
         };
-        args.arg(&m).arg(&n).arg(&k);
+        args.arg(&m).arg(&n).arg(&k).arg(&has_bias).arg(&accumulate);
+        if let Some([levels, scales, turned]) = &views {
+            args.arg(levels).arg(scales).arg(turned);
+        }
         let [strips, tiles, turn] = words(OP, plan.parts.unwrap_or_default())?;
         if plan.parts.is_some() {
             args.arg(&strips).arg(&tiles).arg(&turn);
         }
-        args.arg(&has_bias).arg(&accumulate);
-        // SAFETY: gemm_*(y, levels, sides, w, scales, bias, m, n, k, [strips, tiles, turn,] has_bias, accumulate). The
-        // callers' checks proved that y and bias hold m · n and n elements and that w is [n, k]; `rounded` made levels
-        // and sides for whole tiles. The kernels read strips, tiles and blocks of inputs that are there, and write below
-        // m and n; the plan gives the shared memory that these sizes need.
+        // SAFETY: gemm_*(y, x, w, scales, bias, m, n, k, has_bias, accumulate[, levels, scales_x, turned][, strips, tiles,
+        // turn]). The callers' checks proved that x, y and bias hold m · k, m · n and n elements and that w is [n, k];
+        // `rounded` made levels, scales and sums for whole tiles. The kernels read strips, tiles and blocks of inputs
+        // that are there, and write below m and n; the plan gives the shared memory that these sizes need.
         unsafe { args.launch(plan.shape) }.map_err(|e| failed(plan.kernel, e))?;
         Ok(true)
     }
 
     /// The rows in 8 bits, and the scale and sum of each block, in tiles.
-    fn rounded(
-        &self,
-        s: GemmShape,
-        x: &CudaView<'_, u8>,
-    ) -> Result<(CudaSlice<u8>, CudaSlice<u8>)> {
+    fn rounded(&self, s: GemmShape, x: &CudaView<'_, u8>) -> Result<Rounded> {
         const KERNEL: &str = "round_a8";
         let rows = s.m.min(TILE);
         let units = product("gemm", &[s.m.next_multiple_of(rows.max(1)), s.k / A8_BLOCK])?;
-        let mut levels = self.bytes("gemm", product("gemm", &[units, LEVELS_BYTES])?)?;
-        let mut sides = self.bytes("gemm", product("gemm", &[units, SIDE_BYTES])?)?;
+        let bytes = product("gemm", &[units, LEVELS_BYTES + SIDE_BYTES])?;
+        let mut rounded = Rounded {
+            bytes: self.bytes("gemm", bytes)?,
+            units,
+        };
         let [m, k, rows] = words("gemm", [s.m, s.k, rows])?;
         let len = units as u64;
         let f = self.function(Gemm, KERNEL)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
-        args.arg(&mut levels).arg(&mut sides).arg(x);
+        let (mut levels, mut sides) = rounded.bytes.split_at_mut(units * LEVELS_BYTES);
+        let (mut scales, mut turned) = sides.split_at_mut(units * 4);
+        args.arg(&mut levels)
+            .arg(&mut scales)
+            .arg(&mut turned)
+            .arg(x);
         args.arg(&m).arg(&k).arg(&rows).arg(&len);
-        // SAFETY: round_a8(levels, sides, x, m, k, R, len). x holds m · k floats, k a multiple of 32 since the matrix has
-        // blocks; levels hold 32 bytes and sides 8 for each of len blocks, which are those of whole tiles of R rows;
-        // threads from 8 · len on write nothing, and rows from m on are not read.
+        // SAFETY: round_a8(levels, scales, turned, x, m, k, R, len). x holds m · k floats, k a multiple of 32 since the
+        // matrix has blocks; levels hold 32 bytes, scales and sums 4 for each of len blocks, which are those of whole
+        // tiles of R rows; threads from 8 · len on write nothing, and rows from m on are not read.
         unsafe { args.launch(elements("gemm", product("gemm", &[units, 8])?)?) }
             .map_err(|e| failed(KERNEL, e))?;
-        Ok((levels, sides))
+        Ok(rounded)
+    }
+}
+
+/// Rows in 8 bits: levels, scales, and sums, in tiles.
+#[derive(Debug)]
+struct Rounded {
+    bytes: CudaSlice<u8>,
+    units: usize,
+}
+
+impl Rounded {
+    fn views(&self) -> [CudaView<'_, u8>; 3] {
+        let (levels, sides) = self.bytes.split_at(self.units * LEVELS_BYTES);
+        let (scales, turned) = sides.split_at(self.units * 4);
+        [levels, scales, turned]
     }
 }
 
@@ -211,7 +279,11 @@ mod tests {
                     let plan = Plan::new(s, format, STRIP * (16 * pieces + scale));
                     let plan = plan.unwrap().unwrap();
                     let (x, y, _) = plan.shape.grid_dim;
-                    let [strips, tiles, turn] = plan.parts.unwrap_or([1, 1, 2]);
+                    let large = [LARGE[0], LARGE[1], LARGE[3]];
+                    let [strips, tiles, turn] = plan.parts.unwrap_or(match m {
+                        ..=TILE => [1, 1, 2],
+                        _ => large,
+                    });
                     let what = alloc::format!("{format:?}, {m} rows, {n} outputs: {plan:?}");
                     assert!(x as usize * tiles * TILE >= m, "{what}");
                     assert!(y as usize * strips * STRIP >= n, "{what}");

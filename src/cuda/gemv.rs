@@ -195,7 +195,12 @@ impl Device {
         if s.m == 0 {
             return Ok(());
         }
-        if s.activations == Activations::A8 && self.integer_product(s, x, w, bias, y)? {
+        let done = match s.activations {
+            Activations::A8 => self.integer_product(s, x, w, bias, y)?,
+            Activations::Bf16 => self.wide_product(s, x, w, bias, y)?,
+            Activations::F32 => false,
+        };
+        if done {
             return Ok(());
         }
         let (several, rows) = (usize::from(s.m > 1), if s.m > 1 { ROWS } else { 1 });

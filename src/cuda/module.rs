@@ -13,6 +13,10 @@ use crate::error::Result;
 
 /// Shared memory that a block may ask for on every GPU of compute capability 8.0 and up; without leave it is 48 KB.
 pub(super) const SHARED_BYTES: i32 = 99 << 10;
+/// The same of kernels that have arrays of their own beside it: 16 384 keys and entries that are sorted; 1024 rows of 16
+/// numbers, and a row's room in every 16.
+pub(super) const FILTER_BYTES: i32 = 96 << 10;
+pub(super) const SAMPLE_BYTES: i32 = 68 << 10;
 
 /// A family of kernels: a source file.
 #[derive(Debug, Clone, Copy)]
@@ -20,13 +24,19 @@ pub(super) enum Family {
     Attention,
     Conv,
     Decode,
+    Filter,
     Flash,
     Gemm,
     Gemv,
+    GroupNorm,
+    Heads,
+    Nearest,
     Norm,
     RewardHead,
     Sample,
+    Tiles,
     Vq,
+    Wide,
 }
 
 /// A family's name and its PTX.
@@ -48,13 +58,19 @@ impl Family {
             Self::Attention => source!("attention"),
             Self::Conv => source!("conv"),
             Self::Decode => source!("decode"),
+            Self::Filter => source!("filter"),
             Self::Flash => source!("flash"),
             Self::Gemm => source!("gemm"),
             Self::Gemv => source!("gemv"),
+            Self::GroupNorm => source!("group_norm"),
+            Self::Heads => source!("heads"),
+            Self::Nearest => source!("nearest"),
             Self::Norm => source!("norm"),
             Self::RewardHead => source!("reward_head"),
             Self::Sample => source!("sample"),
+            Self::Tiles => source!("tiles"),
             Self::Vq => source!("vq"),
+            Self::Wide => source!("wide"),
         }
     }
 }
@@ -113,14 +129,17 @@ impl Modules {
         let function = module
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
-        if [Family::Flash, Family::Gemm]
-            .map(|large| large.source().0)
-            .contains(&family)
-        {
+        let shared = match family {
+            "filter" => FILTER_BYTES,
+            "decode" | "flash" | "gemm" | "heads" | "tiles" | "wide" => SHARED_BYTES,
+            "sample" => SAMPLE_BYTES,
+            _ => 0,
+        };
+        if shared > 0 {
             function
                 .set_attribute(
                     CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                    SHARED_BYTES,
+                    shared,
                 )
                 .map_err(|e| failed(kernel, e))?;
         }

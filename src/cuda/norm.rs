@@ -4,9 +4,9 @@ use cudarc::driver::PushKernelArg;
 
 use super::memory::Buffer;
 use super::module::Family::Norm;
-use super::{Device, THREADS, along, failed, grid, words};
+use super::{Device, along, failed, grid, words};
 use crate::error::{Result, covers, product};
-use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
+use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 
 /// Heads of a block of threads: one for each half warp.
 const HEADS: usize = 16;
@@ -101,40 +101,6 @@ impl Device {
         // last head read it and write nothing.
         unsafe { args.launch(grid(KERNEL, all.div_ceil(HEADS), 1, 256)?) }
             .map_err(|e| failed(KERNEL, e))?;
-        Ok(())
-    }
-
-    pub(super) fn norm_groups(
-        &self,
-        s: GroupNormShape,
-        x: &Buffer<f32>,
-        [weight, bias]: [&Buffer<f32>; 2],
-        y: &mut Buffer<f32>,
-    ) -> Result<()> {
-        const KERNEL: &str = "group_norm";
-        s.check(x.len, weight.len, bias.len, y.len)?;
-        self.owns(KERNEL, &[x, weight, bias, y])?;
-        if s.images == 0 {
-            return Ok(());
-        }
-        // A group's elements are numbered in 32 bits, the turn of a block behind the last one included.
-        let numbers = product(KERNEL, &[s.pixels, s.channels])?;
-        words(KERNEL, [numbers.saturating_add(THREADS as usize)])?;
-        let [pixels, channels, groups] = words(KERNEL, [s.pixels, s.channels, s.groups])?;
-        let swish = u32::from(s.swish);
-        let blocks = product(KERNEL, &[s.images, s.groups])?;
-        let f = self.function(Norm, KERNEL)?;
-        let stream = self.current();
-        let mut args = stream.launch_builder(&f);
-        args.arg(&mut y.data)
-            .arg(&x.data)
-            .arg(&weight.data)
-            .arg(&bias.data);
-        args.arg(&pixels).arg(&channels).arg(&groups);
-        args.arg(&s.eps).arg(&swish);
-        // SAFETY: group_norm(y, x, weight, bias, pixels, channels, groups, eps, swish), a block for each group of each
-        // image. `check` proved that the groups divide the channels and that all lengths are there.
-        unsafe { args.launch(grid(KERNEL, blocks, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }
 

@@ -4,10 +4,36 @@ use cudarc::driver::PushKernelArg;
 
 use super::faults::Check;
 use super::memory::Buffer;
-use super::module::Family::Sample;
+use super::module::Family::{Filter, Sample};
+use super::module::{FILTER_BYTES, SAMPLE_BYTES};
 use super::{Device, along, failed, grid, words};
 use crate::error::Result;
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
+
+/// Numbers of a row that a thread keeps at most.
+const HELD: usize = 16;
+/// Threads of a block that takes a row, at most and at least; and rows from which a block has as few as will do, since
+/// there are blocks enough to keep a GPU busy.
+const THREADS: usize = 1024;
+const FEWEST: usize = 256;
+const MANY: usize = 256;
+/// Bytes of a filter's histogram.
+const HISTOGRAM_BYTES: usize = 2048 * 4;
+
+/// Threads of a block that takes a row.
+const fn threads(rows: usize, width: usize) -> usize {
+    let each = if rows < MANY { 4 } else { HELD };
+    let mut threads = FEWEST;
+    while threads < THREADS && threads * each < width {
+        threads *= 2;
+    }
+    threads
+}
+
+/// Whether a block's threads keep the row.
+const fn held(threads: usize, width: usize) -> bool {
+    width <= threads * HELD
+}
 
 impl Device {
     pub(super) fn guided(&self, s: GuideShape, logits: &mut Buffer<f32>) -> Result<()> {
@@ -34,10 +60,10 @@ impl Device {
         logits: &mut Buffer<f32>,
         order: &mut Buffer<u32>,
     ) -> Result<()> {
-        const KERNEL: &str = "filter";
+        const OP: &str = "filter";
         s.check(logits.len, order.len)?;
-        self.owns(KERNEL, &[logits])?;
-        order.belongs(KERNEL, &self.stream)?;
+        self.owns(OP, &[logits])?;
+        order.belongs(OP, &self.stream)?;
         if s.rows == 0 {
             return Ok(());
         }
@@ -46,12 +72,24 @@ impl Device {
         } else {
             0
         };
-        let [width, top_k] = words(KERNEL, [s.width, top_k])?;
+        let threads = threads(s.rows, s.width);
+        // What top-p sorts at once: keys, and entries of 16 or 32 bits.
+        let (kernel, sorted) = if held(threads, s.width) {
+            ("filter_held", 6 * s.width.next_multiple_of(2))
+        } else {
+            ("filter_wide", 8 * (s.width.min(8192)))
+        };
+        let shared = if s.filter.top_p < 1.0 { sorted } else { 0 };
+        let shared = shared.max(HISTOGRAM_BYTES);
+        debug_assert!(shared <= FILTER_BYTES.unsigned_abs() as usize);
+        let [width, top_k, threads, shared] = words(OP, [s.width, top_k, threads, shared])?;
         let temperature = s.filter.temperature.max(1e-5);
         let idle = u32::from(s.filter.is_idle(s.width));
         let mut faults = self.faults()?;
         let mut bad = faults.word(Check::Filter)?;
-        let f = self.function(Sample, KERNEL)?;
+        let mut shape = grid(OP, s.rows, 1, threads)?;
+        shape.shared_mem_bytes = shared;
+        let f = self.function(Filter, kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(&mut logits.data)
@@ -59,10 +97,11 @@ impl Device {
             .arg(&mut bad);
         args.arg(&width).arg(&temperature).arg(&top_k);
         args.arg(&s.filter.top_p).arg(&idle);
-        // SAFETY: filter(logits, order, bad, width, temperature, top_k, top_p, idle), a block for each row. `check`
+        // SAFETY: filter_*(logits, order, bad, width, temperature, top_k, top_p, idle), a block for each row. `check`
         // proved that logits and order hold rows · width elements; order holds indices below width once the kernel
-        // has filled it.
-        unsafe { args.launch(grid(KERNEL, s.rows, 1, 256)?) }.map_err(|e| failed(KERNEL, e))?;
+        // has filled it. A row that is held has no more numbers than the threads take, and shared memory has room for
+        // the histogram and for all that the kernel sorts in it.
+        unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }
 
@@ -95,7 +134,13 @@ impl Device {
                 ("draw_given", &noise.data)
             }
         };
-        let [width] = words(OP, [s.width])?;
+        let threads = threads(s.rows, s.width);
+        // The row, or a tile of it: numbers in rows of 16, and one such row's room after every 16.
+        let row = s.width.min(threads * HELD).next_multiple_of(256);
+        let [width, threads, shared] = words(OP, [s.width, threads, row / 16 * 17 * 4])?;
+        debug_assert!(shared <= SAMPLE_BYTES.unsigned_abs());
+        let mut shape = grid(OP, s.rows, 1, threads)?;
+        shape.shared_mem_bytes = shared;
         let mut faults = self.faults()?;
         let mut bad = faults.word(Check::Draw)?;
         let f = self.function(Sample, kernel)?;
@@ -107,8 +152,9 @@ impl Device {
             .arg(&mut bad);
         args.arg(source).arg(&width);
         // SAFETY: draw_keyed(logits, codes, p, bad, keys, width) and draw_given with noise for keys, a block for each
-        // row. `check` proved that logits and noise hold rows · width elements, keys rows · 4, codes and p rows.
-        unsafe { args.launch(grid(OP, s.rows, 1, 256)?) }.map_err(|e| failed(kernel, e))?;
+        // row. `check` proved that logits and noise hold rows · width elements, keys rows · 4, codes and p rows; shared
+        // memory has room for the row, or for a tile of it.
+        unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }
 }

@@ -98,6 +98,9 @@ impl Device {
         if s.n == 0 {
             return Ok(());
         }
+        if s.width <= super::nearest::WIDTH {
+            return self.nearest_narrow(s, latents, codebook, codes);
+        }
         let [width, entries] = words(KERNEL, [s.width, s.entries])?;
         let normalise = u32::from(s.normalise);
         let mut faults = self.faults()?;

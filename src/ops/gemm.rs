@@ -12,7 +12,7 @@
 
 use crate::error::{Error, Result, covers, product};
 use crate::ops::counted;
-use crate::quant::{A8_BLOCK, QuantMatrix, quantise_a8};
+use crate::quant::{A8_BLOCK, QuantData, QuantMatrix, quantise_a8};
 
 /// What a product does with its activations: its arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -24,6 +24,10 @@ pub enum Activations {
     /// Rounded to 8 bits in blocks of 32 along k, and multiplied as integers. Matrices that have no blocks of their own
     /// (F32, BF16) are multiplied as with `F32`.
     A8,
+    /// Rounded to BF16, as weights are, too, and multiplied as floats: for many rows on a GPU's tensor cores. The sums are the
+    /// device's own, since those have no order that could be told; a row's is the same in every batch. A device without
+    /// such cores may leave the weights as they are kept. Matrices in F32 are multiplied as with `F32`.
+    Bf16,
 }
 
 impl Activations {
@@ -33,8 +37,15 @@ impl Activations {
         match self {
             Self::F32 => "F32",
             Self::A8 => "A8",
+            Self::Bf16 => "BF16",
         }
     }
+}
+
+/// The nearest BF16, as a float.
+#[inline(always)]
+pub(crate) fn to_half(x: f32) -> f32 {
+    half::bf16::from_f32(x).to_f32()
 }
 
 /// A sum of floats over `k` runs in blocks of so many terms: each from zero upwards, then block after block. It bounds
@@ -66,6 +77,15 @@ impl GemmShape {
             k,
             accumulate: false,
             activations: Activations::F32,
+        }
+    }
+
+    /// The same product in floats.
+    #[must_use]
+    pub(crate) const fn in_floats(self) -> Self {
+        Self {
+            activations: Activations::F32,
+            ..self
         }
     }
 
@@ -111,7 +131,8 @@ impl GemmShape {
 
 /// y\[i, j\] (+)= Σ_k x\[i, k\] · w\[j, k\] + bias\[j\].
 ///
-/// With [`Activations::F32`] summed in blocks of [`SUM_BLOCK`]. With [`Activations::A8`] and a matrix of blocks, the
+/// With [`Activations::F32`] summed in blocks of [`SUM_BLOCK`], and so are activations that [`Activations::Bf16`] has rounded;
+/// but there a device may sum in another order. With [`Activations::A8`] and a matrix of blocks, the
 /// activations are rounded by [`quantise_a8`], and a sum runs over the blocks b of 32: Σ_b (q_b · d_w) · d_x, where q_b
 /// is the exact integer product of the two blocks and d_w, d_x are their scales. Weights with an offset o_w (Q4_K) have
 /// Σ_b (q_b · d_w + t_b · o_w) · d_x, where t_b is the exact sum of the block's rounded activations with its sign turned.
@@ -139,9 +160,12 @@ pub fn gemm(
         for j in 0..s.n {
             let mut sum = match s.activations {
                 Activations::A8 => integer_sum(row, w, j),
-                Activations::F32 => None,
+                Activations::Bf16 if !matches!(w.data(), QuantData::F32(_)) => {
+                    Some(float_sum(row, to_half, w, j))
+                }
+                Activations::F32 | Activations::Bf16 => None,
             }
-            .unwrap_or_else(|| float_sum(row, w, j));
+            .unwrap_or_else(|| float_sum(row, |x| x, w, j));
             sum += bias.map_or(0.0, |b| b[j]);
             let y = &mut y[i * s.n + j];
             *y = if s.accumulate { *y + sum } else { sum };
@@ -150,13 +174,13 @@ pub fn gemm(
     Ok(())
 }
 
-/// Σ_k x\[k\] · w\[j, k\] in floats.
-fn float_sum(x: &[f32], w: &QuantMatrix<'_>, j: usize) -> f32 {
+/// Σ_k round(x\[k\]) · w\[j, k\] in floats.
+fn float_sum(x: &[f32], round: impl Fn(f32) -> f32, w: &QuantMatrix<'_>, j: usize) -> f32 {
     let mut sum = 0.0;
     for (b, x) in x.chunks(SUM_BLOCK).enumerate() {
         let mut part = 0.0;
         for (t, x) in x.iter().enumerate() {
-            part += x * w.element(j, b * SUM_BLOCK + t);
+            part += round(*x) * w.element(j, b * SUM_BLOCK + t);
         }
         sum += part;
     }

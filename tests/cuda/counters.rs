@@ -18,9 +18,10 @@ fn kernel(format: Format, rows: usize) -> String {
     };
     let rows = match rows {
         1 => "one",
-        2..=8 => "few",
-        9..=64 => "many",
-        _ => "large",
+        2 => "two",
+        3..=4 => "four",
+        5..=8 => "few",
+        _ => "many",
     };
     format!("gemm_{name}_{rows}")
 }
@@ -214,6 +215,75 @@ fn long_caches_are_read_as_recorded() {
     compare("decode.tsv", &table);
 }
 
+/// The same for attention of many query rows: 80 of them and 96 rows of a cache.
+#[test]
+fn tiles_access_memory_as_recorded() {
+    let device = gpu::device();
+    let (queries, heads, kv_rows) = (80, 2, 96);
+    let mut table =
+        "cache\thead\tlane instructions a product\tuseful of sector bytes\tturns of shared memory\t\
+        bank conflicts\n"
+            .to_owned();
+    for (kv, head_dim) in [
+        (KvFormat::F32, 64),
+        (KvFormat::F32, 72),
+        (KvFormat::F32, 100),
+        (KvFormat::F32, 128),
+        (KvFormat::F32, 512),
+        (KvFormat::Q8, 64),
+        (KvFormat::Q8, 72),
+        (KvFormat::Q8, 100),
+        (KvFormat::Q8, 128),
+    ] {
+        let row = kv.words(head_dim);
+        let width = heads * head_dim;
+        let s = AttentionShape {
+            sequences: 1,
+            queries,
+            n_heads: heads,
+            n_kv_heads: heads,
+            head_dim,
+            q_stride: width,
+            q_offset: 0,
+            kv_rows,
+            kv_stride: row,
+            kv_head_stride: kv_rows * row,
+            k_offset: 0,
+            v_offset: 0,
+            causal: false,
+            repeated_prefix: false,
+        };
+        let q = device.zeros(queries * width).unwrap();
+        let mut of = device.zeros(4).unwrap();
+        let spans = [0, 0, 0, 96];
+        device.write(&mut of, 0, &spans).unwrap();
+        let mut out = device.zeros(queries * width).unwrap();
+        let len = kv_rows * heads * row;
+        let counters = match kv {
+            KvFormat::F32 => {
+                let kv = device.zeros(len).unwrap();
+                gpu::counted(|| device.attention(s, &q, &kv, &kv, &of, &mut out).unwrap())
+            }
+            _ => {
+                let kv = device.zeros(len).unwrap();
+                gpu::counted(|| device.attention_q8(s, &q, &kv, &kv, &of, &mut out).unwrap())
+            }
+        };
+        let Some([_, lanes, useful, sectors, turns, conflicts, ..]) = counters else {
+            return;
+        };
+        let lanes = lanes as f64 / s.multiply_adds(&spans) as f64;
+        let useful = useful as f64 / sectors as f64;
+        writeln!(
+            table,
+            "{}\t{head_dim}\t{lanes:.3}\t{useful:.4}\t{turns}\t{conflicts}",
+            kv.name()
+        )
+        .unwrap();
+    }
+    compare("tiles.tsv", &table);
+}
+
 /// The same for gradients of products and of attention: 32 rows of every format, and a head of 64 over 128 rows.
 #[cfg(feature = "align")]
 #[test]
@@ -295,5 +365,5 @@ fn no_kernel_spills() {
         assert_eq!(row[4..6], ["0", "0"], "{line}");
         kernels += usize::from(row[0] == "gemm" && row[2] == "80");
     }
-    assert_eq!(kernels, 13);
+    assert_eq!(kernels, 19);
 }

@@ -8,6 +8,7 @@ mod bundled {
     pub mod drawing;
     pub mod files;
     pub mod janus;
+    pub mod judging;
 }
 #[cfg(feature = "align")]
 mod backward;
@@ -20,6 +21,7 @@ mod models;
 mod products;
 #[path = "../tiny_janus/mod.rs"]
 mod tiny_janus;
+mod wide;
 
 use maquette::rng;
 

@@ -106,6 +106,29 @@ fn norms_agree_at_every_remainder() {
     }
 }
 
+/// More parts of pixels, and more channels of a group, than are added up at once; channels four at a time.
+#[test]
+fn group_norms_agree_across_parts() {
+    for (images, pixels, channels, groups) in [(1, 1100, 300, 1), (2, 200, 64, 4), (1, 9000, 4, 1)]
+    {
+        agree!(|b| {
+            let s = GroupNormShape {
+                images,
+                pixels,
+                channels,
+                groups,
+                eps: 1e-6,
+                swish: channels == 64,
+            };
+            let (weight, bias) = (random(b, channels, 5), random(b, channels, 6));
+            let x = random(b, images * pixels * channels, 7);
+            let mut y = b.zeros(images * pixels * channels).unwrap();
+            b.group_norm(s, &x, &weight, &bias, &mut y).unwrap();
+            bits(b, &y)
+        });
+    }
+}
+
 /// Spans of two sequences, over caches of 300 rows.
 const SPANS: [[u32; 8]; 6] = [
     [0, 0, 0, 1, 0, 2, 2, 3],

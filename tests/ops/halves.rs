@@ -330,3 +330,48 @@ fn rows_over_halves_do_not_know_their_batch() {
         });
     }
 }
+
+/// A value that is no number is one column of the rows that see it, a key or a query all of them; nothing else moves.
+#[test]
+fn what_is_no_number_in_halves_stays_with_its_rows() {
+    fn bad<B: Backend>(b: &B, clean: &Case, queries: usize, odd: f32) {
+        let (s, d) = (clean.s, clean.s.head_dim);
+        let spans = [0, 20, 20, u32::try_from(queries).unwrap()];
+        let (row, column) = (20 + queries / 2, d / 2);
+        let want = clean.run(b, &spans);
+        for place in 0..3 {
+            let (mut q, mut floats) = (clean.q.clone(), clean.floats.clone());
+            match place {
+                0 => q[(row - 20) * s.q_stride + s.q_offset + column] = f32::NAN,
+                i => floats[i - 1][row * d + column] = odd,
+            }
+            let got = Case::of(s, q, floats).run(b, &spans);
+            for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+                let (query, head, c) = (at / d / s.n_heads, at / d % s.n_heads, at % d);
+                let seen = query + 20 >= row;
+                let hit = match place {
+                    0 => query + 20 == row && head == 0,
+                    1 => seen,
+                    _ => seen && c == column,
+                };
+                let what = format!("place {place}, query {query}, head {head}, column {c}: {s:?}");
+                if !hit {
+                    assert_eq!(got, want, "{what}");
+                } else if place != 1 || odd.is_nan() {
+                    assert!(!f32::from_bits(*got).is_finite(), "{what}");
+                }
+            }
+        }
+    }
+    for (queries, heads, head_dim) in [(70, [1, 1], 64), (1, [2, 1], 40), (20, [1, 1], 128)] {
+        let clean = Case::new(shape(queries, heads, head_dim), 90);
+        for odd in [f32::NAN, f32::INFINITY] {
+            bad(&Reference, &clean, queries, odd);
+            for cpu in cpus() {
+                bad(cpu, &clean, queries, odd);
+            }
+            #[cfg(feature = "cuda")]
+            crate::gpu::in_both_orders(|gpu| bad(gpu, &clean, queries, odd));
+        }
+    }
+}

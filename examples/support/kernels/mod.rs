@@ -1,6 +1,10 @@
 //! Every kind of kernel alone: its shapes, and one call of each.
 
 pub mod clock;
+mod codes;
+mod rows;
+
+use std::rc::Rc;
 
 use clap::ValueEnum;
 use maquette::Result;
@@ -9,7 +13,6 @@ use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
 use maquette::ops::conv::ConvShape;
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{GroupNormShape, NormShape};
-use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
 use maquette::ops::{Backend, Element};
 use maquette::quant::{Format, QuantMatrix};
 
@@ -24,8 +27,13 @@ pub enum Op {
     Conv2d,
     Attention,
     RmsNorm,
+    LayerNorm,
+    Gate,
+    RotaryAppend,
     GroupNorm,
     Sample,
+    MaskedStep,
+    Nearest,
 }
 
 impl Op {
@@ -35,12 +43,19 @@ impl Op {
             Self::Gemm => &[
                 &[1, 2048, 2048],
                 &[1, 4096, 4096],
+                &[1, 8192, 8192],
                 &[1, 11008, 4096],
+                &[1, 22016, 4096],
+                &[2, 4096, 4096],
                 &[4, 4096, 4096],
                 &[8, 4096, 4096],
                 &[20, 4096, 4096],
+                &[40, 4096, 4096],
                 &[64, 4096, 4096],
                 &[768, 4096, 4096],
+                &[774, 2048, 2048],
+                &[774, 8192, 2048],
+                &[860, 3584, 18944],
             ],
             Self::Conv2d => &[
                 &[32, 512, 512],
@@ -53,16 +68,25 @@ impl Op {
                 &[40, 1, 256, 20, 64],
                 &[40, 1, 32, 20, 64, 224],
                 &[1, 729, 729, 16, 72],
+                &[8, 729, 729, 16, 72],
                 &[2, 385, 385, 32, 64],
+                &[2, 387, 387, 32, 64],
+                &[40, 387, 387, 32, 64],
+                &[1, 860, 860, 28, 128, 0, 4],
+                &[1, 576, 576, 1, 512],
             ],
-            Self::RmsNorm => &[&[40, 2048], &[768, 3584]],
+            Self::RmsNorm | Self::LayerNorm => &[&[40, 2048], &[768, 3584]],
+            Self::Gate => &[&[40, 11_008], &[768, 11_008]],
+            Self::RotaryAppend => &[&[40, 32, 128], &[768, 32, 64]],
             Self::GroupNorm => &[&[65_536, 128], &[4096, 512]],
             Self::Sample => &[&[1, 16_384], &[20, 16_384]],
+            Self::MaskedStep => &[&[5120, 8192]],
+            Self::Nearest => &[&[576, 8, 16_384], &[11_520, 8, 16_384]],
         };
         shapes.iter().map(|shape| shape.to_vec()).collect()
     }
 
-    /// The cases of a shape, in every format; `cold` MiB of weights are rotated through.
+    /// The cases of a shape, in every format or (products) one; `cold` MiB of weights are rotated through.
     ///
     /// # Errors
     /// What the device says.
@@ -71,14 +95,20 @@ impl Op {
         device: &'a B,
         cold: usize,
         shape: &[usize],
+        only: Option<Format>,
     ) -> Result<Vec<Case<'a>>> {
         match self {
-            Self::Gemm => gemm(device, cold, shape),
+            Self::Gemm => gemm(device, cold, shape, only),
             Self::Conv2d => conv2d(device, cold, shape),
             Self::Attention => attention(device, shape),
             Self::RmsNorm => rms_norm(device, shape),
+            Self::LayerNorm => rows::layer_norm(device, shape),
+            Self::Gate => rows::gate(device, shape),
+            Self::RotaryAppend => rows::rotary_append(device, shape),
             Self::GroupNorm => group_norm(device, shape),
-            Self::Sample => sample(device, shape),
+            Self::Sample => codes::sample(device, shape),
+            Self::MaskedStep => codes::masked_step(device, shape),
+            Self::Nearest => codes::nearest(device, shape),
         }
     }
 
@@ -99,38 +129,57 @@ fn buffer<B: Backend, T: Element>(device: &B, data: &[T]) -> Result<B::Buffer<T>
     Ok(buffer)
 }
 
-/// Copies of one matrix that no cache holds together.
+/// Copies of one matrix that no cache holds together. Its rows are the first few again and again: rounding them is slow.
 fn cold<B: Backend>(
     device: &B,
     cold: usize,
     format: Format,
     [n, k]: [usize; 2],
-) -> Result<Vec<B::Matrix>> {
-    let data = numbers(n * k);
-    let mut bytes = vec![0; format.bytes(n, k)?];
-    format.quantise(&data, &mut bytes);
-    let copies = (cold << 20).div_ceil(bytes.len()).clamp(1, 256);
+) -> Result<Rc<[B::Matrix]>> {
+    const ROWS: usize = 32;
+    let data = numbers(ROWS.min(n) * k);
+    let mut some = vec![0; format.bytes(ROWS.min(n), k)?];
+    format.quantise(&data, &mut some);
+    let len = format.bytes(n, k)?;
+    let bytes: Vec<u8> = some.iter().copied().cycle().take(len).collect();
+    let copies = (cold << 20).div_ceil(len).clamp(1, 256);
+    let floats: Vec<f32> = match format {
+        Format::F32 => data.iter().copied().cycle().take(n * k).collect(),
+        _ => Vec::new(),
+    };
     (0..copies)
         .map(|_| match format {
-            Format::F32 => device.pack(&QuantMatrix::f32(n, k, &data)?),
+            Format::F32 => device.pack(&QuantMatrix::f32(n, k, &floats)?),
             _ => device.pack(&QuantMatrix::from_bytes(format, n, k, &bytes)?),
         })
         .collect()
 }
 
 /// Rows of a few activations are bound by reading weights, more of them by arithmetic.
-fn gemm<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Result<Vec<Case<'a>>> {
+fn gemm<'a, B: Backend>(
+    device: &'a B,
+    total: usize,
+    shape: &[usize],
+    only: Option<Format>,
+) -> Result<Vec<Case<'a>>> {
     let &[m, n, k] = shape else {
         return Ok(Vec::new());
     };
     let mut cases: Vec<Case<'a>> = Vec::new();
     let formats = Format::ALL.into_iter();
-    for format in formats.filter(|format| format.fitting(k) == *format) {
-        for activations in [Activations::F32, Activations::A8] {
-            if activations == Activations::A8 && format.block() == 1 {
+    for format in formats.filter(|f| f.fitting(k) == *f && only.is_none_or(|only| only == *f)) {
+        let weights = cold(device, total, format, [n, k])?;
+        for activations in [Activations::F32, Activations::A8, Activations::Bf16] {
+            let fits = match activations {
+                Activations::A8 => format.block() > 1,
+                // For many rows, and no floats.
+                Activations::Bf16 => m > 8 && format != Format::F32,
+                _ => true,
+            };
+            if !fits {
                 continue;
             }
-            let weights = cold(device, total, format, [n, k])?;
+            let weights = Rc::clone(&weights);
             let (x, mut y) = (buffer(device, &numbers(m * k))?, device.zeros(m * n)?);
             let s = GemmShape {
                 activations,
@@ -186,13 +235,17 @@ fn conv2d<'a, B: Backend>(device: &'a B, total: usize, shape: &[usize]) -> Resul
     Ok(cases)
 }
 
-/// Attention of sequences to a prefix that they share and to keys of their own.
+/// Attention of sequences to a prefix that they share and to keys of their own. A seventh number of a shape is that of
+/// the keys' heads, of queries that see no later keys.
 fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
-    let (&[sequences, queries, keys, heads, d], prefix) = (match shape {
-        [shape @ .., prefix] if shape.len() == 5 => (shape, *prefix),
-        _ => (shape, 0),
-    }) else {
+    let &[sequences, queries, keys, heads, d, ref more @ ..] = shape else {
         return Ok(Vec::new());
+    };
+    let (prefix, kv_heads, causal) = match *more {
+        [] => (0, heads, false),
+        [prefix] => (prefix, heads, false),
+        [prefix, kv_heads] => (prefix, kv_heads, true),
+        _ => return Ok(Vec::new()),
     };
     let (width, rows) = (heads * d, prefix + sequences * keys);
     let spans: Vec<u32> = (0..sequences)
@@ -202,13 +255,13 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
     let places: Vec<u32> = (0..rows as u32).collect();
     let fresh = numbers(rows * d);
     let mut cases: Vec<Case<'a>> = Vec::new();
-    for format in [KvFormat::F32, KvFormat::Q8] {
+    for format in [KvFormat::F32, KvFormat::Bf16, KvFormat::Q8] {
         let words = format.words(d);
         let s = AttentionShape {
             sequences,
             queries,
             n_heads: heads,
-            n_kv_heads: heads,
+            n_kv_heads: kv_heads,
             head_dim: d,
             q_stride: width,
             q_offset: 0,
@@ -217,17 +270,13 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             kv_head_stride: rows * words,
             k_offset: 0,
             v_offset: 0,
-            causal: false,
+            causal,
             repeated_prefix: false,
         };
-        let q = buffer(device, &numbers(sequences * queries * width))?;
-        let spans = buffer(device, &spans)?;
-        let mut out = device.zeros(sequences * queries * width)?;
         let (roof, amount) = if queries == 1 {
-            (Roof::Read, 8.0 * (rows * heads * words) as f64)
+            (Roof::Read, 8.0 * (rows * kv_heads * words) as f64)
         } else {
-            let sums = sequences * queries * (prefix + keys) * width;
-            (Roof::Floats, 4.0 * sums as f64)
+            (Roof::Floats, 2.0 * s.multiply_adds(&spans) as f64)
         };
         let mut name = format!(
             "{}/s{sequences}_q{queries}_k{keys}_h{heads}x{d}",
@@ -236,6 +285,12 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
         if prefix > 0 {
             name.push_str(&format!("_p{prefix}"));
         }
+        if causal {
+            name.push_str(&format!("_kv{kv_heads}_causal"));
+        }
+        let q = buffer(device, &numbers(sequences * queries * width))?;
+        let spans = buffer(device, &spans)?;
+        let mut out = device.zeros(sequences * queries * width)?;
         let append = AppendShape {
             rows,
             heads: 1,
@@ -244,23 +299,29 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             offset: 0,
             cache_rows: rows,
         };
-        let call: Box<dyn FnMut(usize) -> Result<()> + 'a> = if format == KvFormat::Q8 {
+        let call: Box<dyn FnMut(usize) -> Result<()> + 'a> = if format != KvFormat::F32 {
             let mut head = device.zeros(rows * words)?;
-            let places = buffer(device, &places)?;
-            device.append_q8(append, &buffer(device, &fresh)?, &places, &mut head)?;
+            let (fresh, places) = (buffer(device, &fresh)?, buffer(device, &places)?);
+            match format {
+                KvFormat::Bf16 => device.append_bf16(append, &fresh, &places, &mut head)?,
+                _ => device.append_q8(append, &fresh, &places, &mut head)?,
+            }
             let (mut k, mut v) = (
-                device.zeros(rows * heads * words)?,
-                device.zeros(rows * heads * words)?,
+                device.zeros(rows * kv_heads * words)?,
+                device.zeros(rows * kv_heads * words)?,
             );
-            for h in 0..heads {
+            for h in 0..kv_heads {
                 device.copy(&head, 0, &mut k, h * rows * words, rows * words)?;
                 device.copy(&head, 0, &mut v, h * rows * words, rows * words)?;
             }
-            Box::new(move |_| device.attention_q8(s, &q, &k, &v, &spans, &mut out))
+            Box::new(move |_| match format {
+                KvFormat::Bf16 => device.attention_bf16(s, &q, &k, &v, &spans, &mut out),
+                _ => device.attention_q8(s, &q, &k, &v, &spans, &mut out),
+            })
         } else {
             let (k, v) = (
-                buffer(device, &numbers(rows * width))?,
-                buffer(device, &numbers(rows * width))?,
+                buffer(device, &numbers(rows * kv_heads * d))?,
+                buffer(device, &numbers(rows * kv_heads * d))?,
             );
             Box::new(move |_| device.attention(s, &q, &k, &v, &spans, &mut out))
         };
@@ -315,39 +376,6 @@ fn group_norm<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case
     let call = move |_| device.group_norm(s, &x, &w, &b, &mut y);
     Ok(vec![(
         format!("f32/p{pixels}_c{channels}"),
-        Roof::Read,
-        amount,
-        Box::new(call),
-    )])
-}
-
-/// Top-k, top-p, softmax and draw of each row.
-fn sample<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<'a>>> {
-    let &[rows, width] = shape else {
-        return Ok(Vec::new());
-    };
-    let s = FilterShape {
-        rows,
-        width,
-        filter: Filter {
-            temperature: 1.0,
-            top_k: 1000,
-            top_p: 1.0,
-        },
-    };
-    let fresh = buffer(device, &numbers(rows * width))?;
-    let (mut logits, mut order) = (device.zeros(rows * width)?, device.zeros(rows * width)?);
-    let keys = buffer(device, &vec![7_u32; 4 * rows])?;
-    let (mut codes, mut p) = (device.zeros(rows)?, device.zeros(rows)?);
-    let call = move |_| {
-        device.copy(&fresh, 0, &mut logits, 0, rows * width)?;
-        device.filter(s, &mut logits, &mut order)?;
-        let shape = DrawShape { rows, width };
-        device.draw(shape, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
-    };
-    let amount = 4.0 * (rows * width) as f64;
-    Ok(vec![(
-        format!("f32/r{rows}_w{width}_top1000"),
         Roof::Read,
         amount,
         Box::new(call),

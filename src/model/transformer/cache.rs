@@ -92,8 +92,8 @@ impl<B: Backend> Stack<B> {
     ///
     /// # Errors
     /// No memory.
-    pub fn passing_cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
-        self.cache_of(backend, rows, 1, KvFormat::F32)
+    pub fn passing_cache(&self, backend: &B, rows: usize, format: KvFormat) -> Result<Cache<B>> {
+        self.cache_of(backend, rows, 1, format)
     }
 
     fn cache_of(

@@ -396,6 +396,14 @@ impl Decoder {
                 }
                 _ => Err(unknown()),
             },
+            "vote" if parts[1..] == ["sync", "ballot", "b32"] => {
+                let banks = [
+                    (Bank::Word, arg(0)?),
+                    (Bank::Pred, arg(1)?),
+                    (Bank::Word, arg(2)?),
+                ];
+                self.plain(Op::Ballot, &banks)
+            }
             "shfl" => {
                 let mode = match parts[2] {
                     "idx" => Shuffle::Idx,

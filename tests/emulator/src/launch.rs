@@ -103,7 +103,14 @@ fn run(block: &mut Block<'_>, warps: &mut [Warp], descending: bool) -> Result<()
             }
         }
         let first = warps[0].status;
-        if let Some(other) = warps.iter().find(|w| w.status != first) {
+        // A barrier is one, wherever in the code its warps come to it.
+        let same = |other: Status| match (first, other) {
+            (Status::Barrier(a), Status::Barrier(b)) => {
+                block.kernel.code[a].op == block.kernel.code[b].op
+            }
+            _ => first == other,
+        };
+        if let Some(other) = warps.iter().find(|w| !same(w.status)) {
             return Err(format!(
                 "{}: warps part at a barrier: {first:?} and {:?}",
                 block.kernel.name, other.status

@@ -192,11 +192,14 @@ pub(crate) enum Op {
     Xor32,
     Not32,
     Neg32,
+    Popc32,
     Shl32,
     ShrU32,
     ShrS32,
     Prmt,
     Bfi32,
+    /// A table's bit for every three bits.
+    Lop3,
     Dp4aSS,
     Dp4aUU,
     Add64,
@@ -220,8 +223,6 @@ pub(crate) enum Op {
     SubF,
     MulF,
     FmaF,
-    /// Two BF16 a word.
-    FmaBf16,
     /// Two floats to BF16, the second to the low half.
     JoinBf16,
     /// 2^x, which a GPU gives to some two units in the last place.
@@ -252,6 +253,7 @@ pub(crate) enum Op {
     Reduce(Space, Atomic),
     Fetch(Space, Atomic),
     Shuffle(Shuffle),
+    Ballot,
     Branch,
     Exit,
     Barrier,
@@ -272,4 +274,6 @@ pub(crate) enum Op {
     MultiplyS8,
     /// BF16 of 16 x 16 times BF16 of 16 x 8, to floats.
     MultiplyBf16,
+    /// Short floats of 16 x 8 times short floats of 8 x 8.
+    MultiplyTf32,
 }

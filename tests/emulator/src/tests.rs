@@ -5,9 +5,10 @@ mod matrices;
 use crate::program::Space;
 use crate::{Counters, Launch, Memory, Module, Order, changed, launch, mutants};
 
-const SHIPPED: [&str; 8] = [
+const SHIPPED: [&str; 9] = [
     include_str!("../../../kernels/ptx/attention.ptx"),
     include_str!("../../../kernels/ptx/conv.ptx"),
+    include_str!("../../../kernels/ptx/flash.ptx"),
     include_str!("../../../kernels/ptx/gemm.ptx"),
     include_str!("../../../kernels/ptx/gemv.ptx"),
     include_str!("../../../kernels/ptx/norm.ptx"),
@@ -130,6 +131,12 @@ fn instructions_give_the_numbers_of_the_manual() {
         ("shr.s32 %r3, %r2, 40;", 1 << 31, u32::MAX),
         ("prmt.b32 %r3, %r2, 255, 8452;", 0x4433_2211, 0x3322_11ff),
         ("bfi.b32 %r3, %r2, 0, 8, 4;", 0xff, 0xf00),
+        ("lop3.b32 %r3, %r2, 0x0ff0, 0xff, 0x6a;", 0xabcd, 0x0b3f),
+        (
+            "lop3.b32 %r3, %r2, 0x0ff0, 0xff, 0x01;",
+            0xabcd,
+            0xffff_5000,
+        ),
         ("dp4a.s32.s32 %r3, %r2, 0x01010101, 5;", 0xff01_02fe, 5),
         ("cvt.f32.f16 %r3, %r2;", 0xc100, (-2.5_f32).to_bits()),
         (
@@ -230,6 +237,15 @@ fn barriers_bring_warps_together() {
         ld.shared.u32 %r3, [%rd8];
         st.global.u32 [%rd1], %r3;";
     let got = run(reversed, &numbers(64)).unwrap();
+    assert_eq!(got, numbers(64).into_iter().rev().collect::<Vec<_>>());
+    // Wherever in the code each of them comes to it.
+    let parted = "setp.lt.u32 %p1, %r1, 32;
+        @%p1 bra $a;
+        bar.sync 0;
+        bra.uni $b;
+        $a: bar.sync 0;
+        $b: mov.u32 %r3, 0;";
+    let got = run(&reversed.replace("bar.sync 0;", parted), &numbers(64)).unwrap();
     assert_eq!(got, numbers(64).into_iter().rev().collect::<Vec<_>>());
     // The same without the barrier: a race, or a word that nobody wrote yet.
     let error = fault(&reversed.replace("bar.sync 0;", ""), 64);

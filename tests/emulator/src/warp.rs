@@ -322,13 +322,16 @@ impl Warp {
                 }
                 Op::WarpBarrier
                 | Op::Shuffle(_)
+                | Op::Ballot
                 | Op::LoadMatrix(..)
                 | Op::MultiplyS8
                 | Op::MultiplyBf16
+                | Op::MultiplyTf32
                     if m != 0 =>
                 {
                     let members = match i.op {
                         Op::WarpBarrier => Some(i.a),
+                        Op::Ballot => Some(i.b),
                         Op::Shuffle(_) => Some(kernel.vectors[i.extra as usize][1]),
                         _ => None,
                     };
@@ -355,6 +358,10 @@ impl Warp {
                             .shuffle(kernel, i, m, mode)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
                         Op::WarpBarrier => self.epoch += 1,
+                        Op::Ballot => {
+                            let votes = self.preds[i.a as usize] & m;
+                            put(&mut self.words[i.d as usize], [votes; 32], m);
+                        }
                         _ if m != u32::MAX => {
                             return Err(format!(
                                 "{}: lanes {m:#x} alone have no matrices",
@@ -365,6 +372,7 @@ impl Warp {
                             .load_matrix(i, (count, turned), block)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
                         Op::MultiplyBf16 => self.multiply_halves(i, kernel),
+                        Op::MultiplyTf32 => self.multiply_short(i, kernel),
                         _ => self.multiply(i, kernel),
                     }
                 }

@@ -1,6 +1,6 @@
 //! Asynchronous copies and what tensor cores read and do.
 
-use super::{Decoder, nothing};
+use super::{Bank, Decoder, NONE, nothing};
 use crate::Result;
 use crate::program::{Inst, Op, Space, Type};
 
@@ -17,7 +17,10 @@ impl Decoder {
                 inst.extra = i64::from(count);
                 Ok(inst)
             }
-            (["cp", "async", cache @ ("ca" | "cg"), "shared", "global"], [to, from, bytes]) => {
+            (
+                ["cp", "async", cache @ ("ca" | "cg"), "shared", "global"],
+                [to, from, bytes, read @ ..],
+            ) => {
                 let bytes = match (*cache, *bytes) {
                     (_, "16") => 16,
                     ("ca", "8") => 8,
@@ -28,13 +31,22 @@ impl Decoder {
                 let narrow;
                 (inst.a, inst.extra, narrow) = self.address(Space::Shared, to)?;
                 inst.c = u32::from(narrow);
-                (inst.b, inst.d) = match self.address(Space::Global, from)? {
-                    (register, offset, false) => {
-                        let offset = i32::try_from(offset).map_err(|e| e.to_string())?;
-                        (register, offset.cast_unsigned())
-                    }
-                    _ => return Err("a global address of 32 bits".into()),
+                // How many of the bytes are read; the others are zeros.
+                let read = match read {
+                    [] => NONE,
+                    [read] => self.operand(Bank::Word, read)?,
+                    _ => return Err("too many operands".into()),
                 };
+                let (register, offset, narrow) = self.address(Space::Global, from)?;
+                if narrow {
+                    return Err("a global address of 32 bits".into());
+                }
+                let offset = i32::try_from(offset).map_err(|e| e.to_string())?;
+                inst.b = register;
+                let side = [offset.cast_unsigned(), read, NONE, NONE];
+                self.kernel.vectors.push(side);
+                let at = self.kernel.vectors.len() - 1;
+                inst.d = u32::try_from(at).map_err(|e| e.to_string())?;
                 Ok(inst)
             }
             (
@@ -89,6 +101,28 @@ impl Decoder {
                     _ => return Err("an unknown product".into()),
                 };
                 let mut inst = nothing(op);
+                inst.d = self.fragment(d, 4)?;
+                inst.a = self.fragment(a, 4)?;
+                inst.b = self.fragment(b, 2)?;
+                inst.c = self.fragment(c, 4)?;
+                Ok(inst)
+            }
+            (
+                [
+                    "mma",
+                    "sync",
+                    "aligned",
+                    "m16n8k8",
+                    "row",
+                    "col",
+                    "f32",
+                    "tf32",
+                    "tf32",
+                    "f32",
+                ],
+                [d, a, b, c],
+            ) => {
+                let mut inst = nothing(Op::MultiplyTf32);
                 inst.d = self.fragment(d, 4)?;
                 inst.a = self.fragment(a, 4)?;
                 inst.b = self.fragment(b, 2)?;

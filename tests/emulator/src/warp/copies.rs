@@ -2,6 +2,7 @@
 
 use super::{Block, Warp};
 use crate::Result;
+use crate::decode::NONE;
 use crate::program::{Inst, Space};
 
 /// A copy on its way.
@@ -12,6 +13,8 @@ pub(super) struct Copy {
     group: u32,
     to: usize,
     len: usize,
+    /// Bytes that are read, the others being zeros: all or none.
+    read: usize,
     bytes: [u8; 16],
 }
 
@@ -24,25 +27,38 @@ impl Warp {
         block: &mut Block<'_>,
     ) -> Result<()> {
         let to = self.addresses(i);
+        let [offset, read, ..] = block.kernel.vectors[i.d as usize];
         let from = self.longs[i.b as usize]
-            .map(|base| base.wrapping_add_signed(i64::from(i.d.cast_signed())));
+            .map(|base| base.wrapping_add_signed(i64::from(offset.cast_signed())));
+        let read = match read {
+            NONE => [len; 32],
+            register => self.words[register as usize].map(|read| read as usize),
+        };
         if let Some(counters) = &mut block.counters {
-            counters.access(Space::Global, &from, m, len);
+            let reading = (0..32).filter(|l| read[*l] > 0).fold(0, |m, l| m | 1 << l);
+            counters.access(Space::Global, &from, m & reading, len);
             counters.access(Space::Shared, &to, m, len);
         }
         for lane in (0..32_u32).filter(|l| m >> l & 1 == 1) {
-            let (to, from) = (to[lane as usize], from[lane as usize]);
+            let (to, from, read) = (to[lane as usize], from[lane as usize], read[lane as usize]);
+            if read != 0 && read != len {
+                return Err(format!("lane {lane} copies a part of {len} bytes: {read}"));
+            }
             if !to.is_multiple_of(len as u64) || !from.is_multiple_of(len as u64) {
                 return Err(format!(
                     "lane {lane} copies {len} bytes from {from:#x} to {to:#x}, misaligned"
                 ));
             }
-            block
-                .resolve(from, len, false)
-                .map_err(|e| format!("lane {lane}: {e}"))?;
             let mut bytes = [0; 16];
-            // SAFETY: `resolve` proved that an allocation holds these bytes.
-            unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), len) };
+            if read > 0 {
+                block
+                    .resolve(from, len, false)
+                    .map_err(|e| format!("lane {lane}: {e}"))?;
+                // SAFETY: `resolve` proved that an allocation holds these bytes.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), len)
+                };
+            }
             let by = self.access(lane, false, block);
             let to = block.shared.begin_copy(to, len, by)?;
             self.copies.push(Copy {
@@ -50,9 +66,10 @@ impl Warp {
                 group: self.committed[lane as usize],
                 to,
                 len,
+                read,
                 bytes,
             });
-            block.flight += len;
+            block.flight += read;
         }
         if let Some(counters) = &mut block.counters {
             counters.flight_bytes = counters.flight_bytes.max(block.flight as u64);
@@ -77,7 +94,7 @@ impl Warp {
             }
             let by = self.access(copy.lane, false, block);
             block.shared.land(copy.to, &copy.bytes[..copy.len], by);
-            block.flight -= copy.len;
+            block.flight -= copy.read;
             false
         });
         self.copies = copies;

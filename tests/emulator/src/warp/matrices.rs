@@ -121,6 +121,33 @@ impl Warp {
             self.words[register as usize] = out;
         }
     }
+
+    /// d = a b + c of floats of which the upper 19 bits count. Lane 4 g + t holds of a the rows g and g + 8 at k = t, then
+    /// at k = 4 + t, of b the column g at both; of c and d what [`multiply`](Self::multiply) says. A sum is cut off, where
+    /// the tensor cores of some generations do worse.
+    pub(super) fn multiply_short(&mut self, i: &Inst, kernel: &Kernel) {
+        let [d, a, b, c] = [i.d, i.a, i.b, i.c].map(|v| kernel.vectors[v as usize]);
+        let of = |register: u32, lane: usize, mask: u32| {
+            f64::from(f32::from_bits(self.words[register as usize][lane] & mask))
+        };
+        let short = |register, lane| of(register, lane, !0x1fff);
+        let mut out = [[0; 32]; 4];
+        for (part, out) in out.iter_mut().enumerate() {
+            for (lane, out) in out.iter_mut().enumerate() {
+                let (row, col) = (lane / 4, lane % 4 * 2 + part % 2);
+                let sum: f64 = (0..8)
+                    .map(|k| {
+                        let x = short(a[part / 2 + k / 4 * 2], row * 4 + k % 4);
+                        x * short(b[k / 4], col * 4 + k % 4)
+                    })
+                    .sum();
+                *out = cut(sum + of(c[part], lane, !0));
+            }
+        }
+        for (register, out) in d.into_iter().zip(out) {
+            self.words[register as usize] = out;
+        }
+    }
 }
 
 /// Two BF16, the lower first.
@@ -146,8 +173,13 @@ pub(super) fn joined_halves(a: u32, b: u32) -> u32 {
     b | a << 16
 }
 
-/// a b + c, rounded once, of two BF16 a word.
-pub(super) fn fused_halves(a: u32, b: u32, c: u32) -> u32 {
-    let [a, b, c] = [a, b, c].map(|word| halves(word).map(f64::from));
-    half(a[0] * b[0] + c[0]) | half(a[1] * b[1] + c[1]) << 16
+/// The bits of the nearest float that is no larger.
+fn cut(x: f64) -> u32 {
+    let near = x as f32;
+    let near = if f64::from(near).abs() > x.abs() {
+        f32::from_bits(near.to_bits() - 1)
+    } else {
+        near
+    };
+    near.to_bits()
 }

@@ -132,6 +132,20 @@ pub(super) fn permute(a: u32, b: u32, selector: u32) -> u32 {
     })
 }
 
+/// Bit by bit what the table has for the three.
+pub(super) fn looked_up(words: [u32; 3], table: u32) -> u32 {
+    (0..8).filter(|i| table >> i & 1 == 1).fold(0, |out, i| {
+        let agree = |w: usize| {
+            if i >> (2 - w) & 1 == 1 {
+                words[w]
+            } else {
+                !words[w]
+            }
+        };
+        out | agree(0) & agree(1) & agree(2)
+    })
+}
+
 pub(super) fn insert(a: u64, b: u64, at: u32, len: u32, width: u32) -> u64 {
     let (at, len) = (at & 255, len & 255);
     if at >= width || len == 0 {

@@ -1,8 +1,8 @@
 //! Instructions that neither jump nor wait: the same for all lanes.
 
 use super::access::SHARED_TAG;
-use super::matrices::{fused_halves, joined_halves};
-use super::numbers::{convert, insert, permute, pick, power_of_two, test_floats};
+use super::matrices::joined_halves;
+use super::numbers::{convert, insert, looked_up, permute, pick, power_of_two, test_floats};
 use super::{Block, Warp, put};
 use crate::Result;
 use crate::program::{Cmp, Inst, Kernel, Op, Round, Type};
@@ -224,6 +224,7 @@ impl Warp {
             Op::Xor32 => words!(w, i, m, |a, b| a ^ b),
             Op::Not32 => words!(w, i, m, |a| !a),
             Op::Neg32 => words!(w, i, m, |a| a.wrapping_neg()),
+            Op::Popc32 => words!(w, i, m, |a| a.count_ones()),
             Op::Shl32 => words!(w, i, m, |a, b| if b > 31 { 0 } else { a << b }),
             Op::ShrU32 => words!(w, i, m, |a, b| if b > 31 { 0 } else { a >> b }),
             Op::ShrS32 => words!(w, i, m, |a, b| ((a as i32) >> b.min(31)) as u32),
@@ -242,6 +243,18 @@ impl Warp {
                     len[l],
                     32
                 ) as u32);
+            }
+            Op::Lop3 => {
+                let table = w.words[i.extra as usize];
+                let (x, y, z) = (
+                    w.words[i.a as usize],
+                    w.words[i.b as usize],
+                    w.words[i.c as usize],
+                );
+                lanes!(w.words, i.d, m, 0_u32, |l| looked_up(
+                    [x[l], y[l], z[l]],
+                    table[l]
+                ));
             }
             Op::Dp4aSS => words!(w, i, m, |a, b, c| {
                 let mut sum = c as i32;
@@ -294,7 +307,6 @@ impl Warp {
             Op::FmaF => words!(w, i, m, |a, b, c| f32::from_bits(a)
                 .mul_add(f32::from_bits(b), f32::from_bits(c))
                 .to_bits()),
-            Op::FmaBf16 => words!(w, i, m, |a, b, c| fused_halves(a, b, c)),
             Op::JoinBf16 => words!(w, i, m, |a, b| joined_halves(a, b)),
             Op::PowerF => floats!(w, i, m, |a| power_of_two(a)),
             Op::DivF => floats!(w, i, m, |a, b| a / b),
@@ -379,6 +391,8 @@ impl Warp {
             Op::LoadMatrix(..)
             | Op::MultiplyS8
             | Op::MultiplyBf16
+            | Op::MultiplyTf32
+            | Op::Ballot
             | Op::Branch
             | Op::Exit
             | Op::Barrier

@@ -1,0 +1,231 @@
+// The nearest code of latents up to 8 wide, in three launches.
+//
+// prepare: a thread an entry, or a latent. It brings latents to their length, and writes both as 8 floats, the missing
+//   ones zeros: as they are, and with 10 bits behind the point, in the order in which lanes of a matrix product take them.
+// screen: a warp takes 128 latents and 512 entries. Tensor cores make an approximation A of |e|^2 - 2 y e for each pair;
+//   what is kept is the least A of every 128 entries (those of a lane).
+// finish: a warp takes a latent. Entries whose 128 may hold the nearest one are looked at again, with the floats and in
+//   the order of ops::vq: what comes out is the entry that a search through all of them finds, the first of equals.
+//
+// Which 128 those are. Let y be the latent as ops::vq scales it, D = |y - e|^2, u = 2^-24 and M the largest |e|.
+//   Numbers are rounded by at most 2^-11 of themselves, so the products' sum is off by (2^-9 + 2^-20) |y| M. The sum
+//   itself, of 9 terms in single precision, is taken to be off by no more than 2^-16 of the sum of their sizes, |e|^2
+//   included (in truth some 2^-21). So A is off from D - |y|^2 by E <= 1.02 * 2^-9 |y| M + 1.04 * 2^-16 M^2. The
+//   distance of ops::vq is off from D by at most 12 u D. If it prefers entry j to k, which has the least A, then
+//   D(j) <= D(k) (1 + 25 u), and A(j) <= A(k) + 2 E + 25 u D(k), where D(k) <= (|y| + M)^2. The kernel allows
+//   1.03 * 2^-8 |y| M + 2^-14 (|y| + M)^2, the roundings of this very sum included, and 2^-121 (1 + |y| + M) for numbers
+//   too small to be normal. Where that is no number, all entries are looked at again. An entry that is itself no number
+//   or infinite has no distance below infinity; it is as far from everything here.
+//
+// Bound: screen by the minima, two instructions an entry and latent in 16; finish by what the caches give. Compute
+// capability 8.0.
+#include "common.cuh"
+
+#define WIDTH 8
+#define LATENTS 128
+#define TILES (LATENTS / 16)
+#define GROUP 512
+// Entries of a matrix product, and products whose entries are read ahead.
+#define COLUMNS 8
+#define AHEAD 4
+#define WARPS 4
+
+// A number with 10 bits behind the point, the nearest one.
+DEVICE f32 shortened(f32 x) { return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u); }
+
+// 8 floats in the order in which lanes take them: lane t of four the numbers t and t + 4.
+DEVICE void put(f32* to, const f32 (&x)[WIDTH], f32 factor)
+{
+    ((float4*)to)[0] =
+        make_float4(factor * shortened(x[0]), factor * shortened(x[4]), factor * shortened(x[1]), factor * shortened(x[5]));
+    ((float4*)to)[1] =
+        make_float4(factor * shortened(x[2]), factor * shortened(x[6]), factor * shortened(x[3]), factor * shortened(x[7]));
+}
+
+extern "C" __global__ void __launch_bounds__(256) nearest_prepare(
+    f32* __restrict__ exact,         // [padded, 8]
+    f32* __restrict__ table,         // [padded, 8], short
+    f32* __restrict__ side,          // [padded]: |e|^2; of latents |y|
+    u32* most,                       // [1], zero at first: bits of the largest |e|^2; of latents not written
+    const f32* __restrict__ source,  // [rows, width]
+    u32 rows, u32 width, u32 padded, u32 latents, u32 normalise)
+{
+    const u32 r = element();
+    if (r >= padded)
+        return;
+    f32 x[WIDTH];
+#pragma unroll
+    for (u32 d = 0; d < WIDTH; d++)
+        x[d] = r < rows && d < width ? source[(u64)r * width + d] : 0.0f;
+    if (normalise) {
+        f32 sum = 0.0f;
+#pragma unroll
+        for (u32 d = 0; d < WIDTH; d++)
+            sum += x[d] * x[d];
+        const f32 scale = 1.0f / fmaxf(root(sum), 1e-12f);
+#pragma unroll
+        for (u32 d = 0; d < WIDTH; d++)
+            x[d] = x[d] * scale;
+    }
+    ((float4*)exact)[r * 2] = make_float4(x[0], x[1], x[2], x[3]);
+    ((float4*)exact)[r * 2 + 1] = make_float4(x[4], x[5], x[6], x[7]);
+    bool all = true;
+    f32 squares = 0.0f;
+#pragma unroll
+    for (u32 d = 0; d < WIDTH; d++) {
+        all = all && finite(x[d]);
+        squares += x[d] * x[d];
+    }
+    if (latents) {
+        put(table + (u64)r * WIDTH, x, -2.0f);
+        side[r] = root(squares);
+        return;
+    }
+    const bool near = all && r < rows;
+    if (!near) {
+#pragma unroll
+        for (u32 d = 0; d < WIDTH; d++)
+            x[d] = 0.0f;
+    }
+    put(table + (u64)r * WIDTH, x, 1.0f);
+    side[r] = near ? squares : infinity();
+    u32 bits = near ? __float_as_uint(squares) : 0;
+#pragma unroll
+    for (u32 step = 16; step > 0; step /= 2)
+        bits = max(bits, __shfl_xor_sync(ALL, bits, step));
+    if ((threadIdx.x & 31) == 0)
+        atomicMax(most, bits);
+}
+
+// a b + c of 16 x 8 and 8 x 8 short floats. Lane 4 g + t holds of a the rows g and g + 8 at t, then at t + 4; of b column
+// g at t and t + 4; of c the columns 2 t and 2 t + 1 of every row, and of the product those of its rows.
+DEVICE void multiply(f32 (&d)[4], const uint4& a, uint2 b, float2 c)
+{
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %10, %11};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "f"(c.x), "f"(c.y));
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
+    f32* __restrict__ least,            // [latents, groups, 4]
+    const uint2* __restrict__ latents,  // [latents, 4] pairs of short floats, times -2
+    const uint2* __restrict__ entries,  // [groups, 512, 4] pairs of short floats
+    const float2* __restrict__ squares, // [groups, 256] pairs
+    u32 groups)
+{
+    const u32 lane = threadIdx.x & 31, t = lane & 3;
+    const u32 group = blockIdx.y * WARPS + threadIdx.x / 32;
+    if (group >= groups)
+        return;
+    const u64 row = (u64)blockIdx.x * LATENTS + lane / 4;
+    uint4 a[TILES];
+    f32 best[TILES][2];
+#pragma unroll
+    for (u32 m = 0; m < TILES; m++) {
+        const uint2 upper = latents[(row + 16 * m) * 4 + t], lower = latents[(row + 16 * m + 8) * 4 + t];
+        a[m] = make_uint4(upper.x, lower.x, upper.y, lower.y);
+        best[m][0] = best[m][1] = infinity();
+    }
+    entries += (u64)group * GROUP * 4 + lane;
+    squares += (u64)group * (GROUP / 2) + t;
+    uint2 b[AHEAD];
+    float2 c[AHEAD];
+#pragma unroll
+    for (u32 i = 0; i < AHEAD; i++) {
+        b[i] = entries[i * 32];
+        c[i] = squares[i * 4];
+    }
+    for (u32 tile = 0; tile < GROUP / COLUMNS; tile += AHEAD) {
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) {
+            const uint2 columns = b[i];
+            const float2 sides = c[i];
+            const u32 next = min(tile + i + AHEAD, GROUP / COLUMNS - 1);
+            b[i] = entries[next * 32];
+            c[i] = squares[next * 4];
+#pragma unroll
+            for (u32 m = 0; m < TILES; m++) {
+                f32 d[4];
+                multiply(d, a[m], columns, sides);
+                best[m][0] = fminf(best[m][0], fminf(d[0], d[1]));
+                best[m][1] = fminf(best[m][1], fminf(d[2], d[3]));
+            }
+        }
+    }
+#pragma unroll
+    for (u32 m = 0; m < TILES; m++) {
+        least[((row + 16 * m) * groups + group) * 4 + t] = best[m][0];
+        least[((row + 16 * m + 8) * groups + group) * 4 + t] = best[m][1];
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) nearest_finish(
+    u32* __restrict__ codes,             // [n]
+    u32* bad,                            // [1]: the lowest latent without a nearest code
+    const f32* __restrict__ least,       // [latents, groups, 4]
+    const float4* __restrict__ latents,  // [latents, 2]
+    const f32* __restrict__ lengths,     // [latents]
+    const float4* __restrict__ entries,  // [groups * 512, 2]
+    const u32* __restrict__ most,        // [1]
+    u32 n, u32 groups, u32 count, u32 first)  // count: entries; first: the first latent's number
+{
+    const u32 lane = threadIdx.x & 31, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= n)
+        return;
+    least += (u64)row * groups * 4;
+    const float4 low = latents[row * 2], high = latents[row * 2 + 1];
+    const f32 y[WIDTH] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    f32 limit = infinity();
+    for (u32 i = lane; i < groups * 4; i += 32)
+        limit = fminf(limit, least[i]);
+#pragma unroll
+    for (u32 step = 16; step > 0; step /= 2)
+        limit = fminf(limit, __shfl_xor_sync(ALL, limit, step));
+    const f32 length = lengths[row], largest = root(__uint_as_float(*most)), both = length + largest;
+    limit += 0.00402344f * length * largest + 6.1035156e-5f * both * both + 4e-37f * (1.0f + both);
+    const bool every = !finite(limit);
+    f32 best = infinity();
+    u32 at = count;
+    for (u32 base = 0; base < groups * 4; base += 32) {
+        const bool near = base + lane < groups * 4 && (every || least[base + lane] <= limit);
+        u32 some = __ballot_sync(ALL, near);
+        while (some != 0) {
+            // The lowest of them, and the entries of its lane.
+            const u32 part = base + __popc((some & (0u - some)) - 1), begin = part / 4 * GROUP + part % 4 * 2;
+            some &= some - 1;
+#pragma unroll
+            for (u32 i = 0; i < GROUP / COLUMNS / 32; i++)
+#pragma unroll
+                for (u32 odd = 0; odd < 2; odd++) {
+                    const u32 e = begin + (32 * i + lane) * COLUMNS + odd;
+                    const float4 one = entries[e * 2], two = entries[e * 2 + 1];
+                    const f32 x[WIDTH] = {one.x, one.y, one.z, one.w, two.x, two.y, two.z, two.w};
+                    f32 distance = 0.0f;
+#pragma unroll
+                    for (u32 d = 0; d < WIDTH; d++) {
+                        const f32 off = y[d] - x[d];
+                        distance += off * off;
+                    }
+                    if (e < count && (distance < best || (distance == best && e < at && at < count))) {
+                        best = distance;
+                        at = e;
+                    }
+                }
+        }
+    }
+#pragma unroll
+    for (u32 step = 16; step > 0; step /= 2) {
+        const f32 other = __shfl_xor_sync(ALL, best, step);
+        const u32 its = __shfl_xor_sync(ALL, at, step);
+        if (other < best || (other == best && its < at)) {
+            best = other;
+            at = its;
+        }
+    }
+    if (lane == 0) {
+        if (at < count)
+            codes[first + row] = at;
+        else
+            atomicMin(bad, first + row);
+    }
+}

@@ -1,0 +1,120 @@
+//! Products of matrices with rows of BF16, on tensor cores.
+
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, PushKernelArg};
+
+use super::gemv::{Matrix, STRIP};
+use super::memory::Buffer;
+use super::module::Family::Wide;
+use super::{Device, elements, failed, grid, words};
+use crate::error::{Result, product};
+use crate::ops::gemm::GemmShape;
+use crate::quant::Format;
+
+/// Rows of a tile, and inputs of a block.
+const TILE: usize = 8;
+const BLOCK: usize = 32;
+/// Threads of a block, and the strips that they take: see `kernels/wide.cu`.
+const THREADS: u32 = 128;
+const STRIPS: usize = 4;
+/// Blocks of inputs of a stage.
+const TURN: usize = 2;
+/// Bytes of a tile's rows for a block of inputs, and of a strip's weights in BF16.
+const HALVES_BYTES: usize = TILE * BLOCK * 2;
+const UNPACKED_BYTES: usize = STRIP * BLOCK * 2;
+/// Tiles of a block of threads: few, and many.
+const TILES: [usize; 2] = [4, 16];
+/// Blocks of threads that a large GPU runs at once.
+const AT_ONCE: usize = 264;
+
+/// A format's kernels for each of [`TILES`].
+const fn kernels(format: Format) -> Option<[&'static str; 2]> {
+    match format {
+        Format::F32 => None,
+        Format::Bf16 => Some(["wide_bf16_2", "wide_bf16_8"]),
+        Format::Q8_0 => Some(["wide_q8_2", "wide_q8_8"]),
+        Format::Q4_0 | Format::Q4G128 => Some(["wide_q4_2", "wide_q4_8"]),
+        Format::Q4K => Some(["wide_q4k_2", "wide_q4k_8"]),
+    }
+}
+
+/// Which of the kernels takes so many rows and outputs: that of the least time, which is a block's tiles, and something for
+/// what all its tiles share, once for every turn in which the GPU runs as many blocks as it can.
+fn size(m: usize, n: usize) -> usize {
+    let time = |tiles: usize| {
+        let blocks = m.div_ceil(tiles * TILE) * n.div_ceil(STRIPS * STRIP);
+        blocks.div_ceil(AT_ONCE) * (tiles + 8)
+    };
+    let all = 0..TILES.len();
+    all.min_by_key(|&i| time(TILES[i])).unwrap_or(0)
+}
+
+impl Device {
+    /// A product with rows in BF16 whose lengths have been checked; false if the matrix holds floats: those are
+    /// multiplied with floats.
+    pub(super) fn wide_product(
+        &self,
+        s: GemmShape,
+        x: &CudaView<'_, u8>,
+        w: &Matrix,
+        bias: Option<&Buffer<f32>>,
+        y: &mut CudaViewMut<'_, u8>,
+    ) -> Result<bool> {
+        const OP: &str = "gemm";
+        let Some(kernels) = kernels(w.format) else {
+            return Ok(false);
+        };
+        let which = size(s.m, s.n);
+        let (kernel, tiles) = (kernels[which], TILES[which]);
+        // Slots of stages: of weights as they are kept, of rows, and of weights in BF16 where they are not kept so.
+        let (kept, unpacked) = match w.format {
+            Format::Bf16 => (3, 0),
+            _ => (2, 2),
+        };
+        let strips = STRIPS * (kept * w.strip_bytes() + unpacked * UNPACKED_BYTES);
+        let shared = TURN * (strips + 3 * tiles * HALVES_BYTES);
+        let (columns, rows) = (s.m.div_ceil(tiles * TILE), s.n.div_ceil(STRIPS * STRIP));
+        let mut shape = grid(OP, columns, rows, THREADS)?;
+        [shape.shared_mem_bytes] = words(OP, [shared])?;
+        let [m, n, k] = words(OP, [s.m, s.n, s.k])?;
+        let (has_bias, accumulate) = (u32::from(bias.is_some()), u32::from(s.accumulate));
+        let halves = self.halved(s, x)?;
+        let f = self.function(Wide, kernel)?;
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
+        args.arg(y).arg(&halves);
+        args.arg(&w.data).arg(&w.scales);
+        match bias {
+            Some(bias) => args.arg(&bias.data),
+            // Not read.
+            None => args.arg(&w.data),
+        };
+        args.arg(&m).arg(&n).arg(&k);
+        args.arg(&has_bias).arg(&accumulate);
+        // SAFETY: wide_*(y, halves, w, scales, bias, m, n, k, has_bias, accumulate). The callers' checks proved that y and
+        // bias hold m · n and n elements and that w is [n, k]; `halved` made halves for whole tiles and stages. The kernels
+        // read strips, tiles and blocks of inputs that are there, and write below m and n; the shared memory is that of
+        // stages as they lay it out.
+        unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
+        Ok(true)
+    }
+
+    /// The rows in BF16, in tiles.
+    fn halved(&self, s: GemmShape, x: &CudaView<'_, u8>) -> Result<CudaSlice<u8>> {
+        const KERNEL: &str = "round_halves";
+        let blocks = s.k.div_ceil(BLOCK).next_multiple_of(TURN);
+        let units = product("gemm", &[s.m.div_ceil(TILE), blocks])?;
+        let mut halves = self.bytes("gemm", product("gemm", &[units, HALVES_BYTES])?)?;
+        let [m, k, columns] = words("gemm", [s.m, s.k, units])?;
+        let f = self.function(Wide, KERNEL)?;
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
+        args.arg(&mut halves).arg(x);
+        args.arg(&m).arg(&k).arg(&columns);
+        // SAFETY: round_halves(halves, x, m, k, columns), a warp for each of the columns: tiles of 8 rows times an even number
+        // of blocks of 32 inputs. halves hold 512 bytes for each, x m · k floats; rows from m and inputs from k on are not
+        // read, and warps past the last column leave.
+        unsafe { args.launch(elements("gemm", product("gemm", &[units, BLOCK])?)?) }
+            .map_err(|e| failed(KERNEL, e))?;
+        Ok(halves)
+    }
+}

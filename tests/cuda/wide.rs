@@ -1,0 +1,185 @@
+//! Products with rows of BF16: near the reference, whose order tensor cores do not have, and the same at any number of rows.
+
+use half::bf16;
+use maquette::cpu::Cpu;
+use maquette::ops::Backend;
+use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::quant::{Format, QuantMatrix};
+
+use super::{gpu, numbers};
+
+/// A random matrix in a format, as its bytes and the floats that they stand for.
+fn weights(format: Format, n: usize, k: usize) -> (Vec<u8>, Vec<f32>) {
+    let mut data = numbers(n * k, 1);
+    let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+    format.quantise(&data, &mut bytes);
+    format.dequantise(&bytes, &mut data);
+    (bytes, data)
+}
+
+fn matrix<'a>(
+    format: Format,
+    [n, k]: [usize; 2],
+    (bytes, data): &'a (Vec<u8>, Vec<f32>),
+) -> QuantMatrix<'a> {
+    match format {
+        Format::F32 => QuantMatrix::f32(n, k, data),
+        _ => QuantMatrix::from_bytes(format, n, k, bytes),
+    }
+    .unwrap()
+}
+
+fn product<B: Backend>(b: &B, s: GemmShape, w: &B::Matrix, rows: &[f32], bias: bool) -> Vec<f32> {
+    let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
+    b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
+    b.write(&mut y, 0, &numbers(s.m * s.n, 3)).unwrap();
+    let bias = bias.then(|| {
+        let mut values = b.zeros(s.n).unwrap();
+        b.write(&mut values, 0, &numbers(s.n, 4)).unwrap();
+        values
+    });
+    b.gemm(s, &x, w, bias.as_ref(), &mut y).unwrap();
+    let mut out = vec![0.0; s.m * s.n];
+    b.read(&y, 0, &mut out).unwrap();
+    out
+}
+
+/// A product in F64 over the rounded rows and weights, and the sum of its terms' sizes.
+fn exact(
+    s: GemmShape,
+    format: Format,
+    weights: &[f32],
+    rows: &[f32],
+    bias: bool,
+) -> Vec<(f64, f64)> {
+    let (before, biases) = (numbers(s.m * s.n, 3), numbers(s.n, 4));
+    let round = |x: f32| match format {
+        Format::F32 => f64::from(x),
+        _ => bf16::from_f32(x).to_f64(),
+    };
+    let one = |i: usize, j: usize| {
+        let (mut sum, mut size) = (0.0_f64, 0.0_f64);
+        for t in 0..s.k {
+            let term = round(rows[i * s.k + t]) * round(weights[j * s.k + t]);
+            (sum, size) = (sum + term, size + term.abs());
+        }
+        for (more, there) in [(biases[j], bias), (before[i * s.n + j], s.accumulate)] {
+            if there {
+                (sum, size) = (sum + f64::from(more), size + f64::from(more.abs()));
+            }
+        }
+        (sum, size)
+    };
+    (0..s.m * s.n).map(|at| one(at / s.n, at % s.n)).collect()
+}
+
+/// Whether sums are as near as their roundings let them be: one for every 16 inputs and some at the end (for F32 one for
+/// every input), each of at most 2^-22 of the terms' sizes, since tensor cores cut what falls below 24 bits; sums grow, so
+/// half of the whole on average.
+fn near(got: &[f32], want: &[(f64, f64)], format: Format, k: usize) -> bool {
+    let each = if format == Format::F32 { 1 } else { 16 };
+    within(got, want, (k / each + 4) as f64 * f64::exp2(-23.0))
+}
+
+fn within(got: &[f32], want: &[(f64, f64)], share: f64) -> bool {
+    let close = |(g, (sum, size)): (&f32, &(f64, f64))| (f64::from(*g) - sum).abs() <= size * share;
+    got.len() == want.len() && got.iter().zip(want).all(close)
+}
+
+#[test]
+fn small_wide_products_are_near_the_reference_in_every_format() {
+    for format in Format::ALL {
+        // Around a tile of rows, a strip, a block of threads, an odd and an even number of blocks of inputs.
+        for (m, n, k) in [
+            (1, 1, 32),
+            (2, 33, 256),
+            (8, 65, 96),
+            (9, 129, 64),
+            (16, 31, 288),
+            (17, 128, 768),
+            (63, 52, 160),
+            (64, 33, 256),
+            (65, 161, 512),
+            (130, 44, 33),
+        ] {
+            if format.fitting(k) != format {
+                continue;
+            }
+            for (bias, accumulate) in [(false, false), (true, true)] {
+                let s = GemmShape {
+                    accumulate,
+                    activations: Activations::Bf16,
+                    ..GemmShape::new(m, n, k)
+                };
+                let (rows, numbers) = (numbers(m * k, 2), weights(format, n, k));
+                let w = matrix(format, [n, k], &numbers);
+                let want = exact(s, format, &numbers.1, &rows, bias);
+                let cpu = Cpu::new();
+                let got = product(&cpu, s, &cpu.pack(&w).unwrap(), &rows, bias);
+                // It may leave weights as they are: a rounding of 2^-9 each.
+                assert!(within(&got, &want, f64::exp2(-8.0)), "{format:?}, {s:?}");
+                gpu::in_both_orders(|device| {
+                    let got = product(device, s, &device.pack(&w).unwrap(), &rows, bias);
+                    assert!(
+                        near(&got, &want, format, k),
+                        "{format:?}, {s:?}, a bias: {bias}"
+                    );
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_tiles_of_every_size() {
+    let device = gpu::device();
+    let of = |format, s: GemmShape, w: &(Vec<u8>, Vec<f32>), rows: &[f32]| {
+        let w = device.pack(&matrix(format, [s.n, s.k], w)).unwrap();
+        product(&device, s, &w, rows, false)
+    };
+    for (format, k) in [
+        (Format::F32, 33),
+        (Format::Bf16, 72),
+        (Format::Q8_0, 96),
+        (Format::Q4_0, 96),
+        (Format::Q4K, 256),
+    ] {
+        let shape = |m, n| GemmShape {
+            activations: Activations::Bf16,
+            ..GemmShape::new(m, n, k)
+        };
+        let (n, rows) = (40, numbers(512 * k, 2));
+        let w = weights(format, n, k);
+        let all = of(format, shape(512, n), &w, &rows);
+        for m in [1, 2, 20, 32, 33, 64, 65, 130] {
+            let some = of(format, shape(m, n), &w, &rows);
+            assert!(some == all[..m * n], "{m} rows, {format:?}");
+        }
+        // The larger tiles are for products of many blocks of threads.
+        if [Format::Q8_0, Format::Q4K].contains(&format) {
+            let n = 34 * 128;
+            let w = weights(format, n, k);
+            let most = of(format, shape(512, n), &w, &rows);
+            let few = of(format, shape(9, n), &w, &rows);
+            assert!(most[..9 * n] == few, "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_no_ordinary_ones_stay_what_they_are() {
+    let device = gpu::device();
+    let (n, k) = (5, 64);
+    let w = weights(Format::Q8_0, n, k);
+    let w = device.pack(&matrix(Format::Q8_0, [n, k], &w)).unwrap();
+    let s = GemmShape {
+        activations: Activations::Bf16,
+        ..GemmShape::new(3, n, k)
+    };
+    let mut rows = numbers(3 * k, 2);
+    (rows[3], rows[k + 40]) = (f32::NAN, f32::INFINITY);
+    let got = product(&device, s, &w, &rows, false);
+    assert!(got[..n].iter().all(|v| v.is_nan()));
+    assert!(got[n..2 * n].iter().all(|v| !v.is_finite()));
+    assert!(got[2 * n..].iter().all(|v| v.is_finite()));
+}

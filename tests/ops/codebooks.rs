@@ -1,0 +1,181 @@
+//! Rows as wide as codebooks, and numbers that lie badly for a search.
+
+use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
+use maquette::ops::vq::NearestShape;
+use maquette::ops::{Backend, Reference};
+
+use super::{bits, buffer, cpus, numbers, words};
+
+fn filtered<B: Backend>(b: &B, width: usize, filter: Filter, x: &[f32]) -> B::Buffer<f32> {
+    let s = FilterShape {
+        rows: x.len() / width,
+        width,
+        filter,
+    };
+    let mut logits = buffer(b, x);
+    b.filter(s, &mut logits, &mut b.zeros(x.len()).unwrap())
+        .unwrap();
+    logits
+}
+
+fn filter(top_k: usize, top_p: f32) -> Filter {
+    Filter {
+        temperature: 1.0,
+        top_k,
+        top_p,
+    }
+}
+
+/// Rows of one block of threads of every size, and rows that a block does not hold.
+#[test]
+fn rows_of_codebooks_agree() {
+    for (rows, width, top_k, top_p) in [
+        (2, 1025, 0, 1.0),
+        (2, 2050, 40, 1.0),
+        (2, 4098, 1000, 0.9),
+        (1, 5000, 1500, 1.0),
+        (1, 16_384, 1000, 1.0),
+        (1, 16_387, 9000, 0.99),
+        (1, 17_000, 100, 0.5),
+        (257, 17, 5, 1.0),
+    ] {
+        agree!(|b| {
+            let x = numbers(rows * width, 1);
+            let x: Vec<f32> = x.into_iter().map(|v| v * v * v).collect();
+            let logits = filtered(b, width, filter(top_k, top_p), &x);
+            let mut all = bits(b, &logits);
+            let keys: Vec<u32> = (0..4).cycle().take(4 * rows).collect();
+            let keys = buffer(b, &keys);
+            let noise: Vec<f32> = numbers(x.len(), 2).into_iter().map(|v| v + 2.5).collect();
+            let noise = buffer(b, &noise);
+            for draw in [Draw::Keyed(&keys), Draw::Given(&noise)] {
+                let mut logits = buffer(b, &words(b, &logits));
+                let (mut codes, mut p) = (b.zeros(rows).unwrap(), b.zeros(rows).unwrap());
+                let s = DrawShape { rows, width };
+                b.draw(s, &mut logits, &draw, &mut codes, &mut p).unwrap();
+                all.extend(words(b, &codes));
+                all.extend(bits(b, &p));
+                all.extend(bits(b, &logits));
+            }
+            all
+        });
+    }
+}
+
+/// All alike; all in one place of a histogram but one; every order of magnitude; zeros of both signs; without an end;
+/// some that differ in their last bits alone.
+#[test]
+fn filters_find_every_rank() {
+    let width = 700;
+    let some = numbers(width, 3);
+    let row = |f: &dyn Fn(usize) -> f32| (0..width).map(f).collect::<Vec<_>>();
+    let rows = [
+        row(&|_| 0.25),
+        row(&|i| if i == 9 { 3e38 } else { some[i] }),
+        row(&|i| if i % 300 == 9 { -1e9 } else { some[i] }),
+        row(&|i| some[i].signum() * libm::exp2f((i * 377 % 270) as f32 - 143.0)),
+        row(&|i| [0.0, -0.0, 1e-45, -1e-45][i * i % 4]),
+        row(&|i| [f32::INFINITY, 1.0, f32::NEG_INFINITY, some[i]][i * i / 3 % 4]),
+        row(&|i| f32::from_bits(0x3f80_0000 + (i as u32 * 379) % 600)),
+        row(&|i| [f32::MAX, f32::MIN, some[i]][i % 3]),
+    ]
+    .concat();
+    for top_k in [1, 2, 100, 350, 698, 699] {
+        for top_p in [1.0, 0.99] {
+            agree!(|b| bits(b, &filtered(b, width, filter(top_k, top_p), &rows)));
+        }
+    }
+}
+
+/// As many numbers left in each of the 16 lanes of a sum, or all in one, or one more than a quarter.
+#[test]
+fn draws_agree_wherever_the_numbers_left_stand() {
+    let width = 1280;
+    let some = numbers(width, 4);
+    let row = |left: &dyn Fn(usize) -> bool| {
+        let of = |i: usize| if left(i) { some[i] } else { f32::NEG_INFINITY };
+        (0..width).map(of).collect::<Vec<_>>()
+    };
+    let rows = [
+        row(&|i| i == 777),
+        row(&|i| i % 16 == 5),
+        row(&|i| i % 16 == 5 && i / 16 % 4 == 0),
+        row(&|i| i % 16 == 5 && (i / 16 % 4 == 0 || i < 16)),
+        row(&|i| i / 16 % 4 == 3),
+        row(&|i| i % 7 == 3),
+        row(&|i| i >= width - 100),
+        row(&|i| i < 5),
+        row(&|_| true),
+    ]
+    .concat();
+    let s = DrawShape {
+        rows: rows.len() / width,
+        width,
+    };
+    for seed in 0..4 {
+        agree!(|b| {
+            let keys: Vec<u32> = (0..4 * s.rows as u32).map(|i| i * 3 + seed).collect();
+            let (mut logits, keys) = (buffer(b, &rows), buffer(b, &keys));
+            let (mut codes, mut p) = (b.zeros(s.rows).unwrap(), b.zeros(s.rows).unwrap());
+            b.draw(s, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
+                .unwrap();
+            let mut all = words(b, &codes);
+            all.extend(bits(b, &p));
+            all.extend(bits(b, &logits));
+            all
+        });
+    }
+}
+
+/// Entries that no approximation tells apart, numbers near both ends of what floats hold, and entries that are none.
+#[test]
+fn nearest_codes_agree_where_distances_are_close() {
+    let (n, entries) = (130, 1100);
+    for width in [1, 3, 8] {
+        let (z, e) = (numbers(n * width, 5), numbers(entries * width, 6));
+        let cases: [(f32, &dyn Fn(usize) -> f32); 9] = [
+            (1.0, &|i| e[i]),
+            // All around one place, a bit or some thousand of them apart; far away; alike.
+            (1.0, &|i| 0.75 + (e[i] * 8.0).round() * f32::EPSILON),
+            (1.0, &|i| 0.75 + e[i] * 1e-4),
+            (1.0, &|i| 300.0 + e[i]),
+            (1.0, &|i| e[i / width % 3 * width + i % width]),
+            (1e-22, &|i| e[i] * 1e-22),
+            (1e-38, &|i| e[i] * 1e-38),
+            (1e18, &|i| e[i] * 2.5e18),
+            (1.0, &|i| match i % 37 {
+                0 => f32::NAN,
+                1 => f32::INFINITY,
+                2 => f32::NEG_INFINITY,
+                3 if i % 5 == 0 => 3e38,
+                _ => e[i],
+            }),
+        ];
+        for (size, entry) in cases {
+            for normalise in [false, true] {
+                let book: Vec<f32> = (0..entries * width).map(entry).collect();
+                // Some latents are entries themselves, or close by.
+                let mut latents: Vec<f32> = z.iter().map(|v| v * size).collect();
+                for i in 0..20 {
+                    let entry = &book[i * 53 * width..][..width];
+                    if entry.iter().all(|v| v.is_finite()) {
+                        latents[i * width..][..width].copy_from_slice(entry);
+                    }
+                    latents[i * width] *= [1.0, 1.000_001, 1.001][i % 3];
+                }
+                agree!(|b| {
+                    let s = NearestShape {
+                        n,
+                        width,
+                        entries,
+                        normalise,
+                    };
+                    let (latents, book) = (buffer(b, &latents), buffer(b, &book));
+                    let mut codes = b.zeros(n).unwrap();
+                    b.nearest(s, &latents, &book, &mut codes).unwrap();
+                    words(b, &codes)
+                });
+            }
+        }
+    }
+}
