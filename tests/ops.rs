@@ -73,6 +73,8 @@ mod codebooks;
 #[path = "ops/counts.rs"]
 #[cfg(feature = "std")]
 mod counts;
+#[path = "ops/halves.rs"]
+mod halves;
 #[path = "ops/random_shapes.rs"]
 mod random_shapes;
 #[path = "ops/rest.rs"]

@@ -60,9 +60,12 @@ struct Cli {
     /// Guidance scale; at 1 a candidate is one row instead of two. [default: the model's own]
     #[arg(long)]
     guidance: Option<f32>,
-    /// How a raster model keeps keys and values.
+    /// How the generator keeps keys and values.
     #[arg(long, value_enum, default_value_t = Kv::F32)]
     kv: Kv,
+    /// How the judge keeps them.
+    #[arg(long, value_enum, default_value_t = Kv::F32)]
+    judge_kv: Kv,
     /// Steps that are taken.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -162,7 +165,11 @@ fn make(cli: &Cli, load: &mut dyn FnMut(Source<'_>) -> Res<Model>) -> Res<Made> 
     let judging = judge.as_ref().unwrap_or(&model);
     Ok(Made {
         generator: model.generator(pixels.as_ref(), text.as_ref(), &drawing)?,
-        judge: judging.judge(cli.views as usize, cli.candidates as usize)?,
+        judge: judging.judge(
+            cli.views as usize,
+            cli.candidates as usize,
+            cli.judge_kv.format(),
+        )?,
         seen: model.sees(pixels.as_ref()),
         _models: [Some(model), pixels, text, judge]
             .into_iter()

@@ -23,6 +23,8 @@ pub enum Arithmetic {
 pub enum Kv {
     /// As they are.
     F32,
+    /// In upper halves of floats: half the memory, and tensor cores on a GPU.
+    Bf16,
     /// In 8-bit blocks of 32: faster, and a quarter of the memory.
     Q8,
 }
@@ -32,6 +34,7 @@ impl Kv {
     pub fn format(self) -> KvFormat {
         match self {
             Self::F32 => KvFormat::F32,
+            Self::Bf16 => KvFormat::Bf16,
             Self::Q8 => KvFormat::Q8,
         }
     }

@@ -1,12 +1,14 @@
 //! Attention. Of many queries as two products with the kernel of [`gemm`](super::gemm): keys and values of a sequence's
-//! head are packed into panels, then meet up to 48 queries at once. Of few queries, and over 8 bits, see [`few`].
+//! head are packed into panels, then meet up to 48 queries at once. Of few queries, over 16 bits and over 8, see [`few`].
 
+mod bf16;
 mod few;
 mod floats;
 mod q8;
 
 use core::marker::PhantomData;
 
+use self::bf16::Halves;
 use self::few::Few;
 use self::floats::Floats;
 use self::q8::Q8;
@@ -377,6 +379,37 @@ impl Cpu {
                     tile,
                 });
             })
+    }
+
+    pub(super) fn attend_bf16(
+        &self,
+        s: AttentionShape,
+        q: &[f32],
+        [keys, values]: [&[u32]; 2],
+        spans: &[u32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let lens = [q.len(), keys.len(), values.len(), spans.len(), out.len()];
+        s.check_as(KvFormat::Bf16, lens)?;
+        if s.queries == 0 {
+            return Ok(());
+        }
+        let scale = 1.0 / math::sqrt(s.head_dim as f32);
+        let plan = Plan::new(self, &s, spans, bf16::words(s.head_dim));
+        let isa = self.isa;
+        self.each_few(&s, &plan, out, |scratch, tile| {
+            isa.run(Few {
+                s,
+                q,
+                cached: Halves { keys, values },
+                spans,
+                scale,
+                together: plan.together,
+                words: plan.words,
+                scratch,
+                tile,
+            });
+        })
     }
 
     pub(super) fn attend_q8(

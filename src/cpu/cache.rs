@@ -3,7 +3,7 @@
 use super::Cpu;
 use super::norm::task_rows;
 use crate::error::{Result, covers};
-use crate::ops::attention::{AppendShape, KvFormat, RotaryShape, rotate_row, round_row};
+use crate::ops::attention::{AppendShape, KvFormat, RotaryShape, pair, rotate_row, round_row};
 
 /// Elements of a task of a sum.
 const TASK: usize = 1 << 13;
@@ -74,15 +74,16 @@ impl Cpu {
         Ok(())
     }
 
-    pub(super) fn appended_q8(
+    /// Into a cache of [`KvFormat::Bf16`] or [`KvFormat::Q8`].
+    pub(super) fn appended_as(
         &self,
-        s: AppendShape,
+        (kv, s): (KvFormat, AppendShape),
         x: &[f32],
         places: &[u32],
         cache: &mut [u32],
     ) -> Result<()> {
-        s.check_as(KvFormat::Q8, x.len(), places.len(), cache.len())?;
-        let (d, words) = (s.head_dim, KvFormat::Q8.words(s.head_dim));
+        s.check_as(kv, x.len(), places.len(), cache.len())?;
+        let (d, words) = (s.head_dim, kv.words(s.head_dim));
         self.each_head(s, words, cache, |h, cache| {
             self.vectorised(
                 #[inline(always)]
@@ -90,7 +91,14 @@ impl Cpu {
                     for (row, &place) in x.chunks_exact(s.stride).zip(places).take(s.rows) {
                         if (place as usize) < s.cache_rows {
                             let head = &row[s.offset + h * d..][..d];
-                            round_row(head, &mut cache[place as usize * words..][..words]);
+                            let row = &mut cache[place as usize * words..][..words];
+                            if kv == KvFormat::Q8 {
+                                round_row(head, row);
+                            } else {
+                                for (word, two) in row.iter_mut().zip(head.chunks(2)) {
+                                    *word = pair(two);
+                                }
+                            }
                         }
                     }
                 },

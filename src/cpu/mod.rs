@@ -34,7 +34,9 @@ use self::pool::Pool;
 pub use self::roof::Roof;
 use self::simd::Isa;
 use crate::error::{Error, Result};
-use crate::ops::attention::{AppendShape, AttentionShape, MoveShape, RelativeShape, RotaryShape};
+use crate::ops::attention::{
+    AppendShape, AttentionShape, KvFormat, MoveShape, RelativeShape, RotaryShape,
+};
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
 use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -326,6 +328,32 @@ impl Backend for Cpu {
         Reference.move_rows(s, cache)
     }
 
+    fn append_bf16(
+        &self,
+        s: AppendShape,
+        x: &Buffer<f32>,
+        places: &Buffer<u32>,
+        cache: &mut Buffer<u32>,
+    ) -> Result<()> {
+        let (x, places) = (x.as_slice(), places.as_slice());
+        self.appended_as((KvFormat::Bf16, s), x, places, cache.as_mut_slice())
+    }
+
+    fn attention_bf16(
+        &self,
+        s: AttentionShape,
+        q: &Buffer<f32>,
+        keys: &Buffer<u32>,
+        values: &Buffer<u32>,
+        spans: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        let rows = [keys.as_slice(), values.as_slice()];
+        self.attend_bf16(s, q.as_slice(), rows, spans.as_slice(), out.as_mut_slice())?;
+        tally::add(s.multiply_adds(spans.as_slice()));
+        Ok(())
+    }
+
     fn append_q8(
         &self,
         s: AppendShape,
@@ -333,7 +361,8 @@ impl Backend for Cpu {
         places: &Buffer<u32>,
         cache: &mut Buffer<u32>,
     ) -> Result<()> {
-        self.appended_q8(s, x.as_slice(), places.as_slice(), cache.as_mut_slice())
+        let (x, places) = (x.as_slice(), places.as_slice());
+        self.appended_as((KvFormat::Q8, s), x, places, cache.as_mut_slice())
     }
 
     fn attention(

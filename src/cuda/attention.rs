@@ -3,8 +3,9 @@
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 
 use super::decode::Split;
+use super::flash::Halves;
 use super::memory::Buffer;
-use super::module::Family::Attention;
+use super::module::Family::{Attention, Flash};
 use super::{Device, along, failed, grid, words};
 use crate::error::{Error, Result, product};
 use crate::ops::Element;
@@ -85,10 +86,14 @@ impl Device {
         places: &Buffer<u32>,
         cache: &mut Buffer<T>,
     ) -> Result<()> {
-        // A thread makes one element, or eight a block.
-        let (kernel, pieces) = match kv {
-            KvFormat::F32 => ("append", s.head_dim),
-            KvFormat::Q8 => ("append_q8", s.head_dim.div_ceil(A8_BLOCK).saturating_mul(8)),
+        // A thread makes one element, two halves, or eight a block.
+        let (family, kernel, pieces) = match kv {
+            KvFormat::F32 => (Attention, "append", s.head_dim),
+            KvFormat::Bf16 => (Flash, "append_bf16", kv.words(s.head_dim)),
+            KvFormat::Q8 => {
+                let pieces = s.head_dim.div_ceil(A8_BLOCK).saturating_mul(8);
+                (Attention, "append_q8", pieces)
+            }
         };
         s.check_as(kv, x.len, places.len, cache.len)?;
         self.owns(kernel, &[x])?;
@@ -107,13 +112,13 @@ impl Device {
         ];
         let [rows, heads, head_dim, stride, offset, cache_rows] = words(kernel, sizes)?;
         words(kernel, [product(kernel, &[s.heads, s.head_dim])?])?;
-        let f = self.function(Attention, kernel)?;
+        let f = self.function(family, kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(&mut cache.data).arg(&x.data).arg(&places.data);
         args.arg(&rows).arg(&heads).arg(&head_dim);
         args.arg(&stride).arg(&offset).arg(&cache_rows);
-        // SAFETY: append, append_q8(cache, x, places, rows, heads, head_dim, stride, offset, cache_rows). `check_as`
+        // SAFETY: append, append_bf16, append_q8(cache, x, places, rows, heads, head_dim, stride, offset, cache_rows). `check_as`
         // proved that heads lie inside a row and that the cache holds cache_rows of them in this format; the kernel
         // compares each place with cache_rows, and threads past the last element or block leave.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
@@ -129,9 +134,10 @@ impl Device {
         out: &mut Buffer<f32>,
     ) -> Result<()> {
         // A rounded query lies beside the query.
-        let (kernel, more) = match kv {
-            KvFormat::F32 => ("attention", 0),
-            KvFormat::Q8 => ("attention_q8", kv.words(s.head_dim)),
+        let (family, kernel, more) = match kv {
+            KvFormat::F32 => (Attention, "attention", 0),
+            KvFormat::Bf16 => (Flash, "attention_bf16", 0),
+            KvFormat::Q8 => (Attention, "attention_q8", kv.words(s.head_dim)),
         };
         s.check_as(kv, [q.len, keys.len, values.len, spans.len, out.len])?;
         self.owns(kernel, &[q, out])?;
@@ -147,6 +153,9 @@ impl Device {
         let (k_offset, v_offset) = (from(s.k_offset), from(s.v_offset));
         let keys = keys.part(kernel, "keys", k_offset, keys.len - k_offset)?;
         let values = values.part(kernel, "values", v_offset, values.len - v_offset)?;
+        if let Some(halves) = Halves::plan(kv, &s)? {
+            return self.attend_halves((s, halves), q, [&keys, &values], spans, out);
+        }
         if self.attend_tiles((kv, s), q, [&keys, &values], spans, out)?
             || kv == KvFormat::F32 && self.attend_wide(s, q, [&keys, &values], spans, out)?
         {
@@ -166,7 +175,7 @@ impl Device {
         let [queries, group, head_dim, q_stride, q_offset, kv_rows] = words(kernel, sizes)?;
         let [kv_stride, kv_head_stride] = words(kernel, [s.kv_stride, s.kv_head_stride])?;
         let (causal, repeated) = (u32::from(s.causal), u32::from(s.repeated_prefix));
-        let f = self.function(Attention, kernel)?;
+        let f = self.function(family, kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&q.data).arg(&keys).arg(&values);
@@ -174,7 +183,7 @@ impl Device {
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
         args.arg(&causal).arg(&repeated);
-        // SAFETY: attention, attention_q8(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset,
+        // SAFETY: attention, attention_bf16, attention_q8(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset,
         // kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix), a block for each query row and head. `check_as`
         // proved that the last row of the last head lies inside keys and values behind their offsets; the kernel cuts
         // every span to kv_rows. Shared memory holds two heads, and in 8 bits a rounded one.

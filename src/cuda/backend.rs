@@ -223,6 +223,28 @@ impl Backend for Device {
         self.run(|| self.attend((KvFormat::F32, s), q, [keys, values], spans, out))
     }
 
+    fn append_bf16(
+        &self,
+        s: AppendShape,
+        x: &Buffer<f32>,
+        places: &Buffer<u32>,
+        cache: &mut Buffer<u32>,
+    ) -> Result<()> {
+        self.run(|| self.append_rows(KvFormat::Bf16, s, x, places, cache))
+    }
+
+    fn attention_bf16(
+        &self,
+        s: AttentionShape,
+        q: &Buffer<f32>,
+        keys: &Buffer<u32>,
+        values: &Buffer<u32>,
+        spans: &Buffer<u32>,
+        out: &mut Buffer<f32>,
+    ) -> Result<()> {
+        self.run(|| self.attend((KvFormat::Bf16, s), q, [keys, values], spans, out))
+    }
+
     fn append_q8(
         &self,
         s: AppendShape,

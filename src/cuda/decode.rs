@@ -48,6 +48,8 @@ fn whole(kv: KvFormat, s: &AttentionShape) -> Option<u32> {
         KvFormat::Q8 if all(4) => Some(4),
         KvFormat::Q8 if all(2) => Some(2),
         KvFormat::Q8 => Some(1),
+        // Tensor cores have a way of their own.
+        KvFormat::Bf16 => None,
     }
 }
 
@@ -80,6 +82,8 @@ impl Split {
         let stage = match kv {
             KvFormat::F32 => PITCH[0],
             KvFormat::Q8 => PITCH[1],
+            // Tensor cores have a way of their own.
+            KvFormat::Bf16 => return Ok(None),
         };
         let query = row.next_multiple_of(4);
         let shared = product(OP, &[KEYS, pitch(row)])?.saturating_add(query);
@@ -126,8 +130,8 @@ impl Device {
     ) -> Result<()> {
         const OP: &str = "attention";
         let [first, second] = match kv {
-            KvFormat::F32 => ["attention_scores", "attention_values"],
             KvFormat::Q8 => ["attention_scores_q8", "attention_values_q8"],
+            _ => ["attention_scores", "attention_values"],
         };
         let group = s.n_heads / s.n_kv_heads;
         let sizes = [s.queries, group, s.head_dim, s.kv_rows];
@@ -186,8 +190,8 @@ impl Device {
         let kernel = match (kv, s.head_dim) {
             (KvFormat::F32, ..=64) => "attention_row_64",
             (KvFormat::F32, _) => "attention_row_128",
-            (KvFormat::Q8, ..=64) => "attention_row_q8_64",
-            (KvFormat::Q8, _) => "attention_row_q8_128",
+            (_, ..=64) => "attention_row_q8_64",
+            (_, _) => "attention_row_q8_128",
         };
         let rows = product(OP, &[s.sequences, s.queries])?;
         let seen = product(OP, &[2, s.kv_rows])?;

@@ -13,6 +13,7 @@ mod conv;
 mod decode;
 mod driver;
 mod faults;
+mod flash;
 mod gauge;
 mod gemm;
 mod gemv;

@@ -25,6 +25,7 @@ pub(super) enum Family {
     Conv,
     Decode,
     Filter,
+    Flash,
     Gemm,
     Gemv,
     GroupNorm,
@@ -58,6 +59,7 @@ impl Family {
             Self::Conv => source!("conv"),
             Self::Decode => source!("decode"),
             Self::Filter => source!("filter"),
+            Self::Flash => source!("flash"),
             Self::Gemm => source!("gemm"),
             Self::Gemv => source!("gemv"),
             Self::GroupNorm => source!("group_norm"),
@@ -129,7 +131,7 @@ impl Modules {
             .map_err(|e| failed(kernel, e))?;
         let shared = match family {
             "filter" => FILTER_BYTES,
-            "decode" | "gemm" | "heads" | "tiles" | "wide" => SHARED_BYTES,
+            "decode" | "flash" | "gemm" | "heads" | "tiles" | "wide" => SHARED_BYTES,
             "sample" => SAMPLE_BYTES,
             _ => 0,
         };

@@ -41,8 +41,8 @@ impl Instance {
         // Queries, two tiles of rows, weights; a tile of values as floats.
         let pitch = (kv.words(head_dim).div_ceil(4) | 1) * 4;
         let floats = match kv {
-            KvFormat::F32 => 0,
             KvFormat::Q8 => keys * head_dim,
+            _ => 0,
         };
         let all = (ROWS + 2 * keys) * pitch + ROWS * keys + floats;
         Some(Self {

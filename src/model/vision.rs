@@ -11,7 +11,7 @@ use crate::model::transformer::{
 };
 use crate::model::weights::Loader;
 use crate::ops::Backend;
-use crate::ops::attention::SPAN_WORDS;
+use crate::ops::attention::{KvFormat, SPAN_WORDS};
 use crate::ops::conv::PatchShape;
 use crate::ops::norm::{Activation, NormShape};
 
@@ -240,11 +240,19 @@ impl<B: Backend> Vision<B> {
         &self.config
     }
 
-    /// Reserves memory for `views` views at a time.
+    /// Reserves memory for `views` views at a time, with keys and values in floats.
     ///
     /// # Errors
     /// No memory.
     pub fn scratch(&self, backend: &B, views: usize) -> Result<VisionScratch<B>> {
+        self.scratch_as(backend, views, KvFormat::F32)
+    }
+
+    /// As [`scratch`](Self::scratch), with keys and values in a format.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn scratch_as(&self, backend: &B, views: usize, kv: KvFormat) -> Result<VisionScratch<B>> {
         let c = &self.config;
         let patches = c.patches();
         let rows = product("judge", &[views, patches])?;
@@ -269,7 +277,7 @@ impl<B: Backend> Vision<B> {
             pixels: backend.zeros(product("judge", &[views, c.image_size, c.image_size, 3])?)?,
             patches: backend.zeros(product("judge", &[rows, c.patch_values()])?)?,
             x: backend.zeros(product("judge", &[rows, c.width])?)?,
-            cache: self.stack.passing_cache(backend, rows)?,
+            cache: self.stack.passing_cache(backend, rows, kv)?,
             scratch: self.stack.scratch(backend, rows)?,
             normed: self
                 .norm

@@ -15,11 +15,17 @@
 //! # Ok::<(), maquette::Error>(())
 //! ```
 
+mod bf16;
+mod format;
 mod moved;
 mod q8;
 
+pub use bf16::{append_bf16, attention_bf16};
+#[cfg(feature = "alloc")]
+pub(crate) use bf16::{pair, rounded};
+pub use format::KvFormat;
 pub use moved::{MoveShape, move_rows};
-pub use q8::{KvFormat, append_q8, attention_q8};
+pub use q8::{append_q8, attention_q8};
 #[cfg(feature = "alloc")]
 pub(crate) use q8::{round_block, round_row};
 

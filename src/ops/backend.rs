@@ -185,6 +185,26 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     ) -> Result<()>;
     /// Copies rows of every head to another place of a cache; see [`move_rows`](super::attention::move_rows).
     fn move_rows<T: Element>(&self, s: MoveShape, cache: &mut Self::Buffer<T>) -> Result<()>;
+    /// Rounds rows to halves of floats, to the places a buffer names; see
+    /// [`append_bf16`](super::attention::append_bf16).
+    fn append_bf16(
+        &self,
+        s: AppendShape,
+        x: &Self::Buffer<f32>,
+        places: &Self::Buffer<u32>,
+        cache: &mut Self::Buffer<u32>,
+    ) -> Result<()>;
+    /// Attention over keys and values in halves of floats; see [`attention_bf16`](super::attention::attention_bf16),
+    /// which says how far a device may be from it.
+    fn attention_bf16(
+        &self,
+        s: AttentionShape,
+        q: &Self::Buffer<f32>,
+        keys: &Self::Buffer<u32>,
+        values: &Self::Buffer<u32>,
+        spans: &Self::Buffer<u32>,
+        out: &mut Self::Buffer<f32>,
+    ) -> Result<()>;
     /// Rounds rows to 8 bits, to the places a buffer names; see [`append_q8`](super::attention::append_q8).
     fn append_q8(
         &self,

@@ -296,6 +296,30 @@ impl Backend for Reference {
         attention::move_rows(s, &mut cache.0)
     }
 
+    fn append_bf16(
+        &self,
+        s: AppendShape,
+        x: &HostBuffer<f32>,
+        places: &HostBuffer<u32>,
+        cache: &mut HostBuffer<u32>,
+    ) -> Result<()> {
+        attention::append_bf16(s, &x.0, &places.0, &mut cache.0)
+    }
+
+    fn attention_bf16(
+        &self,
+        s: AttentionShape,
+        q: &HostBuffer<f32>,
+        keys: &HostBuffer<u32>,
+        values: &HostBuffer<u32>,
+        spans: &HostBuffer<u32>,
+        out: &mut HostBuffer<f32>,
+    ) -> Result<()> {
+        attention::attention_bf16(s, &q.0, &keys.0, &values.0, &spans.0, &mut out.0)?;
+        tally::add(s.multiply_adds(&spans.0));
+        Ok(())
+    }
+
     fn append_q8(
         &self,
         s: AppendShape,

@@ -21,7 +21,7 @@ fn every_row_runs_without_a_gpu() {
     for (op, shape, rows) in [
         ("gemm", "2,33,256", 10),
         ("conv2d", "4,32,32", 3),
-        ("attention", "2,1,3,2,8", 2),
+        ("attention", "2,1,3,2,8", 3),
         ("rms_norm", "3,40", 1),
         ("layer_norm", "3,40", 1),
         ("gate", "3,40", 1),

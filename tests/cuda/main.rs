@@ -8,6 +8,7 @@ mod bundled {
     pub mod drawing;
     pub mod files;
     pub mod janus;
+    pub mod judging;
 }
 #[cfg(feature = "align")]
 mod backward;

@@ -2,15 +2,17 @@
 
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Views};
+use maquette::model::llava::JudgeOptions;
 use maquette::model::show_o::ShowOOptions;
 use maquette::model::weights::Precision;
 use maquette::ops::Backend;
 use maquette::ops::attention::KvFormat;
 use maquette::ops::gemm::Activations;
 use maquette::quant::Format;
-use maquette::{CandidateId, Code, Generator, Prompt};
+use maquette::reward::{Ask, Judgement, RewardModel, Verdict, ViewKey};
+use maquette::{CandidateId, Code, Generator, ImageBatch, ImageSize, Prompt};
 
-use super::bundled::{self, drawing::Drawing};
+use super::bundled::{self, drawing::Drawing, judging::Judging};
 use super::{gpu, tiny_janus};
 
 /// Codes of some candidates.
@@ -21,10 +23,10 @@ fn codes_of(session: &mut dyn Generator, ids: &[CandidateId]) -> Vec<Code> {
     codes
 }
 
-fn drawn<B: Backend>(backend: B, format: Format, seeds: &[u64]) -> Vec<Code> {
+fn drawn<B: Backend>(backend: B, format: Format, kv: KvFormat, seeds: &[u64]) -> Vec<Code> {
     let drawing = Drawing::load(backend, format);
     let mut options = ShowOOptions::default();
-    options.steps = 2;
+    (options.steps, options.kv) = (2, kv);
     (options.candidates, options.batch) = (seeds.len(), seeds.len());
     let mut session = drawing.session(options);
     let mut ids = vec![CandidateId::default(); seeds.len()];
@@ -38,9 +40,44 @@ fn drawn<B: Backend>(backend: B, format: Format, seeds: &[u64]) -> Vec<Code> {
 #[test]
 fn a_picture_has_the_codes_of_the_cpu() {
     for (format, seeds) in [(Format::F32, &[3, 4][..]), (Format::Q8_0, &[3])] {
-        let want = drawn(Cpu::new(), format, seeds);
-        assert_eq!(drawn(gpu::device(), format, seeds), want, "{format:?}");
+        let kv = KvFormat::F32;
+        let want = drawn(Cpu::new(), format, kv, seeds);
+        assert_eq!(drawn(gpu::device(), format, kv, seeds), want, "{format:?}");
     }
+}
+
+/// What the judge makes of a slanted picture: P(yes).
+fn judged<B: Backend>(backend: B, kv: KvFormat) -> f32 {
+    let options = JudgeOptions::default().with_views(1).with_tokens(32);
+    let mut judge = Judging::load(backend, Format::F32).session(options.with_kv(kv));
+    let pixels: Vec<u8> = (0..64 * 64_u32)
+        .flat_map(|i| (i % 64 * 3 << 16 | i / 64 * 2 << 8 | 90).to_le_bytes()[..3].to_vec())
+        .collect();
+    let keys = [ViewKey {
+        candidate: CandidateId(1),
+        step: 1,
+    }];
+    let size = ImageSize::new(64, 64);
+    let (prompt, mut out) = (Prompt::new("a photo of a red car"), [Verdict::malformed()]);
+    let ask = Ask::new(Judgement::Outcome, &prompt, &keys)
+        .with_pixels(ImageBatch::new(1, size, &pixels).unwrap());
+    judge.judge(&ask, &mut out).unwrap();
+    out[0].p_yes
+}
+
+#[test]
+fn keys_and_values_in_halves_move_little() {
+    let [floats, halves] = [KvFormat::F32, KvFormat::Bf16].map(|kv| judged(Cpu::new(), kv));
+    let on_gpu = judged(gpu::device(), KvFormat::Bf16);
+    // Rounding moves a weight by 1/256 at most: logits by some hundredths, a probability by a quarter of that.
+    for (a, b) in [(floats, halves), (halves, on_gpu)] {
+        assert!((a - b).abs() < 0.01, "{floats} {halves} {on_gpu}");
+    }
+    // A draw between two codes that are about as likely may turn.
+    let want = drawn(Cpu::new(), Format::F32, KvFormat::Bf16, &[3]);
+    let got = drawn(gpu::device(), Format::F32, KvFormat::Bf16, &[3]);
+    let other = want.iter().zip(&got).filter(|(a, b)| a != b).count();
+    assert!(8 * other <= want.len(), "{other} of {} codes", want.len());
 }
 
 /// What some of the tiny Janus' candidates draw, who start beside others that leave after the first step.
@@ -131,7 +168,7 @@ fn passes_are_recorded_once_and_repeated() {
 
 #[test]
 fn a_fork_with_the_parents_seed_has_its_future() {
-    for kv in [KvFormat::F32, KvFormat::Q8] {
+    for kv in [KvFormat::F32, KvFormat::Bf16, KvFormat::Q8] {
         let model = tiny_janus::load(gpu::device(), tiny_janus::config());
         let mut options = model.config().options();
         (options.candidates, options.batch, options.kv) = (3, 3, kv);

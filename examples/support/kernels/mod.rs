@@ -255,7 +255,7 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
     let places: Vec<u32> = (0..rows as u32).collect();
     let fresh = numbers(rows * d);
     let mut cases: Vec<Case<'a>> = Vec::new();
-    for format in [KvFormat::F32, KvFormat::Q8] {
+    for format in [KvFormat::F32, KvFormat::Bf16, KvFormat::Q8] {
         let words = format.words(d);
         let s = AttentionShape {
             sequences,
@@ -299,10 +299,13 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             offset: 0,
             cache_rows: rows,
         };
-        let call: Box<dyn FnMut(usize) -> Result<()> + 'a> = if format == KvFormat::Q8 {
+        let call: Box<dyn FnMut(usize) -> Result<()> + 'a> = if format != KvFormat::F32 {
             let mut head = device.zeros(rows * words)?;
-            let places = buffer(device, &places)?;
-            device.append_q8(append, &buffer(device, &fresh)?, &places, &mut head)?;
+            let (fresh, places) = (buffer(device, &fresh)?, buffer(device, &places)?);
+            match format {
+                KvFormat::Bf16 => device.append_bf16(append, &fresh, &places, &mut head)?,
+                _ => device.append_q8(append, &fresh, &places, &mut head)?,
+            }
             let (mut k, mut v) = (
                 device.zeros(rows * kv_heads * words)?,
                 device.zeros(rows * kv_heads * words)?,
@@ -311,7 +314,10 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
                 device.copy(&head, 0, &mut k, h * rows * words, rows * words)?;
                 device.copy(&head, 0, &mut v, h * rows * words, rows * words)?;
             }
-            Box::new(move |_| device.attention_q8(s, &q, &k, &v, &spans, &mut out))
+            Box::new(move |_| match format {
+                KvFormat::Bf16 => device.attention_bf16(s, &q, &k, &v, &spans, &mut out),
+                _ => device.attention_q8(s, &q, &k, &v, &spans, &mut out),
+            })
         } else {
             let (k, v) = (
                 buffer(device, &numbers(rows * kv_heads * d))?,

@@ -115,7 +115,7 @@ pub struct Drawing {
     pub batch: usize,
     /// Guidance scale, if not the model's own.
     pub guidance: Option<f32>,
-    /// How a raster model keeps keys and values.
+    /// How it keeps keys and values.
     pub kv: KvFormat,
     /// Rows of random features that stand for a prompt.
     pub features: usize,
@@ -136,10 +136,15 @@ impl Model {
     }
 
     /// The model as a judge that takes `views` at a time and remembers `remembered`.
-    pub fn judge(&self, views: usize, remembered: usize) -> Res<Option<Box<dyn RewardModel>>> {
+    pub fn judge(
+        &self,
+        views: usize,
+        remembered: usize,
+        kv: KvFormat,
+    ) -> Res<Option<Box<dyn RewardModel>>> {
         match &self.0 {
-            Place::Cpu(model) => judge(model, views, remembered),
-            Place::Cuda(model) => judge(model, views, remembered),
+            Place::Cpu(model) => judge(model, [views, remembered], kv),
+            Place::Cuda(model) => judge(model, [views, remembered], kv),
         }
     }
 
@@ -197,6 +202,7 @@ fn generator<B: Backend + 'static>(
             o.candidates = d.candidates;
             o.batch = d.batch.min(d.candidates);
             o.prompts = 1;
+            o.kv = d.kv;
             let words = AnyWords::new(model.config().llm_vocab_size)?;
             Box::new(ShowOSession::new(Arc::clone(model), pixels, words, o)?)
         }
@@ -239,10 +245,10 @@ fn generator<B: Backend + 'static>(
 /// The model as a judge that takes `views` at a time and remembers `remembered`.
 fn judge<B: Backend + 'static>(
     model: &On<B>,
-    views: usize,
-    remembered: usize,
+    [views, remembered]: [usize; 2],
+    kv: KvFormat,
 ) -> Res<Option<Box<dyn RewardModel>>> {
-    let mut o = JudgeOptions::default().with_views(views);
+    let mut o = JudgeOptions::default().with_views(views).with_kv(kv);
     o.remembered = remembered.max(views);
     Ok(Some(match model {
         On::Llava(model) => {

@@ -56,7 +56,7 @@ pub struct Options {
     /// What is seen where no code is drawn yet; not for Show-o. [default: repeat-row]
     #[arg(long, value_enum)]
     preview: Option<Unseen>,
-    /// How keys and values are kept; not for Show-o, which computes all of them anew in every step. [default: f32]
+    /// How keys and values are kept. [default: f32]
     #[arg(long, value_enum)]
     kv: Option<Kv>,
     /// Which candidates choose their masks with noise; for Show-o alone. [default: reset]
@@ -93,13 +93,13 @@ impl Options {
             ("top-k", self.top_k.is_some()),
             ("top-p", self.top_p.is_some()),
             ("preview", self.preview.is_some()),
-            ("kv", self.kv.is_some()),
         ];
         lacks("a Show-o", &others)?;
         let mut o = ShowOOptions::default();
         o.steps = self.steps.unwrap_or(o.steps);
         o.guidance_scale = self.guidance.unwrap_or(o.guidance_scale);
         o.temperature = self.temperature.unwrap_or(o.temperature);
+        o.kv = self.kv.map_or(o.kv, Kv::format);
         o.temperature_policy = match self.temperature_policy {
             None | Some(Policy::Reset) => TemperaturePolicy::Reset,
             Some(Policy::Upstream) => TemperaturePolicy::Upstream,
@@ -143,7 +143,7 @@ impl Options {
 pub fn describe_show_o(o: &ShowOOptions) -> Value {
     json!({
         "steps": o.steps, "guidance_scale": o.guidance_scale, "temperature": o.temperature,
-        "temperature_policy": format!("{:?}", o.temperature_policy).to_lowercase(),
+        "temperature_policy": format!("{:?}", o.temperature_policy).to_lowercase(), "kv": o.kv.name(),
     })
 }
 

@@ -23,6 +23,8 @@ pub(super) trait Cached<V: Lanes>: Copy {
     fn turn(self, s: &AttentionShape, rows: Range<usize>, head: usize, out: &mut [f32]);
     /// The scaled products of a query with [`KEYS`] turned keys; behind the last key they mean nothing.
     fn score(self, q: &[f32], turned: &[f32], scale: f32, out: &mut [f32]);
+    /// What weights become before values are multiplied with them.
+    fn weights(self, p: &mut [f32]);
     /// Adds rows times their weights.
     fn weigh(self, s: &AttentionShape, p: &[f32], rows: Range<usize>, head: usize, out: &mut [f32]);
 }
@@ -245,6 +247,7 @@ impl<K> Few<'_, K> {
                 let whole = n.next_multiple_of(16);
                 scores[n..whole].fill(f32::NEG_INFINITY);
                 let total = exponentials(&mut scores[..whole], weight);
+                k.weights(&mut scores[..whole]);
                 scores[words - 1] = if total > 0.0 { 1.0 / total } else { 1.0 };
             }
             self.tile.at(r)[column..][..group * d].fill(0.0);

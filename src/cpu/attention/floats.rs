@@ -52,6 +52,9 @@ impl<V: Lanes> Cached<V> for Floats<'_> {
     }
 
     #[inline(always)]
+    fn weights(self, _: &mut [f32]) {}
+
+    #[inline(always)]
     fn weigh(
         self,
         s: &AttentionShape,
@@ -99,7 +102,12 @@ impl Job for Few<'_, Floats<'_>> {
 
 /// The scaled products of a query with turned keys, C vectors of them.
 #[inline(always)]
-fn score<V: Lanes, const C: usize>(q: &[f32], turned: &[f32], scale: f32, out: &mut [f32]) {
+pub(super) fn score<V: Lanes, const C: usize>(
+    q: &[f32],
+    turned: &[f32],
+    scale: f32,
+    out: &mut [f32],
+) {
     let mut sums = [V::splat(0.0); C];
     for (q, keys) in q.iter().zip(turned.chunks_exact(KEYS)) {
         let q = V::splat(*q);

@@ -119,6 +119,9 @@ impl<D: Dots> Cached<D::Floats> for Q8<'_, D> {
     }
 
     #[inline(always)]
+    fn weights(self, _: &mut [f32]) {}
+
+    #[inline(always)]
     fn weigh(
         self,
         s: &AttentionShape,

@@ -1,5 +1,7 @@
 //! What a session of the judge may be told.
 
+use crate::ops::attention::KvFormat;
+
 /// How an answer is read from the logits of the first answer token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -33,6 +35,9 @@ pub struct JudgeOptions {
     pub image_rows: usize,
     /// How an answer is read.
     pub reader: Reader,
+    /// How keys and values are kept, those of the image tower included. In halves of floats they take half the room, and a
+    /// GPU attends to them on tensor cores; probabilities move a little.
+    pub kv: KvFormat,
 }
 
 impl Default for JudgeOptions {
@@ -43,6 +48,7 @@ impl Default for JudgeOptions {
             max_tokens: 256,
             image_rows: 0,
             reader: Reader::Exact,
+            kv: KvFormat::F32,
         }
     }
 }
@@ -52,6 +58,13 @@ impl JudgeOptions {
     #[must_use]
     pub fn with_reader(mut self, reader: Reader) -> Self {
         self.reader = reader;
+        self
+    }
+
+    /// The same with keys and values kept in another way.
+    #[must_use]
+    pub fn with_kv(mut self, kv: KvFormat) -> Self {
+        self.kv = kv;
         self
     }
 

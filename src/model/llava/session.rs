@@ -181,7 +181,7 @@ impl<B: Backend> LlavaSession<B> {
             ],
             resizer: Resizer::new(),
             canvas: zeroed(product("judge", &[vision_views.max(tiles), side, side, 3])?)?,
-            vision: model.vision.scratch(backend, vision_views)?,
+            vision: model.vision.scratch_as(backend, vision_views, o.kv)?,
             features: if tiles > 1 {
                 zeroed(product("judge", &[tiles, patches, d])?)?
             } else {
@@ -197,7 +197,7 @@ impl<B: Backend> LlavaSession<B> {
                 reserved(rows)?,
                 reserved(product("judge", &[o.max_views, SPAN_WORDS])?)?,
             ],
-            cache: model.stack.cache(backend, cache_rows)?,
+            cache: model.stack.cache_as(backend, cache_rows, o.kv)?,
             scratch: model.stack.scratch(backend, rows)?,
             x: backend.zeros(product("judge", &[rows, d])?)?,
             text: backend.zeros(product("judge", &[o.max_tokens, d])?)?,

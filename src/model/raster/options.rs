@@ -49,8 +49,8 @@ pub struct RasterOptions {
     pub rounding: Rounding,
     /// Whether hidden rows are kept for judges that look at them.
     pub hidden: bool,
-    /// How keys and values are kept. In 8 bits they take 0.28 of the room (heads of 64), and a step reads less; logits
-    /// move a little.
+    /// How keys and values are kept. In 8 bits they take 0.28 of the room (heads of 64), in halves of floats half of it,
+    /// and a step reads less; logits move a little.
     pub kv: KvFormat,
     /// Candidates that can be alive at once. Each has keys and values for the whole grid, twice with guidance.
     pub candidates: usize,

@@ -1,5 +1,6 @@
 //! Settings of a Show-o session.
 
+use crate::ops::attention::KvFormat;
 use crate::ops::sample::Schedule;
 
 /// Which candidates choose their masks with noise, and how it fades.
@@ -43,6 +44,9 @@ pub struct ShowOOptions {
     pub schedule: Schedule,
     /// What happens to long prompts.
     pub long_prompts: LongPrompt,
+    /// How keys and values are kept. In halves of floats they take half the room, and a GPU attends to them on tensor
+    /// cores; logits move a little.
+    pub kv: KvFormat,
     /// Candidates that can be alive at once.
     pub candidates: usize,
     /// Candidates that go through the model in one batch; more are taken in turns with the same result.
@@ -63,6 +67,7 @@ impl Default for ShowOOptions {
             temperature_policy: TemperaturePolicy::Reset,
             schedule: Schedule::Cosine,
             long_prompts: LongPrompt::Reject,
+            kv: KvFormat::F32,
             candidates: 32,
             batch: 8,
             prompts: 4,

@@ -225,7 +225,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         let b = &*model.backend;
         let drawn = halves * o.batch * n;
         let memory = Memory {
-            cache: model.stack.cache(b, text + sequences * image)?,
+            cache: model.stack.cache_as(b, text + sequences * image, o.kv)?,
             scratch: model.stack.scratch(b, rows)?,
             passes: B::Records::default(),
             x: b.zeros(product("session", &[rows, width])?)?,

@@ -19,6 +19,7 @@ pub struct Cache<B: Backend> {
 #[derive(Debug)]
 enum Kept<B: Backend> {
     F32(Layers<B, f32>),
+    Bf16(Layers<B, u32>),
     Q8(Layers<B, u32>),
 }
 
@@ -64,6 +65,7 @@ impl<B: Backend> Cache<B> {
     pub const fn format(&self) -> KvFormat {
         match self.kept {
             Kept::F32(_) => KvFormat::F32,
+            Kept::Bf16(_) => KvFormat::Bf16,
             Kept::Q8(_) => KvFormat::Q8,
         }
     }
@@ -90,8 +92,8 @@ impl<B: Backend> Stack<B> {
     ///
     /// # Errors
     /// No memory.
-    pub fn passing_cache(&self, backend: &B, rows: usize) -> Result<Cache<B>> {
-        self.cache_of(backend, rows, 1, KvFormat::F32)
+    pub fn passing_cache(&self, backend: &B, rows: usize, format: KvFormat) -> Result<Cache<B>> {
+        self.cache_of(backend, rows, 1, format)
     }
 
     fn cache_of(
@@ -106,6 +108,7 @@ impl<B: Backend> Stack<B> {
         let sizes = [c.n_kv_heads, head];
         let kept = match format {
             KvFormat::F32 => Kept::F32(Layers::new(backend, layers, sizes)?),
+            KvFormat::Bf16 => Kept::Bf16(Layers::new(backend, layers, sizes)?),
             KvFormat::Q8 => Kept::Q8(Layers::new(backend, layers, sizes)?),
         };
         Ok(Cache { kept, rows })
@@ -177,6 +180,13 @@ impl<B: Backend> Stack<B> {
                 }
                 backend.attention(s, qkv, &kv[0], &kv[1], pass.spans, out)
             }
+            Kept::Bf16(layers) => {
+                let kv = layers.of(layer)?;
+                for (s, cache) in parts.into_iter().zip(&mut *kv) {
+                    backend.append_bf16(s, qkv, pass.places, cache)?;
+                }
+                backend.attention_bf16(s, qkv, &kv[0], &kv[1], pass.spans, out)
+            }
             Kept::Q8(layers) => {
                 let kv = layers.of(layer)?;
                 for (s, cache) in parts.into_iter().zip(&mut *kv) {
@@ -219,6 +229,13 @@ impl<B: Backend> Stack<B> {
                     backend.append(append, &query, &place, keys)?;
                 }
             }
+            Kept::Bf16(layers) => {
+                for [keys, values] in &mut layers.kv {
+                    backend.attention_bf16(s, &query, keys, values, &spans, &mut mean)?;
+                    backend.append_bf16(append, &mean, &place, values)?;
+                    backend.append_bf16(append, &query, &place, keys)?;
+                }
+            }
             Kept::Q8(layers) => {
                 for [keys, values] in &mut layers.kv {
                     backend.attention_q8(s, &query, keys, values, &spans, &mut mean)?;
@@ -252,7 +269,7 @@ impl<B: Backend> Stack<B> {
         };
         match &mut cache.kept {
             Kept::F32(layers) => layers.copy(backend, s),
-            Kept::Q8(layers) => layers.copy(backend, s),
+            Kept::Bf16(layers) | Kept::Q8(layers) => layers.copy(backend, s),
         }
     }
 }

@@ -1,42 +1,9 @@
 //! Keys and values in blocks of 8 bits.
 
-use super::{AppendShape, AttentionShape, SPAN_WORDS};
+use super::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS};
 use crate::error::Result;
 use crate::math;
 use crate::quant::{A8_BLOCK, quantise_a8};
-
-/// How a cache keeps keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum KvFormat {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// Blocks of 32 along a head: 32 signed bytes and a scale, as [`quantise_a8`] makes them. The last block of a head that
-    /// is no multiple of 32 is filled up with zeros. A row is the levels of its blocks, four a word, the first in the
-    /// lowest bits, and behind them the scales as the bits of floats.
-    Q8,
-}
-
-impl KvFormat {
-    /// Its name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::Q8 => "Q8",
-        }
-    }
-
-    /// Words of 32 bits that a row of one head takes.
-    #[must_use]
-    pub const fn words(self, head_dim: usize) -> usize {
-        match self {
-            Self::F32 => head_dim,
-            Self::Q8 => head_dim.div_ceil(A8_BLOCK).saturating_mul(A8_BLOCK / 4 + 1),
-        }
-    }
-}
 
 /// One block of a head, filled up with zeros.
 #[inline(always)]

@@ -5,9 +5,10 @@ mod matrices;
 use crate::program::Space;
 use crate::{Counters, Launch, Memory, Module, Order, changed, launch, mutants};
 
-const SHIPPED: [&str; 8] = [
+const SHIPPED: [&str; 9] = [
     include_str!("../../../kernels/ptx/attention.ptx"),
     include_str!("../../../kernels/ptx/conv.ptx"),
+    include_str!("../../../kernels/ptx/flash.ptx"),
     include_str!("../../../kernels/ptx/gemm.ptx"),
     include_str!("../../../kernels/ptx/gemv.ptx"),
     include_str!("../../../kernels/ptx/norm.ptx"),
