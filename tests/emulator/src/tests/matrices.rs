@@ -448,7 +448,7 @@ fn lanes_vote_and_are_counted() {
 fn other_copies_and_products_are_refused() {
     for line in [
         "cp.async.cg.shared.global [%rd3], [%rd2], 8;",
-        "cp.async.ca.shared.global [%rd3], [%rd2], 4, %r1;",
+        "cp.async.ca.shared.global [%rd3], [%rd2], 4, %r1, %r2;",
         "cp.async.ca.shared.global.L2::128B [%rd3], [%rd2], 16;",
         "cp.async.bulk.commit_group;",
         "cp.async.wait_group;",
