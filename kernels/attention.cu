@@ -5,7 +5,7 @@
 // are made and one or more columns while values are summed, so that every sum runs in the order of ops::attention:
 // scores over the head, values over the rows from the first of the prefix to the last own one, exponentials in 16
 // lanes. Bound: keys twice and values once a query head, out of the caches where heads share them. Compute
-// capability 8.0. Few rows over long caches: see decode.cu.
+// capability 8.0. What most models ask for runs elsewhere: see tiles.cu, heads.cu and decode.cu.
 #include "attention.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) rotary(

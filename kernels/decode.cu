@@ -1,13 +1,15 @@
-// Attention of few query rows over long caches, as a step of a picture has it: two launches that together have as many
-// blocks as fill a GPU, with the bits of the kernels in attention.cu, so that it may change with the batch which of them
-// runs.
+// Attention of single query rows, as a step of a picture has it, with the bits of the kernels in attention.cu, so that it may
+// change with the batch which of them runs.
 //
-// Scores: a block of 64 threads takes 64 visible rows of one head of one query row at a time. Their keys come into shared
-// memory by asynchronous copies, all at once; then a thread owns a row. The blocks of a query row and head, `splits` of
-// them, take such tiles in turns.
-// Values: a warp takes 32 columns of one head of one query row, a lane each, and all rows in their order, through a ring
-// of 6 stages of 32 rows; no lane waits for another warp.
-// Bound: keys and values once a query head, scores written once and read once for every 32 columns. Compute capability 8.0.
+// A block a head (attention_row_*): 64 threads take one head of one query row, first its keys, a thread a row, then its
+// values, a thread one or two columns; tiles of 64 rows lie in shared memory, the next one on its way, and the scores beside
+// them.
+// Few rows over long caches (attention_scores, attention_values): two launches that together have as many blocks as fill a
+// GPU. Scores: a block of 64 threads takes 64 visible rows of one head of one query row at a time. Their keys come into
+// shared memory by asynchronous copies, all at once; then a thread owns a row. The blocks of a query row and head, `splits`
+// of them, take such tiles in turns. Values: a warp takes 32 columns of one head of one query row, a lane each, and all rows
+// in their order, through a ring of 6 stages of 32 rows; no lane waits for another warp.
+// Bound: keys and values once a query head. Compute capability 8.0.
 #include "attention.cuh"
 
 #define KEYS 64

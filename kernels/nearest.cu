@@ -1,24 +1,28 @@
 // The nearest code of latents up to 8 wide, in three launches.
 //
 // prepare: a thread an entry, or a latent. It brings latents to their length, and writes both as 8 floats, the missing
-//   ones zeros: as they are, and with 10 bits behind the point, in the order in which lanes of a matrix product take them.
-// screen: a warp takes 128 latents and 512 entries. Tensor cores make an approximation A of |e|^2 - 2 y e for each pair;
-//   what is kept is the least A of every 128 entries (those of a lane).
+//   ones zeros: as they are, and each as a sum of two with 10 bits behind the point, in the order in which lanes of a
+//   matrix product take them.
+// screen: a warp takes 128 latents and 512 entries. Tensor cores make an approximation A of |e|^2 - 2 y e for each pair,
+//   out of three products of the short floats; what is kept is the least A of every 128 entries (those of a lane). The
+//   warps of a block take the same entries.
 // finish: a warp takes a latent. Entries whose 128 may hold the nearest one are looked at again, with the floats and in
 //   the order of ops::vq: what comes out is the entry that a search through all of them finds, the first of equals.
 //
-// Which 128 those are. Let y be the latent as ops::vq scales it, D = |y - e|^2, u = 2^-24 and M the largest |e|.
-//   Numbers are rounded by at most 2^-11 of themselves, so the products' sum is off by (2^-9 + 2^-20) |y| M. The sum
-//   itself, of 9 terms in single precision, is taken to be off by no more than 2^-16 of the sum of their sizes, |e|^2
-//   included (in truth some 2^-21). So A is off from D - |y|^2 by E <= 1.02 * 2^-9 |y| M + 1.04 * 2^-16 M^2. The
-//   distance of ops::vq is off from D by at most 12 u D. If it prefers entry j to k, which has the least A, then
-//   D(j) <= D(k) (1 + 25 u), and A(j) <= A(k) + 2 E + 25 u D(k), where D(k) <= (|y| + M)^2. The kernel allows
-//   1.03 * 2^-8 |y| M + 2^-14 (|y| + M)^2, the roundings of this very sum included, and 2^-121 (1 + |y| + M) for numbers
-//   too small to be normal. Where that is no number, all entries are looked at again. An entry that is itself no number
-//   or infinite has no distance below infinity; it is as far from everything here.
+// Which 128 those are. Let y be the latent as ops::vq scales it, D = |y - e|^2, u = 2^-24, M the largest |e| and
+//   S = |y| + M. The first short float of a number leaves 2^-11 of it, the second 2^-22; the product of the two second
+//   ones, 2^-22, is left out. So the terms of 2 y e are off by 3.1 * 2^-21 |y| M <= 2^-21 S^2 together. Each of the three
+//   sums, of 9 terms in single precision, is taken to be off by no more than 2^-19 of the sum of their sizes, which is at
+//   most S^2 (cutting each term off at 2^-23 of the largest gives that), and |e|^2 by 8 u. So A is off from D - |y|^2 by
+//   E <= (2^-21 + 3 * 2^-19 + 2^-21) S^2 < 2^-17 S^2. The distance of ops::vq is off from D by at most 12 u D. If it
+//   prefers entry j to k, which has the least A, then D(j) <= D(k) (1 + 25 u), and A(j) <= A(k) + 2 E + 25 u D(k), where
+//   D(k) <= S^2: no more than A(k) + (2^-16 + 2^-19) S^2. The kernel allows 2^-15 S^2, the roundings of this very sum
+//   included, and 1e-35 (1 + S) for numbers too small to be normal. Where that is no number, all entries are looked at
+//   again. An entry that is itself no number or infinite has no distance below infinity; it is as far from everything
+//   here.
 //
-// Bound: screen by the minima, two instructions an entry and latent in 16; finish by what the caches give. Compute
-// capability 8.0.
+// Bound: screen by three products for 128 pairs of a lane's four, and two instructions for each pair's minimum; finish by
+// what the caches give. Compute capability 8.0.
 #include "common.cuh"
 
 #define WIDTH 8
@@ -27,24 +31,26 @@
 #define GROUP 512
 // Entries of a matrix product, and products whose entries are read ahead.
 #define COLUMNS 8
-#define AHEAD 4
+#define AHEAD 2
 #define WARPS 4
 
 // A number with 10 bits behind the point, the nearest one.
 DEVICE f32 shortened(f32 x) { return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u); }
 
-// 8 floats in the order in which lanes take them: lane t of four the numbers t and t + 4.
-DEVICE void put(f32* to, const f32 (&x)[WIDTH], f32 factor)
+// 8 floats as the lanes take them: lane t of four the numbers t and t + 4, then what is left of them.
+DEVICE void put(float4* to, const f32 (&x)[WIDTH], f32 factor)
 {
-    ((float4*)to)[0] =
-        make_float4(factor * shortened(x[0]), factor * shortened(x[4]), factor * shortened(x[1]), factor * shortened(x[5]));
-    ((float4*)to)[1] =
-        make_float4(factor * shortened(x[2]), factor * shortened(x[6]), factor * shortened(x[3]), factor * shortened(x[7]));
+#pragma unroll
+    for (u32 t = 0; t < 4; t++) {
+        const f32 one = shortened(x[t]), other = shortened(x[t + 4]);
+        to[t] = make_float4(factor * one, factor * other, factor * shortened(x[t] - one),
+                            factor * shortened(x[t + 4] - other));
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(256) nearest_prepare(
     f32* __restrict__ exact,         // [padded, 8]
-    f32* __restrict__ table,         // [padded, 8], short
+    float4* __restrict__ table,      // [padded, 4], short
     f32* __restrict__ side,          // [padded]: |e|^2; of latents |y|
     u32* most,                       // [1], zero at first: bits of the largest |e|^2; of latents not written
     const f32* __restrict__ source,  // [rows, width]
@@ -77,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(256) nearest_prepare(
         squares += x[d] * x[d];
     }
     if (latents) {
-        put(table + (u64)r * WIDTH, x, -2.0f);
+        put(table + r * 4, x, -2.0f);
         side[r] = root(squares);
         return;
     }
@@ -87,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(256) nearest_prepare(
         for (u32 d = 0; d < WIDTH; d++)
             x[d] = 0.0f;
     }
-    put(table + (u64)r * WIDTH, x, 1.0f);
+    put(table + r * 4, x, 1.0f);
     side[r] = near ? squares : infinity();
     u32 bits = near ? __float_as_uint(squares) : 0;
 #pragma unroll
@@ -97,38 +103,37 @@ extern "C" __global__ void __launch_bounds__(256) nearest_prepare(
         atomicMax(most, bits);
 }
 
-// a b + c of 16 x 8 and 8 x 8 short floats. Lane 4 g + t holds of a the rows g and g + 8 at t, then at t + 4; of b column
-// g at t and t + 4; of c the columns 2 t and 2 t + 1 of every row, and of the product those of its rows.
-DEVICE void multiply(f32 (&d)[4], const uint4& a, uint2 b, float2 c)
+// d = a b + d of 16 x 8 and 8 x 8 short floats. Lane 4 g + t holds of a the rows g and g + 8 at t, then at t + 4; of b
+// column g at t and t + 4; of d the columns 2 t and 2 t + 1 of its rows.
+DEVICE void multiply(f32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1)
 {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %10, %11};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "f"(c.x), "f"(c.y));
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
-    f32* __restrict__ least,            // [latents, groups, 4]
-    const uint2* __restrict__ latents,  // [latents, 4] pairs of short floats, times -2
-    const uint2* __restrict__ entries,  // [groups, 512, 4] pairs of short floats
-    const float2* __restrict__ squares, // [groups, 256] pairs
-    u32 groups)
+    f32* __restrict__ least,             // [latents, groups, 4]
+    const uint4* __restrict__ latents,   // [latents, 4] short floats, times -2
+    const uint4* __restrict__ entries,   // [groups, 512, 4] short floats
+    const float2* __restrict__ squares,  // [groups, 256] pairs
+    u32 groups, u32 padded)
 {
-    const u32 lane = threadIdx.x & 31, t = lane & 3;
-    const u32 group = blockIdx.y * WARPS + threadIdx.x / 32;
-    if (group >= groups)
+    const u32 lane = threadIdx.x & 31, t = lane & 3, group = blockIdx.y;
+    const u32 first = (blockIdx.x * WARPS + threadIdx.x / 32) * LATENTS, row = first + lane / 4;
+    if (first >= padded)
         return;
-    const u64 row = (u64)blockIdx.x * LATENTS + lane / 4;
-    uint4 a[TILES];
+    uint4 upper[TILES], lower[TILES];
     f32 best[TILES][2];
 #pragma unroll
     for (u32 m = 0; m < TILES; m++) {
-        const uint2 upper = latents[(row + 16 * m) * 4 + t], lower = latents[(row + 16 * m + 8) * 4 + t];
-        a[m] = make_uint4(upper.x, lower.x, upper.y, lower.y);
+        upper[m] = latents[(row + 16 * m) * 4 + t];
+        lower[m] = latents[(row + 16 * m + 8) * 4 + t];
         best[m][0] = best[m][1] = infinity();
     }
     entries += (u64)group * GROUP * 4 + lane;
     squares += (u64)group * (GROUP / 2) + t;
-    uint2 b[AHEAD];
+    uint4 b[AHEAD];
     float2 c[AHEAD];
 #pragma unroll
     for (u32 i = 0; i < AHEAD; i++) {
@@ -138,15 +143,18 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
     for (u32 tile = 0; tile < GROUP / COLUMNS; tile += AHEAD) {
 #pragma unroll
         for (u32 i = 0; i < AHEAD; i++) {
-            const uint2 columns = b[i];
+            const uint4 columns = b[i];
             const float2 sides = c[i];
             const u32 next = min(tile + i + AHEAD, GROUP / COLUMNS - 1);
             b[i] = entries[next * 32];
             c[i] = squares[next * 4];
+            // The small terms first.
 #pragma unroll
             for (u32 m = 0; m < TILES; m++) {
-                f32 d[4];
-                multiply(d, a[m], columns, sides);
+                f32 d[4] = {sides.x, sides.y, sides.x, sides.y};
+                multiply(d, upper[m].z, lower[m].z, upper[m].w, lower[m].w, columns.x, columns.y);
+                multiply(d, upper[m].x, lower[m].x, upper[m].y, lower[m].y, columns.z, columns.w);
+                multiply(d, upper[m].x, lower[m].x, upper[m].y, lower[m].y, columns.x, columns.y);
                 best[m][0] = fminf(best[m][0], fminf(d[0], d[1]));
                 best[m][1] = fminf(best[m][1], fminf(d[2], d[3]));
             }
@@ -154,8 +162,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
     }
 #pragma unroll
     for (u32 m = 0; m < TILES; m++) {
-        least[((row + 16 * m) * groups + group) * 4 + t] = best[m][0];
-        least[((row + 16 * m + 8) * groups + group) * 4 + t] = best[m][1];
+        least[((u64)(row + 16 * m) * groups + group) * 4 + t] = best[m][0];
+        least[((u64)(row + 16 * m + 8) * groups + group) * 4 + t] = best[m][1];
     }
 }
 
@@ -182,7 +190,7 @@ extern "C" __global__ void __launch_bounds__(256) nearest_finish(
     for (u32 step = 16; step > 0; step /= 2)
         limit = fminf(limit, __shfl_xor_sync(ALL, limit, step));
     const f32 length = lengths[row], largest = root(__uint_as_float(*most)), both = length + largest;
-    limit += 0.00402344f * length * largest + 6.1035156e-5f * both * both + 4e-37f * (1.0f + both);
+    limit += 3.0517578e-5f * both * both + 1e-35f * (1.0f + both);
     const bool every = !finite(limit);
     f32 best = infinity();
     u32 at = count;

@@ -10,7 +10,7 @@
 // one thread, exponentials in 16 lanes of which a thread owns two of each of its rows. So all orders are those of
 // ops::attention. Tiles come by asynchronous copies, the next one while one is worked on.
 // Bound: the floating-point units, a product and a sum apart; keys and values once for every 64 rows of a head, out of
-// the second cache. Compute capability 8.0. Few rows: see attention.cu and decode.cu.
+// the second cache. Compute capability 8.0. Few rows: see decode.cu; other heads: see heads.cu.
 #include "tiles.cuh"
 
 struct Task {
@@ -19,26 +19,23 @@ struct Task {
     u32* next;
     const f32* q;
     const u32 *keys, *values, *spans;
-    const f32* bias;
     u32 queries, heads, group, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix;
     f32 scale;
     u32 kept, tiles;
-    // What query i of a sequence sees: of a biased task all rows.
-    template <bool BIASED> DEVICE Visible sees(u32 sequence, u32 i) const
+    // What query i of a sequence sees.
+    DEVICE Visible sees(u32 sequence, u32 i) const
     {
-        const u32 all[4] = {0, 0, 0, kv_rows};
-        return BIASED ? Visible(all, i, queries, kv_rows, 0, 0)
-                      : Visible(spans + (u64)sequence * 4, i, queries, kv_rows, causal, repeated_prefix);
+        return Visible(spans + (u64)sequence * 4, i, queries, kv_rows, causal, repeated_prefix);
     }
-    template <bool BIASED> DEVICE u32 count(u32 sequence, u32 i) const
+    DEVICE u32 count(u32 sequence, u32 i) const
     {
-        const Visible v = sees<BIASED>(sequence, i);
+        const Visible v = sees(sequence, i);
         return v.prefix + v.rest;
     }
 };
 
 // Tile `tile` of the query rows: its rows are those of one head of one sequence.
-template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tile(const Task& task, u32 tile)
+template <u32 D, u32 KEYS, bool LEVELS> DEVICE void attend_tile(const Task& task, u32 tile)
 {
     using P = Plan<D, KEYS, LEVELS>;
     extern __shared__ uint4 shared[];
@@ -59,15 +56,15 @@ template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tile(con
     const u32* values = task.values + (u64)(h / task.group) * task.kv_head_stride;
 
     // How many rows are seen: by any of the block, by the first and the last of the warp's, by each of the lane's.
-    const Visible sees = task.sees<BIASED>(sequence, last);
+    const Visible sees = task.sees(sequence, last);
     const u32 count = sees.prefix + sees.rest;
     const bool active = warp * 16 < rows;
-    const u32 least = task.count<BIASED>(sequence, min(first + warp * 16, last));
-    const u32 most = active ? task.count<BIASED>(sequence, min(first + warp * 16 + 15, last)) : 0;
+    const u32 least = task.count(sequence, min(first + warp * 16, last));
+    const u32 most = active ? task.count(sequence, min(first + warp * 16 + 15, last)) : 0;
     u32 limits[4];
 #pragma unroll
     for (u32 i = 0; i < 4; i++)
-        limits[i] = task.count<BIASED>(sequence, min(first + warp * 16 + line + 4 * i, last));
+        limits[i] = task.count(sequence, min(first + warp * 16 + line + 4 * i, last));
 
     if constexpr (LEVELS) {
         // Four blocks of the warp's rows at a time.
@@ -158,11 +155,6 @@ template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tile(con
 #pragma unroll
                     for (u32 i = 0; i < 4; i++) {
                         s[i][j] *= task.scale;
-                        if constexpr (BIASED) {
-                            const u32 own = min(first + warp * 16 + line + 4 * i, last);
-                            const f32* bias = task.bias + (u64)h * (2 * (u64)task.queries - 1) + (task.queries - 1 - own);
-                            s[i][j] += n < count ? bias[n] : 0.0f;
-                        }
                         largest[i] = n < limits[i] && s[i][j] > largest[i] ? s[i][j] : largest[i];
                     }
                     if (step < kept || step >= tiles)
@@ -223,12 +215,27 @@ template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tile(con
         // Weights are written anew behind the next barrier.
     }
 
+    // The sums of a row's 16 lanes meet where its weights lay, and one of the warp's lanes adds them up: row r has the sum of
+    // lane l at l ^ r, another bank for each row.
+    __syncwarp();
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
-        f32 total = __shfl_sync(ALL, lanes[i][0], lane & 17);
-#pragma unroll
+        weights[4 * i * KEYS + (column ^ line + 4 * i)] = lanes[i][0];
+        weights[4 * i * KEYS + (column + 8 ^ line + 4 * i)] = lanes[i][1];
+    }
+    __syncwarp();
+    if (lane < 16) {
+        f32* own = (f32*)(queries + P::WEIGHTS) + (warp * 16 + lane) * KEYS;
+        f32 total = own[lane];
+#pragma unroll 1
         for (u32 l = 1; l < 16; l++)
-            total += __shfl_sync(ALL, lanes[i][l / 8], (lane & 17) | l % 8 << 1);
+            total += own[l ^ lane];
+        own[16] = total;
+    }
+    __syncwarp();
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        const f32 total = weights[4 * i * KEYS + 16];
         const f32 inverse = 1.0f / total;
         const u32 row = first + warp * 16 + line + 4 * i;
         if (row > last)
@@ -249,12 +256,12 @@ template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tile(con
 }
 
 // A block a tile; where there are more tiles than blocks, those that are done take the next one.
-template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tiles(const Task& task)
+template <u32 D, u32 KEYS, bool LEVELS> DEVICE void attend_tiles(const Task& task)
 {
     __shared__ u32 following;
     u32 tile = blockIdx.x;
     while (tile < task.tiles) {
-        attend_tile<D, KEYS, LEVELS, BIASED>(task, tile);
+        attend_tile<D, KEYS, LEVELS>(task, tile);
         if (gridDim.x >= task.tiles)
             break;
         __syncthreads();
@@ -265,10 +272,10 @@ template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tiles(co
     }
 }
 
-#define ATTENTION(name, D, KEYS, LEVELS, BLOCKS)                                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) name(                                                      \
+#define ATTENTION(name, D, KEYS, LEVELS, BLOCKS)                                                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) name(                                                   \
         f32* __restrict__ out,            /* [sequences, queries, n_heads, D] */                                          \
-        f32* __restrict__ scores,         /* [blocks, kept + 1, ROWS, KEYS]: each thread's own */                             \
+        f32* __restrict__ scores,         /* [blocks, kept + 1, ROWS, KEYS]: each thread's own */                         \
         u32* __restrict__ next,           /* tiles that have been taken behind the first of each block */                 \
         const f32* __restrict__ q,        /* [sequences, queries, q_stride] */                                            \
         const u32* __restrict__ keys,     /* row j of head h at j * kv_stride + h * kv_head_stride */                     \
@@ -277,30 +284,13 @@ template <u32 D, u32 KEYS, bool LEVELS, bool BIASED> DEVICE void attend_tiles(co
         u32 queries, u32 n_heads, u32 group, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,  \
         u32 causal, u32 repeated_prefix, u32 kept, u32 tiles)                                                             \
     {                                                                                                                     \
-        attend_tiles<D, KEYS, LEVELS, false>(                                                                             \
-            {out, scores, next, q, keys, values, spans, nullptr, queries, n_heads, group, q_stride, q_offset, kv_rows,    \
+        attend_tiles<D, KEYS, LEVELS>(                                                                                    \
+            {out, scores, next, q, keys, values, spans, queries, n_heads, group, q_stride, q_offset, kv_rows,             \
              kv_stride, kv_head_stride, causal, repeated_prefix, 1.0f / root((f32)D), kept, tiles});                      \
     }
 
 ATTENTION(attention_tiles_64, 64, 64, false, 3)
 ATTENTION(attention_tiles_72, 72, 64, false, 3)
-ATTENTION(attention_tiles_100, 100, 32, false, 3)
 ATTENTION(attention_tiles_128, 128, 32, false, 3)
 ATTENTION(attention_tiles_q8_64, 64, 32, true, 3)
-ATTENTION(attention_tiles_q8_72, 72, 32, true, 3)
-ATTENTION(attention_tiles_q8_100, 100, 32, true, 2)
 ATTENTION(attention_tiles_q8_128, 128, 32, true, 2)
-
-extern "C" __global__ void __launch_bounds__(THREADS, 3) relative_tiles_64(
-    f32* __restrict__ out,         // [rows, n_heads, 64]
-    f32* __restrict__ scores,      // [blocks, kept + 1, ROWS, 64]: each thread's own
-    u32* __restrict__ next,        // tiles that have been taken behind the first of each block
-    const f32* __restrict__ qkv,   // [rows, 3, n_heads, 64]
-    const f32* __restrict__ bias,  // [n_heads, 2 * rows - 1]: of distance j - i + rows - 1
-    u32 rows, u32 n_heads, f32 scale, u32 kept, u32 tiles)
-{
-    const u32 width = n_heads * 64;
-    attend_tiles<64, 64, false, true>(
-        {out, scores, next, qkv, (const u32*)qkv + width, (const u32*)qkv + 2 * width, nullptr, bias, rows, n_heads, 1,
-         3 * width, 0, rows, 3 * width, 64, 0, 0, scale, kept, tiles});
-}

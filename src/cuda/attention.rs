@@ -204,9 +204,6 @@ impl Device {
         if s.rows == 0 {
             return Ok(());
         }
-        if self.attend_relative_tiles(s, qkv, bias, out)? {
-            return Ok(());
-        }
         let shape = shape(KERNEL, [s.rows, s.n_heads], s.head_dim, 0)?;
         let [rows, head_dim] = words(KERNEL, [s.rows, s.head_dim])?;
         let f = self.function(Attention, KERNEL)?;

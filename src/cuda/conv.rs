@@ -16,7 +16,7 @@ const PATCH_BYTES: usize = 32 << 20;
 /// Warps of a block that copies patches, a pixel each, and how many channels a tap has for that at least.
 const COPIERS: usize = 8;
 const COPIED: usize = 64;
-const COPIER_THREADS: u32 = 32 * COPIERS as u32;
+const COPIER_THREADS: u32 = 256;
 
 impl Device {
     pub(super) fn convolution(

@@ -9,8 +9,9 @@ use super::{Device, elements, failed, grid, words};
 use crate::error::{Result, product};
 use crate::ops::vq::NearestShape;
 
-/// Widest latent.
+/// Widest latent, and most entries: a grid has no more rows of blocks.
 pub(super) const WIDTH: usize = 8;
+pub(super) const ENTRIES: usize = GROUP * 65_535;
 /// Latents and entries of a warp, warps of a block of threads, and minima that a warp leaves of a latent.
 const LATENTS: usize = 128;
 const GROUP: usize = 512;
@@ -21,10 +22,10 @@ const PORTION: usize = 16_384;
 /// Warps of a block that finishes.
 const FINISHERS: usize = 8;
 /// Threads of both.
-const SCREEN_THREADS: u32 = 32 * WARPS as u32;
-const FINISH_THREADS: u32 = 32 * FINISHERS as u32;
+const SCREEN_THREADS: u32 = 128;
+const FINISH_THREADS: u32 = 256;
 
-/// Rows as they are and in short floats, padded, and a number of each.
+/// Rows as they are and as sums of two short floats, padded, and a number of each.
 struct Prepared {
     exact: CudaSlice<u8>,
     short: CudaSlice<u8>,
@@ -74,7 +75,7 @@ impl Device {
             |count| self.bytes(KERNEL, product(KERNEL, &[padded, count, size_of::<f32>()])?);
         let mut to = Prepared {
             exact: floats(WIDTH)?,
-            short: floats(WIDTH)?,
+            short: floats(2 * WIDTH)?,
             sides: floats(1)?,
         };
         let shape = elements(KERNEL, padded)?;
@@ -94,7 +95,7 @@ impl Device {
         args.arg(&rows).arg(&width).arg(&padded);
         args.arg(&is_latents).arg(&normalise);
         // SAFETY: nearest_prepare(exact, table, side, most, source, rows, width, padded, latents, normalise). The source
-        // holds rows · width floats, width at most 8; the others have 8, 8 and 1 for each of padded rows, and one word.
+        // holds rows · width floats, width at most 8; the others have 8, 16 and 1 for each of padded rows, and one word.
         // Entries are padded to whole blocks of threads, whose warps meet at shuffles.
         unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
         Ok(to)
@@ -109,9 +110,13 @@ impl Device {
         [padded, groups]: [usize; 2],
     ) -> Result<()> {
         const KERNEL: &str = "nearest_screen";
-        let blocks = [padded / LATENTS, groups.div_ceil(WARPS)];
-        let shape = grid(KERNEL, blocks[0], blocks[1], SCREEN_THREADS)?;
-        let [groups] = words(KERNEL, [groups])?;
+        let shape = grid(
+            KERNEL,
+            padded.div_ceil(LATENTS * WARPS),
+            groups,
+            SCREEN_THREADS,
+        )?;
+        let [groups, padded] = words(KERNEL, [groups, padded])?;
         let f = self.function(Nearest, KERNEL)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
@@ -119,9 +124,9 @@ impl Device {
             .arg(&latents.short)
             .arg(&entries.short)
             .arg(&entries.sides);
-        args.arg(&groups);
-        // SAFETY: nearest_screen(least, latents, entries, squares, groups). Latents are padded to those of whole warps,
-        // entries to whole groups; warps from `groups` on leave; least holds a number for each part of each.
+        args.arg(&groups).arg(&padded);
+        // SAFETY: nearest_screen(least, latents, entries, squares, groups, padded). Latents are padded to those of whole warps,
+        // entries to whole groups; warps behind the last latents leave; least holds a number for each part of each.
         unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::memory::Buffer;
 use super::module::Family::Tiles;
 use super::{Device, failed, grid, words};
 use crate::error::{Result, product};
-use crate::ops::attention::{AttentionShape, KvFormat, RelativeShape};
+use crate::ops::attention::{AttentionShape, KvFormat};
 
 /// As in `kernels/tiles.cu`: query rows of a tile, and threads of a block.
 const ROWS: usize = 64;
@@ -33,11 +33,8 @@ impl Instance {
         let (kernel, keys) = match (kv, head_dim) {
             (KvFormat::F32, 64) => ("attention_tiles_64", 64),
             (KvFormat::F32, 72) => ("attention_tiles_72", 64),
-            (KvFormat::F32, 100) => ("attention_tiles_100", 32),
             (KvFormat::F32, 128) => ("attention_tiles_128", 32),
             (KvFormat::Q8, 64) => ("attention_tiles_q8_64", 32),
-            (KvFormat::Q8, 72) => ("attention_tiles_q8_72", 32),
-            (KvFormat::Q8, 100) => ("attention_tiles_q8_100", 32),
             (KvFormat::Q8, 128) => ("attention_tiles_q8_128", 32),
             _ => return None,
         };
@@ -145,39 +142,6 @@ impl Device {
         // offsets; the kernel cuts every span to kv_rows. Scores have room for `kept` tiles of keys and one more a block; shared memory
         // is what the instance asks for, and offsets are whole copies.
         unsafe { args.launch(parts.launch) }.map_err(|e| failed(instance.kernel, e))?;
-        Ok(true)
-    }
-
-    /// Attention with a bias by distance whose lengths have been checked, if it is one of tiles.
-    pub(super) fn attend_relative_tiles(
-        &self,
-        s: RelativeShape,
-        qkv: &Buffer<f32>,
-        bias: &Buffer<f32>,
-        out: &mut Buffer<f32>,
-    ) -> Result<bool> {
-        const KERNEL: &str = "relative_tiles_64";
-        if s.rows < MANY || s.head_dim != 64 {
-            return Ok(false);
-        }
-        let Some(instance) = Instance::of(KvFormat::F32, s.head_dim) else {
-            return Ok(false);
-        };
-        let parts = Parts::plan(&instance, [1, s.rows, s.n_heads], s.rows)?;
-        let [mut scores, mut next] = parts.room(self)?;
-        let [rows, n_heads] = words(KERNEL, [s.rows, s.n_heads])?;
-        let [kept, tiles] = words(KERNEL, [parts.kept, parts.tiles])?;
-        words(KERNEL, [product(KERNEL, &[3, s.n_heads, s.head_dim])?])?;
-        let f = self.function(Tiles, KERNEL)?;
-        let stream = self.current();
-        let mut args = stream.launch_builder(&f);
-        args.arg(&mut out.data).arg(&mut scores).arg(&mut next);
-        args.arg(&qkv.data).arg(&bias.data).arg(&rows);
-        args.arg(&n_heads).arg(&s.scale).arg(&kept).arg(&tiles);
-        // SAFETY: relative_tiles_64(out, scores, next, qkv, bias, rows, n_heads, scale, kept, tiles), blocks that take
-        // `tiles` of 64 rows of a head. `check` proved that qkv holds rows · 3 · heads · 64 elements, out a third, bias a row
-        // of distances a head. Scores have room for `kept` tiles of keys and one more a block.
-        unsafe { args.launch(parts.launch) }.map_err(|e| failed(KERNEL, e))?;
         Ok(true)
     }
 }

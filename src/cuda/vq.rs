@@ -98,7 +98,7 @@ impl Device {
         if s.n == 0 {
             return Ok(());
         }
-        if s.width <= super::nearest::WIDTH {
+        if s.width <= super::nearest::WIDTH && s.entries <= super::nearest::ENTRIES {
             return self.nearest_narrow(s, latents, codebook, codes);
         }
         let [width, entries] = words(KERNEL, [s.width, s.entries])?;

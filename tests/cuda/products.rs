@@ -147,6 +147,105 @@ fn a_row_has_the_same_bits_at_any_number_of_rows() {
     }
 }
 
+/// A matrix of a format some of whose scales are no ordinary numbers: infinite ones, and one that is none.
+fn odd_scales(format: Format, n: usize, k: usize) -> Vec<u8> {
+    let data = numbers(n * k, 1);
+    let mut bytes = vec![0; format.bytes(n, k).unwrap()];
+    format.quantise(&data, &mut bytes);
+    let row = format.bytes(1, k).unwrap();
+    let last = row - format.bytes(1, format.block()).unwrap();
+    for (j, at, scale) in [
+        (3, 0, [0, 0x7c]),
+        (17, last, [0, 0xfc]),
+        (n - 1, 0, [0, 0x7c]),
+        (n - 2, last, [1, 0x7c]),
+    ] {
+        bytes[j * row + at..][..2].copy_from_slice(&scale);
+    }
+    // Infinite twice, with both signs.
+    bytes[17 * row..][..2].copy_from_slice(&[0, 0x7c]);
+    bytes
+}
+
+/// The bits of a product with it; those of what is no number are the same.
+fn odd_product<B: Backend>(
+    b: &B,
+    s: GemmShape,
+    format: Format,
+    bytes: &[u8],
+    rows: &[f32],
+) -> Vec<u32> {
+    let w = b
+        .pack(&QuantMatrix::from_bytes(format, s.n, s.k, bytes).unwrap())
+        .unwrap();
+    let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
+    b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
+    b.gemm(s, &x, &w, None, &mut y).unwrap();
+    let mut out = vec![0.0_f32; s.m * s.n];
+    b.read(&y, 0, &mut out).unwrap();
+    let bits = |v: f32| if v.is_nan() { u32::MAX } else { v.to_bits() };
+    out.into_iter().map(bits).collect()
+}
+
+#[test]
+fn infinite_scales_give_what_the_reference_gives() {
+    let (n, k) = (40, 512);
+    for format in [Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q4G128] {
+        let bytes = odd_scales(format, n, k);
+        let mut rows = numbers(41 * k, 2);
+        // A block of zeros, one too small for a scale, and a row without numbers.
+        rows[k..k + 32].fill(0.0);
+        rows[3 * k - 32..3 * k].fill(1e-38);
+        rows[8 * k + 5] = f32::NAN;
+        for m in [1, 2, 3, 7, 9, 41] {
+            let s = GemmShape {
+                activations: Activations::A8,
+                ..GemmShape::new(m, n, k)
+            };
+            let want = odd_product(&Reference, s, format, &bytes, &rows);
+            // Several blocks of the other formats share a scale: their infinities meet others.
+            let whole = matches!(format, Format::Q8_0 | Format::Q4_0);
+            let infinite = want.contains(&f32::INFINITY.to_bits());
+            assert!(infinite || !whole, "{format:?}");
+            gpu::in_both_orders(|device| {
+                let got = odd_product(device, s, format, &bytes, &rows);
+                assert!(got == want, "{format:?}, {m} rows");
+            });
+        }
+    }
+}
+
+#[test]
+fn large_products_have_the_bits_of_small_ones() {
+    let device = gpu::device();
+    let (n, few) = (3190, 20);
+    for (format, k) in [(Format::Q8_0, 288), (Format::Q4K, 256)] {
+        let bytes = odd_scales(format, n, k);
+        let rows = numbers(600 * k, 2);
+        let of = |m| {
+            let s = GemmShape {
+                activations: Activations::A8,
+                ..GemmShape::new(m, n, k)
+            };
+            odd_product(&device, s, format, &bytes, &rows)
+        };
+        let all = of(597);
+        // The first of them, and the last.
+        assert!(of(few) == all[..few * n], "{format:?}");
+        let last = odd_product(
+            &device,
+            GemmShape {
+                activations: Activations::A8,
+                ..GemmShape::new(few, n, k)
+            },
+            format,
+            &bytes,
+            &rows[(597 - few) * k..],
+        );
+        assert!(last == all[(597 - few) * n..], "{format:?}");
+    }
+}
+
 #[test]
 fn rows_may_be_put_in_any_order_and_portion() {
     let device = gpu::device();

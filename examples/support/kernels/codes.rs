@@ -94,8 +94,16 @@ pub(super) fn nearest<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<
         entries,
         normalise: true,
     };
-    // Entries of length 1, as codebooks of normalised latents have them.
-    let mut book = numbers(entries * width);
+    // Entries of length 1, as codebooks of normalised latents have them, all over the sphere.
+    let scattered = |from: usize, len: usize| -> Vec<f32> {
+        let number = |i: usize| {
+            let mixed = (i as u32).wrapping_mul(0x9e37_79b9);
+            let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca6b);
+            (mixed ^ mixed >> 13) as i32 as f32 / 2_147_483_648.0
+        };
+        (from..from + len).map(number).collect()
+    };
+    let mut book = scattered(0, entries * width);
     for entry in book.chunks_exact_mut(width) {
         let length = entry.iter().map(|v| v * v).sum::<f32>().sqrt();
         entry.iter_mut().for_each(|v| *v /= length);

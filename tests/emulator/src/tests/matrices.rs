@@ -376,6 +376,75 @@ fn products_of_halves_are_those_of_the_manual() {
 }
 
 #[test]
+fn products_of_short_floats_are_those_of_the_manual() {
+    let multiply = MULTIPLY
+        .replace("m16n8k32", "m16n8k8")
+        .replace("s32.s8.s8.s32", "f32.tf32.tf32.f32");
+    let mut own = String::from(LOAD);
+    for register in 7..13 {
+        own += &format!("mov.b32 %r{register}, %r2;\n");
+    }
+    let one = 1.0_f32.to_bits();
+    for register in 13..17 {
+        own += &format!("mov.b32 %r{register}, {one};\n");
+    }
+    let number = |lane: usize| (lane as f32 - 9.0) * 0.25;
+    // The lower 13 bits are not looked at.
+    for low in [0, 0x1fff] {
+        let input: Vec<u32> = (0..32).map(|lane| number(lane).to_bits() | low).collect();
+        for d in 0..4 {
+            let lines = format!("{own}{multiply}\nst.global.u32 [%rd1], %r{};", 3 + d);
+            for (lane, got) in run(&lines, &input).unwrap().into_iter().enumerate() {
+                let (row, col) = (lane / 4, lane % 4 * 2 + d % 2);
+                let dot: f32 = (0..4)
+                    .map(|t| 2.0 * number(4 * row + t) * number(4 * col + t))
+                    .sum();
+                assert_eq!(f32::from_bits(got), 1.0 + dot, "lane {lane}, word {d}");
+            }
+        }
+    }
+    // The second word of b meets the third and fourth of a; a sum between two floats is cut off.
+    let mut lines = String::from(LOAD);
+    let words = [1.0, 2.0, 4.0, 8.0, 1.0, 16.0, 0.0, 0.0, 0.0, 1.0_f32];
+    for (register, word) in (7..).zip(words.map(f32::to_bits)) {
+        lines += &format!("mov.b32 %r{register}, {word};\n");
+    }
+    let store = |d| format!("{multiply}\nst.global.u32 [%rd1], %r{d};");
+    for (d, want) in [(3, 4.0 + 4.0 * 64.0), (5, 8.0 + 8.0 * 64.0)] {
+        let got = run(&format!("{lines}{}", store(d)), &[0; 32]).unwrap();
+        assert_eq!(got, [f32::to_bits(want); 32]);
+    }
+    let (large, small) = (2.0_f32.powi(24).to_bits(), 0.4375_f32.to_bits());
+    let cut = format!(
+        "{lines}mov.b32 %r11, {small};\nmov.b32 %r12, 0;\nmov.b32 %r13, {large};\n{}",
+        store(3)
+    );
+    assert_eq!(run(&cut, &[0; 32]).unwrap(), [large; 32]);
+}
+
+#[test]
+fn lanes_vote_and_are_counted() {
+    let votes = format!(
+        "{LOAD} setp.lt.u32 %p1, %r2, 5;
+        vote.sync.ballot.b32 %r3, %p1, -1;
+        popc.b32 %r4, %r3;
+        mad.lo.s32 %r3, %r4, 100000, %r3;
+        st.global.u32 [%rd1], %r3;"
+    );
+    let input: Vec<u32> = (0..32).map(|t| t % 9).collect();
+    let few = |t: u32| t % 9 < 5;
+    let mask = (0..32).filter(|&t| few(t)).fold(0_u32, |m, t| m | 1 << t);
+    let want = (mask.count_ones() * 100_000).wrapping_add(mask);
+    assert_eq!(run(&votes, &input).unwrap(), [want; 32]);
+    // Lanes that never come.
+    let error = fault(
+        &votes.replace("vote", "setp.lt.u32 %p2, %r1, 7; @%p2 vote"),
+        32,
+    );
+    assert!(error.contains("at a warp's operation"), "{error}");
+}
+
+#[test]
 fn other_copies_and_products_are_refused() {
     for line in [
         "cp.async.cg.shared.global [%rd3], [%rd2], 8;",
