@@ -170,8 +170,11 @@ impl Cpu {
             return self.integer_product(s, x, strips, bias, y);
         }
         if s.activations == Activations::Bf16 && w.format() != Format::F32 {
-            let (s, x) = (s.in_floats(), halves(&x[..s.m * s.k])?);
-            return self.product(s, &x, w, bias, y);
+            let floats = GemmShape {
+                activations: Activations::F32,
+                ..s
+            };
+            return self.product(floats, &halves(&x[..s.m * s.k])?, w, bias, y);
         }
         let work = s.m.saturating_mul(s.n).saturating_mul(s.k) / 8;
         let columns = split(&self.pool, s.m, s.n);

@@ -20,9 +20,9 @@ mod format;
 mod moved;
 mod q8;
 
-pub use bf16::{append_bf16, attention_bf16};
 #[cfg(feature = "alloc")]
-pub(crate) use bf16::{pair, rounded};
+pub(crate) use bf16::pair;
+pub use bf16::{append_bf16, attention_bf16};
 pub use format::KvFormat;
 pub use moved::{MoveShape, move_rows};
 pub use q8::{append_q8, attention_q8};

@@ -80,15 +80,6 @@ impl GemmShape {
         }
     }
 
-    /// The same product in floats.
-    #[must_use]
-    pub(crate) const fn in_floats(self) -> Self {
-        Self {
-            activations: Activations::F32,
-            ..self
-        }
-    }
-
     /// Checks the lengths of x, bias and y; a zero `m` is an empty product.
     ///
     /// # Errors

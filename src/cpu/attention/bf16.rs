@@ -6,7 +6,8 @@ use super::few::{Cached, Few, KEYS};
 use super::floats::score;
 use super::turn_keys;
 use crate::cpu::simd::{Job, Lanes};
-use crate::ops::attention::{AttentionShape, rounded};
+use crate::ops::attention::AttentionShape;
+use crate::ops::gemm::to_half;
 
 /// Keys and values in upper halves of floats.
 #[derive(Clone, Copy)]
@@ -31,7 +32,7 @@ impl<V: Lanes> Cached<V> for Halves<'_> {
     #[inline(always)]
     fn query(self, q: &[f32], out: &mut [f32]) {
         for (out, q) in out.iter_mut().zip(q) {
-            *out = rounded(*q);
+            *out = to_half(*q);
         }
     }
 
@@ -62,7 +63,7 @@ impl<V: Lanes> Cached<V> for Halves<'_> {
     #[inline(always)]
     fn weights(self, p: &mut [f32]) {
         for p in p {
-            *p = rounded(*p);
+            *p = to_half(*p);
         }
     }
 

@@ -1,29 +1,19 @@
 //! Keys and values in upper halves of floats, for matrix products of halves.
 
+use half::bf16;
+
 use super::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS};
 use crate::error::Result;
 use crate::math;
+use crate::ops::gemm::to_half;
 
-/// The upper half of a float, rounded to nearest, of equals to the even one. No number stays none.
-#[inline(always)]
-const fn half(x: f32) -> u32 {
-    let bits = x.to_bits();
-    if bits & 0x7fff_ffff > 0x7f80_0000 {
-        bits >> 16 | 0x40
-    } else {
-        (bits + 0x7fff + (bits >> 16 & 1)) >> 16
-    }
-}
-
-/// A float that is rounded to its upper half.
-#[inline(always)]
-pub(crate) const fn rounded(x: f32) -> f32 {
-    f32::from_bits(half(x) << 16)
+fn half(x: f32) -> u32 {
+    u32::from(bf16::from_f32(x).to_bits())
 }
 
 /// One or two elements of a head as a word.
 #[inline(always)]
-pub(crate) const fn pair(x: &[f32]) -> u32 {
+pub(crate) fn pair(x: &[f32]) -> u32 {
     match x {
         [low, high, ..] => half(*low) | half(*high) << 16,
         [low] => half(*low),
@@ -91,7 +81,7 @@ pub fn attention_bf16(
             let score = |j: usize| {
                 let key = &keys[j * s.kv_stride + s.k_offset + kv_head..];
                 let terms = query.iter().enumerate();
-                terms.fold(0.0, |sum, (i, q)| sum + rounded(*q) * element(key, i)) * scale
+                terms.fold(0.0, |sum, (i, q)| sum + to_half(*q) * element(key, i)) * scale
             };
             let largest = rows()
                 .map(score)
@@ -102,7 +92,7 @@ pub fn attention_bf16(
                 let weight = if n == 0 { s.first_weight(span) } else { 1.0 };
                 let p = math::exp(score(j) - largest) * weight;
                 lanes[n % 16] += p;
-                let p = rounded(p);
+                let p = to_half(p);
                 let value = &values[j * s.kv_stride + s.v_offset + kv_head..];
                 for (i, out) in out.iter_mut().enumerate() {
                     *out += p * element(value, i);
