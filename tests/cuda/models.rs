@@ -51,7 +51,7 @@ fn judged<B: Backend>(backend: B, kv: KvFormat) -> f32 {
     let options = JudgeOptions::default().with_views(1).with_tokens(32);
     let mut judge = Judging::load(backend, Format::F32).session(options.with_kv(kv));
     let pixels: Vec<u8> = (0..64 * 64_u32)
-        .flat_map(|i| (((i % 64 * 3) << 16) | ((i / 64 * 2) << 8) | 90).to_le_bytes()[..3].to_vec())
+        .flat_map(|i| [i % 64 * 3, i / 64 * 2, 90].map(|v| v.to_le_bytes()[0]))
         .collect();
     let keys = [ViewKey {
         candidate: CandidateId(1),
