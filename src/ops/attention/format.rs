@@ -12,9 +12,9 @@ pub enum KvFormat {
     /// Upper halves of floats, rounded to nearest, of equals to the even one: two a word, the first in the lower half. An
     /// odd head is filled up with a zero.
     Bf16,
-    /// Blocks of 32 along a head: 32 signed bytes and a scale, as [`quantise_a8`] makes them. The last block of a head that
-    /// is no multiple of 32 is filled up with zeros. A row is the levels of its blocks, four a word, the first in the
-    /// lowest bits, and behind them the scales as the bits of floats.
+    /// Blocks of 32 along a head: 32 signed bytes and a scale, as [`quantise_a8`](crate::quant::quantise_a8) makes them. The
+    /// last block of a head that is no multiple of 32 is filled up with zeros. A row is the levels of its blocks, four a
+    /// word, the first in the lowest bits, and behind them the scales as the bits of floats.
     Q8,
 }
 
