@@ -402,32 +402,47 @@ pub fn attention(
                     let key = &keys[j * s.kv_stride + s.k_offset + kv_head..][..s.head_dim];
                     query.iter().zip(key).fold(0.0, |sum, (q, k)| sum + q * k) * scale
                 };
-                let rows = || s.visible(span, i).into_iter().flatten();
-                let largest = rows()
-                    .map(score)
-                    .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-                out.fill(0.0);
-                let mut lanes = [0.0_f32; 16];
-                for (n, j) in rows().enumerate() {
-                    let weight = if n == 0 { s.first_weight(span) } else { 1.0 };
-                    let p = math::exp(score(j) - largest) * weight;
-                    lanes[n % 16] += p;
+                let add = |p: f32, j: usize, out: &mut [f32]| {
                     let value = &values[j * s.kv_stride + s.v_offset + kv_head..][..s.head_dim];
                     for (out, v) in out.iter_mut().zip(value) {
                         *out += p * v;
                     }
-                }
-                let total: f32 = lanes.iter().sum();
-                if total > 0.0 {
-                    let inverse = 1.0 / total;
-                    for out in out {
-                        *out *= inverse;
-                    }
-                }
+                };
+                weighted(&s, (span, i), score, add, out);
             }
         }
     }
     Ok(())
+}
+
+/// out = Σ_j p_j · value_j over the rows j that query `i` of a sequence sees, p being the softmax of their scores; `add` adds a
+/// row's value times a weight.
+fn weighted(
+    s: &AttentionShape,
+    (span, i): (&[u32], usize),
+    score: impl Fn(usize) -> f32,
+    add: impl Fn(f32, usize, &mut [f32]),
+    out: &mut [f32],
+) {
+    let rows = || s.visible(span, i).into_iter().flatten();
+    let largest = rows()
+        .map(&score)
+        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    out.fill(0.0);
+    let mut lanes = [0.0_f32; 16];
+    for (n, j) in rows().enumerate() {
+        let weight = if n == 0 { s.first_weight(span) } else { 1.0 };
+        let p = math::exp(score(j) - largest) * weight;
+        lanes[n % 16] += p;
+        add(p, j, out);
+    }
+    let total: f32 = lanes.iter().sum();
+    if total > 0.0 {
+        let inverse = 1.0 / total;
+        for out in out {
+            *out *= inverse;
+        }
+    }
 }
 
 /// One sequence whose rows all see each other, with a bias by distance: q, k and v of a row stand side by side.

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS};
+use super::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS, weighted};
 use crate::error::Result;
 use crate::math;
 use crate::ops::gemm::to_half;
@@ -55,8 +55,8 @@ fn element(row: &[u32], i: usize) -> f32 {
 ///
 /// A device may sum the products of a score, and of a value, in another order, and may round exponentials against another
 /// number than the largest score. The weight of a row is then another by 2⁻⁷ of itself at most, twice half a step, and by
-/// what its score is off. So is an output by 2⁻⁷ of Σ_j p_j |v_j|, and by 2⁻⁸ of it from the exact one. The bits of a row are a function of what it sees and of
-/// the head's width, of no other row and not of their number.
+/// what its score is off. So is an output by 2⁻⁷ of Σ_j p_j |v_j|, and by 2⁻⁸ of it from the exact one. The bits of a row are
+/// a function of what it sees and of the head's width, of no other row and not of their number.
 ///
 /// # Errors
 /// See [`AttentionShape::check`].
@@ -73,7 +73,6 @@ pub fn attention_bf16(
     let (d, scale) = (s.head_dim, 1.0 / math::sqrt(s.head_dim as f32));
     for row in 0..s.sequences * s.queries {
         let span = &spans[row / s.queries * SPAN_WORDS..][..SPAN_WORDS];
-        let rows = || s.visible(span, row % s.queries).into_iter().flatten();
         for h in 0..s.n_heads {
             let query = &q[row * s.q_stride + s.q_offset + h * d..][..d];
             let kv_head = h / (s.n_heads / s.n_kv_heads) * s.kv_head_stride;
@@ -83,28 +82,14 @@ pub fn attention_bf16(
                 let terms = query.iter().enumerate();
                 terms.fold(0.0, |sum, (i, q)| sum + to_half(*q) * element(key, i)) * scale
             };
-            let largest = rows()
-                .map(score)
-                .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-            out.fill(0.0);
-            let mut lanes = [0.0_f32; 16];
-            for (n, j) in rows().enumerate() {
-                let weight = if n == 0 { s.first_weight(span) } else { 1.0 };
-                let p = math::exp(score(j) - largest) * weight;
-                lanes[n % 16] += p;
+            let add = |p: f32, j: usize, out: &mut [f32]| {
                 let p = to_half(p);
                 let value = &values[j * s.kv_stride + s.v_offset + kv_head..];
                 for (i, out) in out.iter_mut().enumerate() {
                     *out += p * element(value, i);
                 }
-            }
-            let total: f32 = lanes.iter().sum();
-            if total > 0.0 {
-                let inverse = 1.0 / total;
-                for out in out {
-                    *out *= inverse;
-                }
-            }
+            };
+            weighted(&s, (span, row % s.queries), score, add, out);
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Keys and values in blocks of 8 bits.
 
-use super::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS};
+use super::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS, weighted};
 use crate::error::Result;
 use crate::math;
 use crate::quant::{A8_BLOCK, quantise_a8};
@@ -97,7 +97,6 @@ pub fn attention_q8(
     let (d, scale) = (s.head_dim, 1.0 / math::sqrt(s.head_dim as f32));
     for row in 0..s.sequences * s.queries {
         let span = &spans[row / s.queries * SPAN_WORDS..][..SPAN_WORDS];
-        let rows = || s.visible(span, row % s.queries).into_iter().flatten();
         for h in 0..s.n_heads {
             let query = &q[row * s.q_stride + s.q_offset + h * d..][..d];
             let kv_head = h / (s.n_heads / s.n_kv_heads) * s.kv_head_stride;
@@ -112,27 +111,13 @@ pub fn attention_q8(
                 });
                 sum * scale
             };
-            let largest = rows()
-                .map(score)
-                .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-            out.fill(0.0);
-            let mut lanes = [0.0_f32; 16];
-            for (n, j) in rows().enumerate() {
-                let weight = if n == 0 { s.first_weight(span) } else { 1.0 };
-                let p = math::exp(score(j) - largest) * weight;
-                lanes[n % 16] += p;
+            let add = |p: f32, j: usize, out: &mut [f32]| {
                 let value = Row::of(d, &values[j * s.kv_stride + s.v_offset + kv_head..]);
                 for (i, out) in out.iter_mut().enumerate() {
                     *out += p * value.scale(i / A8_BLOCK) * f32::from(value.level(i));
                 }
-            }
-            let total: f32 = lanes.iter().sum();
-            if total > 0.0 {
-                let inverse = 1.0 / total;
-                for out in out {
-                    *out *= inverse;
-                }
-            }
+            };
+            weighted(&s, (span, row % s.queries), score, add, out);
         }
     }
     Ok(())
