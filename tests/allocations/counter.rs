@@ -22,6 +22,8 @@ thread_local! {
     static TRACING: Cell<bool> = const { Cell::new(false) };
     /// Calls of this thread up to the one that is refused; 0 refuses none.
     static LEFT: Cell<usize> = const { Cell::new(0) };
+    /// Bytes that this thread allocated, less those that it freed.
+    static OWN: Cell<isize> = const { Cell::new(0) };
 }
 
 /// Whether a refused call says where it came from.
@@ -60,6 +62,14 @@ fn refused() -> bool {
     left == 1
 }
 
+/// Keeps account of what a call gave and took.
+fn account(given: usize, taken: usize) {
+    LIVE.fetch_add(given, SeqCst);
+    LIVE.fetch_sub(taken, SeqCst);
+    // A thread that ends frees what its locals held.
+    let _ = OWN.try_with(|own| own.set(own.get() + given.cast_signed() - taken.cast_signed()));
+}
+
 // SAFETY: every call goes to the system's allocator, or gives a null pointer, which says that there is no memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -67,7 +77,7 @@ unsafe impl GlobalAlloc for Counting {
             return std::ptr::null_mut();
         }
         count();
-        LIVE.fetch_add(layout.size(), SeqCst);
+        account(layout.size(), 0);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -77,14 +87,14 @@ unsafe impl GlobalAlloc for Counting {
             return std::ptr::null_mut();
         }
         count();
-        LIVE.fetch_add(layout.size(), SeqCst);
+        account(layout.size(), 0);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         count();
-        LIVE.fetch_sub(layout.size(), SeqCst);
+        account(0, layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(at, layout) }
     }
@@ -94,8 +104,7 @@ unsafe impl GlobalAlloc for Counting {
             return std::ptr::null_mut();
         }
         count();
-        LIVE.fetch_add(size, SeqCst);
-        LIVE.fetch_sub(layout.size(), SeqCst);
+        account(size, layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -112,6 +121,11 @@ pub struct Count {
 /// Bytes that are allocated now, by any thread. What the system could not give counts, too, but ends the test anyway.
 pub fn live() -> usize {
     LIVE.load(SeqCst)
+}
+
+/// Bytes that this thread allocated and has not freed: other threads, the test harness's among them, change nothing.
+pub fn own() -> isize {
+    OWN.get()
 }
 
 /// Calls `f` while the `n`th call that this thread makes of the allocator is refused, and says whether it made so many.

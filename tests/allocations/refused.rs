@@ -75,9 +75,9 @@ impl Walk {
         };
         for n in (first..).step_by(self.stride) {
             say(&format!("{} {n} {name}", self.scene));
-            let before = counter::live();
+            let before = counter::own();
             let (failed, reached) = f(n);
-            assert_eq!(counter::live(), before, "{name}: call {n}");
+            assert_eq!(counter::own(), before, "{name}: call {n}");
             self.refused += usize::from(failed);
             if !reached || once {
                 break;
