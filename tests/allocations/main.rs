@@ -140,11 +140,14 @@ fn judged(judge: &mut impl RewardModel, n: usize, next: &mut u64) -> Count {
     counter::end()
 }
 
+/// A strategy over any models: compiled once, not for each of them.
+type Strategy = dyn SearchStrategy<dyn Generator, dyn RewardModel>;
+
 /// A whole search, from its candidates' start to its choice.
-fn searched<G: Generator, R: RewardModel>(
-    strategy: &mut impl SearchStrategy<G, R>,
-    generator: &mut G,
-    judge: &mut R,
+fn searched(
+    strategy: &mut Strategy,
+    generator: &mut (dyn Generator + 'static),
+    judge: &mut (dyn RewardModel + 'static),
 ) -> Count {
     let mut count = None;
     let prompt = Prompt::new(PROMPT);
@@ -161,23 +164,24 @@ fn searched<G: Generator, R: RewardModel>(
     count.unwrap()
 }
 
-fn every_strategy<G: Generator, R: RewardModel>(
+fn every_strategy(
     faults: &mut Faults,
     name: &str,
     n: u32,
-    generator: &mut G,
-    judge: &mut R,
+    generator: &mut (dyn Generator + 'static),
+    judge: &mut (dyn RewardModel + 'static),
 ) {
-    let mut check = |strategy: &str, run: &mut dyn FnMut(&mut G, &mut R) -> Count| {
+    let released = Parm::new(n).with_form(ParmForm::Released);
+    let strategies: [(&str, &mut Strategy); 5] = [
+        ("plain", &mut Plain),
+        ("best", &mut BestOfN::new(n)),
+        ("prm", &mut Prm::new(n)),
+        ("parm", &mut Parm::new(n)),
+        ("released parm", &mut { released }),
+    ];
+    for (strategy, run) in strategies {
         let name = format!("{name}, {strategy} of {n}");
-        faults.check(&name, || run(generator, judge));
-    };
-    check("plain", &mut |g, r| searched(&mut Plain, g, r));
-    check("best", &mut |g, r| searched(&mut BestOfN::new(n), g, r));
-    check("prm", &mut |g, r| searched(&mut Prm::new(n), g, r));
-    for form in [ParmForm::Pruned, ParmForm::Released] {
-        let mut parm = Parm::new(n).with_form(form);
-        check("parm", &mut |g, r| searched(&mut parm, g, r));
+        faults.check(&name, || searched(run, generator, judge));
     }
 }
 
@@ -267,9 +271,9 @@ fn show_o(faults: &mut Faults, threads: usize) {
     let drawing = Drawing::load(Cpu::with_threads(threads).unwrap(), Format::F32);
     let judging = Judging::load(Cpu::with_threads(threads).unwrap(), Format::F32);
     // More than a batch, and not a multiple of it.
-    for (n, guidance) in [(1, 2.75), (9, 2.75), (9, 1.0)] {
+    for (n, guidance) in [(1, 2.75), (3, 2.75), (3, 1.0)] {
         let mut options = ShowOOptions::default();
-        (options.candidates, options.batch) = (n + 1, n.min(8));
+        (options.candidates, options.batch) = (n + 1, n.min(2));
         (options.steps, options.guidance_scale) = (6, guidance);
         let mut session = drawing.session(options);
         let name = format!("Show-o, {n} with guidance {guidance} on {threads}");
@@ -278,7 +282,7 @@ fn show_o(faults: &mut Faults, threads: usize) {
     let mut next = 0;
     for (n, reader) in [
         (1, Reader::TwoRows),
-        (9, Reader::TwoRows),
+        (4, Reader::TwoRows),
         (3, Reader::Upstream { seed: 1 }),
     ] {
         let options = JudgeOptions::default().with_views(n).with_tokens(32);
@@ -291,8 +295,9 @@ fn show_o(faults: &mut Faults, threads: usize) {
     let mut judge = judging.session(JudgeOptions::default().with_views(3).with_tokens(32));
     let name = format!("Show-o on {threads}");
     let mut session = drawing.session(options);
-    every_strategy(faults, &name, 3, &mut session, &mut judge);
+    // A search asks no more of memory on one thread than on two.
     if threads > 1 {
+        every_strategy(faults, &name, 2, &mut session, &mut judge);
         cycles(faults, &name, few_cycles(), &mut session, &mut judge);
     }
 }
@@ -302,11 +307,11 @@ fn janus(faults: &mut Faults, threads: usize) {
     let words = bundled::janus::words();
     let session = |n: usize, guidance| {
         let mut options = model.config().options();
-        (options.candidates, options.batch) = (n + 1, n.min(8));
+        (options.candidates, options.batch) = (n + 1, n.min(2));
         (options.guidance_scale, options.pictures) = (guidance, 4);
         model.draw(words.clone(), options).unwrap()
     };
-    for (n, guidance) in [(1, 2.0), (9, 2.0), (9, 1.0)] {
+    for (n, guidance) in [(1, 2.0), (3, 2.0), (3, 1.0)] {
         let name = format!("Janus, {n} with guidance {guidance} on {threads}");
         let mut session = session(n, guidance);
         faults.check(&name, || drawn(&mut session, PROMPT, n));
@@ -316,14 +321,14 @@ fn janus(faults: &mut Faults, threads: usize) {
         model.judge(Arc::new(words.clone()), options).unwrap()
     };
     let mut next = 0;
-    for n in [1, 9] {
+    for n in [1, 4] {
         let (mut judge, name) = (judge(n), format!("Janus judging {n} on {threads}"));
         faults.check(&name, || judged(&mut judge, n, &mut next));
     }
     let name = format!("Janus on {threads}");
     let (mut session, mut judge) = (session(4, 2.0), judge(4));
-    every_strategy(faults, &name, 4, &mut session, &mut judge);
     if threads > 1 {
+        every_strategy(faults, &name, 2, &mut session, &mut judge);
         cycles(faults, &name, few_cycles(), &mut session, &mut judge);
     }
 }
@@ -337,9 +342,9 @@ fn llamagen(faults: &mut Faults, threads: usize) {
     let cpu = Arc::new(Cpu::with_threads(threads).unwrap());
     let config = LlamaGenConfig::from_json(&json).unwrap();
     let model = Arc::new(LlamaGen::load(cpu, config, &source, Format::F32).unwrap());
-    for (n, guidance) in [(1, 2.0), (9, 2.0), (9, 1.0)] {
+    for (n, guidance) in [(1, 2.0), (3, 2.0), (3, 1.0)] {
         let mut options = RasterOptions::default();
-        (options.candidates, options.batch) = (n + 1, n.min(8));
+        (options.candidates, options.batch) = (n + 1, n.min(2));
         (
             options.guidance_scale,
             options.filter.top_k,

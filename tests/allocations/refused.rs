@@ -101,12 +101,16 @@ fn out_of_memory<T>(result: &Result<T>) -> bool {
 }
 
 /// A strategy that is looked at.
-type Strategy<'a, G, R> = (&'a str, &'a mut dyn SearchStrategy<G, R>);
+type Strategy<'a> = (
+    &'a str,
+    &'a mut dyn SearchStrategy<dyn Generator, dyn RewardModel>,
+);
 
-/// Searches, and prunes the winner.
-fn search<G: Generator, R: RewardModel>(
-    strategy: &mut dyn SearchStrategy<G, R>,
-    (generator, judge): &mut (G, R),
+/// Searches, and prunes the winner. Compiled once, not for each of the models.
+fn search(
+    strategy: &mut dyn SearchStrategy<dyn Generator, dyn RewardModel>,
+    generator: &mut (dyn Generator + 'static),
+    judge: &mut (dyn RewardModel + 'static),
     prompt: &str,
     codes: &mut [u32; PLACES],
 ) -> Result<()> {
@@ -117,12 +121,12 @@ fn search<G: Generator, R: RewardModel>(
 }
 
 /// Makes sessions, then searches with each strategy.
-fn scene<G: Generator, R: RewardModel>(
+fn scene<G: Generator + 'static, R: RewardModel + 'static>(
     walk: &mut Walk,
     name: &str,
     prompt: &str,
     make: &dyn Fn() -> Result<(G, R)>,
-    strategies: &mut [Strategy<'_, G, R>],
+    strategies: &mut [Strategy<'_>],
 ) {
     // A device keeps the scratch that it once needed.
     if walk.comes() {
@@ -135,17 +139,17 @@ fn scene<G: Generator, R: RewardModel>(
     for (strategy, run) in strategies {
         let mut want = [0; PLACES];
         if walk.comes() {
-            let mut sessions = make().unwrap();
-            search(&mut **run, &mut sessions, prompt, &mut want).unwrap();
+            let (mut generator, mut judge) = make().unwrap();
+            search(&mut **run, &mut generator, &mut judge, prompt, &mut want).unwrap();
         }
         walk.each(&format!("{name}, {strategy}"), |n| {
             let mut codes = [0; PLACES];
-            let mut sessions = make().unwrap();
-            let (found, reached) =
-                counter::refusing(n, || search(&mut **run, &mut sessions, prompt, &mut codes));
+            let (mut generator, mut judge) = make().unwrap();
+            let mut run = || search(&mut **run, &mut generator, &mut judge, prompt, &mut codes);
+            let (found, reached) = counter::refusing(n, &mut run);
             let failed = out_of_memory(&found);
             if failed {
-                search(&mut **run, &mut sessions, prompt, &mut codes).unwrap();
+                run().unwrap();
             }
             assert_eq!(codes, want, "call {n}");
             (failed, reached)
@@ -169,7 +173,7 @@ fn janus(walk: &mut Walk) {
     let tail = Correction::Tail { from: 1 };
     let released = Parm::new(2).with_form(ParmForm::Released);
     let halving = Halving::new(2, [1]).with_judgement(Judgement::Potential);
-    let mut strategies: [Strategy<'_, _, _>; 9] = [
+    let mut strategies: [Strategy<'_>; 9] = [
         ("plain", &mut Plain),
         ("best of n", &mut BestOfN::new(2)),
         ("prm", &mut Prm::new(2)),
@@ -195,7 +199,7 @@ fn janus(walk: &mut Walk) {
         let judge = Cached::new(Cascade::new(judge()?, Mean::new(two), 0.5), 8)?;
         Ok((generator()?, judge))
     };
-    let mut strategies: [Strategy<'_, _, _>; 1] = [("parm", &mut Parm::new(2))];
+    let mut strategies: [Strategy<'_>; 1] = [("parm", &mut Parm::new(2))];
     scene(
         walk,
         "Janus, combined judges",
@@ -235,7 +239,7 @@ fn show_o(walk: &mut Walk) {
         let judge = LlavaSession::new(Arc::clone(&judging.0), Arc::clone(&judge_words), options)?;
         Ok((generator, judge))
     };
-    let mut strategies: [Strategy<'_, _, _>; 1] = [("parm", &mut Parm::new(2))];
+    let mut strategies: [Strategy<'_>; 1] = [("parm", &mut Parm::new(2))];
     scene(
         walk,
         "Show-o",
@@ -275,7 +279,7 @@ fn llamagen(walk: &mut Walk) {
         Ok((generator, Silent))
     };
     let model = load(Arc::new(Cpu::with_threads(1).unwrap()));
-    let mut strategies: [Strategy<'_, _, _>; 1] = [("plain", &mut Plain)];
+    let mut strategies: [Strategy<'_>; 1] = [("plain", &mut Plain)];
     scene(
         walk,
         "LlamaGen",
@@ -284,10 +288,18 @@ fn llamagen(walk: &mut Walk) {
         &mut strategies,
     );
     walk.each("LlamaGen on a device without scratch", |n| {
-        let mut sessions = session(&load(Arc::new(Cpu::with_threads(1).unwrap()))).unwrap();
+        let model = load(Arc::new(Cpu::with_threads(1).unwrap()));
+        let (mut generator, mut judge) = session(&model).unwrap();
+        drop(model);
         let mut codes = [0; PLACES];
         let (found, reached) = counter::refusing(n, || {
-            search(&mut Plain, &mut sessions, "goldfish", &mut codes)
+            search(
+                &mut Plain,
+                &mut generator,
+                &mut judge,
+                "goldfish",
+                &mut codes,
+            )
         });
         (out_of_memory(&found), reached)
     });
