@@ -61,6 +61,7 @@ fn c_program(features: &[&str]) -> String {
 }
 
 #[test]
+#[ignore = "builds the crate twice more: a stage of .ci/run"]
 fn without_std_a_search_runs_and_a_picture_has_the_same_codes() {
     // One after the other: the two libraries have one name and share what they are built of.
     assert_eq!(c_program(&[]), "contracts ok\n");

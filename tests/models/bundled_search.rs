@@ -19,7 +19,7 @@ use maquette::search::{
 use maquette::{Cost, Flow, Generator, Judgement, Prompt};
 use proptest::prelude::*;
 
-const N: usize = 5;
+const N: usize = 3;
 /// Half of what the models take by themselves.
 const STEPS: u32 = 9;
 const PROMPTS: [&str; 3] = [
