@@ -1,8 +1,8 @@
 //! Every call of the allocator is refused once, while sessions are made and while they search: each time an error comes
 //! back, nothing is left behind, and the next search of the same sessions chooses what it always does.
 //!
-//! In a program of its own, since a call that must not fail ends it. `MAQUETTE_REFUSE=all` refuses every call, else one in
-//! some.
+//! In a program of its own, since a call that must not fail ends it. `MAQUETTE_REFUSE=all` refuses every call, else every
+//! one of a session's making and one in some of a search.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -60,8 +60,13 @@ impl Walk {
         next >= first && !(once && next > first)
     }
 
-    /// Refuses call after call of `f`, which says whether it failed and whether it made so many calls.
-    fn each(&mut self, name: &str, mut f: impl FnMut(usize) -> (bool, bool)) {
+    /// Refuses one call in some of `f`, which says whether it failed and whether it made so many calls.
+    fn each(&mut self, name: &str, f: impl FnMut(usize) -> (bool, bool)) {
+        self.every(self.stride, name, f);
+    }
+
+    /// Refuses one call in `stride`.
+    fn every(&mut self, stride: usize, name: &str, mut f: impl FnMut(usize) -> (bool, bool)) {
         let comes = self.comes();
         self.scene += 1;
         let (scene, from, once) = self.begin;
@@ -71,9 +76,9 @@ impl Walk {
         let first = if self.scene == scene {
             from
         } else {
-            1 + self.scene % self.stride
+            1 + self.scene % stride
         };
-        for n in (first..).step_by(self.stride) {
+        for n in (first..).step_by(stride) {
             say(&format!("{} {n} {name}", self.scene));
             let before = counter::own();
             let (failed, reached) = f(n);
@@ -132,7 +137,8 @@ fn scene<G: Generator + 'static, R: RewardModel + 'static>(
     if walk.comes() {
         drop(make().unwrap());
     }
-    walk.each(name, |n| {
+    // Each of them: most are made one after the other, and few are alike.
+    walk.every(1, name, |n| {
         let (made, reached) = counter::refusing(n, make);
         (out_of_memory(&made), reached)
     });

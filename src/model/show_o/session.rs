@@ -296,7 +296,9 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             spent: Spent::default(),
         };
         if guided(&session.options) {
-            let unconditional = session.model.config().text_tokens(&[]);
+            let config = session.model.config();
+            let mut unconditional = reserved(config.text_rows())?;
+            config.write_text(&[], &mut unconditional);
             session.drawing(|session| session.compute_text(&unconditional, 0))?;
         }
         Ok(session)
