@@ -152,17 +152,26 @@ impl Verdict {
     /// Fails unless both probabilities are numbers in [0, 1].
     ///
     /// # Errors
-    /// [`Error::NotFinite`] with the verdict's place in its batch.
+    /// [`Error::NotFinite`] or [`Error::Probability`] with the verdict's place in its batch.
+    ///
+    /// ```
+    /// use maquette::Error;
+    /// use maquette::reward::Verdict;
+    /// assert!(Verdict::new(0.7, 0.2).check(0).is_ok());
+    /// assert!(matches!(Verdict::new(1.5, 0.0).check(3), Err(Error::Probability { row: 3, got: 1.5, .. })));
+    /// assert!(matches!(Verdict::new(f32::NAN, 0.0).check(3), Err(Error::NotFinite { row: 3, .. })));
+    /// ```
     pub fn check(&self, row: usize) -> Result<()> {
-        let legal = |p: f32| (0.0..=1.0).contains(&p);
-        if legal(self.p_yes) && legal(self.p_no) {
-            return Ok(());
+        let op = "judge";
+        for (arg, got) in [("p_yes", self.p_yes), ("p_no", self.p_no)] {
+            if !got.is_finite() {
+                return Err(Error::NotFinite { op, arg, row });
+            }
+            if !(0.0..=1.0).contains(&got) {
+                return Err(Error::Probability { op, arg, row, got });
+            }
         }
-        Err(Error::NotFinite {
-            op: "judge",
-            arg: "verdict",
-            row,
-        })
+        Ok(())
     }
 }
 
