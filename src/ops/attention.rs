@@ -208,20 +208,28 @@ impl AttentionShape {
         )
     }
 
-    /// The cache rows that query `i` of a sequence sees: prefix and own, each cut to the cache.
+    /// The cache rows that query `i` of a sequence sees: prefix and own, each cut to the cache. None of fewer words than
+    /// [`SPAN_WORDS`].
     #[must_use]
     pub fn visible(&self, span: &[u32], i: usize) -> [core::ops::Range<usize>; 2] {
+        let &[prefix, _, first, own, ..] = span else {
+            return [0..0, 0..0];
+        };
         let cut = |from: u32, len: usize| {
             let from = (from as usize).min(self.kv_rows);
             from..from.saturating_add(len).min(self.kv_rows)
         };
-        let own = span[3] as usize;
+        let own = own as usize;
         let seen = if self.causal {
-            own.min((own + i + 1).saturating_sub(self.queries))
+            own.min(
+                own.saturating_add(i)
+                    .saturating_add(1)
+                    .saturating_sub(self.queries),
+            )
         } else {
             own
         };
-        [cut(span[0], self.prefix_rows(span)), cut(span[2], seen)]
+        [cut(prefix, self.prefix_rows(span)), cut(first, seen)]
     }
 
     /// Multiply-adds of the scores and of the sums over the rows that are seen.

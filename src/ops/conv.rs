@@ -86,23 +86,31 @@ impl ConvShape {
     /// Inputs of one output: columns of the weight matrix.
     #[must_use]
     pub const fn k(&self) -> usize {
-        self.kernel * self.kernel * self.c_in
+        self.kernel
+            .saturating_mul(self.kernel)
+            .saturating_mul(self.c_in)
     }
 
-    /// Rows and columns of the output; zero where the kernel does not fit.
+    /// Rows and columns of the output; zero where the kernel does not fit, and for a shape that [`check`](Self::check) refuses
+    /// for its kernel or stride.
     #[must_use]
     pub const fn output(&self) -> [usize; 2] {
         [self.along(self.height), self.along(self.width)]
     }
 
     const fn along(&self, size: usize) -> usize {
-        let size = if self.upsample { 2 * size } else { size };
-        let padded = size + self.pad_before + self.pad_after;
-        let reach = self.dilation * (self.kernel - 1) + 1;
-        if padded < reach {
+        if self.kernel == 0 || self.stride == 0 {
+            return 0;
+        }
+        let size = size.saturating_mul(if self.upsample { 2 } else { 1 });
+        let padded = size
+            .saturating_add(self.pad_before)
+            .saturating_add(self.pad_after);
+        let between = self.dilation.saturating_mul(self.kernel - 1);
+        if padded <= between {
             0
         } else {
-            (padded - reach) / self.stride + 1
+            (padded - between - 1) / self.stride + 1
         }
     }
 
@@ -312,6 +320,33 @@ mod tests {
             ..ConvShape::same(1, [2, 2], 1, 1, 3)
         };
         assert_eq!(s.output(), [0, 0]);
+    }
+
+    #[test]
+    fn shapes_that_are_refused_have_sizes_all_the_same() {
+        let s = ConvShape::same(1, [5, 5], 1, 1, 3);
+        for s in [
+            ConvShape { kernel: 0, ..s },
+            ConvShape { stride: 0, ..s },
+            ConvShape {
+                dilation: usize::MAX,
+                ..s
+            },
+        ] {
+            assert_eq!(s.output(), [0; 2]);
+            assert!(s.check(25, 1, 25).is_err());
+        }
+        let (kernel, height) = (usize::MAX, usize::MAX);
+        assert_eq!(ConvShape { kernel, ..s }.k(), usize::MAX);
+        assert_eq!(ConvShape { height, ..s }.output()[1], 5);
+        let none = PatchShape {
+            images: 1,
+            height: 4,
+            width: 4,
+            patch: 0,
+        };
+        assert_eq!(none.grid(), [0; 2]);
+        assert!(none.check(48, 48).is_err());
     }
 
     #[test]

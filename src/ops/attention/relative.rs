@@ -22,7 +22,7 @@ impl RelativeShape {
     /// Distances that occur: from −(rows − 1) to rows − 1.
     #[must_use]
     pub const fn distances(&self) -> usize {
-        (2 * self.rows).saturating_sub(1)
+        self.rows.saturating_mul(2).saturating_sub(1)
     }
 
     /// Multiply-adds of the scores and of the sums over all rows.

@@ -79,10 +79,13 @@ pub struct PatchShape {
 }
 
 impl PatchShape {
-    /// Patches down and across one image.
+    /// Patches down and across one image; none of a patch without pixels.
     #[must_use]
     pub const fn grid(&self) -> [usize; 2] {
-        [self.height / self.patch, self.width / self.patch]
+        match self.patch {
+            0 => [0; 2],
+            patch => [self.height / patch, self.width / patch],
+        }
     }
 
     /// Checks the lengths of pixels and out.
