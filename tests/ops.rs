@@ -171,7 +171,7 @@ fn products_agree_around_the_tile_sizes() {
 /// stand alone, and odd numbers of blocks where they do not.
 #[test]
 fn products_agree_in_every_format_and_arithmetic() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let ks = match format.block() {
             1 => [33, 257],
             block => [block, 3 * block],
@@ -194,7 +194,7 @@ fn products_agree_in_every_format_and_arithmetic() {
 #[test]
 fn a_row_has_the_same_bits_at_any_number_of_rows() {
     let n = 70;
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let k = format.block().max(32) * 3;
         let data = numbers(n * k, 1);
         let mut bytes = vec![0; format.bytes(n, k).unwrap()];

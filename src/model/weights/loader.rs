@@ -288,7 +288,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// As [`floats`](Self::floats).
     pub fn table(&self, name: &str, [n, k]: [usize; 2]) -> Result<B::Matrix> {
         let tensor = self.checked(name, &[n, k])?;
-        let formats = Format::ALL.into_iter();
+        let formats = Format::ALL.iter().copied();
         let format = formats
             .filter(|f| stored_as(*f, tensor.tensor.dtype))
             .find(|f| k.is_multiple_of(f.block()))
