@@ -436,11 +436,10 @@ fn filters_agree() {
     for (rows, width) in [(0, 5), (1, 1), (3, 64), (40, 1000)] {
         for (top_k, top_p) in [(0, 1.0), (7, 1.0), (0, 0.6), (100, 0.9), (1, 0.5)] {
             agree!(|b| {
-                let filter = Filter {
-                    temperature: 0.7,
-                    top_k,
-                    top_p,
-                };
+                let filter = Filter::default()
+                    .with_temperature(0.7)
+                    .with_top_k(top_k)
+                    .with_top_p(top_p);
                 let mut logits = random(b, rows * width, 1);
                 let mut order = b.zeros(rows * width).unwrap();
                 let s = FilterShape {
@@ -455,11 +454,7 @@ fn filters_agree() {
     }
     for b in cpus() {
         let mut logits = buffer(b, &[0.0, 1.0, f32::NAN, 1.0]);
-        let filter = Filter {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-        };
+        let filter = Filter::default();
         let s = FilterShape {
             rows: 2,
             width: 2,

@@ -239,11 +239,10 @@ impl Same for Rows {
         };
         b.gate(g, &x, &mut y).unwrap();
         all.extend(bits(b, &y));
-        let filter = Filter {
-            temperature: 0.7,
-            top_k: 5,
-            top_p: 0.9,
-        };
+        let filter = Filter::default()
+            .with_temperature(0.7)
+            .with_top_k(5)
+            .with_top_p(0.9);
         let f = FilterShape {
             rows,
             width,
