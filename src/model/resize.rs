@@ -17,6 +17,16 @@ const SIDE_MAX: u32 = 1 << 14;
 pub const GREY: u8 = 127;
 
 /// Resizes pictures; keeps weights and room between calls, so that pictures of one size allocate once.
+///
+/// ```
+/// use maquette::ImageSize;
+/// use maquette::model::resize::Resizer;
+/// let (wide, mut view) = ([200; 2 * 4 * 3], [0; 4 * 4 * 3]);
+/// Resizer::new().padded_square(&wide, ImageSize::new(2, 4), 4, &mut view)?;
+/// // Grey above and below, the picture between.
+/// assert_eq!([0, 1, 2, 3].map(|row| view[row * 4 * 3]), [127, 200, 200, 127]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Resizer {
     across: Taps,
@@ -166,7 +176,8 @@ impl Resizer {
         &mut self,
         src: &[u8],
         size: ImageSize,
-        (side, min): (u32, u32),
+        side: u32,
+        min: u32,
         out: &mut [u8],
     ) -> Result<()> {
         check_side(size)?;
@@ -357,7 +368,7 @@ mod tests {
         let fit = |min| {
             let mut out = [0; 5 * 5 * 3];
             Resizer::new()
-                .fitted_square(&[7; 4 * 7 * 3], ImageSize::new(4, 7), (5, min), &mut out)
+                .fitted_square(&[7; 4 * 7 * 3], ImageSize::new(4, 7), 5, min, &mut out)
                 .map(|()| out.chunks(15).map(|row| row[0]).collect::<Vec<u8>>())
         };
         assert_eq!(fit(1).unwrap(), [GREY, 7, 7, GREY, GREY]);

@@ -313,7 +313,7 @@ fn a_file_of_any_format_is_mapped_by_its_name() {
         ("views.pth", 7),
         ("blocks.gguf", 6),
     ] {
-        let weights = MappedWeights::file(&data.join(file)).unwrap();
+        let weights = MappedWeights::file(data.join(file)).unwrap();
         weights
             .read(|source| {
                 assert_eq!(names(source).len(), count, "{file}");
@@ -321,8 +321,8 @@ fn a_file_of_any_format_is_mapped_by_its_name() {
             })
             .unwrap();
     }
-    assert!(MappedWeights::file(&data.join("none.bin")).is_err());
-    let readme = MappedWeights::file(&data.join("README.md")).unwrap();
+    assert!(MappedWeights::file(data.join("none.bin")).is_err());
+    let readme = MappedWeights::file(data.join("README.md")).unwrap();
     assert!(readme.read(|_| Ok(())).is_err());
 }
 

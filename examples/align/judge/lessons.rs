@@ -244,7 +244,7 @@ impl Pictures {
     /// Reads the image tokenizer.
     pub fn open(args: &Args, cpu: &Arc<Cpu>) -> Res<Self> {
         let path = args.tokenizer_dir.clone();
-        let folder = ModelFolder::open(&path.unwrap_or_else(|| bundled("magvitv2")))?;
+        let folder = ModelFolder::open(path.unwrap_or_else(|| bundled("magvitv2")))?;
         let (config, cpu) = (MagvitConfig::from_json(&folder.config)?, Arc::clone(cpu));
         let magvit = folder
             .weights
