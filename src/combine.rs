@@ -23,7 +23,8 @@ fn same_length(ask: &Ask<'_>, out: &[Verdict]) -> Result<()> {
     })
 }
 
-/// The mean of several judges' probabilities; the answer is the likelier of the two, malformed only if all are.
+/// The mean of several judges' probabilities; the answer is the likelier of the two, malformed only if all are. The first
+/// judge that has words explains.
 ///
 /// ```
 /// use maquette::combine::Mean;
@@ -105,6 +106,18 @@ impl<R: RewardModel> RewardModel for Mean<R> {
         Ok(())
     }
 
+    fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
+        for judge in &mut self.judges {
+            match judge.explain(ask, out) {
+                Err(Error::Unsupported { .. }) => {}
+                told => return told,
+            }
+        }
+        Err(Error::Unsupported {
+            what: "explaining a verdict",
+        })
+    }
+
     fn multiply_adds(&self) -> Option<u64> {
         self.judges.iter().map(RewardModel::multiply_adds).sum()
     }
@@ -119,7 +132,8 @@ impl<R: RewardModel> RewardModel for Mean<R> {
 /// A cheap judge first; a second one only where the first is unsure, that is |P(yes) − P(no)| lies below a threshold
 /// or its answer is malformed.
 ///
-/// The views of both are observed together, so what is saved is the second judge's work and not the observing.
+/// The views of both are observed together, so what is saved is the second judge's work and not the observing. The second
+/// judge explains, or the first if the second has no words.
 ///
 /// ```
 /// use maquette::combine::Cascade;
@@ -174,6 +188,13 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Cascade<A, B> {
             }
         }
         self.subset.judge(ask, &mut self.second, out)
+    }
+
+    fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
+        match self.second.explain(ask, out) {
+            Err(Error::Unsupported { .. }) => self.first.explain(ask, out),
+            told => told,
+        }
     }
 
     fn multiply_adds(&self) -> Option<u64> {
@@ -384,4 +405,63 @@ const FNV: u64 = 0xCBF2_9CE4_8422_2325;
 
 const fn mix(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01B3)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::String;
+    use alloc::vec;
+
+    use super::*;
+    use crate::generator::CandidateId;
+
+    /// A judge that says no, and perhaps why.
+    struct Says(Option<&'static str>);
+
+    impl RewardModel for Says {
+        fn needs(&self, _: Judgement) -> Needs {
+            Needs::NOTHING
+        }
+
+        fn judge(&mut self, _: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
+            out.fill(Verdict::new(0.0, 1.0));
+            Ok(())
+        }
+
+        fn explain(&mut self, _: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
+            let words = self.0.ok_or(Error::Unsupported { what: "words" })?;
+            out.write_str(words)
+                .map_err(|_| Error::foreign("no room for words"))
+        }
+    }
+
+    fn reason(judge: &mut dyn RewardModel) -> Result<String> {
+        let prompt = Prompt::new("a cup");
+        let keys = [ViewKey {
+            candidate: CandidateId(0),
+            step: 1,
+        }];
+        let mut words = String::new();
+        judge.explain(&Ask::new(Judgement::Outcome, &prompt, &keys), &mut words)?;
+        Ok(words)
+    }
+
+    #[test]
+    fn the_judge_that_has_words_explains() {
+        let mean = |all: [Option<&'static str>; 2]| {
+            reason(&mut Mean::new(all.map(Says).into_iter().collect()))
+        };
+        assert_eq!(mean([None, Some("no cup")]).unwrap(), "no cup");
+        assert_eq!(mean([Some("a mug"), Some("no cup")]).unwrap(), "a mug");
+        assert!(matches!(mean([None; 2]), Err(Error::Unsupported { .. })));
+        let cascade = |all: [Option<&'static str>; 2]| {
+            let [first, second] = all.map(Says);
+            reason(&mut Cascade::new(first, second, 0.5))
+        };
+        assert_eq!(cascade([Some("a mug"), None]).unwrap(), "a mug");
+        assert_eq!(cascade([Some("a mug"), Some("no cup")]).unwrap(), "no cup");
+        assert!(matches!(cascade([None; 2]), Err(Error::Unsupported { .. })));
+        let mut split = Split::new(Says(None), Says(Some("no cup")), vec![Judgement::Clarity]);
+        assert_eq!(reason(&mut split).unwrap(), "no cup");
+    }
 }
