@@ -69,7 +69,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// All cores where the feature `threads` is on, else one thread.
+    /// All cores where the feature `threads` is on, or fewer where the system does not start so many threads; else one thread.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Cpu {
     /// A number of threads, the caller's included; without the feature `threads` it is one, whatever `n`.
     ///
     /// # Errors
-    /// [`Error::Range`] for none or more than 1024.
+    /// [`Error::Range`] for none or more than 1024, [`Error::Foreign`] for a thread that the system does not start.
     pub fn with_threads(n: usize) -> Result<Self> {
         if n == 0 || n > MAX_THREADS {
             return Err(Error::Range {

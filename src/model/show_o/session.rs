@@ -152,6 +152,43 @@ enum Rows<'a> {
 }
 
 /// Candidates over one model: a [`Generator`](crate::Generator).
+///
+/// ```
+/// use std::path::Path;
+/// use std::sync::Arc;
+///
+/// use maquette::cpu::Cpu;
+/// use maquette::generator::{Needs, Views};
+/// use maquette::model::files::map::ModelFolder;
+/// use maquette::model::magvit::{Magvit, MagvitConfig};
+/// use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession};
+/// use maquette::model::words::Words;
+/// use maquette::quant::Format;
+/// use maquette::{CandidateId, Error, Generator, Prompt};
+///
+/// // The small model of the repository; a published one is opened in the same way.
+/// let weights = Path::new("examples/demo/weights");
+/// # if !weights.exists() { return Ok(()); }
+/// let (model, pixels) = (ModelFolder::open(weights.join("show-o"))?, ModelFolder::open(weights.join("magvitv2"))?);
+/// let words = std::fs::read_to_string(weights.join("show-o/vocab.txt")).map_err(|_| Error::foreign("no words"))?;
+/// let cpu = Arc::new(Cpu::new());
+/// let config = ShowOConfig::from_json(&model.config)?;
+/// let model = model.weights.read(|weights| ShowO::load(cpu.clone(), config, weights, Format::Q8_0))?;
+/// let config = MagvitConfig::from_json(&pixels.config)?;
+/// let pixels = pixels.weights.read(|weights| Magvit::load(cpu, config, weights, Format::F32))?;
+///
+/// let options = ShowOOptions::default().with_steps(4).with_candidates(2);
+/// let mut session = ShowOSession::new(Arc::new(model), Arc::new(pixels), Words::new(&words)?, options)?;
+/// let mut ids = [CandidateId::default(); 2];
+/// session.start(&Prompt::new("a photo of a red car"), &[1, 2], &mut ids)?;
+/// for _ in 0..session.steps() {
+///     session.step(&ids)?;
+/// }
+/// let mut picture = vec![0; session.image_size().len_bytes()];
+/// session.observe(&ids[..1], Needs::PIXELS, &mut Views::pixels(&mut picture))?;
+/// assert!(picture.iter().any(|byte| *byte != picture[0]));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct ShowOSession<B: Backend, T> {
     model: Arc<ShowO<B>>,
