@@ -21,7 +21,7 @@ fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             Throughput::Elements((m * n * k) as u64),
         );
         let size = format!("m{m}_n{n}_k{k}");
-        for format in Format::ALL {
+        for &format in Format::ALL {
             let mut bytes = vec![0; format.bytes(n, k)?];
             format.quantise(&data, &mut bytes);
             let view = match format {

@@ -312,11 +312,7 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let f = FilterShape {
         rows,
         width,
-        filter: Filter {
-            temperature: 1.0,
-            top_k: 1000,
-            top_p: 0.9,
-        },
+        filter: Filter::default().with_top_k(1000).with_top_p(0.9),
     };
     time(
         c,

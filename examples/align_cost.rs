@@ -111,12 +111,7 @@ fn main() -> Result<()> {
     let targets = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"];
     let engine = Engine::new(
         learner,
-        Trained::Adapters(LoraConfig {
-            rank: args.rank,
-            alpha: 2.0 * args.rank as f32,
-            targets: targets.map(str::to_owned).into(),
-            seed: 1,
-        }),
+        Trained::Adapters(LoraConfig::new(args.rank, 2.0 * args.rank as f32, targets).with_seed(1)),
         Limits {
             rows: config.text_rows() + config.image_rows(),
             labels: config.image_rows(),
@@ -126,11 +121,7 @@ fn main() -> Result<()> {
     println!("{threads} threads, {instructions}; {trained} numbers are trained");
     let mut trainer = Trainer::new(
         engine,
-        TrainerConfig {
-            optimiser: AdamWConfig::default(),
-            schedule: Schedule::Constant,
-            clip: None,
-        },
+        TrainerConfig::new(AdamWConfig::default(), Schedule::Constant),
     )?;
     let mut stream = Stream::new(7);
     let mut words =

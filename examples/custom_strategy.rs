@@ -11,10 +11,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use maquette::generator::{Needs, Views};
 use maquette::reward::{Ask, ViewKey};
-use maquette::rng::Stream;
+use maquette::rng::{Rng, Stream};
 use maquette::search::{Cost, Decision, Event, MultiplyAdds, SearchStrategy};
 use maquette::{CandidateId, Flow, Generator, ImageBatch, Judgement, Prompt, RewardModel, Verdict};
-use rand_core::Rng;
 use support::{open, png_file};
 
 /// Draws a path up to the step of the gate; one that the judge does not believe in by then makes room for another. The

@@ -35,10 +35,10 @@ impl CodeGrid {
         }
     }
 
-    /// Places in the grid, counted row by row.
+    /// Places in the grid, counted row by row; the largest number for a grid that no memory holds.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.rows as usize * self.cols as usize
+        (self.rows as usize).saturating_mul(self.cols as usize)
     }
 
     /// Whether the grid has no place at all.

@@ -1,12 +1,13 @@
 //! Judges made of judges: a mean, a cheap one before a dear one, one for some questions, a memory.
 
+mod subset;
+
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::codes::Code;
-use crate::error::{self, Error, Result};
+use self::subset::{Subset, room};
+use crate::error::{Error, Result};
 use crate::generator::Needs;
-use crate::image::ImageBatch;
 use crate::prompt::Prompt;
 use crate::reward::{Answer, Ask, Judgement, RewardModel, Verdict, ViewKey};
 
@@ -22,7 +23,8 @@ fn same_length(ask: &Ask<'_>, out: &[Verdict]) -> Result<()> {
     })
 }
 
-/// The mean of several judges' probabilities; the answer is the likelier of the two, malformed only if all are.
+/// The mean of several judges' probabilities; the answer is the likelier of the two, malformed only if all are. The first
+/// judge that has words explains.
 ///
 /// ```
 /// use maquette::combine::Mean;
@@ -104,6 +106,18 @@ impl<R: RewardModel> RewardModel for Mean<R> {
         Ok(())
     }
 
+    fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
+        for judge in &mut self.judges {
+            match judge.explain(ask, out) {
+                Err(Error::Unsupported { .. }) => {}
+                told => return told,
+            }
+        }
+        Err(Error::Unsupported {
+            what: "explaining a verdict",
+        })
+    }
+
     fn multiply_adds(&self) -> Option<u64> {
         self.judges.iter().map(RewardModel::multiply_adds).sum()
     }
@@ -118,7 +132,8 @@ impl<R: RewardModel> RewardModel for Mean<R> {
 /// A cheap judge first; a second one only where the first is unsure, that is |P(yes) − P(no)| lies below a threshold
 /// or its answer is malformed.
 ///
-/// The views of both are observed together, so what is saved is the second judge's work and not the observing.
+/// The views of both are observed together, so what is saved is the second judge's work and not the observing. The second
+/// judge explains, or the first if the second has no words.
 ///
 /// ```
 /// use maquette::combine::Cascade;
@@ -173,6 +188,13 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Cascade<A, B> {
             }
         }
         self.subset.judge(ask, &mut self.second, out)
+    }
+
+    fn explain(&mut self, ask: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
+        match self.second.explain(ask, out) {
+            Err(Error::Unsupported { .. }) => self.first.explain(ask, out),
+            told => told,
+        }
     }
 
     fn multiply_adds(&self) -> Option<u64> {
@@ -385,97 +407,61 @@ const fn mix(hash: u64, byte: u8) -> u64 {
     (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01B3)
 }
 
-/// Room for `n` more elements, or an error.
-fn room<T>(rows: &mut Vec<T>, n: usize) -> Result<()> {
-    error::room("combined judge", rows, n)
-}
+#[cfg(test)]
+mod tests {
+    use alloc::string::String;
+    use alloc::vec;
 
-/// Some rows of a question, moved together.
-#[derive(Debug)]
-struct Subset {
-    rows: Vec<usize>,
-    keys: Vec<ViewKey>,
-    pixels: Vec<u8>,
-    codes: Vec<Code>,
-    hidden: Vec<f32>,
-    verdicts: Vec<Verdict>,
-}
+    use super::*;
+    use crate::generator::CandidateId;
 
-impl Subset {
-    const fn new() -> Self {
-        Self {
-            rows: Vec::new(),
-            keys: Vec::new(),
-            pixels: Vec::new(),
-            codes: Vec::new(),
-            hidden: Vec::new(),
-            verdicts: Vec::new(),
+    /// A judge that says no, and perhaps why.
+    struct Says(Option<&'static str>);
+
+    impl RewardModel for Says {
+        fn needs(&self, _: Judgement) -> Needs {
+            Needs::NOTHING
+        }
+
+        fn judge(&mut self, _: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
+            out.fill(Verdict::new(0.0, 1.0));
+            Ok(())
+        }
+
+        fn explain(&mut self, _: &Ask<'_>, out: &mut dyn fmt::Write) -> Result<()> {
+            let words = self.0.ok_or(Error::Unsupported { what: "words" })?;
+            out.write_str(words)
+                .map_err(|_| Error::foreign("no room for words"))
         }
     }
 
-    /// Forgets all rows, and makes room for those of a question, so that the next one of its size allocates nothing.
-    fn begin(&mut self, ask: &Ask<'_>) -> Result<()> {
-        let n = ask.keys.len();
-        self.rows.clear();
-        self.keys.clear();
-        self.pixels.clear();
-        self.codes.clear();
-        self.hidden.clear();
-        self.verdicts.clear();
-        room(&mut self.rows, n)?;
-        room(&mut self.keys, n)?;
-        room(&mut self.verdicts, n)?;
-        let bytes = |pixels: ImageBatch<'_>| pixels.size().len_bytes().saturating_mul(n);
-        room(&mut self.pixels, ask.pixels.map_or(0, bytes))?;
-        room(&mut self.codes, ask.codes.map_or(0, <[Code]>::len))?;
-        room(&mut self.hidden, ask.hidden.map_or(0, <[f32]>::len))
+    fn reason(judge: &mut dyn RewardModel) -> Result<String> {
+        let prompt = Prompt::new("a cup");
+        let keys = [ViewKey {
+            candidate: CandidateId(0),
+            step: 1,
+        }];
+        let mut words = String::new();
+        judge.explain(&Ask::new(Judgement::Outcome, &prompt, &keys), &mut words)?;
+        Ok(words)
     }
 
-    /// A row of the question that all was made ready for.
-    fn add(&mut self, ask: &Ask<'_>, row: usize) {
-        let n = ask.keys.len();
-        self.rows.push(row);
-        self.keys.push(ask.keys[row]);
-        if let Some(picture) = ask.pixels.and_then(|pixels| pixels.picture(row)) {
-            self.pixels.extend_from_slice(picture);
-        }
-        if let Some(codes) = ask
-            .codes
-            .and_then(|codes| codes.chunks_exact((codes.len() / n).max(1)).nth(row))
-        {
-            self.codes.extend_from_slice(codes);
-        }
-        if let Some(hidden) = ask
-            .hidden
-            .and_then(|rows| rows.chunks_exact((rows.len() / n).max(1)).nth(row))
-        {
-            self.hidden.extend_from_slice(hidden);
-        }
-    }
-
-    /// Has a judge answer for these rows and writes the answers where they belong.
-    fn judge<R: RewardModel>(
-        &mut self,
-        all: &Ask<'_>,
-        judge: &mut R,
-        out: &mut [Verdict],
-    ) -> Result<()> {
-        let n = self.rows.len();
-        if n == 0 {
-            return Ok(());
-        }
-        let mut ask = Ask::new(all.judgement, all.prompt, &self.keys);
-        if let Some(pixels) = all.pixels {
-            ask.pixels = Some(ImageBatch::new(n, pixels.size(), &self.pixels)?);
-        }
-        ask.codes = all.codes.map(|_| self.codes.as_slice());
-        ask.hidden = all.hidden.map(|_| self.hidden.as_slice());
-        self.verdicts.clear();
-        self.verdicts.resize(n, Verdict::malformed());
-        judge.judge(&ask, &mut self.verdicts)?;
-        for (&row, &verdict) in self.rows.iter().zip(&self.verdicts) {
-            out[row] = verdict;
-        }
-        Ok(())
+    #[test]
+    fn the_judge_that_has_words_explains() {
+        let mean = |all: [Option<&'static str>; 2]| {
+            reason(&mut Mean::new(all.map(Says).into_iter().collect()))
+        };
+        assert_eq!(mean([None, Some("no cup")]).unwrap(), "no cup");
+        assert_eq!(mean([Some("a mug"), Some("no cup")]).unwrap(), "a mug");
+        assert!(matches!(mean([None; 2]), Err(Error::Unsupported { .. })));
+        let cascade = |all: [Option<&'static str>; 2]| {
+            let [first, second] = all.map(Says);
+            reason(&mut Cascade::new(first, second, 0.5))
+        };
+        assert_eq!(cascade([Some("a mug"), None]).unwrap(), "a mug");
+        assert_eq!(cascade([Some("a mug"), Some("no cup")]).unwrap(), "no cup");
+        assert!(matches!(cascade([None; 2]), Err(Error::Unsupported { .. })));
+        let mut split = Split::new(Says(None), Says(Some("no cup")), vec![Judgement::Clarity]);
+        assert_eq!(reason(&mut split).unwrap(), "no cup");
     }
 }

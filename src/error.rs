@@ -18,12 +18,12 @@ pub type Result<T> = core::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A buffer is shorter than its shape says.
+    /// A buffer has another length than its shape says: a shorter one, or one that is too long where both must agree.
     #[error("{op}: \"{arg}\" holds {got} elements, its shape needs {want}")]
     Length {
         /// Operation that was called.
         op: &'static str,
-        /// Argument that is too short.
+        /// Argument of the wrong length.
         arg: &'static str,
         /// Elements it holds.
         got: usize,
@@ -59,6 +59,18 @@ pub enum Error {
         arg: &'static str,
         /// Row of the argument.
         row: usize,
+    },
+    /// A number that should be a probability lies outside [0, 1].
+    #[error("{op}: \"{arg}\" is {got} in row {row}, a probability lies in 0 to 1")]
+    Probability {
+        /// Operation that found it.
+        op: &'static str,
+        /// Argument that holds it.
+        arg: &'static str,
+        /// Row of the argument.
+        row: usize,
+        /// The number.
+        got: f32,
     },
     /// A candidate was never started here, or was pruned.
     #[error("{op}: candidate {id} is not alive in this generator")]
@@ -126,7 +138,7 @@ pub enum Error {
         /// Its name.
         name: Name,
     },
-    /// A tensor's number of elements differs from what the config says.
+    /// A tensor's shape differs from what the config says.
     #[error("weights: tensor \"{name}\" has shape {got}, the config says {want}")]
     TensorShape {
         /// Its name.
@@ -236,8 +248,8 @@ pub enum Error {
         #[source]
         source: Foreign,
     },
-    /// An error of somebody else's generator, reward model or weight source.
-    #[error("{0}")]
+    /// An error of somebody else's generator, reward model or weight source, or of the system.
+    #[error(transparent)]
     Foreign(Foreign),
 }
 
@@ -297,7 +309,19 @@ impl fmt::Debug for Name {
     }
 }
 
-/// An opaque cause from outside this crate. It exists in every build; with `alloc` it can carry any error.
+/// An opaque cause from outside this crate. It exists in every build; with `alloc` it can carry any error, whose own causes
+/// are its sources, and which can be had back by its type.
+///
+/// ```
+/// use std::io;
+///
+/// use maquette::{Error, error::Foreign};
+///
+/// let error = Error::Foreign(Foreign::new(io::Error::from(io::ErrorKind::TimedOut)));
+/// let Error::Foreign(cause) = &error else { unreachable!() };
+/// let late = cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut);
+/// assert!(late);
+/// ```
 #[derive(Debug)]
 pub struct Foreign {
     #[cfg(feature = "alloc")]
@@ -323,6 +347,12 @@ impl Foreign {
             cause: cause.into(),
         }
     }
+
+    /// The error that was wrapped, if it is of this type.
+    #[must_use]
+    pub fn downcast_ref<E: core::error::Error + 'static>(&self) -> Option<&E> {
+        self.cause.downcast_ref()
+    }
 }
 
 impl fmt::Display for Foreign {
@@ -331,7 +361,12 @@ impl fmt::Display for Foreign {
     }
 }
 
-impl core::error::Error for Foreign {}
+impl core::error::Error for Foreign {
+    #[cfg(feature = "alloc")]
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        self.cause.source()
+    }
+}
 
 impl Error {
     /// An error of a foreign implementation, from one sentence.
@@ -395,6 +430,25 @@ mod tests {
             text,
             "gemm: \"w\" holds 4096 elements, its shape needs 8192"
         );
+    }
+
+    #[test]
+    fn a_foreign_error_passes_its_own_causes_on() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no answer")]
+        struct Late(#[source] core::num::ParseIntError);
+        let cause = "x".parse::<u8>().unwrap_err();
+        let error = Error::Foreign(Foreign::new(Late(cause.clone())));
+        assert_eq!(error.to_string(), "no answer");
+        let source = core::error::Error::source(&error).unwrap();
+        assert_eq!(source.downcast_ref(), Some(&cause));
+        let Error::Foreign(foreign) = error else {
+            panic!("{error}")
+        };
+        assert!(foreign.downcast_ref::<Late>().is_some());
+        assert!(foreign.downcast_ref::<core::fmt::Error>().is_none());
+        // A sentence is no error of anybody's, and has no cause.
+        assert!(core::error::Error::source(&Error::foreign("the server is gone")).is_none());
     }
 
     #[test]

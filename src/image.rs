@@ -2,7 +2,12 @@
 
 use crate::error::{Result, covers, product};
 
-/// Width and height of a picture.
+/// Height and width of a picture.
+///
+/// ```
+/// use maquette::ImageSize;
+/// assert_eq!(ImageSize::new(256, 384).len_bytes(), 256 * 384 * 3);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageSize {
     /// Rows of pixels.
@@ -18,10 +23,12 @@ impl ImageSize {
         Self { height, width }
     }
 
-    /// Bytes of one picture, three a pixel.
+    /// Bytes of one picture, three a pixel; the largest number for a size that no memory holds.
     #[must_use]
     pub const fn len_bytes(&self) -> usize {
-        self.height as usize * self.width as usize * 3
+        (self.height as usize)
+            .saturating_mul(self.width as usize)
+            .saturating_mul(3)
     }
 }
 

@@ -36,6 +36,25 @@ pub type Tell<'a> = dyn FnMut(Part<'_>) -> Result<()> + 'a;
 ///
 /// Parts that build upon others come after them: first that there is a car, then that it is red. A part whose text is the
 /// whole prompt says what is wrong where all others are there: a number, a relation.
+///
+/// ```
+/// use maquette::parts::{Part, PromptParts, Tell};
+/// use maquette::reason::Fault;
+///
+/// // One thing of one colour.
+/// let mut parts = |prompt: &str, tell: &mut Tell<'_>| {
+///     let Some((colour, object)) = prompt.split_once(' ') else { return Ok(()) };
+///     tell(Part::new(object, Fault::Missing { object }))?;
+///     tell(Part::new(prompt, Fault::Colour { object, wanted: Some(colour), found: None }))
+/// };
+/// let mut faults = Vec::new();
+/// parts.each("red car", &mut |part| {
+///     faults.push(part.fault.to_string());
+///     Ok(())
+/// })?;
+/// assert_eq!(faults, ["car is missing", "car is not red"]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub trait PromptParts {
     /// Tells the parts of a prompt, or none if it has none that could be asked for alone.
     ///

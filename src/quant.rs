@@ -13,19 +13,23 @@ mod matrix;
 mod q4_k;
 mod symmetric;
 
+use core::fmt;
+use core::str::FromStr;
+
 use half::bf16;
 
 pub use self::activations::{A8_BLOCK, quantise_a8};
 pub use self::blocks::Block;
 pub use self::matrix::{QuantData, QuantMatrix};
-pub use self::q4_k::{Q4K_BLOCK, Q4K_BLOCK_BYTES, dequantise_q4_k, quantise_q4_k};
+pub(crate) use self::q4_k::Q4K_BLOCK_BYTES;
+use self::q4_k::{Q4K_BLOCK, dequantise_q4_k, quantise_q4_k};
 #[cfg(feature = "alloc")]
 pub(crate) use self::q4_k::{level as q4_k_level, part as q4_k_part};
-pub use self::symmetric::{
-    Q4_BLOCK, Q4_BLOCK_BYTES, Q4G_BLOCK, Q4G_BLOCK_BYTES, Q8_BLOCK, Q8_BLOCK_BYTES,
-    dequantise_q4_0, dequantise_q4_g128, dequantise_q8_0, quantise_q4_0, quantise_q4_g128,
-    quantise_q8_0,
+use self::symmetric::{
+    Q4_BLOCK, Q4G_BLOCK, Q8_BLOCK, dequantise_q4_0, dequantise_q4_g128, dequantise_q8_0,
+    quantise_q4_0, quantise_q4_g128, quantise_q8_0,
 };
+pub(crate) use self::symmetric::{Q4_BLOCK_BYTES, Q4G_BLOCK_BYTES, Q8_BLOCK_BYTES};
 use crate::error::{Error, Result, product};
 
 /// How the elements of a weight matrix are kept in memory.
@@ -50,7 +54,7 @@ pub enum Format {
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: &[Self] = &[
         Self::F32,
         Self::Bf16,
         Self::Q8_0,
@@ -59,7 +63,14 @@ impl Format {
         Self::Q4G128,
     ];
 
-    /// Its name.
+    /// Its name, as [`Display`](fmt::Display) writes it; [`FromStr`] reads it in capital and in small letters.
+    ///
+    /// ```
+    /// use maquette::quant::Format;
+    /// assert_eq!(Format::Q4K.to_string(), "Q4_K");
+    /// assert_eq!("q8_0".parse::<Format>()?, Format::Q8_0);
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -142,6 +153,10 @@ impl Format {
 
     /// Writes floats as canonical bytes. Only whole blocks are written: the rest of `x` and `out` stays as it is.
     ///
+    /// The scale of a Q8_0 block is the largest magnitude over 127, that of Q4_0 the element of largest magnitude over −8, so
+    /// that this element is met; Q4_G128 takes of some scales about that one the one that errs least in squares, and Q4_K
+    /// looks for the scale and the offset of every 32 elements that do.
+    ///
     /// Elements that are not finite give a block that is not finite either, or means nothing; callers who must not have
     /// that check first. The same numbers give the same bytes on every machine.
     pub fn quantise(self, x: &[f32], out: &mut [u8]) {
@@ -184,9 +199,39 @@ impl Format {
     }
 }
 
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let mut known = Self::ALL.iter().copied();
+        known
+            .find(|format| format.name().eq_ignore_ascii_case(name))
+            .ok_or(Error::Config {
+                key: "format",
+                problem: "is none of F32, BF16, Q8_0, Q4_0, Q4_K and Q4_G128",
+            })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn formats_are_read_by_the_names_that_they_write() {
+        for &format in Format::ALL {
+            assert_eq!(format.name().parse::<Format>().unwrap(), format);
+            let small = format.name().to_ascii_lowercase();
+            assert_eq!(small.parse::<Format>().unwrap(), format);
+        }
+        assert!("Q5_0".parse::<Format>().is_err() && "".parse::<Format>().is_err());
+    }
 
     #[test]
     fn half_floats_round_to_even() {

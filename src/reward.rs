@@ -1,6 +1,7 @@
 //! The contract of a reward model: verdicts on views of candidates.
 
 use core::fmt;
+use core::str::FromStr;
 
 use crate::codes::Code;
 use crate::error::{Error, Result};
@@ -23,6 +24,49 @@ pub enum Judgement {
     Clarity,
     /// Can this unfinished picture still become what the prompt asks for? (PARM, second question)
     Potential,
+}
+
+impl Judgement {
+    /// All questions.
+    pub const ALL: &[Self] = &[Self::Outcome, Self::Process, Self::Clarity, Self::Potential];
+
+    /// Its name, as [`Display`](fmt::Display) writes it and [`FromStr`] reads it.
+    ///
+    /// ```
+    /// use maquette::Judgement;
+    /// assert_eq!(Judgement::Potential.to_string(), "potential");
+    /// assert_eq!("clarity".parse::<Judgement>()?, Judgement::Clarity);
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outcome => "outcome",
+            Self::Process => "process",
+            Self::Clarity => "clarity",
+            Self::Potential => "potential",
+        }
+    }
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Judgement {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let mut known = Self::ALL.iter().copied();
+        known
+            .find(|judgement| judgement.name() == name)
+            .ok_or(Error::Config {
+                key: "question",
+                problem: "is none of outcome, process, clarity and potential",
+            })
+    }
 }
 
 /// Names one view: what a candidate looked like after so many steps.
@@ -88,7 +132,7 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// What a judge answered.
+/// What a judge answered. Written out ([`fmt::Display`]) it is `yes`, `no` or `other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// Yes.
@@ -97,6 +141,16 @@ pub enum Answer {
     No,
     /// Neither of the two.
     Other,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Other => "other",
+        })
+    }
 }
 
 /// A judge's verdict on one view. The two probabilities may sum to less than 1.
@@ -152,17 +206,26 @@ impl Verdict {
     /// Fails unless both probabilities are numbers in [0, 1].
     ///
     /// # Errors
-    /// [`Error::NotFinite`] with the verdict's place in its batch.
+    /// [`Error::NotFinite`] or [`Error::Probability`] with the verdict's place in its batch.
+    ///
+    /// ```
+    /// use maquette::Error;
+    /// use maquette::reward::Verdict;
+    /// assert!(Verdict::new(0.7, 0.2).check(0).is_ok());
+    /// assert!(matches!(Verdict::new(1.5, 0.0).check(3), Err(Error::Probability { row: 3, got: 1.5, .. })));
+    /// assert!(matches!(Verdict::new(f32::NAN, 0.0).check(3), Err(Error::NotFinite { row: 3, .. })));
+    /// ```
     pub fn check(&self, row: usize) -> Result<()> {
-        let legal = |p: f32| (0.0..=1.0).contains(&p);
-        if legal(self.p_yes) && legal(self.p_no) {
-            return Ok(());
+        let op = "judge";
+        for (arg, got) in [("p_yes", self.p_yes), ("p_no", self.p_no)] {
+            if !got.is_finite() {
+                return Err(Error::NotFinite { op, arg, row });
+            }
+            if !(0.0..=1.0).contains(&got) {
+                return Err(Error::Probability { op, arg, row, got });
+            }
         }
-        Err(Error::NotFinite {
-            op: "judge",
-            arg: "verdict",
-            row,
-        })
+        Ok(())
     }
 }
 

@@ -13,6 +13,10 @@
 
 use core::convert::Infallible;
 
+/// Where strategies draw their seeds from: every generator of `rand_core` is one, and so is [`Stream`]. Given here, so that a
+/// strategy of one's own needs no dependency of the same version.
+pub use rand_core::Rng;
+
 use crate::math;
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
@@ -96,11 +100,10 @@ pub fn race(p: &[f32], epsilon: impl Fn(usize) -> f32) -> usize {
     at
 }
 
-/// An ordinary stream of random words, for code that wants a [`rand_core::Rng`].
+/// An ordinary stream of random words, for code that wants an [`Rng`].
 ///
 /// ```
-/// use maquette::rng::Stream;
-/// use rand_core::Rng;
+/// use maquette::rng::{Rng, Stream};
 /// assert_eq!(Stream::new(7).next_u64(), Stream::new(7).next_u64());
 /// ```
 #[derive(Debug, Clone)]

@@ -171,7 +171,7 @@ fn products_agree_around_the_tile_sizes() {
 /// stand alone, and odd numbers of blocks where they do not.
 #[test]
 fn products_agree_in_every_format_and_arithmetic() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let ks = match format.block() {
             1 => [33, 257],
             block => [block, 3 * block],
@@ -194,7 +194,7 @@ fn products_agree_in_every_format_and_arithmetic() {
 #[test]
 fn a_row_has_the_same_bits_at_any_number_of_rows() {
     let n = 70;
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let k = format.block().max(32) * 3;
         let data = numbers(n * k, 1);
         let mut bytes = vec![0; format.bytes(n, k).unwrap()];
@@ -436,11 +436,10 @@ fn filters_agree() {
     for (rows, width) in [(0, 5), (1, 1), (3, 64), (40, 1000)] {
         for (top_k, top_p) in [(0, 1.0), (7, 1.0), (0, 0.6), (100, 0.9), (1, 0.5)] {
             agree!(|b| {
-                let filter = Filter {
-                    temperature: 0.7,
-                    top_k,
-                    top_p,
-                };
+                let filter = Filter::default()
+                    .with_temperature(0.7)
+                    .with_top_k(top_k)
+                    .with_top_p(top_p);
                 let mut logits = random(b, rows * width, 1);
                 let mut order = b.zeros(rows * width).unwrap();
                 let s = FilterShape {
@@ -455,11 +454,7 @@ fn filters_agree() {
     }
     for b in cpus() {
         let mut logits = buffer(b, &[0.0, 1.0, f32::NAN, 1.0]);
-        let filter = Filter {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-        };
+        let filter = Filter::default();
         let s = FilterShape {
             rows: 2,
             width: 2,

@@ -131,7 +131,10 @@ impl Same for Products<'_> {
 
 #[test]
 fn products_and_rows_of_matrices_agree() {
-    let stored = Format::ALL.map(|format| Stored::new(format, 17, format.block().max(32)));
+    let stored = Format::ALL
+        .iter()
+        .map(|format| Stored::new(*format, 17, format.block().max(32)));
+    let stored: Vec<_> = stored.collect();
     for m in [1, 5] {
         for activations in [Activations::F32, Activations::A8] {
             agree(Products(m, activations, &stored));
@@ -236,11 +239,10 @@ impl Same for Rows {
         };
         b.gate(g, &x, &mut y).unwrap();
         all.extend(bits(b, &y));
-        let filter = Filter {
-            temperature: 0.7,
-            top_k: 5,
-            top_p: 0.9,
-        };
+        let filter = Filter::default()
+            .with_temperature(0.7)
+            .with_top_k(5)
+            .with_top_p(0.9);
         let f = FilterShape {
             rows,
             width,

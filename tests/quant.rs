@@ -178,7 +178,7 @@ proptest! {
     /// What was read from blocks goes into blocks unchanged. Q4_K looks for other grids each time.
     #[test]
     fn prop_quantising_twice_is_quantising_once(x in wide(256, -2)) {
-        for format in Format::ALL {
+        for &format in Format::ALL {
             if format == Format::Q4K {
                 continue;
             }

@@ -152,14 +152,13 @@ fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
         pictures,
         requests,
         lora: training.lora.clone(),
-        draws: PairConfig {
-            masks: match args.masks {
+        draws: PairConfig::default()
+            .with_masks(match args.masks {
                 MaskKind::Own => Masks::Own,
                 MaskKind::Shared => Masks::Shared,
-            },
-            p_drop: args.drop,
-            seed: args.seed,
-        },
+            })
+            .with_p_drop(args.drop)
+            .with_seed(args.seed),
     };
     let engine = training.trainer.engine();
     let mut kept = [engine.kept()?, engine.kept()?];
@@ -367,10 +366,7 @@ impl<F: Family> Run<'_, F> {
         let args = self.args;
         let mut loss = 0.0;
         if args.objective == Objective::Grpo {
-            let mut config = GrpoConfig {
-                beta: args.beta(),
-                ..GrpoConfig::default()
-            };
+            let mut config = GrpoConfig::default().with_beta(args.beta());
             if let Some([words, codes]) = &self.entropy {
                 (config.entropy.words, config.entropy.codes) = (words.term(), codes.term());
             }
@@ -383,7 +379,7 @@ impl<F: Family> Run<'_, F> {
                     .map(|passes| Rollout::new(engine, passes))
                     .collect::<maquette::Result<Vec<_>>>()?;
                 let report =
-                    grpo::group(engine, &rollouts, &rewards, (&config, share), &mut kept[0])?;
+                    grpo::group(engine, &rollouts, &rewards, &config, share, &mut kept[0])?;
                 loss += share * report.loss;
                 k3 += share * report.k3;
                 for (all, entropy) in entropies.iter_mut().zip(report.entropy) {
@@ -424,11 +420,9 @@ impl<F: Family> Run<'_, F> {
                 .into_iter()
                 .map(|examples| ScoredPair::new(engine, examples))
                 .collect::<maquette::Result<Vec<_>>>()?;
-            let config = DpoConfig {
-                beta: args.beta(),
-                supervised: args.supervised,
-                ..DpoConfig::default()
-            };
+            let config = DpoConfig::default()
+                .with_beta(args.beta())
+                .with_supervised(args.supervised);
             let report = dpo::batch(engine, &batch, &config, kept)?;
             told.insert("margin".into(), json!(report.margin));
             told.insert("p_right".into(), json!(report.p_right));

@@ -46,26 +46,18 @@ impl<'a, L: Learner<Cpu>> Training<'a, L> {
         if layers.is_empty() {
             layers = targets.split(',').map(str::to_owned).collect();
         }
-        let lora = LoraConfig {
-            rank: args.rank,
-            alpha: 2.0 * args.rank as f32,
-            targets: layers,
-            seed: args.seed,
-        };
+        let lora = LoraConfig::new(args.rank, 2.0 * args.rank as f32, layers).with_seed(args.seed);
         let engine = Engine::new(learner, Trained::Adapters(lora.clone()), limits)?;
         let mut trainer = Trainer::new(
             engine,
-            TrainerConfig {
-                optimiser: AdamWConfig {
-                    rate: args.rate,
-                    ..AdamWConfig::default()
-                },
-                schedule: Schedule::Cosine {
+            TrainerConfig::new(
+                AdamWConfig::default().with_rate(args.rate),
+                Schedule::Cosine {
                     warm_up: steps / 10,
                     steps,
                 },
-                clip: Some(args.clip),
-            },
+            )
+            .with_clip(args.clip),
         )?;
         fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
         let settings = args.describe(steps, &lora.targets);

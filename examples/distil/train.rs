@@ -189,21 +189,19 @@ pub fn train(cli: &Train) -> Res<()> {
     let places = of(&taught);
     let each = (places.len() / cli.batch.max(1)).max(1);
     let steps = cli.epochs * each as u64;
-    let settings = TrainerConfig {
-        optimiser: AdamWConfig {
-            rate: cli.rate,
-            weight_decay: cli.decay,
-            ..AdamWConfig::default()
-        },
-        schedule: Schedule::Cosine {
+    let settings = TrainerConfig::new(
+        AdamWConfig::default()
+            .with_rate(cli.rate)
+            .with_weight_decay(cli.decay),
+        Schedule::Cosine {
             warm_up: steps.min(100),
             steps,
         },
-        clip: Some(1.0),
-    };
+    )
+    .with_clip(1.0);
     let device = device(cli.threads)?;
     let views = cli.batch.clamp(1, places.len());
-    let mut trainer = LatentTrainer::new(device, config.clone(), (settings, cli.seed), views)?;
+    let mut trainer = LatentTrainer::new(device, config.clone(), settings, cli.seed, views)?;
     fs::create_dir_all(&cli.out)?;
     let run = cli.out.join("run.bin");
     if run.exists() {

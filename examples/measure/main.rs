@@ -294,7 +294,7 @@ fn ask(
     report.put("views", keys.len());
     let prompt = Prompt::new(&cli.prompt);
     let mut verdicts = vec![Verdict::malformed(); keys.len()];
-    for (judgement, name) in QUESTIONS {
+    for judgement in QUESTIONS {
         // Potential goes on where clarity ended; the others begin anew.
         if judgement != Judgement::Potential {
             judge.forget(&keys);
@@ -303,7 +303,7 @@ fn ask(
         let ask = Ask::new(judgement, &prompt, &keys).with_pixels(shown);
         judge.judge(&ask, &mut verdicts)?;
         let each = judge.of(judgement).each();
-        report.put_some(&format!("{name}_seconds_each"), each);
+        report.put_some(&format!("{judgement}_seconds_each"), each);
     }
     report.memory();
     Ok(())
@@ -352,9 +352,9 @@ fn search(report: &mut Report, generator: &mut Timed, judge: &mut Scripted, cli:
     report.put("start_seconds", generator.start.seconds);
     report.put("decoded", generator.decode.items);
     report.put("decode_seconds", generator.decode.seconds);
-    for ((_, name), spent) in QUESTIONS.iter().zip(&judge.spent) {
-        report.put(&format!("{name}_asked"), spent.items);
-        report.put(&format!("{name}_seconds"), spent.seconds);
+    for (judgement, spent) in QUESTIONS.iter().zip(&judge.spent) {
+        report.put(&format!("{judgement}_asked"), spent.items);
+        report.put(&format!("{judgement}_seconds"), spent.seconds);
     }
     report.memory();
 

@@ -21,11 +21,11 @@ pub enum Script {
 }
 
 /// The questions, in the order of [`Scripted::spent`].
-pub const QUESTIONS: [(Judgement, &str); 4] = [
-    (Judgement::Clarity, "clarity"),
-    (Judgement::Potential, "potential"),
-    (Judgement::Outcome, "outcome"),
-    (Judgement::Process, "process"),
+pub const QUESTIONS: [Judgement; 4] = [
+    Judgement::Clarity,
+    Judgement::Potential,
+    Judgement::Outcome,
+    Judgement::Process,
 ];
 
 /// A judge that tells what it spent, under a script.
@@ -47,7 +47,7 @@ impl Scripted {
 
     /// What a question came to.
     pub fn of(&self, judgement: Judgement) -> Spent {
-        let place = QUESTIONS.iter().position(|(j, _)| *j == judgement);
+        let place = QUESTIONS.iter().position(|j| *j == judgement);
         place.map_or(Spent::default(), |i| self.spent[i])
     }
 }
@@ -82,7 +82,7 @@ impl RewardModel for Scripted {
     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
         let begin = Instant::now();
         self.inner.judge(ask, out)?;
-        if let Some(i) = QUESTIONS.iter().position(|(j, _)| *j == ask.judgement) {
+        if let Some(i) = QUESTIONS.iter().position(|j| *j == ask.judgement) {
             self.spent[i].add(ask.keys.len(), begin);
         }
         for (row, (verdict, &key)) in out.iter_mut().zip(ask.keys).enumerate() {

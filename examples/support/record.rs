@@ -68,20 +68,9 @@ pub struct Record {
     began: Instant,
 }
 
-/// The question's name in traces and on sheets.
-pub fn name(judgement: Judgement) -> &'static str {
-    match judgement {
-        Judgement::Outcome => "outcome",
-        Judgement::Process => "process",
-        Judgement::Clarity => "clarity",
-        Judgement::Potential => "potential",
-        _ => "another question",
-    }
-}
-
 /// A verdict for the trace.
 pub fn verdict(v: &Verdict) -> Value {
-    json!({ "p_yes": v.p_yes, "p_no": v.p_no, "answer": format!("{:?}", v.answer).to_lowercase() })
+    json!({ "p_yes": v.p_yes, "p_no": v.p_no, "answer": v.answer.to_string() })
 }
 
 /// A cost for traces and result files.
@@ -189,7 +178,7 @@ impl Record {
                 }
                 json!({
                     "event": "judged", "id": key.candidate.0, "step": key.step,
-                    "question": name(judgement), "verdict": verdict(&v),
+                    "question": judgement.name(), "verdict": verdict(&v),
                 })
             }
             Event::Explained { key, reason } => {

@@ -12,6 +12,7 @@ use crate::math;
 
 /// Settings of the optimiser. The defaults are those of the released preference training.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct AdamWConfig {
     /// Rate before the schedule.
     pub rate: f64,
@@ -31,6 +32,36 @@ impl Default for AdamWConfig {
             eps: 1e-8,
             weight_decay: 0.01,
         }
+    }
+}
+
+impl AdamWConfig {
+    /// Another rate.
+    #[must_use]
+    pub const fn with_rate(mut self, rate: f64) -> Self {
+        self.rate = rate;
+        self
+    }
+
+    /// Means that change more quickly or slowly.
+    #[must_use]
+    pub const fn with_betas(mut self, betas: [f64; 2]) -> Self {
+        self.betas = betas;
+        self
+    }
+
+    /// Another number beside the root of the mean square.
+    #[must_use]
+    pub const fn with_eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+
+    /// Another decay of weights.
+    #[must_use]
+    pub const fn with_weight_decay(mut self, weight_decay: f64) -> Self {
+        self.weight_decay = weight_decay;
+        self
     }
 }
 

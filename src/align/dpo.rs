@@ -11,6 +11,7 @@ use crate::ops::Backward;
 
 /// Factors of the objective. The defaults are the released ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct DpoConfig {
     /// How much a difference of scores counts.
     pub beta: f64,
@@ -27,6 +28,29 @@ impl Default for DpoConfig {
             dpo: 1.0,
             supervised: 0.0,
         }
+    }
+}
+
+impl DpoConfig {
+    /// Another weight of differences of scores.
+    #[must_use]
+    pub const fn with_beta(mut self, beta: f64) -> Self {
+        self.beta = beta;
+        self
+    }
+
+    /// Another factor of the preference.
+    #[must_use]
+    pub const fn with_dpo(mut self, dpo: f64) -> Self {
+        self.dpo = dpo;
+        self
+    }
+
+    /// Another factor of the cross-entropy.
+    #[must_use]
+    pub const fn with_supervised(mut self, supervised: f64) -> Self {
+        self.supervised = supervised;
+        self
     }
 }
 

@@ -58,6 +58,7 @@ impl EntropyTerms {
 
 /// How a factor is moved.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct AdaptiveConfig {
     /// The entropy to hold, in nats: 2 for text and 7 for codes in the released runs.
     pub target: f64,
@@ -76,6 +77,20 @@ impl AdaptiveConfig {
             rate: 5e-5,
             most: 5e-3,
         }
+    }
+
+    /// Another rate.
+    #[must_use]
+    pub const fn with_rate(mut self, rate: f64) -> Self {
+        self.rate = rate;
+        self
+    }
+
+    /// Another largest size of the factor.
+    #[must_use]
+    pub const fn with_most(mut self, most: f64) -> Self {
+        self.most = most;
+        self
     }
 }
 

@@ -36,6 +36,7 @@ pub enum EqualRewards {
 
 /// Settings of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct GrpoConfig {
     /// Added to the deviation.
     pub eps: f64,
@@ -63,6 +64,50 @@ impl Default for GrpoConfig {
             equal_rewards: EqualRewards::Keep,
             entropy: EntropyTerms::default(),
         }
+    }
+}
+
+impl GrpoConfig {
+    /// Another number beside the deviation.
+    #[must_use]
+    pub const fn with_eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+
+    /// Another deviation.
+    #[must_use]
+    pub const fn with_deviation(mut self, deviation: Deviation) -> Self {
+        self.deviation = deviation;
+        self
+    }
+
+    /// Ratios that leave 1 by more than this do not count.
+    #[must_use]
+    pub const fn with_clip(mut self, clip: f64) -> Self {
+        self.clip = Some(clip);
+        self
+    }
+
+    /// Another factor of the distance from the reference.
+    #[must_use]
+    pub const fn with_beta(mut self, beta: f64) -> Self {
+        self.beta = beta;
+        self
+    }
+
+    /// What to do without differences.
+    #[must_use]
+    pub const fn with_equal_rewards(mut self, equal_rewards: EqualRewards) -> Self {
+        self.equal_rewards = equal_rewards;
+        self
+    }
+
+    /// Entropies as terms of the loss.
+    #[must_use]
+    pub const fn with_entropy(mut self, entropy: EntropyTerms) -> Self {
+        self.entropy = entropy;
+        self
     }
 }
 
@@ -221,7 +266,8 @@ pub fn group<B: Backward, L: Learner<B>>(
     engine: &mut Engine<B, L>,
     rollouts: &[Rollout],
     rewards: &[f64],
-    (config, share): (&GrpoConfig, f64),
+    config: &GrpoConfig,
+    share: f64,
     kept: &mut Kept<B>,
 ) -> Result<GrpoReport> {
     covers(OP, "rewards", rewards.len(), rollouts.len())?;

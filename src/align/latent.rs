@@ -88,7 +88,8 @@ impl<B: Backward> LatentTrainer<B> {
     pub fn new(
         backend: Arc<B>,
         head: LatentConfig,
-        (config, seed): (TrainerConfig, u64),
+        config: TrainerConfig,
+        seed: u64,
         views: usize,
     ) -> Result<Self> {
         head.check()?;

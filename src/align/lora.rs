@@ -22,6 +22,7 @@ use crate::rng::{Stream, open_unit};
 
 /// y = W x + b + alpha / rank · B (A x), for the layers that are named.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct LoraConfig {
     /// Rows of A, columns of B.
     pub rank: usize,
@@ -34,6 +35,28 @@ pub struct LoraConfig {
 }
 
 impl LoraConfig {
+    /// Pairs of this rank and alpha beside the layers whose names end so; from seed 0.
+    #[must_use]
+    pub fn new<T: Into<String>>(
+        rank: usize,
+        alpha: f32,
+        targets: impl IntoIterator<Item = T>,
+    ) -> Self {
+        Self {
+            rank,
+            alpha,
+            targets: targets.into_iter().map(Into::into).collect(),
+            seed: 0,
+        }
+    }
+
+    /// Begins with other numbers.
+    #[must_use]
+    pub const fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
     /// What the pair's product is multiplied with.
     #[must_use]
     pub const fn scale(&self) -> f32 {
@@ -44,7 +67,7 @@ impl LoraConfig {
     ///
     /// ```
     /// use maquette::align::LoraConfig;
-    /// let config = LoraConfig { rank: 8, alpha: 16.0, targets: vec!["q_proj".into()], seed: 0 };
+    /// let config = LoraConfig::new(8, 16.0, ["q_proj"]);
     /// assert!(config.targets("model.layers.0.self_attn.q_proj"));
     /// assert!(!config.targets("model.layers.0.self_attn.k_proj"));
     /// assert_eq!(config.scale(), 2.0);

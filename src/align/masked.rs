@@ -35,6 +35,7 @@ pub struct Preference {
 
 /// How pairs become examples.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct PairConfig {
     /// The masks.
     pub masks: Masks,
@@ -51,6 +52,29 @@ impl Default for PairConfig {
             p_drop: 0.1,
             seed: 10086,
         }
+    }
+}
+
+impl PairConfig {
+    /// Other masks.
+    #[must_use]
+    pub const fn with_masks(mut self, masks: Masks) -> Self {
+        self.masks = masks;
+        self
+    }
+
+    /// Leaves the text out so often.
+    #[must_use]
+    pub const fn with_p_drop(mut self, p_drop: f32) -> Self {
+        self.p_drop = p_drop;
+        self
+    }
+
+    /// Other draws.
+    #[must_use]
+    pub const fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
     }
 }
 

@@ -8,6 +8,7 @@ use crate::ops::Backward;
 
 /// Settings of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct TrainerConfig {
     /// The optimiser.
     pub optimiser: AdamWConfig,
@@ -15,6 +16,25 @@ pub struct TrainerConfig {
     pub schedule: Schedule,
     /// Longest gradient; longer ones are scaled down.
     pub clip: Option<f64>,
+}
+
+impl TrainerConfig {
+    /// No gradient is too long.
+    #[must_use]
+    pub const fn new(optimiser: AdamWConfig, schedule: Schedule) -> Self {
+        Self {
+            optimiser,
+            schedule,
+            clip: None,
+        }
+    }
+
+    /// Scales longer gradients than this down.
+    #[must_use]
+    pub const fn with_clip(mut self, clip: f64) -> Self {
+        self.clip = Some(clip);
+        self
+    }
 }
 
 /// What one step did.

@@ -4,6 +4,7 @@
 mod bf16;
 mod few;
 mod floats;
+mod plan;
 mod q8;
 
 use core::marker::PhantomData;
@@ -11,6 +12,7 @@ use core::marker::PhantomData;
 use self::bf16::Halves;
 use self::few::Few;
 use self::floats::Floats;
+use self::plan::{Plan, most_keys, work};
 use self::q8::Q8;
 use super::Cpu;
 use super::gemm::{Rows, Sums, block};
@@ -464,53 +466,5 @@ impl Cpu {
         };
         let tiles = Tiles::new(out, width, together, plan.columns);
         self.pool.each_with(plan.work, plan.scratch, tiles, f)
-    }
-}
-
-/// Most keys that a query sees.
-fn most_keys(s: &AttentionShape, spans: &[u32]) -> usize {
-    let most = |span: &[u32]| {
-        let [prefix, own] = s.visible(span, s.queries.saturating_sub(1));
-        prefix.len() + own.len()
-    };
-    let spans = spans.chunks_exact(SPAN_WORDS).take(s.sequences);
-    spans.map(most).max().unwrap_or(0)
-}
-
-/// Vector operations for so many keys.
-fn work(s: &AttentionShape, keys: usize) -> usize {
-    [s.queries, keys, s.n_heads, s.head_dim]
-        .into_iter()
-        .fold(s.sequences, usize::saturating_mul)
-        / 4
-}
-
-/// How [`Few`] goes about a shape.
-struct Plan {
-    together: usize,
-    words: [usize; 3],
-    scratch: usize,
-    columns: usize,
-    work: usize,
-}
-
-impl Plan {
-    fn new(cpu: &Cpu, s: &AttentionShape, spans: &[u32], [query, keys]: [usize; 2]) -> Self {
-        let n = most_keys(s, spans);
-        let scores = few::score_words(n);
-        let together = few::together(s, scores);
-        let group = s.n_heads / s.n_kv_heads;
-        let heads = together * group;
-        // Heads that share keys stay together; enough tasks that none of them is long.
-        let tasks = s.n_kv_heads.div_ceil(8 * cpu.threads());
-        Self {
-            together,
-            words: [query, keys, scores],
-            scratch: heads
-                .saturating_mul(query.saturating_add(scores))
-                .saturating_add(keys),
-            columns: tasks * group * s.head_dim,
-            work: work(s, n),
-        }
     }
 }

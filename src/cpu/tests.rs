@@ -108,7 +108,7 @@ fn rows<B: Backend>(b: &B, width: usize) -> Vec<u32> {
 fn matrices(n: usize, k: usize, f: impl Fn(Format, &QuantMatrix<'_>)) {
     let data = numbers(n * k, 4);
     f(Format::F32, &QuantMatrix::f32(n, k, &data).unwrap());
-    for format in Format::ALL.into_iter().skip(1) {
+    for format in Format::ALL.iter().copied().skip(1) {
         if format.fitting(k) != format {
             continue;
         }
@@ -159,7 +159,7 @@ fn every_instruction_set_gives_the_reference_product() {
 /// The largest integers of both sides, and activations that are no normal numbers.
 #[test]
 fn the_ends_of_the_integers_give_the_reference_product() {
-    for format in Format::ALL.into_iter().filter(|f| f.block() > 1) {
+    for format in Format::ALL.iter().copied().filter(|f| f.block() > 1) {
         let k = 3 * format.block();
         let mut row = alloc::vec![1.0_f32; k];
         row.extend((0..k).map(|i| if i % 2 == 0 { -1e30 } else { 1e30 }));
@@ -218,7 +218,7 @@ fn the_ends_of_the_integers_give_the_reference_product() {
 fn rows_in_portions_give_the_matrix_in_one() {
     let cpu = Cpu::with_threads(1).unwrap();
     let n = 150;
-    for format in Format::ALL.into_iter().skip(1) {
+    for format in Format::ALL.iter().copied().skip(1) {
         let k = format.block().max(32) * 3;
         let (s, data) = (GemmShape::new(2, n, k), numbers(n * k, 5));
         let row = format.bytes(1, k).unwrap();

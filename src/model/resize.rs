@@ -1,114 +1,32 @@
 //! Pictures to the square views of an image tower, bit for bit as Pillow resizes bytes.
 
+mod merge;
+mod taps;
+
 use alloc::vec::Vec;
+
+pub use merge::TileMerge;
+use taps::{BITS, Taps, clip};
 
 use crate::error::{Error, Result, covers, product, room};
 use crate::image::ImageSize;
 
-/// Fraction bits of a weight.
-const BITS: u32 = 22;
 /// Largest side of a picture: bounds every product and sum below.
 const SIDE_MAX: u32 = 1 << 14;
 /// The grey that fills a picture up to a square.
 pub const GREY: u8 = 127;
 
-/// The weights of every output along one axis.
-#[derive(Debug, Default)]
-struct Taps {
-    sizes: (u32, u32),
-    /// First input and number of inputs of each output.
-    spans: Vec<(usize, usize)>,
-    /// Weights of all outputs, one after the other.
-    weights: Vec<i32>,
-    /// Room for one output's weights before they are normalised.
-    real: Vec<f64>,
-}
-
-/// Cubic convolution kernel with a = −1/2.
-fn bicubic_kernel(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
-    }
-}
-
-impl Taps {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "sizes are at most 2^14 and weights at most 2^23; the truncation is part of the definition"
-    )]
-    fn plan(&mut self, from: u32, to: u32) -> Result<()> {
-        if self.sizes == (from, to) {
-            return Ok(());
-        }
-        self.sizes = (0, 0);
-        self.spans.clear();
-        self.weights.clear();
-        let scale = f64::from(from) / f64::from(to);
-        let stretch = if scale < 1.0 { 1.0 } else { scale };
-        let support = 2.0 * stretch;
-        let inverse = 1.0 / stretch;
-        // Inputs of an output at most: those nearer than `support`, on both sides.
-        let most = (2.0 * support) as usize + 2;
-        room("resize", &mut self.real, most)?;
-        room("resize", &mut self.spans, to as usize)?;
-        for i in 0..to {
-            let centre = (f64::from(i) + 0.5) * scale;
-            let first = ((centre - support + 0.5) as i64).max(0) as usize;
-            let end = ((centre + support + 0.5) as i64).clamp(0, i64::from(from)) as usize;
-            self.real.clear();
-            self.real
-                .extend((first..end).map(|x| bicubic_kernel((x as f64 - centre + 0.5) * inverse)));
-            let total: f64 = self.real.iter().sum();
-            self.spans.push((first, self.real.len()));
-            room("resize", &mut self.weights, self.real.len())?;
-            self.weights.extend(self.real.iter().map(|&w| {
-                let w = if total == 0.0 { w } else { w / total } * f64::from(1_u32 << BITS);
-                if w < 0.0 {
-                    (w - 0.5) as i32
-                } else {
-                    (w + 0.5) as i32
-                }
-            }));
-        }
-        self.sizes = (from, to);
-        Ok(())
-    }
-
-    /// The outputs in order: first input and weights.
-    fn outputs(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let mut at = 0;
-        self.spans.iter().map(move |&(first, len)| {
-            let weights = &self.weights[at..at + len];
-            at += len;
-            (first, weights)
-        })
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to 0..=255"
-)]
-const fn clip(sum: i32) -> u8 {
-    let v = sum >> BITS;
-    if v < 0 {
-        0
-    } else if v > 255 {
-        255
-    } else {
-        v as u8
-    }
-}
-
 /// Resizes pictures; keeps weights and room between calls, so that pictures of one size allocate once.
+///
+/// ```
+/// use maquette::ImageSize;
+/// use maquette::model::resize::Resizer;
+/// let (wide, mut view) = ([200; 2 * 4 * 3], [0; 4 * 4 * 3]);
+/// Resizer::new().padded_square(&wide, ImageSize::new(2, 4), 4, &mut view)?;
+/// // Grey above and below, the picture between.
+/// assert_eq!([0, 1, 2, 3].map(|row| view[row * 4 * 3]), [127, 200, 200, 127]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Resizer {
     across: Taps,
@@ -258,7 +176,8 @@ impl Resizer {
         &mut self,
         src: &[u8],
         size: ImageSize,
-        (side, min): (u32, u32),
+        side: u32,
+        min: u32,
         out: &mut [u8],
     ) -> Result<()> {
         check_side(size)?;
@@ -407,163 +326,6 @@ pub fn best_resolution(size: ImageSize, candidates: &[ImageSize]) -> Option<Imag
     best.map(|(_, _, c)| c)
 }
 
-/// How the features of a picture's tiles become rows of text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TileMerge {
-    /// Patches along one side of a tile.
-    pub grid: usize,
-    /// Tiles down and across.
-    pub tiles: [usize; 2],
-    /// First row and column of patches that are kept.
-    pub offset: [usize; 2],
-    /// Rows and columns that are kept.
-    pub kept: [usize; 2],
-    /// Rows and columns after the reduction to at most `max` tiles' worth.
-    pub rows: usize,
-    /// See `rows`.
-    pub cols: usize,
-}
-
-impl TileMerge {
-    /// The plan for one picture.
-    ///
-    /// # Errors
-    /// A size of zero.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "truncation is the definition; sides are small"
-    )]
-    pub fn plan(
-        size: ImageSize,
-        best: ImageSize,
-        side: u32,
-        grid: usize,
-        max: usize,
-    ) -> Result<Self> {
-        check_side(size)?;
-        if side == 0 || grid == 0 || max == 0 {
-            return Err(Error::Config {
-                key: "image_size",
-                problem: "has no patches",
-            });
-        }
-        let tiles = [(best.height / side) as usize, (best.width / side) as usize];
-        let whole = [tiles[0] * grid, tiles[1] * grid];
-        let (mut offset, mut kept) = ([0, 0], whole);
-        let (width, height) = (f64::from(size.width), f64::from(size.height));
-        let (w, h) = (whole[1] as f64, whole[0] as f64);
-        // The axis along which the picture was padded is cut.
-        let (axis, inner) = if width / height > w / h {
-            (0, height * (w / width))
-        } else {
-            (1, width * (h / height))
-        };
-        let cut = whole[axis].saturating_sub((inner as usize).max(1)) / 2;
-        offset[axis] = cut;
-        kept[axis] = whole[axis] - 2 * cut;
-        let times = libm::sqrt((kept[0] * kept[1]) as f64 / ((max * grid * grid) as f64));
-        let [rows, cols] = if times > 1.1 {
-            kept.map(|n| (floor_divide(n as f64, times) as usize).max(1))
-        } else {
-            kept
-        };
-        Ok(Self {
-            grid,
-            tiles,
-            offset,
-            kept,
-            rows,
-            cols,
-        })
-    }
-
-    /// Rows of text of the whole picture: the base view, and every reduced row with its newline.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.grid * self.grid + self.rows * (self.cols + 1)
-    }
-
-    /// Whether there is no row; a plan always has some.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Merges features `[1 + tiles, grid², width]` and the newline row into `[len, width]`.
-    ///
-    /// # Errors
-    /// Buffers shorter than their shapes.
-    pub fn merge(&self, features: &[f32], newline: &[f32], out: &mut [f32]) -> Result<()> {
-        let width = newline.len();
-        let base = self.grid * self.grid * width;
-        covers(
-            "merge",
-            "features",
-            features.len(),
-            product("merge", &[1 + self.tiles[0] * self.tiles[1], base])?,
-        )?;
-        covers(
-            "merge",
-            "out",
-            out.len(),
-            product("merge", &[self.len(), width])?,
-        )?;
-        let (whole, tiles) = features.split_at(base);
-        out[..base].copy_from_slice(whole);
-        let patch = |r: usize, c: usize| {
-            let (r, c) = (r + self.offset[0], c + self.offset[1]);
-            let tile = r / self.grid * self.tiles[1] + c / self.grid;
-            &tiles[tile * base + (r % self.grid * self.grid + c % self.grid) * width..][..width]
-        };
-        let mut rows = out[base..].chunks_exact_mut(width.max(1));
-        for r in 0..self.rows {
-            for (c, out) in (0..=self.cols).zip(&mut rows) {
-                if c == self.cols {
-                    out.copy_from_slice(newline);
-                } else if [self.rows, self.cols] == self.kept {
-                    out.copy_from_slice(patch(r, c));
-                } else {
-                    let (r0, r1, down) = between(r, self.kept[0], self.rows);
-                    let (c0, c1, across) = between(c, self.kept[1], self.cols);
-                    let corners = [patch(r0, c0), patch(r0, c1), patch(r1, c0), patch(r1, c1)];
-                    for (i, out) in out.iter_mut().enumerate() {
-                        let [a, b, c, d] = corners.map(|p| p[i]);
-                        let (left, below) = (1.0 - across, 1.0 - down);
-                        *out = below * (left * a + across * b) + down * (left * c + across * d);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The two inputs between which an output lies, and its distance from the first; corners are not aligned.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "not negative, and grids are small"
-)]
-fn between(i: usize, from: usize, to: usize) -> (usize, usize, f32) {
-    let at = (from as f32 / to as f32) * (i as f32 + 0.5) - 0.5;
-    let at = if at < 0.0 { 0.0 } else { at };
-    let first = (at as usize).min(from - 1);
-    (first, (first + 1).min(from - 1), at - first as f32)
-}
-
-/// Floor division of floats as Python defines it.
-fn floor_divide(a: f64, b: f64) -> f64 {
-    let quotient = (a - libm::fmod(a, b)) / b;
-    let floor = libm::floor(quotient);
-    if quotient - floor > 0.5 {
-        floor + 1.0
-    } else {
-        floor
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -606,7 +368,7 @@ mod tests {
         let fit = |min| {
             let mut out = [0; 5 * 5 * 3];
             Resizer::new()
-                .fitted_square(&[7; 4 * 7 * 3], ImageSize::new(4, 7), (5, min), &mut out)
+                .fitted_square(&[7; 4 * 7 * 3], ImageSize::new(4, 7), 5, min, &mut out)
                 .map(|()| out.chunks(15).map(|row| row[0]).collect::<Vec<u8>>())
         };
         assert_eq!(fit(1).unwrap(), [GREY, 7, 7, GREY, GREY]);

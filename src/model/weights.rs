@@ -1,15 +1,16 @@
 //! Where weights come from, and how they become matrices and buffers of a device.
 
 mod loader;
+mod packer;
 
 use alloc::vec::Vec;
 
 use half::{bf16, f16};
 
 pub use self::loader::Loader;
-#[cfg(feature = "safetensors")]
-pub(in crate::model) use self::loader::finite;
 pub(in crate::model) use self::loader::reserved;
+#[cfg(feature = "safetensors")]
+pub(in crate::model) use self::packer::finite;
 use crate::ops::gemm::Activations;
 use crate::quant::{Block, Format};
 

@@ -19,6 +19,8 @@ mod bf16;
 mod format;
 mod moved;
 mod q8;
+mod relative;
+mod rotary;
 
 #[cfg(feature = "alloc")]
 pub(crate) use bf16::pair;
@@ -28,129 +30,15 @@ pub use moved::{MoveShape, move_rows};
 pub use q8::{append_q8, attention_q8};
 #[cfg(feature = "alloc")]
 pub(crate) use q8::{round_block, round_row};
+pub use relative::{RelativeShape, relative_attention};
+#[cfg(feature = "alloc")]
+pub(crate) use rotary::rotate_row;
+pub use rotary::{RotaryShape, rotary, rotary_table};
 
 use crate::error::{Error, Result, covers, product};
 use crate::math;
 use crate::ops::counted;
 use crate::ops::norm::nonzero;
-
-/// Heads whose leading dimensions are rotated; laid out as in [`HeadNormShape`](super::norm::HeadNormShape).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RotaryShape {
-    /// Number of rows.
-    pub rows: usize,
-    /// Heads rotated in each row.
-    pub heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Leading dimensions that are rotated: even, at most `head_dim`.
-    pub rotary_dim: usize,
-    /// Width of a row.
-    pub stride: usize,
-    /// First element of the first head in its row.
-    pub offset: usize,
-    /// Positions in the table.
-    pub positions: usize,
-}
-
-impl RotaryShape {
-    /// Checks the lengths of x, positions and table.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn check(&self, x: usize, positions: usize, table: usize) -> Result<()> {
-        const OP: &str = "rotary";
-        nonzero(OP, "head_dim", self.head_dim)?;
-        if self.rotary_dim > self.head_dim || !self.rotary_dim.is_multiple_of(2) {
-            return Err(Error::Config {
-                key: "rotary_dim",
-                problem: "must be even and at most head_dim",
-            });
-        }
-        let used = product(OP, &[self.heads, self.head_dim])?;
-        covers(OP, "stride", self.stride, used.saturating_add(self.offset))?;
-        covers(OP, "x", x, product(OP, &[self.rows, self.stride])?)?;
-        covers(OP, "positions", positions, self.rows)?;
-        covers(
-            OP,
-            "table",
-            table,
-            product(OP, &[self.positions, self.rotary_dim])?,
-        )
-    }
-}
-
-/// Fills a table `[positions, rotary_dim]`: for each position the cosines of the rotary_dim / 2 angles, then the
-/// sines; angle j is position · theta^(−2j / rotary_dim).
-///
-/// # Errors
-/// A table of another length, or an odd `rotary_dim`.
-pub fn rotary_table(
-    positions: usize,
-    rotary_dim: usize,
-    theta: f32,
-    table: &mut [f32],
-) -> Result<()> {
-    let want = product("rotary_table", &[positions, rotary_dim])?;
-    covers("rotary_table", "table", table.len(), want)?;
-    if !rotary_dim.is_multiple_of(2) {
-        return Err(Error::Config {
-            key: "rotary_dim",
-            problem: "must be even",
-        });
-    }
-    let half = rotary_dim / 2;
-    for (p, row) in table
-        .chunks_exact_mut(rotary_dim.max(1))
-        .take(positions)
-        .enumerate()
-    {
-        for j in 0..half {
-            // The reference forms the inverse frequency and the angle in single precision.
-            let frequency = 1.0 / libm::powf(theta, (2 * j) as f32 / rotary_dim as f32);
-            let angle = p as f32 * frequency;
-            row[j] = math::cos(angle);
-            row[half + j] = math::sin(angle);
-        }
-    }
-    Ok(())
-}
-
-/// Rotates pairs (i, i + rotary_dim / 2) of each head by the angle of the row's position ("rotate half").
-///
-/// A position outside the table leaves its row as it is.
-///
-/// # Errors
-/// See [`RotaryShape::check`].
-///
-/// # Source
-/// Su et al., "RoFormer", arXiv 2104.09864.
-pub fn rotary(s: RotaryShape, x: &mut [f32], positions: &[u32], table: &[f32]) -> Result<()> {
-    s.check(x.len(), positions.len(), table.len())?;
-    if s.stride == 0 {
-        return Ok(());
-    }
-    for (row, &p) in x.chunks_exact_mut(s.stride).zip(positions).take(s.rows) {
-        rotate_row(&s, row, p, table);
-    }
-    Ok(())
-}
-
-/// One row of [`rotary`].
-#[inline(always)]
-pub(crate) fn rotate_row(s: &RotaryShape, row: &mut [f32], position: u32, table: &[f32]) {
-    let (p, half) = (position as usize, s.rotary_dim / 2);
-    if p >= s.positions {
-        return;
-    }
-    let (cos, sin) = table[p * s.rotary_dim..][..s.rotary_dim].split_at(half);
-    for head in row[s.offset..].chunks_exact_mut(s.head_dim).take(s.heads) {
-        let (a, rest) = head.split_at_mut(half);
-        for (((a, b), c), s) in a.iter_mut().zip(&mut rest[..half]).zip(cos).zip(sin) {
-            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-        }
-    }
-}
 
 /// Heads of rows that are copied into a cache, `[heads, cache_rows, head_dim]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -320,20 +208,28 @@ impl AttentionShape {
         )
     }
 
-    /// The cache rows that query `i` of a sequence sees: prefix and own, each cut to the cache.
+    /// The cache rows that query `i` of a sequence sees: prefix and own, each cut to the cache. None of fewer words than
+    /// [`SPAN_WORDS`].
     #[must_use]
     pub fn visible(&self, span: &[u32], i: usize) -> [core::ops::Range<usize>; 2] {
+        let &[prefix, _, first, own, ..] = span else {
+            return [0..0, 0..0];
+        };
         let cut = |from: u32, len: usize| {
             let from = (from as usize).min(self.kv_rows);
             from..from.saturating_add(len).min(self.kv_rows)
         };
-        let own = span[3] as usize;
+        let own = own as usize;
         let seen = if self.causal {
-            own.min((own + i + 1).saturating_sub(self.queries))
+            own.min(
+                own.saturating_add(i)
+                    .saturating_add(1)
+                    .saturating_sub(self.queries),
+            )
         } else {
             own
         };
-        [cut(span[0], self.prefix_rows(span)), cut(span[2], seen)]
+        [cut(prefix, self.prefix_rows(span)), cut(first, seen)]
     }
 
     /// Multiply-adds of the scores and of the sums over the rows that are seen.
@@ -443,106 +339,6 @@ fn weighted(
             *out *= inverse;
         }
     }
-}
-
-/// One sequence whose rows all see each other, with a bias by distance: q, k and v of a row stand side by side.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RelativeShape {
-    /// Number of rows.
-    pub rows: usize,
-    /// Heads of q, of k and of v.
-    pub n_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// What products of q and k are multiplied with.
-    pub scale: f32,
-}
-
-impl RelativeShape {
-    /// Distances that occur: from −(rows − 1) to rows − 1.
-    #[must_use]
-    pub const fn distances(&self) -> usize {
-        (2 * self.rows).saturating_sub(1)
-    }
-
-    /// Multiply-adds of the scores and of the sums over all rows.
-    #[must_use]
-    pub fn multiply_adds(&self) -> u64 {
-        counted(&[2, self.rows, self.rows, self.n_heads, self.head_dim])
-    }
-
-    /// Checks the lengths of qkv, bias and out.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn check(&self, qkv: usize, bias: usize, out: usize) -> Result<()> {
-        const OP: &str = "relative_attention";
-        nonzero(OP, "head_dim", self.head_dim)?;
-        nonzero(OP, "n_heads", self.n_heads)?;
-        let len = product(OP, &[self.rows, self.n_heads, self.head_dim])?;
-        covers(OP, "qkv", qkv, product(OP, &[3, len])?)?;
-        covers(OP, "out", out, len)?;
-        covers(
-            OP,
-            "bias",
-            bias,
-            product(OP, &[self.n_heads, self.distances()])?,
-        )
-    }
-}
-
-/// out\[i, h, :\] = Σ_j softmax_j(q_i·k_j · scale + bias\[h, j − i + rows − 1\]) · v_j over all rows j, summed as in
-/// [`attention`].
-///
-/// # Errors
-/// See [`RelativeShape::check`].
-///
-/// # Source
-/// Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", arXiv
-/// 1910.10683, section 2.1.
-pub fn relative_attention(
-    s: RelativeShape,
-    qkv: &[f32],
-    bias: &[f32],
-    out: &mut [f32],
-) -> Result<()> {
-    s.check(qkv.len(), bias.len(), out.len())?;
-    let width = s.n_heads * s.head_dim;
-    for i in 0..s.rows {
-        for h in 0..s.n_heads {
-            let part = |j: usize, which: usize| {
-                &qkv[(3 * j + which) * width + h * s.head_dim..][..s.head_dim]
-            };
-            let score = |j: usize| {
-                let dot = part(i, 0)
-                    .iter()
-                    .zip(part(j, 1))
-                    .fold(0.0, |sum, (q, k)| sum + q * k);
-                dot * s.scale + bias[h * s.distances() + (j + s.rows - 1 - i)]
-            };
-            let largest = (0..s.rows)
-                .map(score)
-                .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-            let out = &mut out[i * width + h * s.head_dim..][..s.head_dim];
-            out.fill(0.0);
-            let mut lanes = [0.0_f32; 16];
-            for j in 0..s.rows {
-                let p = math::exp(score(j) - largest);
-                lanes[j % 16] += p;
-                for (out, v) in out.iter_mut().zip(part(j, 2)) {
-                    *out += p * v;
-                }
-            }
-            let total: f32 = lanes.iter().sum();
-            if total > 0.0 {
-                let inverse = 1.0 / total;
-                for out in out {
-                    *out *= inverse;
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

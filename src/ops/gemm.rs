@@ -10,6 +10,9 @@
 //! # Ok::<(), maquette::Error>(())
 //! ```
 
+use core::fmt;
+use core::str::FromStr;
+
 use crate::error::{Error, Result, covers, product};
 use crate::ops::counted;
 use crate::quant::{A8_BLOCK, QuantData, QuantMatrix, quantise_a8};
@@ -31,7 +34,17 @@ pub enum Activations {
 }
 
 impl Activations {
-    /// Its name.
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::F32, Self::A8, Self::Bf16];
+
+    /// Its name, as [`Display`](fmt::Display) writes it; [`FromStr`] reads it in capital and in small letters.
+    ///
+    /// ```
+    /// use maquette::ops::gemm::Activations;
+    /// assert_eq!(Activations::Bf16.to_string(), "BF16");
+    /// assert_eq!("a8".parse::<Activations>()?, Activations::A8);
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,6 +52,26 @@ impl Activations {
             Self::A8 => "A8",
             Self::Bf16 => "BF16",
         }
+    }
+}
+
+impl fmt::Display for Activations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Activations {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let mut known = Self::ALL.iter().copied();
+        known
+            .find(|activations| activations.name().eq_ignore_ascii_case(name))
+            .ok_or(Error::Config {
+                key: "activations",
+                problem: "is none of F32, A8 and BF16",
+            })
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) use backend::Sealed;
 #[cfg(feature = "align")]
 pub use backward::Backward;
 #[cfg(feature = "alloc")]
-pub use reference::Reference;
+pub use reference::{HostBuffer, HostMatrix, Reference};
 
 #[cfg(feature = "alloc")]
 mod backend;

@@ -3,7 +3,7 @@
 //! ```
 //! use maquette::ops::sample::{Draw, DrawShape, Filter, draw, filter};
 //! let (mut logits, mut order) = ([1.0, 3.0, 2.0], [0; 3]);
-//! filter(Filter { temperature: 1.0, top_k: 1, top_p: 1.0 }, &mut logits, &mut order)?;
+//! filter(Filter::default().with_top_k(1), &mut logits, &mut order)?;
 //! // With one entry left it is drawn whatever the noise says.
 //! let (mut code, mut p) = ([0], [0.0]);
 //! draw(DrawShape { rows: 1, width: 3 }, &mut logits, &Draw::Given(&[0.1, 2.0, 0.1]), &mut code, &mut p)?;

@@ -205,7 +205,7 @@ impl NearestShape {
 /// What a vector is multiplied with to have length 1: 1 / max(‖x‖, 1e-12).
 #[inline(always)]
 #[must_use]
-pub fn unit_scale(x: &[f32]) -> f32 {
+pub(crate) fn unit_scale(x: &[f32]) -> f32 {
     1.0 / math::sqrt(x.iter().fold(0.0, |sum, v| sum + v * v)).max(1e-12)
 }
 

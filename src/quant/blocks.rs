@@ -44,7 +44,7 @@ pub enum Block {
 
 impl Block {
     /// All block formats.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: &[Self] = &[
         Self::Q8_0,
         Self::Q4_0,
         Self::Q4_1,

@@ -343,7 +343,7 @@ mod tests {
         // No scale among them is infinite or NaN.
         let bytes: [u8; 2 * K] =
             core::array::from_fn(|i| u8::try_from(i * (i + 37) % 0x70).unwrap());
-        for format in Format::ALL.into_iter().skip(1) {
+        for format in Format::ALL.iter().copied().skip(1) {
             let bytes = &bytes[..format.bytes(1, K).unwrap()];
             let w = QuantMatrix::from_bytes(format, 1, K, bytes).unwrap();
             let mut row = [0.0; K];

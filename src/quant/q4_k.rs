@@ -6,10 +6,10 @@
 use super::blocks::{half, put_half};
 
 /// Elements of a [`Format::Q4K`](super::Format::Q4K) block.
-pub const Q4K_BLOCK: usize = 256;
+pub(super) const Q4K_BLOCK: usize = 256;
 /// Bytes of a [`Format::Q4K`](super::Format::Q4K) block: scale, scale of the offsets, 12 bytes of scales and offsets, and
 /// nibbles, of each 64 elements the first 32 in the low halves of 32 bytes.
-pub const Q4K_BLOCK_BYTES: usize = 16 + Q4K_BLOCK / 2;
+pub(crate) const Q4K_BLOCK_BYTES: usize = 16 + Q4K_BLOCK / 2;
 
 /// Neighbours that share a scale and an offset.
 const PART: usize = 32;
@@ -48,7 +48,7 @@ pub(crate) fn level(block: &[u8], i: usize) -> u8 {
 }
 
 /// Reads Q4_K blocks as floats.
-pub fn dequantise_q4_k(blocks: &[u8], out: &mut [f32]) {
+pub(super) fn dequantise_q4_k(blocks: &[u8], out: &mut [f32]) {
     let blocks = blocks.as_chunks::<Q4K_BLOCK_BYTES>().0.iter();
     for (block, out) in blocks.zip(out.as_chunks_mut::<Q4K_BLOCK>().0) {
         let (scale, offset) = (half(block, 0), half(block, 2));
@@ -69,8 +69,8 @@ pub fn dequantise_q4_k(blocks: &[u8], out: &mut [f32]) {
 /// them, each moved to its best place by a least-squares fit. Then the scales and offsets are rounded to 6 bits, again
 /// by the error that each choice leaves.
 ///
-/// As [`quantise_q8_0`](super::quantise_q8_0) for elements that are not finite and for incomplete blocks.
-pub fn quantise_q4_k(x: &[f32], out: &mut [u8]) {
+/// As [`quantise_q8_0`](super::symmetric::quantise_q8_0) for elements that are not finite and for incomplete blocks.
+pub(super) fn quantise_q4_k(x: &[f32], out: &mut [u8]) {
     let blocks = x.as_chunks::<Q4K_BLOCK>().0.iter();
     for (x, block) in blocks.zip(out.as_chunks_mut::<Q4K_BLOCK_BYTES>().0) {
         let x = x.as_chunks::<PART>().0;

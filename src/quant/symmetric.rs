@@ -5,24 +5,24 @@ use half::f16;
 use super::blocks::{half, largest, levels, put_half, put_nibbles};
 
 /// Elements of a [`Format::Q8_0`](super::Format::Q8_0) block.
-pub const Q8_BLOCK: usize = 32;
+pub(super) const Q8_BLOCK: usize = 32;
 /// Bytes of a [`Format::Q8_0`](super::Format::Q8_0) block: the scale, then the elements.
-pub const Q8_BLOCK_BYTES: usize = 2 + Q8_BLOCK;
+pub(crate) const Q8_BLOCK_BYTES: usize = 2 + Q8_BLOCK;
 /// Elements of a [`Format::Q4_0`](super::Format::Q4_0) block.
-pub const Q4_BLOCK: usize = 32;
+pub(super) const Q4_BLOCK: usize = 32;
 /// Bytes of a [`Format::Q4_0`](super::Format::Q4_0) block: the scale, then two elements a byte, `j` in the low and `j + 16` in the high half.
-pub const Q4_BLOCK_BYTES: usize = 2 + Q4_BLOCK / 2;
+pub(crate) const Q4_BLOCK_BYTES: usize = 2 + Q4_BLOCK / 2;
 /// Elements of a [`Format::Q4G128`](super::Format::Q4G128) block.
-pub const Q4G_BLOCK: usize = 128;
+pub(super) const Q4G_BLOCK: usize = 128;
 /// Bytes of a [`Format::Q4G128`](super::Format::Q4G128) block: the scale, then the nibbles of four
 /// [`Format::Q4_0`](super::Format::Q4_0) blocks.
-pub const Q4G_BLOCK_BYTES: usize = 2 + Q4G_BLOCK / 2;
+pub(crate) const Q4G_BLOCK_BYTES: usize = 2 + Q4G_BLOCK / 2;
 
 /// Writes floats as Q8_0 blocks: the scale is the largest magnitude over 127, rounded to half precision.
 ///
 /// Elements that are not finite give a block that is not finite either; callers who must not have that check first.
 /// Only whole blocks are written: the rest of `x` and `out` stays as it is.
-pub fn quantise_q8_0(x: &[f32], out: &mut [u8]) {
+pub(super) fn quantise_q8_0(x: &[f32], out: &mut [u8]) {
     for (x, block) in x
         .chunks_exact(Q8_BLOCK)
         .zip(out.chunks_exact_mut(Q8_BLOCK_BYTES))
@@ -45,7 +45,7 @@ pub fn quantise_q8_0(x: &[f32], out: &mut [u8]) {
 }
 
 /// Reads Q8_0 blocks as floats.
-pub fn dequantise_q8_0(blocks: &[u8], out: &mut [f32]) {
+pub(super) fn dequantise_q8_0(blocks: &[u8], out: &mut [f32]) {
     for (block, out) in blocks
         .chunks_exact(Q8_BLOCK_BYTES)
         .zip(out.chunks_exact_mut(Q8_BLOCK))
@@ -60,7 +60,7 @@ pub fn dequantise_q8_0(blocks: &[u8], out: &mut [f32]) {
 /// Writes floats as Q4_0 blocks: the scale is the element of largest magnitude over −8, so that this element is met.
 ///
 /// As [`quantise_q8_0`] for elements that are not finite and for incomplete blocks.
-pub fn quantise_q4_0(x: &[f32], out: &mut [u8]) {
+pub(super) fn quantise_q4_0(x: &[f32], out: &mut [u8]) {
     for (x, block) in x
         .chunks_exact(Q4_BLOCK)
         .zip(out.chunks_exact_mut(Q4_BLOCK_BYTES))
@@ -72,7 +72,7 @@ pub fn quantise_q4_0(x: &[f32], out: &mut [u8]) {
 }
 
 /// Reads Q4_0 blocks as floats.
-pub fn dequantise_q4_0(blocks: &[u8], out: &mut [f32]) {
+pub(super) fn dequantise_q4_0(blocks: &[u8], out: &mut [f32]) {
     for (block, out) in blocks
         .chunks_exact(Q4_BLOCK_BYTES)
         .zip(out.chunks_exact_mut(Q4_BLOCK))
@@ -90,7 +90,7 @@ pub fn dequantise_q4_0(blocks: &[u8], out: &mut [f32]) {
 /// −8, the one that errs least in squares.
 ///
 /// As [`quantise_q8_0`] for elements that are not finite and for incomplete blocks.
-pub fn quantise_q4_g128(x: &[f32], out: &mut [u8]) {
+pub(super) fn quantise_q4_g128(x: &[f32], out: &mut [u8]) {
     // The first one is the plain one. All meet the largest element with −8, so that blocks come back as they were.
     const ENDS: [f32; 8] = [8.0, 8.4, 8.2, 7.9, 7.8, 7.7, 7.6, 7.55];
     let blocks = x.as_chunks::<Q4G_BLOCK>().0.iter();
@@ -142,7 +142,7 @@ fn group(x: &[f32; Q4G_BLOCK], scale: f32) -> ([f32; Q4G_BLOCK], f32) {
 }
 
 /// Reads blocks of 128 nibbles as floats.
-pub fn dequantise_q4_g128(blocks: &[u8], out: &mut [f32]) {
+pub(super) fn dequantise_q4_g128(blocks: &[u8], out: &mut [f32]) {
     let blocks = blocks.as_chunks::<Q4G_BLOCK_BYTES>().0.iter();
     for (block, out) in blocks.zip(out.as_chunks_mut::<Q4G_BLOCK>().0) {
         let scale = half(block, 0);

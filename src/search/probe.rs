@@ -45,11 +45,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
             asked: 0,
             halt: None,
         };
-        let sight = Sight {
-            ask,
-            grid,
-            reason: &reason,
-        };
+        let sight = Sight::new(ask, grid).with_reason(&reason);
         let mut probe =
             |first: u32, prompt: &Prompt<'_>, copies: ImageBatch<'_>, out: &mut [Verdict]| {
                 prober.ask(first, prompt, copies, out)

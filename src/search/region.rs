@@ -25,6 +25,25 @@ pub struct Sight<'a> {
     pub reason: &'a str,
 }
 
+impl<'a> Sight<'a> {
+    /// A picture that the judge has no words for.
+    #[must_use]
+    pub const fn new(ask: Ask<'a>, grid: CodeGrid) -> Self {
+        Self {
+            ask,
+            grid,
+            reason: "",
+        }
+    }
+
+    /// Adds what the judge says is wrong.
+    #[must_use]
+    pub const fn with_reason(mut self, reason: &'a str) -> Self {
+        self.reason = reason;
+        self
+    }
+}
+
 /// Puts the outcome question about pictures made of the one that is to be corrected.
 ///
 /// The first argument numbers them: the same number must be the same picture, so that a judge may go on from what it
@@ -36,6 +55,27 @@ pub type Probe<'a> = dyn FnMut(u32, &Prompt<'_>, ImageBatch<'_>, &mut [Verdict])
 ///
 /// A trait and not an enum: a detector, a person who marks a region or a judge that points at it know best, and none of
 /// them is the crate's. Any `FnMut(&Sight, &mut Probe, &mut [f32]) -> Result<()>` is one that sees pixels.
+///
+/// ```
+/// use maquette::search::{Correction, Flow, Locator, Plain, Probe, Reflect, SearchStrategy, Sight};
+/// use maquette::testing::{OracleReward, ScriptedGenerator};
+/// use maquette::{Prompt, rng::Stream};
+///
+/// // Whoever is asked to correct a picture keeps its upper half.
+/// fn lower_half(sight: &Sight<'_>, _: &mut Probe<'_>, support: &mut [f32]) -> maquette::Result<()> {
+///     let half = sight.grid.len() / 2;
+///     support.iter_mut().enumerate().for_each(|(place, support)| *support = f32::from(place < half));
+///     Ok(())
+/// }
+///
+/// let (mut generator, mut judge) = (ScriptedGenerator::new(4), OracleReward::new(1));
+/// let mut search = Reflect::new(Plain, Correction::Region { from: 2 }).with_locator(lower_half).with_confidence(1.0);
+/// let prompt = Prompt::new("a red car");
+/// let found = search.search(&mut generator, &mut judge, &prompt, &mut Stream::new(1), &mut |_| Flow::Continue)?;
+/// // One picture of four steps, three corrections of two; nothing was asked to find the region.
+/// assert_eq!((found.cost.steps, found.cost.outcome), (4 + 3 * 2, 4));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub trait Locator {
     /// What it must see.
     fn needs(&self) -> Needs {

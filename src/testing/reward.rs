@@ -11,7 +11,7 @@ use crate::reward::{Answer, Ask, Judgement, RewardModel, Verdict, ViewKey};
 use crate::rng::{Purpose, open_unit, philox};
 use crate::search::Cost;
 
-type Script = Box<dyn FnMut(Judgement, ViewKey, &[Code]) -> Verdict>;
+type Script = Box<dyn FnMut(Judgement, ViewKey, &[Code]) -> Verdict + Send>;
 
 fn same_length(ask: &Ask<'_>, out: &[Verdict]) -> Result<()> {
     if ask.keys.len() == out.len() {
@@ -92,7 +92,9 @@ impl fmt::Debug for ScriptedReward {
 impl ScriptedReward {
     /// Answers what the script says of question, view and codes; the codes are empty unless they are needed.
     #[must_use]
-    pub fn new(script: impl FnMut(Judgement, ViewKey, &[Code]) -> Verdict + 'static) -> Self {
+    pub fn new(
+        script: impl FnMut(Judgement, ViewKey, &[Code]) -> Verdict + Send + 'static,
+    ) -> Self {
         Self {
             script: Box::new(script),
             needs: [Needs::NOTHING; 4],

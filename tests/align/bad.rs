@@ -80,19 +80,16 @@ fn pairs_and_groups_that_teach_nothing_are_named() {
             ..
         })
     ));
-    let config = GrpoConfig {
-        equal_rewards: EqualRewards::Reject,
-        ..GrpoConfig::default()
-    };
+    let config = GrpoConfig::default().with_equal_rewards(EqualRewards::Reject);
     let [kept, _] = &mut kept;
-    let error = grpo::group(&mut engine, &[], &[], (&config, 1.0), kept);
+    let error = grpo::group(&mut engine, &[], &[], &config, 1.0, kept);
     assert!(matches!(error, Err(Error::Example { .. })));
     let passes = vec![pairs[0].examples[0].clone()];
     let rollout = Rollout::new(&mut engine, passes).unwrap();
     let group = [rollout.clone(), rollout];
-    let error = grpo::group(&mut engine, &group, &[0.5, 0.5], (&config, 1.0), kept);
+    let error = grpo::group(&mut engine, &group, &[0.5, 0.5], &config, 1.0, kept);
     assert!(matches!(error, Err(Error::Example { .. })));
-    let error = grpo::group(&mut engine, &group, &[0.5], (&config, 1.0), kept);
+    let error = grpo::group(&mut engine, &group, &[0.5], &config, 1.0, kept);
     assert!(matches!(error, Err(Error::Length { arg: "rewards", .. })));
     let empty = Rollout {
         passes: Vec::new(),
@@ -100,7 +97,7 @@ fn pairs_and_groups_that_teach_nothing_are_named() {
         old: None,
     };
     let group = [empty.clone(), empty];
-    assert!(grpo::group(&mut engine, &group, &[0.0, 1.0], (&config, 1.0), kept).is_err());
+    assert!(grpo::group(&mut engine, &group, &[0.0, 1.0], &config, 1.0, kept).is_err());
     assert!(
         engine
             .gradients()
@@ -124,13 +121,10 @@ fn adapters_that_do_not_fit_are_errors() {
         })
     ));
     for rank in [0, 65, usize::MAX] {
-        let error = new(LoraConfig { rank, ..lora(&ALL) });
+        let error = new(LoraConfig::new(rank, 8.0, ALL));
         assert!(matches!(error, Err(Error::TensorShape { .. })), "{rank}");
     }
-    let error = new(LoraConfig {
-        alpha: f32::NAN,
-        ..lora(&ALL)
-    });
+    let error = new(LoraConfig::new(4, f32::NAN, ALL));
     assert!(matches!(
         error,
         Err(Error::Config {
@@ -141,11 +135,7 @@ fn adapters_that_do_not_fit_are_errors() {
 
     let mut engine = new(lora(&ALL)).unwrap();
     let before = bits(&engine);
-    let narrow = new(LoraConfig {
-        rank: 2,
-        ..lora(&ALL)
-    })
-    .unwrap();
+    let narrow = new(LoraConfig::new(2, 8.0, ALL)).unwrap();
     let bytes = write_adapters(narrow.parameters()).unwrap();
     let error = engine.read_adapters(&SafetensorsSource::new(&bytes).unwrap());
     assert!(matches!(error, Err(Error::TensorShape { .. })));

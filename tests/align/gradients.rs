@@ -95,7 +95,7 @@ fn examples() -> Vec<Example> {
 
 #[test]
 fn adapters_over_every_format_have_the_gradient_of_their_differences() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let mut engine = engine(&Arc::new(Cpu::new()), format);
         shake(&mut engine, 0.1);
         check(&mut engine, &examples());

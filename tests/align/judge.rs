@@ -189,17 +189,14 @@ type JudgeTrainer = Trainer<Cpu, LlavaLearner<Cpu>>;
 
 fn trainer() -> (JudgeTrainer, Vec<Example>) {
     let (engine, examples) = engine_of(Cpu::new(), Format::F32, Trained::Adapters(lora()));
-    let config = TrainerConfig {
-        optimiser: AdamWConfig {
-            rate: 1e-2,
-            ..AdamWConfig::default()
-        },
-        schedule: Schedule::Cosine {
+    let config = TrainerConfig::new(
+        AdamWConfig::default().with_rate(1e-2),
+        Schedule::Cosine {
             warm_up: 2,
             steps: 12,
         },
-        clip: Some(1.0),
-    };
+    )
+    .with_clip(1.0);
     (Trainer::new(engine, config).unwrap(), examples)
 }
 

@@ -83,12 +83,7 @@ fn limits() -> Limits {
 }
 
 fn lora(targets: &[&str]) -> LoraConfig {
-    LoraConfig {
-        rank: 4,
-        alpha: 8.0,
-        targets: targets.iter().map(|t| (*t).to_owned()).collect(),
-        seed: 3,
-    }
+    LoraConfig::new(4, 8.0, targets.iter().copied()).with_seed(3)
 }
 
 const ALL: [&str; 6] = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"];
@@ -173,17 +168,14 @@ fn scored<B: Backward>(engine: &mut ShowOEngine<B>, from: usize, n: usize) -> Ve
 }
 
 fn trainer<B: Backward>(engine: ShowOEngine<B>) -> ShowOTrainer<B> {
-    let config = TrainerConfig {
-        optimiser: AdamWConfig {
-            rate: 3e-3,
-            ..AdamWConfig::default()
-        },
-        schedule: Schedule::Cosine {
+    let config = TrainerConfig::new(
+        AdamWConfig::default().with_rate(3e-3),
+        Schedule::Cosine {
             warm_up: 2,
             steps: 30,
         },
-        clip: Some(1.0),
-    };
+    )
+    .with_clip(1.0);
     Trainer::new(engine, config).unwrap()
 }
 

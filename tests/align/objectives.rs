@@ -33,10 +33,7 @@ fn a_policy_like_its_reference_pays_ln_2_and_is_pulled_by_half_of_beta() {
     let mut engine = engine(&reference(), Format::F32);
     let pairs = scored(&mut engine, 0, 1);
     let mut kept = [engine.kept().unwrap(), engine.kept().unwrap()];
-    let config = DpoConfig {
-        beta: 0.5,
-        ..DpoConfig::default()
-    };
+    let config = DpoConfig::default().with_beta(0.5);
     let report = dpo::batch(&mut engine, &pairs, &config, &mut kept).unwrap();
     assert_eq!(report.loss.to_bits(), std::f64::consts::LN_2.to_bits());
     let got = sums(&engine);
@@ -103,8 +100,8 @@ fn equal_rewards_leave_the_distance_from_the_reference_alone() {
     let mut run =
         |engine: &mut ShowOEngine<Reference>, rollouts: &[Rollout], rewards: &[f64], beta| {
             engine.clear().unwrap();
-            let config = GrpoConfig { beta, ..config };
-            let report = grpo::group(engine, rollouts, rewards, (&config, 1.0), &mut kept).unwrap();
+            let config = config.with_beta(beta);
+            let report = grpo::group(engine, rollouts, rewards, &config, 1.0, &mut kept).unwrap();
             (report, sums(engine))
         };
     // The policy is the reference: nothing is left at all.
@@ -120,7 +117,7 @@ fn equal_rewards_leave_the_distance_from_the_reference_alone() {
     let (report, gradient) = run(&mut engine, &rollouts, &[0.0, 0.5, 1.0], 0.0);
     assert!(report.loss.abs() < 1e-9 && gradient.iter().any(|g| g.abs() > 1e-6));
     rollouts[1].reference.pop();
-    assert!(grpo::group(&mut engine, &rollouts, &[0.0; 3], (&config, 1.0), &mut kept).is_err());
+    assert!(grpo::group(&mut engine, &rollouts, &[0.0; 3], &config, 1.0, &mut kept).is_err());
 }
 
 /// Every code as the label of one row, and the log-probability of each.
@@ -199,16 +196,14 @@ fn a_group_adds_its_entropies_to_its_loss_and_its_gradient() {
         factor: -0.3,
         expected: 1.0,
     };
-    let config = GrpoConfig {
-        beta: 0.0,
-        entropy: EntropyTerms {
+    let config = GrpoConfig::default()
+        .with_beta(0.0)
+        .with_entropy(EntropyTerms {
             codes: term,
             ..EntropyTerms::default()
-        },
-        ..GrpoConfig::default()
-    };
+        });
     engine.clear().unwrap();
-    let report = grpo::group(&mut engine, &rollouts, &[0.5; 2], (&config, 0.5), &mut kept).unwrap();
+    let report = grpo::group(&mut engine, &rollouts, &[0.5; 2], &config, 0.5, &mut kept).unwrap();
     let got = sums(&engine);
     engine.clear().unwrap();
     let count: usize = rollouts

@@ -55,7 +55,7 @@ fn attention<B: Backward>(b: &B, s: SelfAttentionShape) -> Vec<f32> {
 
 #[test]
 fn products_of_every_format_agree_around_the_tile_sizes() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         for n in [1, 15, 16, 17, 63, 64, 65, 129, 257] {
             for (m, k) in [(1, 32), (5, 64), (47, 96), (48, 160), (49, 32)] {
                 let format = format.fitting(k);
@@ -83,7 +83,7 @@ fn products_of_every_format_agree_around_the_tile_sizes() {
         (150, 64, 448),
         (97, 257, 544),
     ] {
-        for format in Format::ALL.map(|format| format.fitting(k)) {
+        for format in Format::ALL.iter().map(|format| format.fitting(k)) {
             let s = GemmShape {
                 accumulate: m == 96,
                 ..GemmShape::new(m, n, k)

@@ -466,7 +466,7 @@ pub fn quant(bytes: &[u8]) {
     let x: Vec<f32> = floats.map(|b| f32::from_le_bytes(*b)).collect();
     // Scales of half precision reach no further.
     let small = x.iter().all(|v| v.abs() < 65504.0);
-    for block in Block::ALL {
+    for &block in Block::ALL {
         let n = x.len() / block.len();
         let (mut blocks, mut back) = (vec![0; n * block.bytes()], vec![0.0; n * block.len()]);
         if block.quantise(&x, &mut blocks).is_ok() {
@@ -477,7 +477,7 @@ pub fn quant(bytes: &[u8]) {
         let mut any = vec![0.0; bytes.len() / block.bytes() * block.len()];
         block.dequantise(bytes, &mut any);
     }
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let n = x.len() / format.block();
         let mut kept = vec![0; n * format.block_bytes()];
         let mut back = vec![0.0; n * format.block()];

@@ -59,7 +59,7 @@ fn product(source: &dyn WeightSource, format: Format, name: &str, shape: &[usize
 fn a_written_checkpoint_holds_the_matrices_that_a_model_would_make() {
     let bytes = fs::read(bundled("judge/model.safetensors")).unwrap();
     let source = SafetensorsSource::new(&bytes).unwrap();
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let file = written(&source, format);
         let back = opened(&file).unwrap();
         assert_eq!(
@@ -98,7 +98,7 @@ fn a_written_checkpoint_holds_the_matrices_that_a_model_would_make() {
 fn every_bundled_model_loads_from_what_is_written() {
     let cpu = Arc::new(Cpu::with_threads(1).unwrap());
     let json = |name: &str| JsonConfig::parse(&fs::read_to_string(bundled(name)).unwrap()).unwrap();
-    for format in Format::ALL {
+    for &format in Format::ALL {
         for (name, config) in [
             (
                 "show-o/pytorch_model.safetensors",
@@ -313,7 +313,7 @@ fn a_file_of_any_format_is_mapped_by_its_name() {
         ("views.pth", 7),
         ("blocks.gguf", 6),
     ] {
-        let weights = MappedWeights::file(&data.join(file)).unwrap();
+        let weights = MappedWeights::file(data.join(file)).unwrap();
         weights
             .read(|source| {
                 assert_eq!(names(source).len(), count, "{file}");
@@ -321,8 +321,8 @@ fn a_file_of_any_format_is_mapped_by_its_name() {
             })
             .unwrap();
     }
-    assert!(MappedWeights::file(&data.join("none.bin")).is_err());
-    let readme = MappedWeights::file(&data.join("README.md")).unwrap();
+    assert!(MappedWeights::file(data.join("none.bin")).is_err());
+    let readme = MappedWeights::file(data.join("README.md")).unwrap();
     assert!(readme.read(|_| Ok(())).is_err());
 }
 

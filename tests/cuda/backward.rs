@@ -80,7 +80,7 @@ fn dw<B: Backward>(b: &B, s: GemmShape) -> Vec<Vec<u32>> {
 
 #[test]
 fn gradients_of_inputs_have_the_bits_of_the_reference_in_every_format() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         // Around a strip of outputs, the 128 that lie in shared memory, a sum's length, and a block of rows.
         for (m, n) in [(0, 3), (1, 1), (2, 33), (15, 128), (16, 131), (17, 257)] {
             let s = GemmShape {

@@ -49,7 +49,7 @@ fn products_access_memory_as_recorded() {
     let mut table = "format\tactivations\trows\tlane instructions a weight\tuseful of sector bytes\tbank conflicts\t\
         bytes in flight a block\tof a multiprocessor\n"
         .to_owned();
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let data = numbers(n * k, 1);
         let mut bytes = vec![0; format.bytes(n, k).unwrap()];
         format.quantise(&data, &mut bytes);
@@ -314,7 +314,7 @@ fn gradients_access_memory_as_recorded() {
     let (m, n, k) = (32, 256, 256);
     let s = GemmShape::new(m, n, k);
     let (x, dy) = (device.zeros(m * k).unwrap(), device.zeros(m * n).unwrap());
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let data = numbers(n * k, 1);
         let mut bytes = vec![0; format.bytes(n, k).unwrap()];
         format.quantise(&data, &mut bytes);

@@ -43,7 +43,7 @@ fn biased_product<B: Backend>(
 
 #[test]
 fn small_products_have_the_bits_of_the_reference_in_every_format() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         for activations in [Activations::F32, Activations::A8] {
             // Around a strip of outputs, a tile of rows, a sum's and a turn's length.
             for (m, n, k) in [
@@ -249,7 +249,7 @@ fn large_products_have_the_bits_of_small_ones() {
 #[test]
 fn rows_may_be_put_in_any_order_and_portion() {
     let device = gpu::device();
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let (n, k) = (70, format.block().max(64));
         let data = numbers(n * k, 1);
         let mut bytes = vec![0; format.bytes(n, k).unwrap()];

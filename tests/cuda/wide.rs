@@ -88,7 +88,7 @@ fn within(got: &[f32], want: &[(f64, f64)], share: f64) -> bool {
 
 #[test]
 fn small_wide_products_are_near_the_reference_in_every_format() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         // Around a tile of rows, a strip, a block of threads, an odd and an even number of blocks of inputs.
         for (m, n, k) in [
             (1, 1, 32),

@@ -293,7 +293,7 @@ fn understanding<B: Backend>(
         let size = ImageSize::new(shape[0].try_into().unwrap(), shape[1].try_into().unwrap());
         let mut view = vec![0; ImageSize::new(side, side).len_bytes()];
         let min = u32::try_from(c.min_size).unwrap();
-        Resizer::new().fitted_square(&pixels, size, (side, min), &mut view)?;
+        Resizer::new().fitted_square(&pixels, size, side, min, &mut view)?;
         views.extend(view);
         // Rows of padding are left out; they are seen by nobody and see nobody.
         let pads = mask.iter().filter(|&&m| m == 0).count();

@@ -27,7 +27,7 @@ pub fn run<B: Backend>(case: &Case, device: &Arc<B>) -> Result<()> {
 }
 
 fn block(name: &str) -> Result<Block> {
-    let mut all = Block::ALL.into_iter();
+    let mut all = Block::ALL.iter().copied();
     all.find(|b| b.name() == name)
         .ok_or_else(|| Error::foreign("a block format that is not known"))
 }
@@ -72,7 +72,7 @@ fn product<B: Backend>(case: &Case, device: &Arc<B>, name: &str, format: &str) -
     let bytes = stored(case, input, format);
     let s = GemmShape::new(1, values.len() / x.len(), x.len());
     let mut forms = vec![QuantMatrix::f32(s.n, s.k, &values)?];
-    if let Some(kept) = Format::ALL.into_iter().find(|f| f.name() == format) {
+    if let Some(kept) = Format::ALL.iter().copied().find(|f| f.name() == format) {
         forms.push(QuantMatrix::from_bytes(kept, s.n, s.k, &bytes)?);
     }
     let mut input = device.zeros(s.k)?;

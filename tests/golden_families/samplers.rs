@@ -42,11 +42,10 @@ fn filters(case: &Case) -> Result<()> {
     let (shape, logits) = case.input("in.logits");
     let width = shape[1];
     for (i, f) in filters.iter().enumerate() {
-        let settings = Filter {
-            temperature: number(&f["temperature"]),
-            top_k: usize::try_from(f["top_k"].as_u64().unwrap()).unwrap(),
-            top_p: number(&f["top_p"]),
-        };
+        let settings = Filter::default()
+            .with_temperature(number(&f["temperature"]))
+            .with_top_k(usize::try_from(f["top_k"].as_u64().unwrap()).unwrap())
+            .with_top_p(number(&f["top_p"]));
         let name = format!("out.filter.{i}.probs");
         // Where the order of equal values would matter, only the rows without any are stored.
         let all = case.shape(&name)[0] == shape[0];

@@ -84,15 +84,12 @@ fn engine<B: Backward>(
 fn lora(case: &Case) -> LoraConfig {
     let targets = case.json["lora_targets"].as_array().unwrap();
     #[expect(clippy::cast_possible_truncation, reason = "a small setting")]
-    LoraConfig {
-        rank: case.config.size("lora_r").unwrap(),
-        alpha: setting(case, "lora_alpha") as f32,
-        targets: targets
-            .iter()
-            .map(|t| t.as_str().unwrap().to_owned())
-            .collect(),
-        seed: 1,
-    }
+    LoraConfig::new(
+        case.config.size("lora_r").unwrap(),
+        setting(case, "lora_alpha") as f32,
+        targets.iter().map(|t| t.as_str().unwrap()),
+    )
+    .with_seed(1)
 }
 
 /// The fixture's name of a matrix of a pair.
@@ -172,12 +169,11 @@ fn narrow(x: f64) -> f32 {
 fn adamw(case: &Case) -> AdamWConfig {
     let a = &case.json["adamw"];
     let number = |value: &serde_json::Value| value.as_f64().unwrap();
-    AdamWConfig {
-        rate: number(&a["lr"]),
-        betas: [number(&a["betas"][0]), number(&a["betas"][1])],
-        eps: number(&a["eps"]),
-        weight_decay: number(&a["weight_decay"]),
-    }
+    AdamWConfig::default()
+        .with_rate(number(&a["lr"]))
+        .with_betas([number(&a["betas"][0]), number(&a["betas"][1])])
+        .with_eps(number(&a["eps"]))
+        .with_weight_decay(number(&a["weight_decay"]))
 }
 
 fn preferences<B: Backward>(case: &Case, device: &Arc<B>) -> Result<()> {
@@ -188,10 +184,7 @@ fn preferences<B: Backward>(case: &Case, device: &Arc<B>) -> Result<()> {
         .zip(&labels)
         .map(|(i, l)| example(&c, i, l))
         .collect();
-    let config = DpoConfig {
-        beta: setting(case, "beta"),
-        ..DpoConfig::default()
-    };
+    let config = DpoConfig::default().with_beta(setting(case, "beta"));
     let mut adapted = engine(case, device, false, Trained::Adapters(lora(case)))?;
     feed(case, &mut adapted, false)?;
     let half = examples.len() / 2;
@@ -218,14 +211,7 @@ fn preferences<B: Backward>(case: &Case, device: &Arc<B>) -> Result<()> {
 
     feed(case, &mut adapted, true)?;
     case.compare("out.lora.policy_logps", &scores(&mut adapted)?);
-    let mut trainer = Trainer::new(
-        adapted,
-        TrainerConfig {
-            optimiser: adamw(case),
-            schedule: Schedule::Constant,
-            clip: None,
-        },
-    )?;
+    let mut trainer = Trainer::new(adapted, TrainerConfig::new(adamw(case), Schedule::Constant))?;
     let report = trainer.step(|engine| {
         let report = dpo::batch(engine, &pairs, &config, &mut kept)?;
         gradients(case, engine, "out.lora.grad")?;
@@ -334,17 +320,15 @@ fn groups<B: Backward>(case: &Case, device: &Arc<B>) -> Result<()> {
         now.push(own);
     }
     case.compare("out.logps", &by_place(&now));
-    let config = GrpoConfig {
-        eps: setting(case, "eps"),
-        deviation: match case.json["std"].as_str() {
+    let config = GrpoConfig::default()
+        .with_eps(setting(case, "eps"))
+        .with_deviation(match case.json["std"].as_str() {
             Some("unbiased") => Deviation::Unbiased,
             _ => Deviation::Population,
-        },
-        clip: Some(setting(case, "clip")),
-        beta: setting(case, "kl_beta"),
-        equal_rewards: EqualRewards::Keep,
-        ..GrpoConfig::default()
-    };
+        })
+        .with_clip(setting(case, "clip"))
+        .with_beta(setting(case, "kl_beta"))
+        .with_equal_rewards(EqualRewards::Keep);
     let rewards = |name: &str| {
         case.input(name)
             .1
@@ -368,7 +352,7 @@ fn groups<B: Backward>(case: &Case, device: &Arc<B>) -> Result<()> {
         ("equal", &rollouts, rewards("in.equal_rewards")),
     ] {
         engine.clear()?;
-        let report = grpo::group(&mut engine, rollouts, &rewards, (&config, 1.0), &mut kept)?;
+        let report = grpo::group(&mut engine, rollouts, &rewards, &config, 1.0, &mut kept)?;
         case.compare(&format!("out.{name}.loss"), &[narrow(report.loss)]);
         gradients(case, &engine, &format!("out.{name}.grad"))?;
         if name == "clip" {

@@ -223,7 +223,7 @@ fn sizes_beside_a_zero_overflow_nothing() {
             let bytes = file(header.as_bytes(), 0);
             taken(&shape, || {
                 let source = SafetensorsSource::new(&bytes)?;
-                for format in Format::ALL {
+                for &format in Format::ALL {
                     write(&source, format, &[], &mut |_| Ok(()))?;
                 }
                 Ok(())

@@ -153,7 +153,7 @@ fn pipes_and_devices_are_not_opened() {
         ModelFolder::open(&folder).map(drop)
     });
     refused("a device for weights", "no regular file", || {
-        MappedFile::open(&folder.join("model.safetensors")).map(drop)
+        MappedFile::open(folder.join("model.safetensors")).map(drop)
     });
     let pipe = folder.join("pipe.safetensors");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();

@@ -45,16 +45,9 @@ fn tiny(codes: bool) -> LatentConfig {
 }
 
 fn trainer<B: Backward>(b: B, config: LatentConfig, rate: f64) -> LatentTrainer<B> {
-    let optimiser = AdamWConfig {
-        rate,
-        ..AdamWConfig::default()
-    };
-    let settings = TrainerConfig {
-        optimiser,
-        schedule: Schedule::Constant,
-        clip: Some(1.0),
-    };
-    LatentTrainer::new(Arc::new(b), config, (settings, 3), 12).unwrap()
+    let optimiser = AdamWConfig::default().with_rate(rate);
+    let settings = TrainerConfig::new(optimiser, Schedule::Constant).with_clip(1.0);
+    LatentTrainer::new(Arc::new(b), config, settings, 3, 12).unwrap()
 }
 
 fn loaded<B: Backend>(b: B, config: &LatentConfig, file: &[u8]) -> Result<LatentSession<B>> {

@@ -17,5 +17,6 @@ mod llamagen;
 mod llava;
 mod magvit;
 mod show_o;
+mod threads;
 #[path = "../tiny_janus/mod.rs"]
 mod tiny_janus;

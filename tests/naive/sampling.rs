@@ -47,11 +47,10 @@ fn plain(f: Filter, logits: &[f32]) -> (Vec<f32>, Vec<bool>) {
 pub fn sampling(bytes: &[u8]) {
     let mut bytes = Bytes::new(bytes);
     let width = 1 + bytes.below(200);
-    let f = Filter {
-        temperature: [1.0, 0.25, 3.0, 0.0][bytes.below(4)],
-        top_k: bytes.below(210),
-        top_p: f32::from(bytes.byte()) / 230.0,
-    };
+    let f = Filter::default()
+        .with_temperature([1.0, 0.25, 3.0, 0.0][bytes.below(4)])
+        .with_top_k(bytes.below(210))
+        .with_top_p(f32::from(bytes.byte()) / 230.0);
     let wild = bytes.below(3) == 0;
     let key = [bytes.word(), bytes.word(), 3, 5];
     let logits: Vec<f32> = (0..width).map(|_| bytes.float(wild)).collect();

@@ -540,11 +540,10 @@ fn filters_agree_on_ties() {
                     .for_each(|v| *v = f32::NEG_INFINITY);
                 let mut logits = buffer(b, &x);
                 let mut order = b.zeros(3 * width).unwrap();
-                let filter = Filter {
-                    temperature,
-                    top_k,
-                    top_p,
-                };
+                let filter = Filter::default()
+                    .with_temperature(temperature)
+                    .with_top_k(top_k)
+                    .with_top_p(top_p);
                 b.filter(
                     FilterShape {
                         rows: 3,
@@ -758,11 +757,10 @@ fn refuses<B: Backend>(b: &B) {
             }
             if wrong.is_nan() {
                 for (top_k, top_p) in [(0, 1.0), (2, 0.5)] {
-                    let filter = Filter {
-                        temperature: 0.9,
-                        top_k,
-                        top_p,
-                    };
+                    let filter = Filter::default()
+                        .with_temperature(0.9)
+                        .with_top_k(top_k)
+                        .with_top_p(top_p);
                     let s = FilterShape {
                         rows: 3,
                         width,

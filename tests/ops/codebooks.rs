@@ -19,11 +19,7 @@ fn filtered<B: Backend>(b: &B, width: usize, filter: Filter, x: &[f32]) -> B::Bu
 }
 
 fn filter(top_k: usize, top_p: f32) -> Filter {
-    Filter {
-        temperature: 1.0,
-        top_k,
-        top_p,
-    }
+    Filter::default().with_top_k(top_k).with_top_p(top_p)
 }
 
 /// Rows of one block of threads of every size, and rows that a block does not hold.

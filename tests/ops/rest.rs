@@ -86,7 +86,7 @@ fn the_rest_agrees() {
 
 #[test]
 fn rows_of_matrices_agree() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         for n in [1, 15, 16, 63, 64, 65, 150] {
             for k in [1, 3].map(|blocks| blocks * format.block().max(32)) {
                 agree!(|b| {

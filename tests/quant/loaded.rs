@@ -62,7 +62,7 @@ fn load(source: &One, format: Format) -> Result<()> {
 fn numbers_that_a_format_cannot_hold_are_refused_by_name_and_place() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for format in Format::ALL {
+            for &format in Format::ALL {
                 for place in [0, 31, 32, 255, 256, 511] {
                     let source = with(dtype, place, value);
                     let got = load(&source, format).unwrap_err();
@@ -165,7 +165,7 @@ fn blocks(format: Format, rows: usize) -> Vec<u8> {
 #[test]
 fn blocks_of_a_file_are_kept_bit_for_bit() {
     let rows = 70;
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let Some(block) = format.as_block() else {
             continue;
         };

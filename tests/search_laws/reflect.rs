@@ -1,8 +1,7 @@
 //! Laws of corrections.
 
-use std::cell::RefCell;
 use std::fmt;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use maquette::generator::Needs;
 use maquette::reward::{Ask, Verdict, ViewKey};
@@ -46,12 +45,13 @@ impl RewardModel for Grumbler {
 }
 
 /// A judge that says no to everything, the less sharply the later, and the codes it saw.
-fn seen() -> (ScriptedReward, Rc<RefCell<Vec<Vec<Code>>>>) {
-    let seen = Rc::new(RefCell::new(Vec::new()));
-    let kept = Rc::clone(&seen);
+fn seen() -> (ScriptedReward, Arc<Mutex<Vec<Vec<Code>>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&seen);
     let judge = ScriptedReward::new(move |_, _, codes| {
-        kept.borrow_mut().push(codes.to_vec());
-        let p = kept.borrow().len() as f32 / 100.0;
+        let mut kept = kept.lock().unwrap();
+        kept.push(codes.to_vec());
+        let p = kept.len() as f32 / 100.0;
         Verdict::new(p, 1.0 - p)
     });
     (judge.with_needs(Needs::CODES), seen)
@@ -112,7 +112,7 @@ fn a_tail_keeps_what_was_drawn_first() {
     let mut generator = ScriptedGenerator::new(STEPS);
     let mut strategy = Reflect::new(Plain, Correction::Tail { from: 4 });
     let found = search(&mut strategy, &mut generator, &mut judge, 5, &mut go_on).unwrap();
-    let seen = seen.borrow();
+    let seen = seen.lock().unwrap();
     let kept = found.codes.len() * 4 / STEPS as usize;
     assert_eq!(seen.len(), 4);
     for pair in seen.windows(2) {
@@ -146,7 +146,7 @@ fn the_generator_is_told_the_reason() {
         };
         let found = found.unwrap();
         assert_eq!(found.decision.cost, found.told);
-        let pictures = seen.borrow().clone();
+        let pictures = seen.lock().unwrap().clone();
         (reasons, pictures)
     };
     let (reasons, told) = draw(true);

@@ -32,7 +32,7 @@ pub struct ShowOFamily {
 impl ShowOFamily {
     pub fn open(home: Home, tokenizer: Option<&Path>) -> Res<Self> {
         let path = tokenizer.map_or_else(|| bundled("magvitv2"), Path::to_owned);
-        let folder = ModelFolder::open(&path)?;
+        let folder = ModelFolder::open(path)?;
         let config = MagvitConfig::from_json(&folder.config)?;
         let cpu = Arc::clone(&home.cpu);
         let pixels = folder

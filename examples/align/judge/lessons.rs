@@ -185,10 +185,7 @@ impl Lessons {
             let mut own = self.items.iter().filter(|item| item.judgement == judgement);
             let Some(first) = own.next() else { continue };
             if own.all(|item| item.yes == first.yes) {
-                let (name, answer) = (
-                    format!("{judgement:?}").to_lowercase(),
-                    if first.yes { "yes" } else { "no" },
-                );
+                let (name, answer) = (judgement.to_string(), if first.yes { "yes" } else { "no" });
                 return Err(format!(
                     "--items: every item of the question \"{name}\" says {answer}: nothing can be told apart"
                 )
@@ -247,7 +244,7 @@ impl Pictures {
     /// Reads the image tokenizer.
     pub fn open(args: &Args, cpu: &Arc<Cpu>) -> Res<Self> {
         let path = args.tokenizer_dir.clone();
-        let folder = ModelFolder::open(&path.unwrap_or_else(|| bundled("magvitv2")))?;
+        let folder = ModelFolder::open(path.unwrap_or_else(|| bundled("magvitv2")))?;
         let (config, cpu) = (MagvitConfig::from_json(&folder.config)?, Arc::clone(cpu));
         let magvit = folder
             .weights

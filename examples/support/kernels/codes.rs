@@ -22,11 +22,7 @@ pub(super) fn sample<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<V
         let s = FilterShape {
             rows,
             width,
-            filter: Filter {
-                temperature: 1.0,
-                top_k,
-                top_p,
-            },
+            filter: Filter::default().with_top_k(top_k).with_top_p(top_p),
         };
         let guide = GuideShape {
             rows,

@@ -166,7 +166,7 @@ fn gemm<'a, B: Backend>(
         return Ok(Vec::new());
     };
     let mut cases: Vec<Case<'a>> = Vec::new();
-    let formats = Format::ALL.into_iter();
+    let formats = Format::ALL.iter().copied();
     for format in formats.filter(|f| f.fitting(k) == *f && only.is_none_or(|only| only == *f)) {
         let weights = cold(device, total, format, [n, k])?;
         for activations in [Activations::F32, Activations::A8, Activations::Bf16] {

@@ -52,7 +52,7 @@ pub fn picture(shown: &Shown<'_>) -> Result<Value, Box<dyn Error>> {
                 .iter()
                 .map(|(judgement, v)| {
                     let mut verdict = record::verdict(v);
-                    verdict["question"] = record::name(*judgement).into();
+                    verdict["question"] = judgement.name().into();
                     verdict
                 })
                 .collect();

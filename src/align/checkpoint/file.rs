@@ -21,7 +21,8 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     ///
     /// # Errors
     /// A file that cannot be written, or no memory.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
         let bytes = self.checkpoint()?;
         let mut name = path.to_path_buf().into_os_string();
         name.push(".part");
@@ -39,7 +40,8 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     ///
     /// # Errors
     /// A file that cannot be read, and as [`resume`](Self::resume).
-    pub fn resume_file(&mut self, path: &Path) -> Result<bool> {
+    pub fn resume_file(&mut self, path: impl AsRef<Path>) -> Result<bool> {
+        let path = path.as_ref();
         match fs::read(path) {
             Ok(bytes) => self.resume(&bytes).map(|()| true),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),

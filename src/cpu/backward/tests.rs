@@ -34,7 +34,7 @@ fn all<B: Backward>(b: &B) -> Vec<u32> {
     for (m, n, k) in [(50, 70, 96), (3, 257, 32), (7, 33, 512)] {
         let s = GemmShape::new(m, n, k);
         let (x, dy) = (buffer(b, m * k, 1), buffer(b, m * n, 2));
-        for format in Format::ALL.map(|format| format.fitting(k)) {
+        for format in Format::ALL.iter().map(|format| format.fitting(k)) {
             let data = numbers(n * k, 3);
             let mut bytes = alloc::vec![0; format.bytes(n, k).unwrap()];
             format.quantise(&data, &mut bytes);

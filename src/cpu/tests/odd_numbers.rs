@@ -59,7 +59,7 @@ fn odd_rows(k: usize) -> Vec<f32> {
 
 #[test]
 fn every_instruction_set_takes_numbers_that_are_not_ordinary_alike() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let (n, k) = (ODD.len(), 2 * format.block().max(32));
         let (bytes, rows) = (odd_matrix(format, k), odd_rows(k));
         let floats: Vec<f32> = match format {

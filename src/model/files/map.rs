@@ -38,7 +38,8 @@ impl MappedFile {
     ///
     /// # Errors
     /// [`Error::File`] for what is no regular file, or cannot be opened or mapped.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         regular(path)?;
         let file = File::open(path).map_err(|e| failed(path, e))?;
         // SAFETY: the file is only read. That nobody cuts it meanwhile is the caller's part, as the documentation says.
@@ -117,7 +118,8 @@ impl MappedWeights {
     ///
     /// # Errors
     /// [`Error::File`] for a file that cannot be mapped.
-    pub fn file(path: &Path) -> Result<Self> {
+    pub fn file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         Ok(Self {
             index: None,
             files: Vec::from([(path.display().to_string(), MappedFile::open(path)?)]),
@@ -130,7 +132,8 @@ impl MappedWeights {
     /// # Errors
     /// [`Error::File`] for a file that is missing or cannot be mapped, and whatever is wrong with the folder or the
     /// index.
-    pub fn folder(folder: &Path) -> Result<Self> {
+    pub fn folder(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).map_err(|e| failed(folder, e))? {
             let entry = entry.map_err(|e| failed(folder, e))?;
@@ -139,7 +142,7 @@ impl MappedWeights {
         names.sort_unstable();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let index = match WeightFiles::among(&names).map_err(|e| failed(folder, e))? {
-            WeightFiles::One(name) => return Self::file(&folder.join(name)),
+            WeightFiles::One(name) => return Self::file(folder.join(name)),
             WeightFiles::Sharded(index) => index,
         };
         let path = folder.join(index);
@@ -147,7 +150,7 @@ impl MappedWeights {
         let index = ShardIndex::parse(&text).map_err(|e| failed(&path, e))?;
         let mut files = Vec::new();
         for name in index.files() {
-            files.push((name.clone(), MappedFile::open(&folder.join(name))?));
+            files.push((name.clone(), MappedFile::open(folder.join(name))?));
         }
         Ok(Self {
             index: Some(text),
@@ -195,6 +198,20 @@ impl MappedWeights {
 
 /// A folder in the layout of a downloaded model: `config.json` and weights; or one file of weights that is published
 /// without a configuration under a name that says as much (LlamaGen's `t2i_XL_stage1_256.pt`, `vq_ds16_t2i.pt` and so on).
+///
+/// ```
+/// use maquette::model::files::{folder::ModelType, map::ModelFolder};
+///
+/// if let Ok(folder) = ModelFolder::open("Janus-Pro-1B") {
+///     assert_eq!(folder.model, ModelType::Janus);
+///     folder.weights.read(|weights| {
+///         weights.names(&mut |name| println!("{name}"));
+///         Ok(())
+///     })?;
+/// }
+/// assert!(ModelFolder::open("no such folder").is_err());
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct ModelFolder {
     /// What the configuration says.
@@ -212,7 +229,8 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::File`] for what is missing or cannot be read, and around a configuration that is broken or of no known
     /// model.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let file = path.join("config.json");
         let named = match (path.is_file(), file.exists()) {
             (true, _) => Some(MappedWeights::file(path)?),

@@ -69,7 +69,7 @@ impl<'a> MaquetteSource<'a> {
             return Err(wrong("the file is of a version other than 1"));
         }
         let name = file.metadata("weights").unwrap_or_default();
-        let mut formats = Format::ALL.into_iter();
+        let mut formats = Format::ALL.iter().copied();
         let format = formats
             .find(|format| format.name() == name)
             .ok_or(wrong("the file states no format that is known"))?;

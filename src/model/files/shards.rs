@@ -93,6 +93,27 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// A checkpoint in several files.
+///
+/// ```
+/// use maquette::model::files::safetensors::{Entry, SafetensorsSource, header};
+/// use maquette::model::files::shards::{ShardIndex, ShardedSource};
+/// use maquette::model::weights::WeightSource;
+///
+/// let file = |name: &str| {
+///     let mut file = header(&[Entry { name: name.into(), dtype: "F32", size: 4, shape: vec![1] }], &[])?;
+///     file.extend(2.5_f32.to_le_bytes());
+///     Ok::<_, maquette::Error>(file)
+/// };
+/// let (a, b) = (file("a")?, file("b")?);
+/// let index = ShardIndex::parse(r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#)?;
+/// let shards = vec![
+///     Box::new(SafetensorsSource::new(&a)?) as Box<dyn WeightSource>,
+///     Box::new(SafetensorsSource::new(&b)?),
+/// ];
+/// let whole = ShardedSource::new(&index, shards)?;
+/// assert_eq!(whole.tensor("b").unwrap().bytes, 2.5_f32.to_le_bytes());
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub struct ShardedSource<'a> {
     index: &'a ShardIndex<'a>,
     shards: Vec<Box<dyn WeightSource + 'a>>,

@@ -104,11 +104,7 @@ impl JanusConfig {
             side: 24,
             max_prompt_len: 192,
             max_plan_len: 64,
-            plan_filter: Filter {
-                temperature: 1.0,
-                top_k: 1,
-                top_p: 1.0,
-            },
+            plan_filter: Filter::default().with_top_k(1),
             answers: Vec::new(),
             layouts: Layouts::pro(),
             text,

@@ -13,6 +13,7 @@ use crate::prompt::Tokenize;
 /// are those of arXiv 2501.13926, which puts them to another judge: that Janus is asked with them is our own choice, as are
 /// the request for a plan and the place of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Layouts {
     /// Before the codes of a picture; ends with the token that opens it.
     pub draw: String,

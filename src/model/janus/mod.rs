@@ -33,6 +33,39 @@ use crate::ops::vq::GatherShape;
 use crate::prompt::{TokenId, Tokenize};
 
 /// A Janus model: immutable weights, shared by any number of sessions that draw or judge.
+///
+/// ```
+/// use std::path::Path;
+/// use std::sync::Arc;
+///
+/// use maquette::cpu::Cpu;
+/// use maquette::model::files::map::ModelFolder;
+/// use maquette::model::janus::{Janus, JanusConfig};
+/// use maquette::model::llava::JudgeOptions;
+/// use maquette::model::words::Words;
+/// use maquette::quant::Format;
+/// use maquette::search::{BestOfN, Flow, SearchStrategy};
+/// use maquette::{Error, Prompt, rng::Stream};
+///
+/// // The small model of the repository; a published one is opened in the same way.
+/// let folder = Path::new("examples/demo/weights/janus");
+/// # if !folder.exists() { return Ok(()); }
+/// let words = std::fs::read_to_string(folder.join("vocab.txt")).map_err(|_| Error::foreign("no words"))?;
+/// let words = Arc::new(Words::new(&words)?);
+/// let folder = ModelFolder::open(folder)?;
+/// let config = JanusConfig::from_json(&folder.config)?.with_tokenizer(&words);
+/// let options = config.options().with_candidates(2);
+/// let model = folder.weights.read(|weights| Janus::load(Arc::new(Cpu::new()), config, weights, Format::Q8_0))?;
+///
+/// // It draws, and judges what it has drawn.
+/// let model = Arc::new(model);
+/// let mut generator = model.draw(words.clone(), options)?;
+/// let mut judge = model.judge(words, JudgeOptions::default().with_views(2))?;
+/// let prompt = Prompt::new("a photo of a red car");
+/// let found = BestOfN::new(2).search(&mut generator, &mut judge, &prompt, &mut Stream::new(1), &mut |_| Flow::Continue)?;
+/// assert!(found.verdict.is_some_and(|verdict| verdict.p_yes + verdict.p_no <= 1.001));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Janus<B: Backend> {
     config: JanusConfig,

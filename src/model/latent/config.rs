@@ -35,14 +35,6 @@ pub struct LatentConfig {
     pub questions: Vec<Judgement>,
 }
 
-/// The questions and their names in a `config.json`.
-const QUESTIONS: [(&str, Judgement); 4] = [
-    ("outcome", Judgement::Outcome),
-    ("process", Judgement::Process),
-    ("clarity", Judgement::Clarity),
-    ("potential", Judgement::Potential),
-];
-
 impl LatentConfig {
     /// A head of 48 wide rows for a generator, which answers all questions from hidden rows alone.
     #[must_use]
@@ -55,7 +47,7 @@ impl LatentConfig {
             pool_heads: 8,
             pool_head_dim: 16,
             mlp_width: 64,
-            questions: QUESTIONS.map(|(_, question)| question).into(),
+            questions: Judgement::ALL.into(),
         }
     }
 
@@ -78,9 +70,9 @@ impl LatentConfig {
         };
         let mut questions = Vec::new();
         for word in json.text("questions").unwrap_or_default().split(' ') {
-            match QUESTIONS.iter().find(|(name, _)| *name == word) {
-                Some((_, question)) => questions.push(*question),
-                None => return Err(unknown),
+            match word.parse() {
+                Ok(question) => questions.push(question),
+                Err(_) => return Err(unknown),
             }
         }
         let config = Self {
@@ -100,11 +92,7 @@ impl LatentConfig {
     /// The text of a `config.json`.
     #[must_use]
     pub fn to_json(&self) -> alloc::string::String {
-        let name = |question: &Judgement| {
-            let known = QUESTIONS.iter().find(|(_, one)| one == question);
-            known.map_or("", |(name, _)| *name)
-        };
-        let names: Vec<&str> = self.questions.iter().map(name).collect();
+        let names: Vec<&str> = self.questions.iter().map(|one| one.name()).collect();
         alloc::format!(
             "{{\n \"model\": \"latent-head\",\n \"places\": {},\n \"hidden_size\": {},\n \"codebook_size\": {},\n \
              \"width\": {},\n \"pool_heads\": {},\n \"pool_head_dim\": {},\n \"mlp_width\": {},\n \"questions\": \"{}\"\n}}\n",

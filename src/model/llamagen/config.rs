@@ -248,11 +248,7 @@ impl LlamaGenConfig {
         };
         RasterOptions {
             guidance_scale,
-            filter: Filter {
-                temperature: 1.0,
-                top_k,
-                top_p: 1.0,
-            },
+            filter: Filter::default().with_top_k(top_k),
             rounding: Rounding::Nearest,
             ..RasterOptions::default()
         }

@@ -75,11 +75,7 @@ impl<B: Backend> LlavaSession<B> {
             return Ok(Verdict::new(yes.min(1.0), no.min(1.0)));
         };
         backend.read(&self.logits, j * self.row.len(), &mut self.row)?;
-        let upstream = Filter {
-            temperature: 1.0,
-            top_k: 20,
-            top_p: 0.8,
-        };
+        let upstream = Filter::default().with_top_k(20).with_top_p(0.8);
         filter(upstream, &mut self.row, &mut self.order)?;
         if !softmax_row(&mut self.row) {
             return Err(Error::NotFinite {

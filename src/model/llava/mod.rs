@@ -238,7 +238,7 @@ impl<B: Backend> Llava<B> {
 
     /// The device that holds the weights.
     #[must_use]
-    pub fn backend(&self) -> &B {
+    pub const fn backend(&self) -> &Arc<B> {
         &self.backend
     }
 }

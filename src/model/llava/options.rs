@@ -20,6 +20,12 @@ pub enum Reader {
 }
 
 /// Sizes of a session's memory, and how it reads answers.
+///
+/// ```
+/// use maquette::model::llava::{JudgeOptions, Reader};
+/// let options = JudgeOptions::default().with_views(8).with_reader(Reader::TwoRows);
+/// assert_eq!((options.max_views, options.remembered), (8, 20));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JudgeOptions {
@@ -54,38 +60,51 @@ impl Default for JudgeOptions {
 }
 
 impl JudgeOptions {
-    /// The default with another reader.
+    /// The same with another reader.
     #[must_use]
-    pub fn with_reader(mut self, reader: Reader) -> Self {
+    pub const fn with_reader(mut self, reader: Reader) -> Self {
         self.reader = reader;
         self
     }
 
     /// The same with keys and values kept in another way.
     #[must_use]
-    pub fn with_kv(mut self, kv: KvFormat) -> Self {
+    pub const fn with_kv(mut self, kv: KvFormat) -> Self {
         self.kv = kv;
         self
     }
 
     /// The same with another batch size; as many views are remembered at least.
     #[must_use]
-    pub fn with_views(mut self, max_views: usize) -> Self {
+    pub const fn with_views(mut self, max_views: usize) -> Self {
         self.max_views = max_views;
-        self.remembered = self.remembered.max(max_views);
+        if self.remembered < max_views {
+            self.remembered = max_views;
+        }
+        self
+    }
+
+    /// The same with the rows of so many views kept, at least those of a batch.
+    #[must_use]
+    pub const fn with_remembered(mut self, views: usize) -> Self {
+        self.remembered = if views < self.max_views {
+            self.max_views
+        } else {
+            views
+        };
         self
     }
 
     /// The same with another number of tokens on each side of the picture.
     #[must_use]
-    pub fn with_tokens(mut self, max_tokens: usize) -> Self {
+    pub const fn with_tokens(mut self, max_tokens: usize) -> Self {
         self.max_tokens = max_tokens;
         self
     }
 
     /// The same with room for pictures of so many rows.
     #[must_use]
-    pub fn with_image_rows(mut self, image_rows: usize) -> Self {
+    pub const fn with_image_rows(mut self, image_rows: usize) -> Self {
         self.image_rows = image_rows;
         self
     }

@@ -34,6 +34,38 @@ pub(super) struct Job {
 }
 
 /// A run of a judge: its memory, reserved at the start. See [`RewardModel`](crate::RewardModel).
+///
+/// ```
+/// use std::path::Path;
+/// use std::sync::Arc;
+///
+/// use maquette::cpu::Cpu;
+/// use maquette::model::files::map::ModelFolder;
+/// use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
+/// use maquette::model::words::Words;
+/// use maquette::quant::Format;
+/// use maquette::reward::{Ask, Judgement, RewardModel, Verdict, ViewKey};
+/// use maquette::{CandidateId, Error, ImageBatch, ImageSize, Prompt};
+///
+/// // The small judge of the repository; a published one is opened in the same way.
+/// let folder = Path::new("examples/demo/weights/judge");
+/// # if !folder.exists() { return Ok(()); }
+/// let words = std::fs::read_to_string(folder.join("vocab.txt")).map_err(|_| Error::foreign("no words"))?;
+/// let folder = ModelFolder::open(folder)?;
+/// let config = LlavaConfig::from_json(&folder.config)?;
+/// let model = folder.weights.read(|weights| Llava::load(Arc::new(Cpu::new()), config, weights, Format::Q8_0))?;
+/// let options = JudgeOptions::default().with_views(1);
+/// let mut judge = LlavaSession::new(Arc::new(model), Arc::new(Words::new(&words)?), options)?;
+///
+/// // A grey picture shows no red car.
+/// let grey = [127; 64 * 64 * 3];
+/// let (prompt, keys) = (Prompt::new("a photo of a red car"), [ViewKey { candidate: CandidateId(0), step: 18 }]);
+/// let ask = Ask::new(Judgement::Outcome, &prompt, &keys).with_pixels(ImageBatch::new(1, ImageSize::new(64, 64), &grey)?);
+/// let mut out = [Verdict::malformed()];
+/// judge.judge(&ask, &mut out)?;
+/// assert!(out[0].p_no > out[0].p_yes);
+/// # Ok::<(), maquette::Error>(())
+/// ```
 pub struct LlavaSession<B: Backend> {
     pub(super) model: Arc<Llava<B>>,
     tokenizer: Arc<dyn Tokenize>,

@@ -13,6 +13,7 @@ use crate::reward::Judgement;
 /// # Source
 /// The released code of arXiv 2501.13926; its paper words three of the four differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Templates {
     /// Does the finished picture show it?
     pub outcome: String,

@@ -93,8 +93,7 @@ impl<B: Backend> LlavaSession<B> {
                         let pixels = picture(job.view)?;
                         match model.config.aspect {
                             Aspect::Fit { min } => {
-                                self.resizer
-                                    .fitted_square(pixels, size, (side, min), view)?;
+                                self.resizer.fitted_square(pixels, size, side, min, view)?;
                             }
                             _ => self.resizer.padded_square(pixels, size, side, view)?,
                         }

@@ -31,7 +31,15 @@ pub enum Preview {
     Grey,
 }
 
-/// Settings of a raster session.
+/// Settings of a raster session. Those that a model was published with are its configuration's, `LlamaGenConfig::options`
+/// and `JanusConfig::options`.
+///
+/// ```
+/// use maquette::model::janus::JanusConfig;
+/// use maquette::model::raster::Preview;
+/// let options = JanusConfig::janus_pro_1b().options().with_candidates(20).with_preview(Preview::Mean);
+/// assert_eq!((options.guidance_scale, options.candidates), (5.0, 20));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct RasterOptions {
@@ -67,11 +75,7 @@ impl Default for RasterOptions {
         Self {
             guidance_scale: 1.0,
             guidance_interval: None,
-            filter: Filter {
-                temperature: 1.0,
-                top_k: 0,
-                top_p: 1.0,
-            },
+            filter: Filter::default(),
             tokens_per_step: None,
             preview: Preview::RepeatRow,
             rounding: Rounding::Truncate,
@@ -86,6 +90,90 @@ impl Default for RasterOptions {
 }
 
 impl RasterOptions {
+    /// Another guidance scale; 1 turns guidance off.
+    #[must_use]
+    pub const fn with_guidance_scale(mut self, guidance_scale: f32) -> Self {
+        self.guidance_scale = guidance_scale;
+        self
+    }
+
+    /// Guides codes up to number k + 1 alone, counted from 0.
+    #[must_use]
+    pub const fn with_guidance_interval(mut self, k: u32) -> Self {
+        self.guidance_interval = Some(k);
+        self
+    }
+
+    /// Another temperature, top-k and top-p.
+    #[must_use]
+    pub const fn with_filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Draws so many codes in a step.
+    #[must_use]
+    pub const fn with_tokens_per_step(mut self, codes: usize) -> Self {
+        self.tokens_per_step = Some(codes);
+        self
+    }
+
+    /// Shows something else where no code is drawn yet.
+    #[must_use]
+    pub const fn with_preview(mut self, preview: Preview) -> Self {
+        self.preview = preview;
+        self
+    }
+
+    /// Makes bytes of pixels in another way.
+    #[must_use]
+    pub const fn with_rounding(mut self, rounding: Rounding) -> Self {
+        self.rounding = rounding;
+        self
+    }
+
+    /// Whether hidden rows are kept for judges that look at them.
+    #[must_use]
+    pub const fn with_hidden(mut self, hidden: bool) -> Self {
+        self.hidden = hidden;
+        self
+    }
+
+    /// Keeps keys and values in another way.
+    #[must_use]
+    pub const fn with_kv(mut self, kv: KvFormat) -> Self {
+        self.kv = kv;
+        self
+    }
+
+    /// Room for so many candidates at once.
+    #[must_use]
+    pub const fn with_candidates(mut self, candidates: usize) -> Self {
+        self.candidates = candidates;
+        self
+    }
+
+    /// So many candidates in one batch.
+    #[must_use]
+    pub const fn with_batch(mut self, batch: usize) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Keeps the prefixes of so many prompts.
+    #[must_use]
+    pub const fn with_prompts(mut self, prompts: usize) -> Self {
+        self.prompts = prompts;
+        self
+    }
+
+    /// Decodes so many pictures at once.
+    #[must_use]
+    pub const fn with_pictures(mut self, pictures: usize) -> Self {
+        self.pictures = pictures;
+        self
+    }
+
     /// Fails if a setting is out of range.
     ///
     /// # Errors

@@ -29,6 +29,12 @@ pub enum LongPrompt {
 }
 
 /// Settings of a session.
+///
+/// ```
+/// use maquette::model::show_o::ShowOOptions;
+/// let options = ShowOOptions::default().with_steps(12).with_candidates(20);
+/// assert_eq!((options.steps, options.guidance_scale), (12, 2.75));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct ShowOOptions {
@@ -73,5 +79,84 @@ impl Default for ShowOOptions {
             prompts: 4,
             hidden: false,
         }
+    }
+}
+
+impl ShowOOptions {
+    /// Another number of steps.
+    #[must_use]
+    pub const fn with_steps(mut self, steps: u32) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Another guidance scale; 1 turns guidance off.
+    #[must_use]
+    pub const fn with_guidance_scale(mut self, guidance_scale: f32) -> Self {
+        self.guidance_scale = guidance_scale;
+        self
+    }
+
+    /// Another temperature of the mask choice.
+    #[must_use]
+    pub const fn with_temperature(mut self, temperature: f32) -> Self {
+        self.temperature = temperature;
+        self
+    }
+
+    /// Other candidates anneal, or otherwise.
+    #[must_use]
+    pub const fn with_temperature_policy(mut self, policy: TemperaturePolicy) -> Self {
+        self.temperature_policy = policy;
+        self
+    }
+
+    /// Another share of masked places over the steps.
+    #[must_use]
+    pub const fn with_schedule(mut self, schedule: Schedule) -> Self {
+        self.schedule = schedule;
+        self
+    }
+
+    /// What happens to long prompts.
+    #[must_use]
+    pub const fn with_long_prompts(mut self, long_prompts: LongPrompt) -> Self {
+        self.long_prompts = long_prompts;
+        self
+    }
+
+    /// Keeps keys and values in another way.
+    #[must_use]
+    pub const fn with_kv(mut self, kv: KvFormat) -> Self {
+        self.kv = kv;
+        self
+    }
+
+    /// Room for so many candidates at once.
+    #[must_use]
+    pub const fn with_candidates(mut self, candidates: usize) -> Self {
+        self.candidates = candidates;
+        self
+    }
+
+    /// So many candidates in one batch.
+    #[must_use]
+    pub const fn with_batch(mut self, batch: usize) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Keeps the text rows of so many prompts.
+    #[must_use]
+    pub const fn with_prompts(mut self, prompts: usize) -> Self {
+        self.prompts = prompts;
+        self
+    }
+
+    /// Whether hidden rows are kept for judges that look at them.
+    #[must_use]
+    pub const fn with_hidden(mut self, hidden: bool) -> Self {
+        self.hidden = hidden;
+        self
     }
 }

@@ -8,25 +8,26 @@ mod generator;
 mod given;
 mod hidden;
 mod step;
+mod text;
 
 pub use given::GivenStep;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::options::{LongPrompt, ShowOOptions, TemperaturePolicy};
+use super::options::{ShowOOptions, TemperaturePolicy};
 use super::prompts::Prompts;
-use super::{SPECIAL_NAMES, ShowO, ShowOConfig};
+use super::{ShowO, ShowOConfig};
 use crate::codes::{Code, UNKNOWN};
-use crate::error::{Error, Name, Result, covers, product};
+use crate::error::{Error, Result, covers, product};
 use crate::generator::{CandidateId, Partial, Spent};
 use crate::model::magvit::{Magvit, MagvitScratch};
 use crate::model::session::{filled, made, places, reserved};
-use crate::model::transformer::{Cache, Pass, Scratch};
+use crate::model::transformer::{Cache, Scratch};
 use crate::ops::Backend;
 use crate::ops::attention::SPAN_WORDS;
 use crate::ops::sample::DRAW_WORDS;
-use crate::prompt::{Prompt, TokenId, Tokenize};
+use crate::prompt::{TokenId, Tokenize};
 
 #[derive(Debug)]
 struct Candidate {
@@ -151,6 +152,43 @@ enum Rows<'a> {
 }
 
 /// Candidates over one model: a [`Generator`](crate::Generator).
+///
+/// ```
+/// use std::path::Path;
+/// use std::sync::Arc;
+///
+/// use maquette::cpu::Cpu;
+/// use maquette::generator::{Needs, Views};
+/// use maquette::model::files::map::ModelFolder;
+/// use maquette::model::magvit::{Magvit, MagvitConfig};
+/// use maquette::model::show_o::{ShowO, ShowOConfig, ShowOOptions, ShowOSession};
+/// use maquette::model::words::Words;
+/// use maquette::quant::Format;
+/// use maquette::{CandidateId, Error, Generator, Prompt};
+///
+/// // The small model of the repository; a published one is opened in the same way.
+/// let weights = Path::new("examples/demo/weights");
+/// # if !weights.exists() { return Ok(()); }
+/// let (model, pixels) = (ModelFolder::open(weights.join("show-o"))?, ModelFolder::open(weights.join("magvitv2"))?);
+/// let words = std::fs::read_to_string(weights.join("show-o/vocab.txt")).map_err(|_| Error::foreign("no words"))?;
+/// let cpu = Arc::new(Cpu::new());
+/// let config = ShowOConfig::from_json(&model.config)?;
+/// let model = model.weights.read(|weights| ShowO::load(cpu.clone(), config, weights, Format::Q8_0))?;
+/// let config = MagvitConfig::from_json(&pixels.config)?;
+/// let pixels = pixels.weights.read(|weights| Magvit::load(cpu, config, weights, Format::F32))?;
+///
+/// let options = ShowOOptions::default().with_steps(4).with_candidates(2);
+/// let mut session = ShowOSession::new(Arc::new(model), Arc::new(pixels), Words::new(&words)?, options)?;
+/// let mut ids = [CandidateId::default(); 2];
+/// session.start(&Prompt::new("a photo of a red car"), &[1, 2], &mut ids)?;
+/// for _ in 0..session.steps() {
+///     session.step(&ids)?;
+/// }
+/// let mut picture = vec![0; session.image_size().len_bytes()];
+/// session.observe(&ids[..1], Needs::PIXELS, &mut Views::pixels(&mut picture))?;
+/// assert!(picture.iter().any(|byte| *byte != picture[0]));
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct ShowOSession<B: Backend, T> {
     model: Arc<ShowO<B>>,
@@ -314,105 +352,6 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
     #[must_use]
     pub const fn model(&self) -> &Arc<ShowO<B>> {
         &self.model
-    }
-
-    /// Sends text rows through the model, so that their keys and values lie at cache row `row`.
-    fn compute_text(&mut self, tokens: &[TokenId], row: u32) -> Result<()> {
-        let (b, m, h) = (&*self.model.backend, &mut self.memory, &mut self.host);
-        let len = tokens.len();
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "text rows are bounded by 2^16"
-        )]
-        let (first, count) = ((self.model.config.text_rows() - len) as u32, len as u32);
-        // Positions count the pads that are left out.
-        h.positions.clear();
-        h.positions.extend((first..).take(len));
-        h.places.clear();
-        h.places.extend((row..).take(len));
-        b.write(&mut m.ids, 0, tokens)?;
-        b.write(&mut m.positions, 0, &h.positions)?;
-        b.write(&mut m.places, 0, &h.places)?;
-        b.write(&mut m.spans, 0, &[0, 0, row, count])?;
-        self.model.embed(len, &m.ids, &mut m.x)?;
-        let pass = Pass {
-            sequences: 1,
-            queries: len,
-            causal: true,
-            positions: &m.positions,
-            places: &m.places,
-            spans: &m.spans,
-        };
-        self.model
-            .stack
-            .forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)
-    }
-
-    /// The cache place of a prompt, computed if it is new; and whether it was.
-    fn prompt(&mut self, tokens: &[TokenId]) -> Result<(usize, bool)> {
-        if let Some(place) = self.prompts.find(tokens) {
-            return Ok((place, false));
-        }
-        let place = self.prompts.free()?;
-        let row = self.prompts.get(place).row;
-        self.drawing(|session| session.compute_text(tokens, row))?;
-        self.prompts.entry(place).tokens.extend_from_slice(tokens);
-        Ok((place, true))
-    }
-
-    /// Leaves the text rows of a prompt in `host.text`.
-    fn read_prompt(&mut self, prompt: &Prompt<'_>) -> Result<()> {
-        if prompt.plan().is_some() || prompt.previous().is_some() {
-            return Err(Error::Unsupported {
-                what: "a plan or a correction for Show-o",
-            });
-        }
-        for name in SPECIAL_NAMES {
-            if let Some(at) = prompt.text().find(name) {
-                return Err(Error::SpecialToken {
-                    token: Name::fixed(name),
-                    at,
-                });
-            }
-        }
-        let (c, h) = (&self.model.config, &mut self.host);
-        // Words past the last text row would be cut off; they are only counted and checked.
-        let (mut count, mut largest) = (0, 0);
-        h.words.clear();
-        self.words.encode(prompt.text(), &mut |id| {
-            if count < c.text_rows() {
-                h.words.push(id);
-            }
-            (count, largest) = (count + 1, largest.max(id));
-        })?;
-        if count > 0 && largest as usize >= c.llm_vocab_size {
-            return Err(Error::Config {
-                key: "llm_vocab_size",
-                problem: "is smaller than a token of the tokenizer",
-            });
-        }
-        // Task token and frame take three of the text rows.
-        let max = c.text_rows() - 3;
-        if count > max && self.options.long_prompts == LongPrompt::Reject {
-            return Err(Error::PromptTooLong { got: count, max });
-        }
-        h.text.clear();
-        c.write_text(&h.words, &mut h.text);
-        Ok(())
-    }
-
-    fn start_text(
-        &mut self,
-        prompt: &Prompt<'_>,
-        from: Option<&Partial<'_>>,
-        seeds: &[u64],
-        out: &mut [CandidateId],
-    ) -> Result<()> {
-        self.read_prompt(prompt)?;
-        let text = core::mem::take(&mut self.host.text);
-        let result = self.start_tokens(&text, from, seeds, out);
-        self.host.text = text;
-        result
     }
 
     /// As [`Generator::start`](crate::Generator::start) and [`Generator::resume`](crate::Generator::resume), for text

@@ -6,13 +6,12 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ops::Range;
 
-use half::{bf16, f16};
-
-use super::{DType, Precision, Tensor, WeightSource};
+use super::packer::{Packer, finite, not_finite, stored_as};
+use super::{Precision, Tensor, WeightSource};
 use crate::error::{Error, Name, Result, covers, product};
 use crate::ops::Backend;
 use crate::ops::gemm::Activations;
-use crate::quant::{Block, Format, QuantMatrix};
+use crate::quant::{Format, QuantMatrix};
 
 /// Rows of a matrix that are converted together; a device may pack by as many.
 const PORTION_ROWS: usize = 64;
@@ -289,7 +288,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// As [`floats`](Self::floats).
     pub fn table(&self, name: &str, [n, k]: [usize; 2]) -> Result<B::Matrix> {
         let tensor = self.checked(name, &[n, k])?;
-        let formats = Format::ALL.into_iter();
+        let formats = Format::ALL.iter().copied();
         let format = formats
             .filter(|f| stored_as(*f, tensor.tensor.dtype))
             .find(|f| k.is_multiple_of(f.block()))
@@ -448,83 +447,5 @@ impl<'a, B: Backend> Loader<'a, B> {
             }
         });
         unknown.map_or(Ok(()), |name| Err(Error::UnknownTensor { name }))
-    }
-}
-
-/// Whether bytes of a type are canonical bytes of a format. Floats are decoded all the same, since bytes need not lie where
-/// floats may.
-const fn stored_as(format: Format, dtype: DType) -> bool {
-    matches!(
-        (format, dtype),
-        (Format::Bf16, DType::BF16)
-            | (Format::Q8_0, DType::Block(Block::Q8_0))
-            | (Format::Q4_0, DType::Block(Block::Q4_0))
-            | (Format::Q4K, DType::Block(Block::Q4K))
-            | (Format::Q4G128, DType::Block(Block::Q4G128))
-    )
-}
-
-/// Floats as rows of a format, in memory of its own.
-struct Packer {
-    format: Format,
-    bytes: Vec<u8>,
-}
-
-impl Packer {
-    /// Room for so many elements at a time.
-    fn new(format: Format, elements: usize) -> Result<Self> {
-        let bytes = match format {
-            Format::F32 => 0,
-            _ => format.bytes(1, elements)?,
-        };
-        Ok(Self {
-            format,
-            bytes: reserved(bytes)?,
-        })
-    }
-
-    /// Rows whose first element is element `at` of their tensor. Numbers or scales beyond the format are errors.
-    fn view<'b>(
-        &'b mut self,
-        n: usize,
-        k: usize,
-        data: &'b [f32],
-        at: usize,
-    ) -> Result<QuantMatrix<'b>> {
-        if self.format == Format::F32 {
-            return QuantMatrix::f32(n, k, data);
-        }
-        let bytes = self.format.bytes(n, k)?;
-        covers("weights", "portion", self.bytes.len(), bytes)?;
-        let bytes = &mut self.bytes[..bytes];
-        self.format.quantise(data, bytes);
-        finite(self.format, bytes).map_err(|piece| not_finite(at + piece))?;
-        QuantMatrix::from_bytes(self.format, n, k, bytes)
-    }
-}
-
-const fn not_finite(row: usize) -> Error {
-    Error::NotFinite {
-        op: "weights",
-        arg: "tensor",
-        row,
-    }
-}
-
-/// Whether all numbers, or all scales of blocks, are finite; else the first element where they are not. Of formats
-/// other than F32.
-pub(in crate::model) fn finite(format: Format, bytes: &[u8]) -> core::result::Result<(), usize> {
-    let bad = |head: &[u8]| match (format, head) {
-        (Format::Bf16, &[a, b, ..]) => !bf16::from_le_bytes([a, b]).is_finite(),
-        // Two scales.
-        (Format::Q4K, &[a, b, c, d, ..]) => ![[a, b], [c, d]]
-            .into_iter()
-            .all(|scale| f16::from_le_bytes(scale).is_finite()),
-        (_, &[a, b, ..]) => !f16::from_le_bytes([a, b]).is_finite(),
-        _ => true,
-    };
-    match bytes.chunks(format.block_bytes()).position(bad) {
-        Some(piece) => Err(piece * format.block()),
-        None => Ok(()),
     }
 }

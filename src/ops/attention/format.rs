@@ -1,5 +1,9 @@
 //! How keys and values are kept.
 
+use core::fmt;
+use core::str::FromStr;
+
+use crate::error::{Error, Result};
 use crate::quant::A8_BLOCK;
 
 /// How a cache keeps keys and values.
@@ -19,7 +23,17 @@ pub enum KvFormat {
 }
 
 impl KvFormat {
-    /// Its name.
+    /// All formats.
+    pub const ALL: &[Self] = &[Self::F32, Self::Bf16, Self::Q8];
+
+    /// Its name, as [`Display`](fmt::Display) writes it; [`FromStr`] reads it in capital and in small letters.
+    ///
+    /// ```
+    /// use maquette::ops::attention::KvFormat;
+    /// assert_eq!(KvFormat::Q8.to_string(), "Q8");
+    /// assert_eq!("bf16".parse::<KvFormat>()?, KvFormat::Bf16);
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -37,5 +51,25 @@ impl KvFormat {
             Self::Bf16 => head_dim.div_ceil(2),
             Self::Q8 => head_dim.div_ceil(A8_BLOCK).saturating_mul(A8_BLOCK / 4 + 1),
         }
+    }
+}
+
+impl fmt::Display for KvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for KvFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let mut known = Self::ALL.iter().copied();
+        known
+            .find(|format| format.name().eq_ignore_ascii_case(name))
+            .ok_or(Error::Config {
+                key: "kv",
+                problem: "is none of F32, BF16 and Q8",
+            })
     }
 }

@@ -31,6 +31,14 @@ fn an_attention_worked_by_hand() {
 }
 
 #[test]
+fn what_is_visible_is_told_of_any_words() {
+    assert_eq!(SHAPE.visible(&[3, 1, 0, 2], 0), [3..4, 0..1]);
+    assert_eq!(SHAPE.visible(&[3, 1, 0, 2], usize::MAX), [3..4, 0..2]);
+    assert_eq!(SHAPE.visible(&[3, 1, 0], 0), [0..0, 0..0]);
+    assert_eq!(SHAPE.visible(&[u32::MAX; SPAN_WORDS], 0), [4..4, 4..4]);
+}
+
+#[test]
 fn a_query_that_sees_nothing_gives_zeros() {
     let mut out = [9.0; 2];
     attention(

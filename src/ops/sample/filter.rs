@@ -4,8 +4,15 @@ use crate::error::{Error, Result, covers, product};
 use crate::math;
 use crate::ops::norm::nonzero;
 
-/// Temperature, top-k and top-p of a raster model's or a judge's draw.
+/// Temperature, top-k and top-p of a raster model's or a judge's draw. The default changes no logit.
+///
+/// ```
+/// use maquette::ops::sample::Filter;
+/// let filter = Filter::default().with_top_k(1000).with_top_p(0.9);
+/// assert!(Filter::default().is_idle(16384) && !filter.is_idle(16384));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Filter {
     /// Logits are divided by it, at least 1e-5.
     pub temperature: f32,
@@ -15,7 +22,38 @@ pub struct Filter {
     pub top_p: f32,
 }
 
+impl Default for Filter {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+        }
+    }
+}
+
 impl Filter {
+    /// Divides logits by another temperature.
+    #[must_use]
+    pub const fn with_temperature(mut self, temperature: f32) -> Self {
+        self.temperature = temperature;
+        self
+    }
+
+    /// Keeps so many entries; 0 keeps all.
+    #[must_use]
+    pub const fn with_top_k(mut self, top_k: usize) -> Self {
+        self.top_k = top_k;
+        self
+    }
+
+    /// Keeps so much of the probability; 1 or more keeps all.
+    #[must_use]
+    pub const fn with_top_p(mut self, top_p: f32) -> Self {
+        self.top_p = top_p;
+        self
+    }
+
     /// Whether it leaves every logit as it is.
     #[must_use]
     #[expect(
