@@ -99,7 +99,8 @@ impl Walk<'_> {
         self.tell(Event::Started { ids, parent: None });
         for step in 1..=generator.steps() {
             if !self.stopped && !self.chosen {
-                self.tell(Event::Stepping { ids });
+                let spent = MultiplyAdds::of(generator, reward);
+                self.tell(Event::Stepping { ids, spent });
             }
             if self.stopped {
                 break;
@@ -137,7 +138,12 @@ impl Walk<'_> {
             step,
         };
         let keys = &[key][..];
-        self.tell(Event::Asking { judgement, keys });
+        let spent = MultiplyAdds::of(generator, reward);
+        self.tell(Event::Asking {
+            judgement,
+            keys,
+            spent,
+        });
         if self.stopped || self.chosen {
             return Ok(None);
         }

@@ -84,6 +84,11 @@ impl<F: FnMut(&Ask<'_>, &mut Marks<'_>) -> Result<()>> RewardModel for HumanRewa
         Needs::PIXELS
     }
 
+    // Whatever a person's head does.
+    fn multiply_adds(&self) -> Option<u64> {
+        Some(0)
+    }
+
     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
         let shown = ask.pixels.map_or(0, |sheet| sheet.len());
         for (arg, got) in [("out", out.len()), ("pixels", shown)] {

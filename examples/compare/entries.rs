@@ -125,6 +125,10 @@ impl Entry {
     pub fn new(name: &str, label: &str, settings: &str, weights: Option<PathBuf>) -> Res<Self> {
         let plan = Plan::try_parse_from(settings.split_whitespace())
             .map_err(|e| format!("{name}: {}", e.render().to_string().trim_end()))?;
+        if plan.effort.weighs() {
+            let why = "rows share what they draw, so that --max-multiply-adds has no meaning here";
+            return Err(format!("{name}: {why}: use geneval").into());
+        }
         Ok(Self {
             name: name.into(),
             label: label.into(),

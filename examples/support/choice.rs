@@ -92,6 +92,10 @@ pub struct Effort {
     /// Questions of a search at most; then its best candidate is finished.
     #[arg(long)]
     max_questions: Option<u64>,
+    /// Multiply-adds of a search at most, as in 2e10; then its best candidate is finished. Not on a GPU, where none are
+    /// counted.
+    #[arg(long, value_parser = count)]
+    max_multiply_adds: Option<u64>,
     /// Paths that prm keeps. [default: 1]
     #[arg(long)]
     width: Option<u32>,
@@ -118,6 +122,17 @@ pub struct Effort {
 /// A strategy as the programs run it.
 pub type Search<G, R> = Box<dyn SearchStrategy<G, R>>;
 
+/// A whole number, which may be written with an exponent.
+fn count(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().or_else(|| {
+        let number: f64 = text.parse().ok()?;
+        // Below 2⁵³ every whole number is one of these.
+        let known = (0.0..9e15).contains(&number) && number.fract() == 0.0;
+        known.then_some(number as u64)
+    });
+    number.ok_or_else(|| "it is a whole number, as 20000000000 or 2e10".into())
+}
+
 impl Strategy {
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -136,6 +151,11 @@ impl Effort {
     /// Whether a judge is asked.
     pub fn asks(&self, strategy: Strategy) -> bool {
         strategy != Strategy::Plain || self.round.is_some() || self.reflections.is_some()
+    }
+
+    /// Whether what is computed decides what is drawn.
+    pub fn weighs(&self) -> bool {
+        self.max_multiply_adds.is_some()
     }
 
     /// Candidates that are alive at once, or views that are judged at once if there are more.
@@ -187,6 +207,7 @@ impl Effort {
             ("satisfied", self.satisfied.map(Value::from)),
             ("max_steps", self.max_steps.map(Value::from)),
             ("max_questions", self.max_questions.map(Value::from)),
+            ("max_multiply_adds", self.max_multiply_adds.map(Value::from)),
             ("width", self.width.map(Value::from)),
             ("rungs", (!self.rungs.is_empty()).then(|| json!(self.rungs))),
             ("min_clarity_step", self.min_clarity_step.map(Value::from)),
@@ -268,9 +289,10 @@ impl Effort {
                 _ => Box::new(reflect),
             };
         }
-        if self.max_steps.is_some() || self.max_questions.is_some() {
+        let limits = [self.max_steps, self.max_questions, self.max_multiply_adds];
+        if limits.iter().any(Option::is_some) {
             let mut budget = Budget::new(search);
-            (budget.steps, budget.questions) = (self.max_steps, self.max_questions);
+            [budget.steps, budget.questions, budget.multiply_adds] = limits;
             search = Box::new(budget);
         }
         Ok(search)

@@ -1,4 +1,4 @@
-//! The best picture within a budget of steps, questions or time.
+//! The best picture within a budget of steps, questions, multiply-adds or time.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -7,8 +7,9 @@ use core::time::Duration;
 
 use rand_core::Rng;
 
+use super::meter::{Meter, Work};
 use super::run::{confidence, within};
-use super::{Decision, Event, Flow, SearchStrategy};
+use super::{Decision, Event, Flow, MultiplyAdds, SearchStrategy};
 use crate::error::{Error, Result};
 use crate::generator::{CandidateId, Generator};
 use crate::prompt::Prompt;
@@ -22,9 +23,17 @@ use crate::reward::{RewardModel, Verdict};
 /// [`Adaptive`](super::Adaptive) does with small rounds.
 ///
 /// Steps and questions are limits that are never passed. They hold for every strategy that announces its steps by
-/// [`Event::Stepping`] and its questions by [`Event::Asking`], as all of this crate do; one that prunes everything it has
-/// and begins anew can be left with a picture that there are no steps to finish. Time is kept as long as no step and no
-/// question takes longer than the longest before it, and a single picture fits at all.
+/// [`Event::Stepping`] and its questions by [`Event::Asking`], as all of this crate do but for the steps in which another
+/// budget inside of them finishes a picture; one that prunes everything it has and begins anew can be left with a picture
+/// that there are no steps to finish.
+///
+/// What the next step or question takes of the other two is known only once it is made, so it must fit in as the dearest
+/// before it did, with the steps that finish a picture after it. Time is kept as long as no step and no question takes
+/// longer than the longest before it, and a single picture fits at all. Multiply-adds are counted a candidate and a view,
+/// together with all that the strategy computes before it announces the next step or question; they are kept as long as
+/// none of that costs more than the dearest before it, and a single picture fits at all. So the first step of all
+/// candidates and the first question are made whatever they cost, and a budget is passed at most by one step or question
+/// and by what finishing a picture then costs more than expected.
 ///
 /// ```
 /// use maquette::search::{Adaptive, BestOfN, Budget, Flow, SearchStrategy};
@@ -46,6 +55,8 @@ pub struct Budget<S> {
     pub steps: Option<u64>,
     /// Questions about views at most.
     pub questions: Option<u64>,
+    /// Multiply-adds of generator and judge at most.
+    pub multiply_adds: Option<u64>,
     timer: Option<Timer>,
 }
 
@@ -60,6 +71,7 @@ impl<S: fmt::Debug> fmt::Debug for Budget<S> {
             .field("inner", &self.inner)
             .field("steps", &self.steps)
             .field("questions", &self.questions)
+            .field("multiply_adds", &self.multiply_adds)
             .field("time", &self.timer.as_ref().map(|timer| timer.limit))
             .finish()
     }
@@ -73,6 +85,7 @@ impl<S> Budget<S> {
             inner,
             steps: None,
             questions: None,
+            multiply_adds: None,
             timer: None,
         }
     }
@@ -88,6 +101,37 @@ impl<S> Budget<S> {
     #[must_use]
     pub const fn with_questions(mut self, questions: u64) -> Self {
         self.questions = Some(questions);
+        self
+    }
+
+    /// At most so many multiply-adds of generator, decoder and judge, as [`Cost::multiply_adds`](super::Cost) counts them
+    /// from the first candidate to the last question.
+    ///
+    /// A multiply-add is two floating-point operations; what a device computes for a joule turns a budget of energy into
+    /// one of these. Unlike time it does not hang on how fast or busy the device is: the same search ends at the same
+    /// place. What generator and judge remember from earlier searches costs nothing here either.
+    ///
+    /// The search fails with [`Error::Unsupported`], before anything is drawn, if generator or judge does not count (on a
+    /// GPU none does), and as soon as a strategy announces a step or question without saying what was spent.
+    ///
+    /// ```
+    /// use maquette::search::{Adaptive, Budget, Flow, Plain, SearchStrategy};
+    /// use maquette::testing::{ScriptedGenerator, ScriptedReward};
+    /// use maquette::{Prompt, rng::Stream};
+    ///
+    /// // A step of these costs 10, a question 3: a picture with its question 43.
+    /// let mut generator = ScriptedGenerator::new(4).with_costs(0, |_| 10, 0);
+    /// let mut reward = ScriptedReward::seeded(1).with_costs(|_, _| 3);
+    /// let one_by_one = Adaptive::new(Plain, 100).with_confidence(1.0);
+    /// let found = Budget::new(one_by_one).with_multiply_adds(200).search(
+    ///     &mut generator, &mut reward, &Prompt::new("a red car"), &mut Stream::new(1), &mut |_| Flow::Continue,
+    /// )?;
+    /// assert_eq!(found.cost.multiply_adds.total(), Some(4 * 43 + 2 * 10));
+    /// # Ok::<(), maquette::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn with_multiply_adds(mut self, n: u64) -> Self {
+        self.multiply_adds = Some(n);
         self
     }
 
@@ -124,6 +168,10 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>> Se
         if let Some(limit) = self.steps {
             within("budget of steps", limit, steps.into(), u64::MAX)?;
         }
+        let meter = match self.multiply_adds {
+            None => None,
+            Some(limit) => Some(Meter::new(limit, &MultiplyAdds::of(generator, reward))?),
+        };
         let watch = self.timer.as_mut().map(|timer| Watch {
             begun: (timer.now)(),
             timer,
@@ -135,6 +183,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>> Se
             steps,
             steps_left: self.steps.unwrap_or(u64::MAX),
             questions_left: self.questions.unwrap_or(u64::MAX),
+            meter,
             watch,
             lives: Vec::new(),
             closed: false,
@@ -150,13 +199,13 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized, S: SearchStrategy<G, R>> Se
                 }
             }
         };
-        let found = self
-            .inner
-            .search(generator, reward, prompt, rng, &mut hear)?;
+        let found = self.inner.search(generator, reward, prompt, rng, &mut hear);
         match ledger.failed {
-            None => Ok(found),
+            None => found,
             Some(error) => {
-                generator.prune(&[found.winner])?;
+                if let Ok(found) = found {
+                    generator.prune(&[found.winner])?;
+                }
                 Err(error)
             }
         }
@@ -176,6 +225,7 @@ struct Ledger<'a> {
     steps: u32,
     steps_left: u64,
     questions_left: u64,
+    meter: Option<Meter>,
     watch: Option<Watch<'a>>,
     lives: Vec<Life>,
     /// Whether the search is ending already.
@@ -218,13 +268,18 @@ impl Ledger<'_> {
     fn hear(&mut self, event: &Event<'_>) -> Flow {
         match *event {
             Event::Started { ids, parent } => return self.enrol(ids, parent),
-            Event::Stepping { ids } => {
+            Event::Stepping { ids, spent } => {
                 let after = self.least_left(ids);
+                let n = ids.len() as u64;
+                let room = match self.meter_allows(&spent, Work::Step(n), after) {
+                    Ok(room) => room,
+                    Err(error) => return self.fail(error),
+                };
                 let time = match &mut self.watch {
                     Some(watch) => watch.allows(watch.step, after),
                     None => true,
                 };
-                if !time || ids.len() as u64 + after > self.steps_left {
+                if !room || !time || n + after > self.steps_left {
                     return self.end();
                 }
             }
@@ -238,13 +293,18 @@ impl Ledger<'_> {
                     watch.since = watch.now();
                 }
             }
-            Event::Asking { keys, .. } => {
+            Event::Asking { keys, spent, .. } => {
                 let after = self.least_left(&[]);
+                let n = keys.len() as u64;
+                let room = match self.meter_allows(&spent, Work::Question(n), after) {
+                    Ok(room) => room,
+                    Err(error) => return self.fail(error),
+                };
                 let time = match &mut self.watch {
                     Some(watch) => watch.allows(watch.question, after),
                     None => true,
                 };
-                if !time || keys.len() as u64 > self.questions_left {
+                if !room || !time || n > self.questions_left {
                     return self.end();
                 }
             }
@@ -276,12 +336,31 @@ impl Ledger<'_> {
         Flow::Continue
     }
 
+    /// Reads the meter, and says whether there is room for this and so many steps after it.
+    fn meter_allows(&mut self, spent: &MultiplyAdds, next: Work, after: u64) -> Result<bool> {
+        let Some(meter) = &mut self.meter else {
+            return Ok(true);
+        };
+        meter.read(spent)?;
+        let room = meter.allows(next, after);
+        if room {
+            meter.begin(next);
+        }
+        Ok(room)
+    }
+
+    /// Ends the search with an error.
+    fn fail(&mut self, error: Error) -> Flow {
+        self.closed = true;
+        self.failed = Some(error);
+        Flow::Stop
+    }
+
     fn enrol(&mut self, ids: &[CandidateId], parent: Option<CandidateId>) -> Flow {
         if self.lives.try_reserve(ids.len()).is_err() {
             let bytes = ids.len().saturating_mul(size_of::<Life>());
             let what = "search";
-            self.failed = Some(Error::OutOfMemory { what, bytes });
-            return Flow::Stop;
+            return self.fail(Error::OutOfMemory { what, bytes });
         }
         let parent = self.lives.iter().find(|life| Some(life.id) == parent);
         let taken = parent.map_or(0, |life| life.taken);
@@ -313,14 +392,18 @@ impl Ledger<'_> {
         self.lives.iter().map(left).min().unwrap_or(0)
     }
 
-    /// Finishes the best candidate for which there are steps and time; the furthest if time is short for all.
+    /// Finishes the best candidate for which there are steps, multiply-adds and time; the furthest if these two are short
+    /// for all.
     fn end(&mut self) -> Flow {
         if self.closed {
             return Flow::Continue;
         }
         self.closed = true;
         let time = self.watch.as_mut().map_or(u64::MAX, Watch::steps);
-        let within = self.steps_left.min(time.max(self.least_left(&[])));
+        let work = self.meter.as_ref().map_or(u64::MAX, Meter::steps);
+        let within = self
+            .steps_left
+            .min(time.min(work).max(self.least_left(&[])));
         let rank = |life: &Life| {
             let score = life.last.as_ref().map_or(-1.0, confidence);
             (life.taken >= self.steps, !life.parked, score)

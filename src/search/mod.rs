@@ -11,6 +11,8 @@ mod ending;
 #[cfg(feature = "alloc")]
 mod halving;
 #[cfg(feature = "alloc")]
+mod meter;
+#[cfg(feature = "alloc")]
 mod nested;
 #[cfg(feature = "alloc")]
 mod parm;
@@ -132,6 +134,8 @@ pub enum Event<'a> {
     Stepping {
         /// The candidates.
         ids: &'a [CandidateId],
+        /// What generator and judge have computed since they exist.
+        spent: MultiplyAdds,
     },
     /// Candidates took a step.
     Stepped {
@@ -146,6 +150,8 @@ pub enum Event<'a> {
         judgement: Judgement,
         /// Names of the views.
         keys: &'a [ViewKey],
+        /// What generator and judge have computed since they exist.
+        spent: MultiplyAdds,
     },
     /// Candidates were decoded to be judged.
     Observed {

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::region::{Locator, Sight};
 use super::run::{Halt, Progress, Run, tell, within};
 use super::views::reserved;
-use super::{Event, Flow};
+use super::{Event, Flow, MultiplyAdds};
 use crate::error::{Error, Result};
 use crate::generator::{CandidateId, Generator};
 use crate::image::ImageBatch;
@@ -36,6 +36,8 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
             return Ok(support);
         };
         let mut prober = Prober {
+            // A locator draws nothing, so only the judge's part grows.
+            spent: MultiplyAdds::of(&*self.generator, &*self.reward),
             reward: &mut *self.reward,
             listener: &mut *self.listener,
             key,
@@ -72,6 +74,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
 
 /// Puts the questions about one picture's copies.
 struct Prober<'a, R: ?Sized> {
+    spent: MultiplyAdds,
     reward: &'a mut R,
     listener: &'a mut dyn FnMut(Event<'_>) -> Flow,
     /// The picture's own view.
@@ -139,7 +142,14 @@ impl<R: RewardModel + ?Sized> Prober<'_, R> {
         }
         let judgement = Judgement::Outcome;
         let keys = &self.named;
-        if let Err(halt) = tell(self.listener, Event::Asking { judgement, keys }) {
+        self.spent.judge = self.reward.multiply_adds();
+        let spent = self.spent;
+        let asking = Event::Asking {
+            judgement,
+            keys,
+            spent,
+        };
+        if let Err(halt) = tell(self.listener, asking) {
             self.halt = Some(halt);
             return Err(ENDED);
         }

@@ -268,7 +268,8 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         if ids.is_empty() {
             return Ok(());
         }
-        tell(self.listener, Event::Stepping { ids })?;
+        let spent = MultiplyAdds::of(&*self.generator, &*self.reward);
+        tell(self.listener, Event::Stepping { ids, spent })?;
         self.advance(ids)
     }
 
@@ -322,8 +323,13 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         if n == 0 {
             return Ok(());
         }
-        let keys = self.gallery.keys();
-        tell(self.listener, Event::Asking { judgement, keys })?;
+        let spent = MultiplyAdds::of(&*self.generator, &*self.reward);
+        let asking = Event::Asking {
+            judgement,
+            keys: self.gallery.keys(),
+            spent,
+        };
+        tell(self.listener, asking)?;
         self.look(self.reward.needs(judgement))?;
         self.verdicts.resize(n, Verdict::malformed());
         let ask = self.gallery.question(judgement, self.prompt)?;

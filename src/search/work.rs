@@ -41,7 +41,8 @@ impl MultiplyAdds {
     /// All parts together, if all are known.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
-        Some(self.generator? + self.decoder? + self.judge?)
+        let drawn = self.generator?.saturating_add(self.decoder?);
+        Some(drawn.saturating_add(self.judge?))
     }
 }
 

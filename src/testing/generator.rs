@@ -27,6 +27,14 @@ pub struct Calls {
     pub pruned: u64,
 }
 
+/// Multiply-adds of a start, of a step by those taken before it, and of a picture.
+#[derive(Debug, Clone, Copy)]
+struct Costs {
+    start: u64,
+    step: fn(u32) -> u64,
+    decode: u64,
+}
+
 #[derive(Debug, Clone, Default)]
 struct State {
     id: CandidateId,
@@ -70,6 +78,8 @@ pub struct ScriptedGenerator {
     hidden_width: usize,
     capacity: usize,
     fail_at: Option<u64>,
+    costs: Option<Costs>,
+    spent: Spent,
     next: u64,
     /// Those alive, in the order of their ids.
     states: Vec<State>,
@@ -88,6 +98,12 @@ impl ScriptedGenerator {
             hidden_width: 2,
             capacity: 64,
             fail_at: None,
+            costs: Some(Costs {
+                start: 0,
+                step: |_| 1,
+                decode: 1,
+            }),
+            spent: Spent::new(0, 0),
             next: 0,
             states: Vec::new(),
             spare: Vec::new(),
@@ -120,6 +136,25 @@ impl ScriptedGenerator {
     #[must_use]
     pub const fn failing_at(mut self, call: u64) -> Self {
         self.fail_at = Some(call);
+        self
+    }
+
+    /// Multiply-adds that it claims to make: a candidate's start or resumption, its steps by how many it has taken before,
+    /// and each picture. Otherwise they are 0, 1 and 1.
+    #[must_use]
+    pub const fn with_costs(mut self, start: u64, step: fn(u32) -> u64, decode: u64) -> Self {
+        self.costs = Some(Costs {
+            start,
+            step,
+            decode,
+        });
+        self
+    }
+
+    /// Does not say what it computes.
+    #[must_use]
+    pub const fn uncounted(mut self) -> Self {
+        self.costs = None;
         self
     }
 
@@ -194,7 +229,17 @@ impl ScriptedGenerator {
             self.states.push(state);
         }
         self.calls.candidates += seeds.len() as u64;
+        if op != "fork" {
+            let n = seeds.len() as u64;
+            self.spend(|costs| Spent::new(costs.start.saturating_mul(n), 0));
+        }
         Ok(())
+    }
+
+    fn spend(&mut self, what: impl FnOnce(&Costs) -> Spent) {
+        let more = self.costs.as_ref().map(what).unwrap_or_default();
+        self.spent.drawing = self.spent.drawing.saturating_add(more.drawing);
+        self.spent.decoding = self.spent.decoding.saturating_add(more.decoding);
     }
 
     fn advance(&mut self, at: usize) {
@@ -273,9 +318,8 @@ impl Generator for ScriptedGenerator {
         self.hidden_width
     }
 
-    // One a step and one a picture.
     fn multiply_adds(&self) -> Option<Spent> {
-        Some(Spent::new(self.calls.steps, self.calls.decodes))
+        self.costs.map(|_| self.spent)
     }
 
     fn start(&mut self, prompt: &Prompt<'_>, seeds: &[u64], out: &mut [CandidateId]) -> Result<()> {
@@ -346,6 +390,8 @@ impl Generator for ScriptedGenerator {
             }
         }
         for &id in ids {
+            let taken = self.state("step", id)?.taken;
+            self.spend(|costs| Spent::new((costs.step)(taken), 0));
             self.advance(self.at("step", id)?);
         }
         self.calls.steps += ids.len() as u64;
@@ -423,7 +469,9 @@ impl Generator for ScriptedGenerator {
                 }
             }
         }
-        self.calls.decodes += if needs.pixels { n as u64 } else { 0 };
+        let decodes = if needs.pixels { n as u64 } else { 0 };
+        self.calls.decodes += decodes;
+        self.spend(|costs| Spent::new(0, costs.decode.saturating_mul(decodes)));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::reward::{Answer, Ask, Judgement, RewardModel, Verdict, ViewKey};
 use crate::rng::{Purpose, open_unit, philox};
 use crate::search::Cost;
 
+type Costs = fn(Judgement, ViewKey) -> u64;
 type Script = Box<dyn FnMut(Judgement, ViewKey, &[Code]) -> Verdict + Send>;
 
 fn same_length(ask: &Ask<'_>, out: &[Verdict]) -> Result<()> {
@@ -75,6 +76,8 @@ pub struct ScriptedReward {
     script: Script,
     needs: [Needs; 4],
     fail_at: Option<u64>,
+    costs: Option<Costs>,
+    spent: u64,
     calls: u64,
     asked: Cost,
     open: Vec<ViewKey>,
@@ -99,6 +102,8 @@ impl ScriptedReward {
             script: Box::new(script),
             needs: [Needs::NOTHING; 4],
             fail_at: None,
+            costs: Some(|_, _| 1),
+            spent: 0,
             calls: 0,
             asked: Cost::default(),
             open: Vec::new(),
@@ -143,6 +148,20 @@ impl ScriptedReward {
     #[must_use]
     pub const fn failing_at(mut self, call: u64) -> Self {
         self.fail_at = Some(call);
+        self
+    }
+
+    /// Multiply-adds that it claims to make for a question about a view; otherwise 1.
+    #[must_use]
+    pub const fn with_costs(mut self, costs: fn(Judgement, ViewKey) -> u64) -> Self {
+        self.costs = Some(costs);
+        self
+    }
+
+    /// Does not say what it computes.
+    #[must_use]
+    pub const fn uncounted(mut self) -> Self {
+        self.costs = None;
         self
     }
 
@@ -199,6 +218,9 @@ impl RewardModel for ScriptedReward {
         shown(self.needs(ask.judgement), ask)?;
         for (row, (&key, out)) in ask.keys.iter().zip(out).enumerate() {
             *out = (self.script)(ask.judgement, key, codes_of(ask, row));
+            if let Some(costs) = self.costs {
+                self.spent = self.spent.saturating_add(costs(ask.judgement, key));
+            }
             if !self.open.contains(&key) {
                 self.open.push(key);
             }
@@ -207,9 +229,8 @@ impl RewardModel for ScriptedReward {
         Ok(())
     }
 
-    // One a question.
     fn multiply_adds(&self) -> Option<u64> {
-        Some(self.asked.judged())
+        self.costs.map(|_| self.spent)
     }
 
     fn forget(&mut self, keys: &[ViewKey]) {

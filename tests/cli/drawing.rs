@@ -192,6 +192,47 @@ fn a_person_judges_at_a_terminal() {
 }
 
 #[test]
+fn multiply_adds_bound_a_search() {
+    let home = folder("bounded");
+    let spent = |limit: Option<&str>| {
+        let mut command = example("generate");
+        command.args(["a photo of a red car", "--strategy", "plain", "-n", "6"]);
+        command.args(["--round", "1", "--sure", "2", "--steps", "4"]);
+        command.args(["--images", "1", "--quiet"]);
+        if let Some(limit) = limit {
+            command.args(["--max-multiply-adds", limit]);
+        }
+        succeeds(command.arg("--out").arg(&home));
+        let trace: Value =
+            serde_json::from_slice(&fs::read(home.join("trace.json")).unwrap()).unwrap();
+        let work = &trace["cost"]["multiply_adds"];
+        let parts = ["generator", "decoder", "judge"].map(|part| work[part].as_u64().unwrap());
+        (trace["cost"]["steps"].as_u64().unwrap(), parts.iter().sum())
+    };
+    let (steps, all): (u64, u64) = spent(None);
+    assert_eq!(steps, 6 * 4);
+    // As numbers are written with an exponent.
+    let half = format!("{}e3", all / 2000);
+    let (fewer, less) = spent(Some(&half));
+    assert!(
+        less <= all / 2 && less >= all / 3,
+        "{less} of {all} within {half}"
+    );
+    assert!((8..=12).contains(&fewer), "{fewer} steps within {half}");
+    // Nothing fits in: a picture takes what it takes.
+    assert_eq!(spent(Some("0")).0, 4);
+    for wrong in ["0.5", "-1e9", "1e20", "NaN", "many"] {
+        let mut command = example("generate");
+        let setting = format!("--max-multiply-adds={wrong}");
+        let out = command.args(["a photo of a red car", &setting]).output();
+        let out = out.unwrap();
+        let told = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{wrong}: {told}");
+        assert!(told.contains("it is a whole number"), "{wrong}: {told}");
+    }
+}
+
+#[test]
 fn settings_of_another_strategy_are_told() {
     let home = folder("strategy-settings");
     for (args, want) in [

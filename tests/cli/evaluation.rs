@@ -551,6 +551,7 @@ fn a_comparison_says_what_it_cannot_draw() {
         (["--entry", "../x=--strategy plain"], "no NAME="),
         (["--entry", "plain=--strategy plain"], "two rows plain"),
         (["--entry", "x=--strategy best"], "invalid value 'best'"),
+        (["--entry", "x=--max-multiply-adds 1e9"], "use geneval"),
         (["--aligned", "x"], "no NAME="),
         (["--aligned", "two=x"], "two rows two"),
     ] {

@@ -26,7 +26,7 @@ fn strategy(bytes: &mut Bytes<'_>) -> Box<Dyn> {
     let rounds = u32::from(bytes.byte()) % 5;
     let confidence = f32::from(bytes.byte()) / 200.0;
     let limit = u64::from(bytes.byte());
-    match bytes.below(4) {
+    match bytes.below(5) {
         0 => Box::new(Adaptive::new(inner, rounds).with_confidence(confidence)),
         1 => Box::new(
             Budget::new(inner)
@@ -34,6 +34,7 @@ fn strategy(bytes: &mut Bytes<'_>) -> Box<Dyn> {
                 .with_questions(limit / 4),
         ),
         2 => Box::new(Budget::new(Adaptive::new(inner, rounds)).with_steps(limit)),
+        3 => Box::new(Budget::new(Adaptive::new(inner, rounds)).with_multiply_adds(limit)),
         _ => inner,
     }
 }

@@ -31,6 +31,7 @@ pub fn wrapped(n: u32) -> Vec<Box<Dyn<'static>>> {
             Budget::new(BestOfN::new(half)).with_questions(2),
             3,
         )),
+        Box::new(Budget::new(Adaptive::new(Plain, n)).with_multiply_adds(20)),
         Box::new(Reflect::new(Plain, Correction::Prompted)),
         Box::new(Reflect::new(Parm::new(half), Correction::Tail { from: 2 })),
         Box::new(

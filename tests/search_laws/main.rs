@@ -1,6 +1,7 @@
 //! Laws of search on scripted generators and judges.
 
 mod adaptive;
+mod budget;
 mod laws;
 mod reflect;
 mod region;
