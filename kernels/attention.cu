@@ -183,8 +183,8 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention_q8(
     values += (u64)(h / group) * kv_head_stride;
     const f32* query = q + (u64)row * q_stride + q_offset + (u64)h * head_dim;
     u32* levels = (u32*)(shared + 2 * head_dim);  // [blocks, 8], then [blocks] scales
+    // All threads meet in `attend` before a score reads them.
     round_query(levels, query, head_dim, blocks, TILE);
-    __syncthreads();
     const f32 scale = 1.0f / root((f32)head_dim);
     const auto at = [=](u32 n) { return sees.row(n) * kv_stride; };
     attend(

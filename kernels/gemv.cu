@@ -227,11 +227,10 @@ extern "C" __global__ void __launch_bounds__(256) pack_q4k(
 template <class W>
 DEVICE void gather(f32* out, const u32* index, const u8* w, const u16* scales, u32 rows, u32 n, u32 k)
 {
-    const u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u64 r = i / k;
+    const u32 i = element(), r = i / k;
     if (r >= rows)
         return;
-    const u32 t = (u32)(i % k), j = index[r], blocks = (k + 31) / 32;
+    const u32 t = i % k, j = index[r], blocks = (k + 31) / 32;
     f32 v = 0.0f;
     if (j < n) {
         const u64 at = (u64)(j / 32) * blocks + t / 32;

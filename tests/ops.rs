@@ -70,6 +70,8 @@ macro_rules! agree {
 mod borders;
 #[path = "ops/codebooks.rs"]
 mod codebooks;
+#[path = "ops/copies.rs"]
+mod copies;
 #[path = "ops/counts.rs"]
 #[cfg(feature = "std")]
 mod counts;

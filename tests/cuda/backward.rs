@@ -301,8 +301,10 @@ fn gradients_of_attention_have_the_bits_of_the_reference() {
         (5, 2, 1, 33),
         (6, 2, 1, 50),
         (7, 1, 1, 2),
+        (8, 2, 1, 6),
         (17, 2, 2, 16),
         (18, 3, 1, 70),
+        (64, 1, 1, 3),
         (67, 2, 2, 3),
         (131, 1, 1, 8),
     ] {
@@ -379,7 +381,17 @@ fn gradients_of_pooled_rows_have_the_bits_of_the_reference() {
 
 #[test]
 fn log_probabilities_have_the_bits_of_the_reference() {
-    for (rows, width) in [(0, 3), (1, 1), (4, 16), (5, 300), (2, 1024), (3, 1061)] {
+    // The last two: more than eight numbers a thread, and more than lie in shared memory at once.
+    for (rows, width) in [
+        (0, 3),
+        (1, 1),
+        (4, 16),
+        (5, 300),
+        (2, 1024),
+        (3, 1061),
+        (2, 2750),
+        (2, 5900),
+    ] {
         let s = LabelShape { rows, width };
         // One label stands outside the row; one row has a number far above the others at its end.
         let labels: Vec<u32> = (0..rows)

@@ -130,21 +130,23 @@ fn group_norms_agree_across_parts() {
 }
 
 /// Spans of two sequences, over caches of 300 rows.
-const SPANS: [[u32; 8]; 6] = [
+const SPANS: [[u32; 8]; 7] = [
     [0, 0, 0, 1, 0, 2, 2, 3],
     [0, 0, 0, 5, 7, 4, 3, 4],
     [0, 128, 128, 129, 1, 127, 200, 1],
     [0, 257, 257, 40, 299, 1, 0, 300],
     [5, 31, 40, 32, 0, 33, 100, 16],
     [0, 17, 100, 15, 290, 20, 298, 9],
+    [0, 0, 0, 2, 0, 0, 298, 2],
 ];
 
 /// The same, over caches of 128 rows, which a GPU reads in one launch: a prefix and own rows may be the same ones.
-const SHORT: [[u32; 8]; 4] = [
+const SHORT: [[u32; 8]; 5] = [
     [0, 0, 0, 1, 0, 2, 2, 3],
     [0, 128, 0, 1, 1, 127, 5, 2],
     [0, 128, 0, 128, 3, 125, 0, 4],
     [127, 1, 0, 128, 128, 5, 2, 50],
+    [0, 0, 0, 2, 0, 0, 126, 2],
 ];
 
 /// Heads of each width, over caches of so many rows.

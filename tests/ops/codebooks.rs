@@ -30,9 +30,15 @@ fn rows_of_codebooks_agree() {
         (2, 2050, 40, 1.0),
         (2, 4098, 1000, 0.9),
         (1, 5000, 1500, 1.0),
+        // Its last numbers end with the room that they have.
+        (1, 10_496, 0, 1.0),
         (1, 16_384, 1000, 1.0),
         (1, 16_387, 9000, 0.99),
         (1, 17_000, 100, 0.5),
+        (1, 17_001, 98, 0.9),
+        // More than are sorted in shared memory.
+        (1, 17_000, 9000, 0.99),
+        (1, 16_500, 0, 0.5),
         (257, 17, 5, 1.0),
     ] {
         agree!(|b| {
@@ -129,7 +135,7 @@ fn nearest_codes_agree_where_distances_are_close() {
     let (n, entries) = (130, 1100);
     for width in [1, 3, 8] {
         let (z, e) = (numbers(n * width, 5), numbers(entries * width, 6));
-        let cases: [(f32, &dyn Fn(usize) -> f32); 9] = [
+        let cases: [(f32, &dyn Fn(usize) -> f32); 10] = [
             (1.0, &|i| e[i]),
             // All around one place, a bit or some thousand of them apart; far away; alike.
             (1.0, &|i| 0.75 + (e[i] * 8.0).round() * f32::EPSILON),
@@ -139,6 +145,8 @@ fn nearest_codes_agree_where_distances_are_close() {
             (1e-22, &|i| e[i] * 1e-22),
             (1e-38, &|i| e[i] * 1e-38),
             (1e18, &|i| e[i] * 2.5e18),
+            // Squares and products that are infinite, distances that are not.
+            (7e18, &|i| e[i] * 7e18),
             (1.0, &|i| match i % 37 {
                 0 => f32::NAN,
                 1 => f32::INFINITY,

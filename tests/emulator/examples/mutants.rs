@@ -4,14 +4,16 @@
 //! cargo run --profile ci -p maquette-emulator --example mutants
 //! ```
 //!
-//! Every file of `kernels/ptx` is a family. Of its faults a fixed number is chosen, by a fixed seed, evenly over the
-//! kernels and the kinds of faults. A fault counts as caught when a test of `tests/ops.rs` or `tests/cuda` that
+//! Every file of `kernels/ptx` is a family. Of its faults a fixed number is chosen, by a fixed seed and the kernel's name,
+//! evenly over the kernels and the kinds of faults: a change to one kernel leaves the faults of the others as they are. A fault counts as caught when a test of `tests/ops.rs` or `tests/cuda` that
 //! launches its kernel fails; tests with random cases are left out, so that the figure is the same every time.
 //! What no test catches must stand in `survivors.tsv` with the reason why; it is an error if it does not, if what stands
-//! there is caught, or if fewer than 95 of 100 are.
+//! there is caught or names a line that is another one by now, or if fewer than 95 of 100 are caught. What is explained
+//! counts as not caught.
 //!
 //! `--family NAME` looks at the families whose names begin so, `--seed N` chooses other faults, `--each N` chooses so many
-//! for every kernel, `--only TEXT` those whose description holds the text, `--list` prints the chosen ones and runs nothing.
+//! for every kernel, `--only TEXT` those whose description (kernel, place, changed line, with colons between) holds the
+//! text, `--list` prints the chosen ones and runs nothing. Names and texts may be several, an option each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -29,13 +31,13 @@ const FAMILY: usize = 24;
 const EACH: usize = 4;
 /// Share of faults that tests must catch.
 const WANTED: f64 = 0.95;
-/// A test that hangs on a fault has caught it.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A test that hangs on a fault has caught it: it takes so many times what it takes without one, and at least so long.
+const PATIENCE: (u32, Duration) = (20, Duration::from_secs(120));
 
 struct Options {
     seed: u64,
-    family: Option<String>,
-    only: Option<String>,
+    families: Vec<String>,
+    only: Vec<String>,
     each: usize,
     list: bool,
 }
@@ -52,6 +54,12 @@ struct Test {
 struct Random(u64);
 
 impl Random {
+    /// Of a kernel: its numbers know no other kernel.
+    fn of(seed: u64, kernel: &str) -> Self {
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(kernel.bytes().fold(seed, mix))
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -66,6 +74,26 @@ impl Random {
             list.swap(i, (self.next() % (i as u64 + 1)) as usize);
         }
     }
+}
+
+/// A module without its other kernels, which are quicker not to be read.
+fn alone(ptx: &str, kernel: &str) -> String {
+    let entry = format!(".visible .entry {kernel}(");
+    let mut other = false;
+    let mut text = String::new();
+    for line in ptx.lines() {
+        other = if line.starts_with(".visible .entry ") {
+            line != entry
+        } else {
+            other
+        };
+        if !other {
+            text.push_str(line);
+            text.push('\n');
+        }
+        other &= line != "}";
+    }
+    text
 }
 
 /// So many faults of a kernel that the interpreter can run, the kinds in turn.
@@ -129,47 +157,76 @@ fn command(file: &Path, test: &str) -> Command {
     command
 }
 
+/// Runs what `work` says of each item, on all processors.
+fn each<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Outcome<R> + Sync,
+) -> Outcome<Vec<(&T, R)>> {
+    let queue = Mutex::new(items.iter());
+    let worker = || -> Result<Vec<(&T, R)>, String> {
+        let mut done = Vec::new();
+        loop {
+            let next = queue.lock().map_err(|e| e.to_string())?.next();
+            let Some(item) = next else {
+                return Ok(done);
+            };
+            done.push((item, work(item).map_err(|e| e.to_string())?));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            all.extend(worker.join().map_err(|_| "a thread panicked")??);
+        }
+        Ok(all)
+    })
+}
+
 /// All tests that launch kernels, the quickest first.
 fn tests(root: &Path) -> Outcome<Vec<Test>> {
-    let trace = std::env::temp_dir().join(format!("maquette-trace-{}", std::process::id()));
-    let mut all = Vec::new();
+    let mut names = Vec::new();
     for file in executables(root)? {
         let list = Command::new(&file)
             .args(["--list", "--format", "terse"])
             .output()?;
         for line in String::from_utf8(list.stdout)?.lines() {
-            let Some(name) = line.strip_suffix(": test") else {
-                continue;
-            };
-            if name.contains("prop_") {
-                continue;
-            }
-            std::fs::remove_file(&trace).ok();
-            let begin = Instant::now();
-            let status = command(&file, name)
-                .env("EMULATOR_TRACE", &trace)
-                .current_dir(root)
-                .status()?;
-            if !status.success() {
-                return Err(format!("{name} fails without a fault").into());
-            }
-            let took = begin.elapsed();
-            let mut kernels = BTreeMap::new();
-            let traced = std::fs::read_to_string(&trace).unwrap_or_default();
-            for (kernel, instructions) in traced.lines().filter_map(|l| l.split_once('\t')) {
-                kernels.insert(kernel.to_owned(), instructions.parse()?);
-            }
-            if !kernels.is_empty() {
-                all.push(Test {
-                    file: file.clone(),
-                    name: name.to_owned(),
-                    took,
-                    kernels,
-                });
-            }
+            let name = line.strip_suffix(": test");
+            names.extend(name.map(|name| (file.clone(), name.to_owned())));
         }
     }
-    std::fs::remove_file(&trace).ok();
+    names.retain(|(_, name)| !name.contains("prop_"));
+    let traced = each(&names, |(file, name)| {
+        let trace = format!("maquette-{}-{name}", std::process::id()).replace(':', "-");
+        let trace = std::env::temp_dir().join(trace);
+        let begin = Instant::now();
+        let status = command(file, name)
+            .env("EMULATOR_TRACE", &trace)
+            .current_dir(root)
+            .status()?;
+        if !status.success() {
+            return Err(format!("{name} fails without a fault").into());
+        }
+        let took = begin.elapsed();
+        let mut kernels = BTreeMap::new();
+        let text = std::fs::read_to_string(&trace).unwrap_or_default();
+        std::fs::remove_file(&trace).ok();
+        for (kernel, instructions) in text.lines().filter_map(|l| l.split_once('\t')) {
+            kernels.insert(kernel.to_owned(), instructions.parse()?);
+        }
+        Ok((took, kernels))
+    })?;
+    let mut all: Vec<Test> = traced
+        .into_iter()
+        .map(|((file, name), (took, kernels))| Test {
+            file: file.clone(),
+            name: name.clone(),
+            took,
+            kernels,
+        })
+        .filter(|test| !test.kernels.is_empty())
+        .collect();
     all.sort_by_key(|test| test.took);
     Ok(all)
 }
@@ -193,7 +250,7 @@ fn caught<'a>(root: &Path, tests: &'a [Test], mutant: &Mutant) -> Outcome<Option
             if let Some(status) = child.try_wait()? {
                 break status.success();
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > PATIENCE.1.max(test.took * PATIENCE.0) {
                 child.kill()?;
                 child.wait()?;
                 break false;
@@ -210,8 +267,8 @@ fn caught<'a>(root: &Path, tests: &'a [Test], mutant: &Mutant) -> Outcome<Option
 fn options() -> Outcome<Options> {
     let mut options = Options {
         seed: SEED,
-        family: None,
-        only: None,
+        families: Vec::new(),
+        only: Vec::new(),
         each: EACH,
         list: false,
     };
@@ -221,8 +278,8 @@ fn options() -> Outcome<Options> {
         match arg.as_str() {
             "--seed" => options.seed = value()?.parse()?,
             "--each" => options.each = value()?.parse()?,
-            "--family" => options.family = Some(value()?),
-            "--only" => options.only = Some(value()?),
+            "--family" => options.families.push(value()?),
+            "--only" => options.only.push(value()?),
             "--list" => options.list = true,
             _ => {
                 return Err(
@@ -234,63 +291,76 @@ fn options() -> Outcome<Options> {
     Ok(options)
 }
 
-/// The chosen faults by family.
-fn chosen(root: &Path, options: &Options) -> Outcome<Vec<(String, Mutant)>> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(root.join("kernels/ptx"))?
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<Result<_, _>>()?;
-    files.sort();
-    let mut all = Vec::new();
-    for file in files
-        .iter()
-        .filter(|f| f.extension().is_some_and(|e| e == "ptx"))
-    {
-        let family = file
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if options
-            .family
-            .as_ref()
-            .is_some_and(|wanted| !family.starts_with(wanted))
-        {
-            continue;
+/// The families and their PTX.
+fn families(root: &Path) -> Outcome<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(root.join("kernels/ptx"))? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|e| e == "ptx") {
+            let family = file.file_stem().unwrap_or_default().to_string_lossy();
+            all.insert(family.into_owned(), std::fs::read_to_string(&file)?);
         }
-        let ptx = std::fs::read_to_string(file)?;
-        let kernels = mutants(&ptx);
-        let each = options.each.max(FAMILY.div_ceil(kernels.len().max(1)));
-        let mut random = Random(options.seed);
-        for (_, mutants) in kernels {
-            let some = choose(&ptx, mutants, each, &mut random);
-            all.extend(some.into_iter().map(|mutant| (family.clone(), mutant)));
-        }
-    }
-    if let Some(text) = &options.only {
-        all.retain(|(_, mutant)| mutant.to_string().contains(text.as_str()));
     }
     Ok(all)
 }
 
-/// Reasons why some faults change nothing that a test could see.
-fn explained(file: &Path) -> Outcome<BTreeMap<String, String>> {
+/// The chosen faults by family.
+fn chosen(root: &Path, options: &Options) -> Outcome<Vec<(String, Mutant)>> {
+    let mut all = Vec::new();
+    for (family, ptx) in families(root)? {
+        let named = options.families.iter().any(|name| family.starts_with(name));
+        if !named && !options.families.is_empty() {
+            continue;
+        }
+        let kernels = mutants(&ptx);
+        let each = options.each.max(FAMILY.div_ceil(kernels.len().max(1)));
+        for (kernel, mutants) in kernels {
+            let mut random = Random::of(options.seed, &kernel);
+            let some = choose(&alone(&ptx, &kernel), mutants, each, &mut random);
+            all.extend(some.into_iter().map(|mutant| (family.clone(), mutant)));
+        }
+    }
+    let wanted = |mutant: &Mutant| {
+        let text = mutant.to_string();
+        options.only.iter().any(|part| text.contains(part))
+    };
+    all.retain(|(_, mutant)| options.only.is_empty() || wanted(mutant));
+    Ok(all)
+}
+
+/// Reasons why some faults change nothing that a test could see, by the fault.
+fn explained(root: &Path, file: &Path) -> Outcome<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(file)?;
+    let mut shipped = BTreeSet::new();
+    for ptx in families(root)?.values() {
+        let faults = mutants(ptx).into_values().flatten();
+        shipped.extend(faults.map(|m| format!("{m}\t{}", m.from)));
+    }
     let mut reasons = BTreeMap::new();
+    let mut gone = Vec::new();
     for line in text.lines().skip(1) {
         let columns: Vec<&str> = line.split('\t').collect();
-        let [kernel, place, _, to, reason] = columns[..] else {
+        let [kernel, place, from, to, reason] = columns[..] else {
             return Err(format!("{}: \"{line}\" has not five columns", file.display()).into());
         };
-        reasons.insert(format!("{kernel}:{place}:{to}"), reason.to_owned());
+        let fault = format!("{kernel}:{place}:{to}");
+        if !shipped.contains(&format!("{fault}\t{from}")) {
+            gone.push(line);
+        }
+        reasons.insert(fault, reason.to_owned());
     }
-    Ok(reasons)
+    if gone.is_empty() {
+        Ok(reasons)
+    } else {
+        Err(format!("not in the kernels any more:\n{}", gone.join("\n")).into())
+    }
 }
 
 fn run() -> Outcome<bool> {
     let options = options()?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = here.join("../..").canonicalize()?;
-    let reasons = explained(&here.join("survivors.tsv"))?;
+    let reasons = explained(&root, &here.join("survivors.tsv"))?;
     let all = chosen(&root, &options)?;
     if options.list {
         for (family, mutant) in &all {
@@ -309,32 +379,16 @@ fn run() -> Outcome<bool> {
         begin.elapsed().as_secs_f64(),
         all.len()
     );
-    let queue = Mutex::new(all.iter());
-    let results = Mutex::new(Vec::new());
-    let worker = || -> Result<(), String> {
-        loop {
-            let next = queue.lock().map_err(|e| e.to_string())?.next();
-            let Some((family, mutant)) = next else {
-                return Ok(());
-            };
-            let by = caught(&root, &tests, mutant).map_err(|e| e.to_string())?;
-            results
-                .lock()
-                .map_err(|e| e.to_string())?
-                .push((family, mutant, by));
+    let results = each(&all, |(_, mutant)| {
+        let by = caught(&root, &tests, mutant)?;
+        if by.is_none() {
+            eprintln!("survives: {mutant}");
         }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|w| w.join().map_err(|_| "a thread panicked".to_owned())?)
+        Ok(by)
     })?;
-    let results = results.into_inner().map_err(|e| e.to_string())?;
     let mut good = true;
     let mut totals: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
-    for (family, mutant, by) in &results {
+    for ((family, mutant), by) in &results {
         let total = totals.entry(family).or_default();
         total[1] += 1;
         let reason = reasons.get(&mutant.to_string());

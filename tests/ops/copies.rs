@@ -1,0 +1,117 @@
+//! What kernels copy several words at a time, in turns: channels of a tap, rows of a cache that lie apart.
+
+use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
+use maquette::ops::conv::ConvShape;
+use maquette::ops::{Backend, Reference};
+
+use super::{bits, buffer, convolution, cpus, numbers, random, words};
+
+/// Channels four at a time by 32 lanes, four turns at once; taps by threes.
+#[test]
+fn convolutions_agree_at_every_remainder() {
+    for (c_in, kernel) in [
+        (64, 3),
+        (68, 4),
+        (132, 5),
+        (260, 4),
+        (388, 2),
+        (516, 3),
+        (644, 3),
+        (1028, 2),
+    ] {
+        let s = ConvShape::same(2, [2, 3], c_in, 2, kernel);
+        agree!(|b| convolution(b, s));
+        agree!(|b| convolution(
+            b,
+            ConvShape {
+                upsample: true,
+                images: 1,
+                ..s
+            }
+        ));
+        agree!(|b| convolution(
+            b,
+            ConvShape {
+                stride: 2,
+                dilation: 2,
+                images: 3,
+                pad_before: kernel,
+                pad_after: kernel,
+                ..s
+            }
+        ));
+    }
+}
+
+/// Rows in 8 bits with words between them, which say how many of a row's are copied at once.
+#[test]
+fn rows_in_8_bits_may_lie_apart() {
+    for (head_dim, kv_rows, queries) in [
+        (33, 70, 2),
+        (64, 5, 1),
+        (100, 130, 2),
+        (128, 70, 1),
+        (64, 300, 1),
+        (128, 300, 1),
+        (64, 40, 20),
+        (128, 40, 20),
+    ] {
+        let width = KvFormat::Q8.words(head_dim);
+        let append = AppendShape {
+            rows: kv_rows,
+            heads: 2,
+            head_dim,
+            stride: 2 * head_dim,
+            offset: 0,
+            cache_rows: kv_rows,
+        };
+        let places: Vec<u32> = (0..).take(kv_rows).collect();
+        let kept = |seed| {
+            let mut cache = Reference.zeros(2 * kv_rows * width).unwrap();
+            let x = random(&Reference, kv_rows * append.stride, seed);
+            Reference
+                .append_q8(append, &x, &buffer(&Reference, &places), &mut cache)
+                .unwrap();
+            words(&Reference, &cache)
+        };
+        let both = [kept(2), kept(3)];
+        for (between, k_offset) in [(0, 0), (1, 0), (2, 2), (4, 0), (6, 4)] {
+            let s = AttentionShape {
+                sequences: 2,
+                queries,
+                n_heads: 4,
+                n_kv_heads: 2,
+                head_dim,
+                q_stride: 4 * head_dim,
+                q_offset: 0,
+                kv_rows,
+                kv_stride: 2 * width + between,
+                kv_head_stride: width,
+                k_offset,
+                v_offset: 0,
+                causal: true,
+                repeated_prefix: false,
+            };
+            // A row's heads side by side, and numbers that are none between them.
+            let [keys, values] = [(0, k_offset), (1, 0)].map(|(i, offset)| {
+                let mut all = vec![u32::MAX; kv_rows * s.kv_stride + offset];
+                for (n, row) in both[i].chunks(width).enumerate() {
+                    let at = n % kv_rows * s.kv_stride + n / kv_rows * width + offset;
+                    all[at..][..width].copy_from_slice(row);
+                }
+                all
+            });
+            let own = u32::try_from(kv_rows.min(queries + 40)).unwrap();
+            let all = u32::try_from(kv_rows).unwrap();
+            let spans = [0, all - own, all - own, own, 1, 3, 0, all];
+            agree!(|b| {
+                let q = buffer(b, &numbers(2 * queries * s.q_stride, 1));
+                let mut out = b.zeros(2 * queries * 4 * head_dim).unwrap();
+                let (keys, values) = (buffer(b, &keys), buffer(b, &values));
+                b.attention_q8(s, &q, &keys, &values, &buffer(b, &spans), &mut out)
+                    .unwrap();
+                bits(b, &out)
+            });
+        }
+    }
+}
