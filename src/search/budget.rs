@@ -62,7 +62,7 @@ pub struct Budget<S> {
 
 struct Timer {
     limit: Duration,
-    now: Box<dyn FnMut() -> Duration>,
+    now: Box<dyn FnMut() -> Duration + Send>,
 }
 
 impl<S: fmt::Debug> fmt::Debug for Budget<S> {
@@ -146,7 +146,11 @@ impl<S> Budget<S> {
     /// assert!(search.steps.is_none());
     /// ```
     #[must_use]
-    pub fn with_time(mut self, limit: Duration, clock: impl FnMut() -> Duration + 'static) -> Self {
+    pub fn with_time(
+        mut self,
+        limit: Duration,
+        clock: impl FnMut() -> Duration + Send + 'static,
+    ) -> Self {
         let now = Box::new(clock);
         self.timer = Some(Timer { limit, now });
         self

@@ -21,7 +21,7 @@ use maquette::model::vq::Vq;
 use maquette::model::words::Words;
 use maquette::ops::Reference;
 use maquette::parts::{Conjuncts, Inspector};
-use maquette::search::{Adaptive, BestOfN, Halving, Parm, Plain, Prm, Reflect};
+use maquette::search::{Adaptive, BestOfN, Budget, Halving, Parm, Plain, Prm, Reflect};
 use maquette::testing::{OracleReward, ScriptedGenerator, ScriptedReward};
 use maquette::{Cost, Decision, Error, Event, Prompt, RewardModel};
 
@@ -75,7 +75,7 @@ fn sessions_judges_and_strategies_are_sent() {
     sent::<Prm>();
     sent::<Parm>();
     sent::<Halving>();
-    sent::<Adaptive<Reflect<Plain>>>();
+    sent::<Budget<Adaptive<Reflect<Plain>>>>();
     type Judge = Box<dyn RewardModel + Send>;
     sent::<Mean<Judge>>();
     sent::<Cached<Judge>>();

@@ -1,8 +1,8 @@
 //! Strategies that spend where it helps: laws of their own, and judges that mean harm.
 
 use core::time::Duration;
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use maquette::generator::Needs;
 use maquette::human::HumanReward;
@@ -137,8 +137,8 @@ proptest! {
     ) {
         // A step of any batch takes 3 ms, a question 2; what was announced and then not done took no time.
         for strategy in strategies(n).into_iter().chain(wrapped(n)) {
-            let time = Rc::new(Cell::new(500_u64));
-            let clock = { let time = Rc::clone(&time); move || Duration::from_millis(time.get()) };
+            let time = Arc::new(AtomicU64::new(500));
+            let clock = { let time = Arc::clone(&time); move || Duration::from_millis(time.load(Relaxed)) };
             let mut generator = ScriptedGenerator::new(STEPS);
             let mut judge = scripted(table.clone(), Needs::CODES);
             let mut announced = 0;
@@ -149,23 +149,23 @@ proptest! {
                     _ => false,
                 };
                 if !done {
-                    time.set(time.get() - announced);
+                    time.fetch_sub(announced, Relaxed);
                 }
                 if matches!(event, Event::Stepped { .. }) && announced != 3 {
-                    time.set(time.get() + 3);
+                    time.fetch_add(3, Relaxed);
                 }
                 announced = match event {
                     Event::Stepping { .. } => 3,
                     Event::Asking { .. } => 2,
                     _ => 0,
                 };
-                time.set(time.get() + announced);
+                time.fetch_add(announced, Relaxed);
                 Flow::Continue
             };
             let mut budget = Budget::new(strategy).with_time(Duration::from_millis(limit), clock);
             let found = search(&mut budget, &mut generator, &mut judge, seed, &mut tick).unwrap();
             // A single picture takes what it takes, and how long a question takes is known after the first.
-            let (spent, single) = (time.get() - 500, u64::from(STEPS) * 3);
+            let (spent, single) = (time.load(Relaxed) - 500, u64::from(STEPS) * 3);
             prop_assert!(spent <= limit.max(single) + 2, "{} of {}: {:?}", spent, limit, found.decision);
             prop_assert!(found.codes.iter().all(|&code| code != maquette::codes::UNKNOWN));
         }
