@@ -22,6 +22,25 @@ fn filter(top_k: usize, top_p: f32) -> Filter {
     Filter::default().with_top_k(top_k).with_top_p(top_p)
 }
 
+/// Both draws of rows, each with a key of its own.
+fn draws<B: Backend>(b: &B, x: &[f32], width: usize) -> Vec<u32> {
+    let rows = x.len() / width;
+    let s = DrawShape { rows, width };
+    let keys: Vec<u32> = (0..).take(4 * rows).collect();
+    let noise: Vec<f32> = numbers(x.len(), 2).into_iter().map(|v| v + 2.5).collect();
+    let (keys, noise) = (buffer(b, &keys), buffer(b, &noise));
+    let mut all = Vec::new();
+    for draw in [Draw::Keyed(&keys), Draw::Given(&noise)] {
+        let mut logits = buffer(b, x);
+        let (mut codes, mut p) = (b.zeros(rows).unwrap(), b.zeros(rows).unwrap());
+        b.draw(s, &mut logits, &draw, &mut codes, &mut p).unwrap();
+        all.extend(words(b, &codes));
+        all.extend(bits(b, &p));
+        all.extend(bits(b, &logits));
+    }
+    all
+}
+
 /// Rows of one block of threads of every size, and rows that a block does not hold.
 #[test]
 fn rows_of_codebooks_agree() {
@@ -35,33 +54,36 @@ fn rows_of_codebooks_agree() {
         (1, 16_384, 1000, 1.0),
         (1, 16_387, 9000, 0.99),
         (1, 17_000, 100, 0.5),
-        (1, 17_001, 98, 0.9),
-        // More than are sorted in shared memory.
-        (1, 17_000, 9000, 0.99),
-        (1, 16_500, 0, 0.5),
         (257, 17, 5, 1.0),
     ] {
         agree!(|b| {
             let x = numbers(rows * width, 1);
             let x: Vec<f32> = x.into_iter().map(|v| v * v * v).collect();
-            let logits = filtered(b, width, filter(top_k, top_p), &x);
-            let mut all = bits(b, &logits);
-            let keys: Vec<u32> = (0..4).cycle().take(4 * rows).collect();
-            let keys = buffer(b, &keys);
-            let noise: Vec<f32> = numbers(x.len(), 2).into_iter().map(|v| v + 2.5).collect();
-            let noise = buffer(b, &noise);
-            for draw in [Draw::Keyed(&keys), Draw::Given(&noise)] {
-                let mut logits = buffer(b, &words(b, &logits));
-                let (mut codes, mut p) = (b.zeros(rows).unwrap(), b.zeros(rows).unwrap());
-                let s = DrawShape { rows, width };
-                b.draw(s, &mut logits, &draw, &mut codes, &mut p).unwrap();
-                all.extend(words(b, &codes));
-                all.extend(bits(b, &p));
-                all.extend(bits(b, &logits));
-            }
+            let logits: Vec<f32> = words(b, &filtered(b, width, filter(top_k, top_p), &x));
+            let mut all: Vec<u32> = logits.iter().map(|v| v.to_bits()).collect();
+            all.extend(draws(b, &logits, width));
             all
         });
     }
+}
+
+/// Rows that no block holds: numbers close to each other, so that what one of them is worth moves the cut, and far apart.
+#[test]
+fn rows_that_stay_in_memory_agree() {
+    let width = 16_403;
+    let some = numbers(12 * width, 3);
+    for (size, top_k, top_p) in [
+        (0.01, 9010, 0.5),
+        (0.01, 4001, 0.3),
+        (0.01, 10, 0.6),
+        (3.0, 8000, 0.99),
+        (3.0, 0, 0.9),
+    ] {
+        let x: Vec<f32> = some[..width].iter().map(|v| v * size).collect();
+        agree!(|b| bits(b, &filtered(b, width, filter(top_k, top_p), &x)));
+    }
+    let x: Vec<f32> = some.iter().map(|v| v * 0.1).collect();
+    agree!(|b| draws(b, &x, width));
 }
 
 /// All alike; all in one place of a histogram but one; every order of magnitude; zeros of both signs; without an end;
@@ -86,6 +108,15 @@ fn filters_find_every_rank() {
         for top_p in [1.0, 0.99] {
             agree!(|b| bits(b, &filtered(b, width, filter(top_k, top_p), &rows)));
         }
+    }
+}
+
+/// A row's end in each of the 16 places of a thread.
+#[test]
+fn draws_agree_wherever_a_row_ends() {
+    let some = numbers(16_384, 5);
+    for width in (15_365..).step_by(16).take(16) {
+        agree!(|b| draws(b, &some[..width], width));
     }
 }
 
@@ -182,4 +213,22 @@ fn nearest_codes_agree_where_distances_are_close() {
             }
         }
     }
+}
+
+/// A product that ends at infinity, while the nearest entry is another one.
+#[test]
+fn nearest_codes_agree_where_products_are_infinite() {
+    let book = [0.95e19, 0.0, 0.0, 0.0, 1e19, 1.5e19, 0.0, 0.0];
+    let s = NearestShape {
+        n: 1,
+        width: 2,
+        entries: 4,
+        normalise: false,
+    };
+    agree!(|b| {
+        let (latents, book) = (buffer(b, &[1.72e19, 0.0]), buffer(b, &book));
+        let mut codes = b.zeros(1).unwrap();
+        b.nearest(s, &latents, &book, &mut codes).unwrap();
+        words(b, &codes)
+    });
 }
