@@ -164,41 +164,42 @@ fn large_wide_products_have_the_bits_of_small_ones() {
     let device = gpu::device();
     // Ends inside a tile and a strip.
     let (m, n, part) = (509, 33 * 128 + 88, 128);
-    for format in [Format::Bf16, Format::Q8_0, Format::Q4_0, Format::Q4K] {
-        // An odd number of blocks of inputs, some stages of them, where they may be.
-        let (some, few) = match format {
-            Format::Bf16 => (230, 20),
-            Format::Q4K => (256, 256),
-            _ => (224, 32),
-        };
-        for (k, accumulate) in [(some, true), (few, false)] {
-            let (rows, w) = (numbers(m * k, 2), weights(format, n, k));
-            let w = device.pack(&matrix(format, [n, k], &w)).unwrap();
-            let of = |from: usize, m, accumulate| {
-                let s = GemmShape {
-                    accumulate,
-                    activations: Activations::Bf16,
-                    ..GemmShape::new(m, n, k)
-                };
-                product(&device, s, &w, &rows[from * k..], true)
+    // One block of inputs, an odd number of them, some stages.
+    for (format, k, accumulate) in [
+        (Format::Bf16, 230, true),
+        (Format::Bf16, 20, false),
+        (Format::Q8_0, 96, true),
+        (Format::Q8_0, 32, false),
+        (Format::Q4_0, 224, true),
+        (Format::Q4_0, 32, false),
+        (Format::Q4K, 256, true),
+    ] {
+        let (rows, w) = (numbers(m * k, 2), weights(format, n, k));
+        let w = device.pack(&matrix(format, [n, k], &w)).unwrap();
+        let of = |from: usize, m, accumulate| {
+            let s = GemmShape {
+                accumulate,
+                activations: Activations::Bf16,
+                ..GemmShape::new(m, n, k)
             };
-            let mut want = Vec::new();
-            for from in (0..m).step_by(part) {
-                want.extend(of(from, part.min(m - from), false));
-            }
-            if accumulate {
-                let before = numbers(m * n, 3);
-                want.iter_mut().zip(before).for_each(|(sum, y)| *sum += y);
-            }
-            assert!(of(0, m, accumulate) == want, "{format:?}, {k} inputs");
+            product(&device, s, &w, &rows[from * k..], true)
+        };
+        let mut want = Vec::new();
+        for from in (0..m).step_by(part) {
+            want.extend(of(from, part.min(m - from), false));
         }
+        if accumulate {
+            let before = numbers(m * n, 3);
+            want.iter_mut().zip(before).for_each(|(sum, y)| *sum += y);
+        }
+        assert!(of(0, m, accumulate) == want, "{format:?}, {k} inputs");
     }
 }
 
 /// The last row and the last output in each place of a lane.
 #[test]
 fn wide_products_end_anywhere() {
-    for format in Format::ALL {
+    for &format in Format::ALL {
         let k = format.block().max(32);
         for (m, n) in [7, 8, 15, 16]
             .into_iter()
