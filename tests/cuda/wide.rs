@@ -168,11 +168,12 @@ fn large_wide_products_have_the_bits_of_small_ones() {
     for (format, k, accumulate) in [
         (Format::Bf16, 230, true),
         (Format::Bf16, 20, false),
-        (Format::Q8_0, 96, true),
+        (Format::Q8_0, 224, true),
         (Format::Q8_0, 32, false),
         (Format::Q4_0, 224, true),
         (Format::Q4_0, 32, false),
         (Format::Q4K, 256, true),
+        (Format::Q4K, 256, false),
     ] {
         let (rows, w) = (numbers(m * k, 2), weights(format, n, k));
         let w = device.pack(&matrix(format, [n, k], &w)).unwrap();
