@@ -24,7 +24,7 @@ use support::weights::Weights;
 /// Times kernels.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Where they run: `cpu`, `cuda`, `cuda:N` or `auto`.
+    /// Where they run: `cpu`, `cuda`, `cuda:N`, `cublaslt` (`cuda` with large products in BF16 through that library) or `auto`.
     #[arg(long, default_value = "cpu")]
     device: Choice,
     /// Threads on the CPU. [default: all cores]

@@ -96,7 +96,7 @@ struct Cli {
     /// Verdicts of the search.
     #[arg(long, value_enum, default_value_t = Script::None)]
     script: Script,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`.
+    /// `cpu`, `cuda`, `cuda:N`, `cublaslt` (`cuda` with large products in BF16 through that library) or `auto`.
     #[arg(long, default_value = "cpu")]
     device: Choice,
     /// Threads on the CPU. [default: all cores]

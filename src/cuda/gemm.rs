@@ -4,7 +4,7 @@ use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, LaunchConfig, PushKernelA
 
 use super::gemv::{Matrix, STRIP};
 use super::memory::Buffer;
-use super::module::Family::Gemm;
+use super::module::Family::{self, Gemm, GemmMany};
 use super::{Device, elements, failed, grid, words};
 use crate::error::{Result, product};
 use crate::ops::gemm::GemmShape;
@@ -15,23 +15,80 @@ const TILE: usize = 8;
 /// Bytes of the levels of a block of inputs, and of their scale and sum.
 const LEVELS_BYTES: usize = 32;
 const SIDE_BYTES: usize = 8;
-/// Multiprocessors of a large GPU: a block takes several strips, or many rows, where these all have one.
+/// Multiprocessors of a large GPU: how the work is parted for many rows is what takes the least time on so many.
 const PROCESSORS: usize = 132;
-/// Shared memory of a block for many rows at most: the smallest of the multiprocessors (8.6) has 100 KB, those of
-/// data centres room for two and more.
-const RING_BYTES: usize = 80 << 10;
 /// Warps that multiply in a block for up to 8 rows.
 const PARTS: usize = 8;
 /// Bytes of a row of their terms where other warps add them up: of 32 outputs, and 16 more.
 const ROW_BYTES: usize = 144;
 /// Blocks of inputs of a turn for 5 to 8 rows.
 const FEW_TURN: usize = 2;
-/// Stages of the ring of a block for many rows; its tiles and warps at most.
-const RING: usize = 4;
+/// Tiles of a block for more rows at most, and its warps.
 const TILES: usize = 8;
-const WARPS: usize = 16;
-/// Strips and tiles of a block for large products, their stages, and blocks of inputs of one.
-const LARGE: [usize; 4] = [4, 8, 4, 2];
+const MANY_WARPS: usize = 4;
+
+/// How a kernel for nine rows and more parts the work.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    kernel: &'static str,
+    /// Strips and tiles of a block, and blocks of inputs that lie in shared memory at once.
+    strips: usize,
+    tiles: usize,
+    ring: usize,
+    /// Instructions that a warp spends on a block of inputs, in what it spends on half a strip of one tile.
+    cost: usize,
+}
+
+impl Way {
+    /// A warp has half a strip and half of the tiles.
+    const fn narrow(kernel: &'static str, tiles: usize) -> Self {
+        Self {
+            kernel,
+            strips: 1,
+            tiles,
+            ring: 24,
+            cost: 1 + tiles / 2,
+        }
+    }
+
+    /// A warp has half a strip and all tiles.
+    const fn broad(kernel: &'static str, tiles: usize) -> Self {
+        Self {
+            kernel,
+            strips: 2,
+            tiles,
+            ring: 16,
+            cost: 1 + tiles,
+        }
+    }
+
+    /// A warp has a strip and all tiles.
+    const fn large(kernel: &'static str) -> Self {
+        Self {
+            kernel,
+            strips: 4,
+            tiles: TILES,
+            ring: 8,
+            cost: 2 * (1 + TILES),
+        }
+    }
+
+    /// Blocks of threads along rows and outputs.
+    const fn blocks(&self, s: GemmShape) -> [usize; 2] {
+        [
+            s.m.div_ceil(self.tiles * TILE),
+            s.n.div_ceil(self.strips * STRIP),
+        ]
+    }
+
+    /// What the fullest multiprocessor spends.
+    const fn time(&self, s: GemmShape) -> usize {
+        let [x, y] = self.blocks(s);
+        x.saturating_mul(y)
+            .div_ceil(PROCESSORS)
+            .saturating_mul(self.cost)
+    }
+}
 
 /// A format's kernels.
 #[derive(Debug, Clone, Copy)]
@@ -40,8 +97,10 @@ struct Kernels {
     ones: [(&'static str, usize, usize); 3],
     /// Up to 8 rows, with the turns of a ring.
     few: (&'static str, usize),
-    many: &'static str,
-    large: &'static str,
+    /// Nine and more: one strip of a narrow matrix a block, and two of a broad one.
+    narrow: [Way; 4],
+    broad: [Way; 3],
+    large: Way,
 }
 
 const fn kernels(format: Format) -> Option<Kernels> {
@@ -54,8 +113,18 @@ const fn kernels(format: Format) -> Option<Kernels> {
                 ("gemm_q8_four", 2, 4),
             ],
             few: ("gemm_q8_few", 3),
-            many: "gemm_q8_many",
-            large: "gemm_q8_large",
+            narrow: [
+                Way::narrow("gemm_q8_narrow_2", 2),
+                Way::narrow("gemm_q8_narrow_4", 4),
+                Way::narrow("gemm_q8_narrow_6", 6),
+                Way::narrow("gemm_q8_narrow_8", 8),
+            ],
+            broad: [
+                Way::broad("gemm_q8_broad_3", 3),
+                Way::broad("gemm_q8_broad_5", 5),
+                Way::broad("gemm_q8_broad_8", 8),
+            ],
+            large: Way::large("gemm_q8_large"),
         },
         Format::Q4_0 | Format::Q4G128 => Kernels {
             ones: [
@@ -64,8 +133,18 @@ const fn kernels(format: Format) -> Option<Kernels> {
                 ("gemm_q4_four", 2, 6),
             ],
             few: ("gemm_q4_few", 4),
-            many: "gemm_q4_many",
-            large: "gemm_q4_large",
+            narrow: [
+                Way::narrow("gemm_q4_narrow_2", 2),
+                Way::narrow("gemm_q4_narrow_4", 4),
+                Way::narrow("gemm_q4_narrow_6", 6),
+                Way::narrow("gemm_q4_narrow_8", 8),
+            ],
+            broad: [
+                Way::broad("gemm_q4_broad_3", 3),
+                Way::broad("gemm_q4_broad_5", 5),
+                Way::broad("gemm_q4_broad_8", 8),
+            ],
+            large: Way::large("gemm_q4_large"),
         },
         Format::Q4K => Kernels {
             ones: [
@@ -74,8 +153,18 @@ const fn kernels(format: Format) -> Option<Kernels> {
                 ("gemm_q4k_four", 2, 6),
             ],
             few: ("gemm_q4k_few", 3),
-            many: "gemm_q4k_many",
-            large: "gemm_q4k_large",
+            narrow: [
+                Way::narrow("gemm_q4k_narrow_2", 2),
+                Way::narrow("gemm_q4k_narrow_4", 4),
+                Way::narrow("gemm_q4k_narrow_6", 6),
+                Way::narrow("gemm_q4k_narrow_8", 8),
+            ],
+            broad: [
+                Way::broad("gemm_q4k_broad_3", 3),
+                Way::broad("gemm_q4k_broad_5", 5),
+                Way::broad("gemm_q4k_broad_8", 8),
+            ],
+            large: Way::large("gemm_q4k_large"),
         },
     })
 }
@@ -83,12 +172,11 @@ const fn kernels(format: Format) -> Option<Kernels> {
 /// How a kernel is launched, and how its blocks of threads part the work.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
+    family: Family,
     kernel: &'static str,
     shape: LaunchConfig,
     /// Whether the kernel takes rows that are rounded already.
     rounded: bool,
-    /// Strips, tiles and blocks of inputs of a stage: what the kernels for many rows take.
-    parts: Option<[usize; 3]>,
 }
 
 impl Plan {
@@ -119,49 +207,49 @@ impl Plan {
             let mut shape = grid(OP, 1, all_strips, threads)?;
             shape.shared_mem_bytes = bytes;
             return Ok(Some(Self {
+                family: Gemm,
                 kernel,
                 shape,
                 rounded: s.m > 4,
-                parts: None,
             }));
         }
-        let all_tiles = s.m.div_ceil(TILE);
+        Self::many(s, &kernels, format, strip_bytes).map(Some)
+    }
+
+    /// The plan for nine rows and more.
+    fn many(s: GemmShape, kernels: &Kernels, format: Format, strip_bytes: usize) -> Result<Self> {
+        const OP: &str = "gemm";
+        let way = many(s, kernels);
         let side_bytes = if format == Format::Q4K { SIDE_BYTES } else { 4 };
         let tile_bytes = TILE * (LEVELS_BYTES + side_bytes);
-        let [strips, tiles, stages, turn] = LARGE;
-        let [x, y] = [all_tiles.div_ceil(tiles), all_strips.div_ceil(strips)];
-        if x.saturating_mul(y) >= PROCESSORS {
-            let bytes = stages * turn * (strips * strip_bytes + tiles * tile_bytes);
-            let [threads, bytes] = words(OP, [32 * strips, bytes])?;
-            let mut shape = grid(OP, x, y, threads)?;
-            shape.shared_mem_bytes = bytes;
-            return Ok(Some(Self {
-                kernel: kernels.large,
-                shape,
-                rounded: true,
-                parts: None,
-            }));
-        }
-        // Blocks of threads along the rows share them evenly.
-        let x = all_tiles.div_ceil(TILES);
-        let tiles = all_tiles.div_ceil(x);
-        let strips = [4, 2, 1]
-            .into_iter()
-            .find(|strips| strips * tiles <= WARPS && all_strips / strips * x >= PROCESSORS);
-        let strips = strips.unwrap_or(1);
-        let bytes = |turn| RING * turn * (strips * strip_bytes + tiles * tile_bytes);
-        let turn = [8, 4].into_iter().find(|&t| bytes(t) <= RING_BYTES);
-        let turn = turn.unwrap_or(2);
-        let [threads, bytes] = words(OP, [32 * strips * tiles, bytes(turn)])?;
-        let mut shape = grid(OP, x, all_strips.div_ceil(strips), threads)?;
+        let bytes = way.ring * (way.strips * strip_bytes + way.tiles * tile_bytes);
+        let [threads, bytes] = words(OP, [32 * MANY_WARPS, bytes])?;
+        let [x, y] = way.blocks(s);
+        let mut shape = grid(OP, x, y, threads)?;
         shape.shared_mem_bytes = bytes;
-        Ok(Some(Self {
-            kernel: kernels.many,
+        Ok(Self {
+            family: GemmMany,
+            kernel: way.kernel,
             shape,
             rounded: true,
-            parts: Some([strips, tiles, turn]),
-        }))
+        })
     }
+}
+
+/// The way for nine rows and more: that of large products once it gives every multiprocessor work, else the one of the least
+/// time with as few tiles as the rows need.
+fn many(s: GemmShape, kernels: &Kernels) -> Way {
+    let [x, y] = kernels.large.blocks(s);
+    if x > 1 && x.saturating_mul(y) >= PROCESSORS {
+        return kernels.large;
+    }
+    // Blocks of threads along the rows share them evenly.
+    let all = s.m.div_ceil(TILE);
+    let tiles = all.div_ceil(all.div_ceil(TILES));
+    let of = |ways: &[Way]| ways.iter().copied().find(|way| way.tiles >= tiles);
+    let ways = [of(&kernels.broad), of(&kernels.narrow)];
+    let fastest = ways.into_iter().flatten().min_by_key(|way| way.time(s));
+    fastest.unwrap_or(kernels.large)
 }
 
 impl Device {
@@ -185,7 +273,7 @@ impl Device {
             false => None,
         };
         let views = rounded.as_ref().map(Rounded::views);
-        let f = self.function(Gemm, plan.kernel)?;
+        let f = self.function(plan.family, plan.kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(y).arg(x).arg(&w.data).arg(&w.scales);
@@ -198,12 +286,8 @@ impl Device {
         if let Some([levels, scales, turned]) = &views {
             args.arg(levels).arg(scales).arg(turned);
         }
-        let [strips, tiles, turn] = words(OP, plan.parts.unwrap_or_default())?;
-        if plan.parts.is_some() {
-            args.arg(&strips).arg(&tiles).arg(&turn);
-        }
-        // SAFETY: gemm_*(y, x, w, scales, bias, m, n, k, has_bias, accumulate[, levels, scales_x, turned][, strips, tiles,
-        // turn]). The callers' checks proved that x, y and bias hold m · k, m · n and n elements and that w is [n, k];
+        // SAFETY: gemm_*(y, x, w, scales, bias, m, n, k, has_bias, accumulate[, levels, scales_x, turned]).
+        // The callers' checks proved that x, y and bias hold m · k, m · n and n elements and that w is [n, k];
         // `rounded` made levels, scales and sums for whole tiles. The kernels read strips, tiles and blocks of inputs
         // that are there, and write below m and n; the plan gives the shared memory that these sizes need.
         unsafe { args.launch(plan.shape) }.map_err(|e| failed(plan.kernel, e))?;
@@ -222,7 +306,7 @@ impl Device {
         };
         let [m, k, rows] = words("gemm", [s.m, s.k, rows])?;
         let len = units as u64;
-        let f = self.function(Gemm, KERNEL)?;
+        let f = self.function(GemmMany, KERNEL)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         let (mut levels, mut sides) = rounded.bytes.split_at_mut(units * LEVELS_BYTES);
@@ -279,17 +363,16 @@ mod tests {
                     let plan = Plan::new(s, format, STRIP * (16 * pieces + scale));
                     let plan = plan.unwrap().unwrap();
                     let (x, y, _) = plan.shape.grid_dim;
-                    let large = [LARGE[0], LARGE[1], LARGE[3]];
-                    let [strips, tiles, turn] = plan.parts.unwrap_or(match m {
-                        ..=TILE => [1, 1, 2],
-                        _ => large,
-                    });
+                    let way = many(s, &kernels(format).unwrap());
+                    let [strips, tiles] = match m {
+                        ..=TILE => [1, 1],
+                        _ => [way.strips, way.tiles],
+                    };
                     let what = alloc::format!("{format:?}, {m} rows, {n} outputs: {plan:?}");
                     assert!(x as usize * tiles * TILE >= m, "{what}");
                     assert!(y as usize * strips * STRIP >= n, "{what}");
                     assert!((x as usize - 1) * tiles * TILE < m, "{what}");
                     assert!((y as usize - 1) * strips * STRIP < n, "{what}");
-                    assert!([2, 4, 8].contains(&turn), "{what}");
                     assert!(plan.shape.block_dim.0 <= 512, "{what}");
                     let most = SHARED_BYTES.unsigned_abs();
                     assert!(plan.shape.shared_mem_bytes <= most, "{what}");

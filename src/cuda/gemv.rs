@@ -197,6 +197,8 @@ impl Device {
         }
         let done = match s.activations {
             Activations::A8 => self.integer_product(s, x, w, bias, y)?,
+            #[cfg(feature = "cublaslt")]
+            Activations::Bf16 if self.cublas_product(s, x, w, bias, y)? => true,
             Activations::Bf16 => self.wide_product(s, x, w, bias, y)?,
             Activations::F32 => false,
         };

@@ -10,6 +10,8 @@ mod backend;
 #[cfg(feature = "align")]
 mod backward;
 mod conv;
+#[cfg(feature = "cublaslt")]
+mod cublaslt;
 mod decode;
 mod driver;
 mod faults;
@@ -85,6 +87,8 @@ pub struct Device {
     name: String,
     capability: (i32, i32),
     recording: Recording,
+    #[cfg(feature = "cublaslt")]
+    cublas: Option<cublaslt::Cublas>,
     /// Of a planner: what it has counted.
     tally: Option<Arc<Tally>>,
 }
@@ -134,6 +138,8 @@ impl Device {
             name,
             capability: (major, minor),
             recording: Recording::default(),
+            #[cfg(feature = "cublaslt")]
+            cublas: None,
             tally: None,
         })
     }

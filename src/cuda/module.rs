@@ -27,6 +27,7 @@ pub(super) enum Family {
     Filter,
     Flash,
     Gemm,
+    GemmMany,
     Gemv,
     GroupNorm,
     Heads,
@@ -61,6 +62,7 @@ impl Family {
             Self::Filter => source!("filter"),
             Self::Flash => source!("flash"),
             Self::Gemm => source!("gemm"),
+            Self::GemmMany => source!("gemm_many"),
             Self::Gemv => source!("gemv"),
             Self::GroupNorm => source!("group_norm"),
             Self::Heads => source!("heads"),
@@ -84,6 +86,10 @@ pub(super) mod gradients {
     pub(in crate::cuda) const ATTENTION: Source = source!("backward_attention");
     pub(in crate::cuda) const GEMM: Source = source!("backward_gemm");
 }
+
+/// Weights and rows as a library takes them.
+#[cfg(feature = "cublaslt")]
+pub(super) const PLAIN: Source = source!("plain");
 
 /// What has been loaded so far.
 #[derive(Debug, Default)]
@@ -131,7 +137,7 @@ impl Modules {
             .map_err(|e| failed(kernel, e))?;
         let shared = match family {
             "filter" => FILTER_BYTES,
-            "decode" | "flash" | "gemm" | "heads" | "tiles" | "wide" => SHARED_BYTES,
+            "decode" | "flash" | "gemm" | "gemm_many" | "heads" | "tiles" | "wide" => SHARED_BYTES,
             "sample" => SAMPLE_BYTES,
             _ => 0,
         };

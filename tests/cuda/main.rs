@@ -13,6 +13,8 @@ mod bundled {
 #[cfg(feature = "align")]
 mod backward;
 mod counters;
+#[cfg(feature = "cublaslt")]
+mod cublaslt;
 mod device;
 #[path = "../gpu/mod.rs"]
 mod gpu;

@@ -246,6 +246,28 @@ fn large_products_have_the_bits_of_small_ones() {
     }
 }
 
+/// A matrix with more strips than a large GPU has multiprocessors: a block takes two of them.
+#[test]
+fn products_with_broad_matrices_have_the_bits_of_the_reference() {
+    let n = 4290;
+    for (format, k) in [(Format::Q8_0, 160), (Format::Q4_0, 160), (Format::Q4K, 256)] {
+        let bytes = odd_scales(format, n, k);
+        let rows = numbers(64 * k, 2);
+        let of = |m| GemmShape {
+            activations: Activations::A8,
+            ..GemmShape::new(m, n, k)
+        };
+        let all = odd_product(&Reference, of(64), format, &bytes, &rows);
+        // One, two and all rows of the last of so many tiles.
+        for m in [17, 24, 34, 40, 57, 64] {
+            gpu::in_both_orders(|device| {
+                let got = odd_product(device, of(m), format, &bytes, &rows);
+                assert!(got == all[..m * n], "{format:?}, {m} rows");
+            });
+        }
+    }
+}
+
 #[test]
 fn rows_may_be_put_in_any_order_and_portion() {
     let device = gpu::device();

@@ -9,7 +9,7 @@ use maquette::quant::{Format, QuantMatrix};
 use super::{gpu, numbers};
 
 /// A random matrix in a format, as its bytes and the floats that they stand for.
-fn weights(format: Format, n: usize, k: usize) -> (Vec<u8>, Vec<f32>) {
+pub(super) fn weights(format: Format, n: usize, k: usize) -> (Vec<u8>, Vec<f32>) {
     let mut data = numbers(n * k, 1);
     let mut bytes = vec![0; format.bytes(n, k).unwrap()];
     format.quantise(&data, &mut bytes);
@@ -17,7 +17,7 @@ fn weights(format: Format, n: usize, k: usize) -> (Vec<u8>, Vec<f32>) {
     (bytes, data)
 }
 
-fn matrix<'a>(
+pub(super) fn matrix<'a>(
     format: Format,
     [n, k]: [usize; 2],
     (bytes, data): &'a (Vec<u8>, Vec<f32>),
@@ -29,7 +29,13 @@ fn matrix<'a>(
     .unwrap()
 }
 
-fn product<B: Backend>(b: &B, s: GemmShape, w: &B::Matrix, rows: &[f32], bias: bool) -> Vec<f32> {
+pub(super) fn product<B: Backend>(
+    b: &B,
+    s: GemmShape,
+    w: &B::Matrix,
+    rows: &[f32],
+    bias: bool,
+) -> Vec<f32> {
     let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
     b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
     b.write(&mut y, 0, &numbers(s.m * s.n, 3)).unwrap();
@@ -45,7 +51,7 @@ fn product<B: Backend>(b: &B, s: GemmShape, w: &B::Matrix, rows: &[f32], bias: b
 }
 
 /// A product in F64 over the rounded rows and weights, and the sum of its terms' sizes.
-fn exact(
+pub(super) fn exact(
     s: GemmShape,
     format: Format,
     weights: &[f32],
@@ -76,7 +82,7 @@ fn exact(
 /// Whether sums are as near as their roundings let them be: one for every 16 inputs and some at the end (for F32 one for
 /// every input), each of at most 2^-22 of the terms' sizes, since tensor cores cut what falls below 24 bits; sums grow, so
 /// half of the whole on average.
-fn near(got: &[f32], want: &[(f64, f64)], format: Format, k: usize) -> bool {
+pub(super) fn near(got: &[f32], want: &[(f64, f64)], format: Format, k: usize) -> bool {
     let each = if format == Format::F32 { 1 } else { 16 };
     within(got, want, (k / each + 4) as f64 * f64::exp2(-23.0))
 }

@@ -37,6 +37,30 @@ pub fn device() -> Device {
     Device::new(0).unwrap()
 }
 
+/// A GPU whose large products go through cuBLASLt, or what stands in for it beside the stand-in driver; none on a machine
+/// with a GPU that lacks the library.
+#[cfg(feature = "cublaslt")]
+pub fn device_with_cublaslt() -> Option<Device> {
+    static LOADED: OnceLock<Option<Library>> = OnceLock::new();
+    let device = device();
+    LOADED.get_or_init(|| {
+        stand_in()?;
+        let file = std::env::current_exe()
+            .unwrap()
+            .with_file_name("libmaquette_cublaslt.so");
+        // SAFETY: it is the workspace's own, and has no initialisers.
+        Some(unsafe { Library::new(&file) }.unwrap_or_else(|e| panic!("{e}")))
+    });
+    match device.with_cublaslt() {
+        Ok(device) => Some(device),
+        Err(error) if emulated() => panic!("{error}"),
+        Err(error) => {
+            eprintln!("left out: {error}");
+            None
+        }
+    }
+}
+
 /// A setting of the stand-in driver; a real one has none.
 fn setting<T>(name: &str) -> Option<Symbol<'static, T>> {
     // SAFETY: callers name the signature that the stand-in declares.

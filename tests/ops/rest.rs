@@ -163,3 +163,12 @@ fn relative_attentions_agree() {
         });
     }
 }
+
+/// Nothing stands in for the library in this program: what is found is the machine's own.
+#[cfg(feature = "cublaslt")]
+#[test]
+fn without_cublaslt_the_error_names_it() {
+    if let Err(error) = super::gpu::device().with_cublaslt() {
+        assert!(error.to_string().starts_with("cublaslt: "), "{error}");
+    }
+}

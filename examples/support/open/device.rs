@@ -18,6 +18,8 @@ pub enum Choice {
     Auto,
     /// A GPU by its number, or the one that falls to this process.
     Cuda(Option<usize>),
+    /// The same, its large products through cuBLASLt.
+    Cublaslt(Option<usize>),
 }
 
 impl FromStr for Choice {
@@ -28,9 +30,15 @@ impl FromStr for Choice {
             "cpu" => Self::Cpu,
             "auto" => Self::Auto,
             "cuda" => Self::Cuda(None),
-            _ => match text.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(number)) => Self::Cuda(Some(number)),
-                _ => return Err("a device is cpu, cuda, cuda:N or auto".into()),
+            "cublaslt" => Self::Cublaslt(None),
+            _ => match text.split_once(':').map(|(kind, n)| (kind, n.parse())) {
+                Some(("cuda", Ok(number))) => Self::Cuda(Some(number)),
+                Some(("cublaslt", Ok(number))) => Self::Cublaslt(Some(number)),
+                _ => {
+                    return Err(
+                        "a device is cpu, cuda, cuda:N, cublaslt, cublaslt:N or auto".into(),
+                    );
+                }
             },
         })
     }
@@ -67,9 +75,12 @@ impl Choice {
         match self {
             Self::Cpu => cpu(threads),
             Self::Cuda(number) => {
-                Ok(gpu(number).map_err(|e| format!("{e}; --device cpu runs without"))?)
+                Ok(gpu(number, false).map_err(|e| format!("{e}; --device cpu runs without"))?)
             }
-            Self::Auto => match gpu(None) {
+            Self::Cublaslt(number) => {
+                Ok(gpu(number, true).map_err(|e| format!("{e}; --device cuda runs without"))?)
+            }
+            Self::Auto => match gpu(None, false) {
                 Ok(found) => Ok(found),
                 Err(why) => {
                     eprintln!("no GPU, so it runs on the CPU: {why}");
@@ -90,7 +101,7 @@ fn cpu(threads: Option<usize>) -> Res<(Device, Value)> {
     Ok((Device::Cpu(Arc::new(cpu)), told))
 }
 
-fn gpu(number: Option<usize>) -> Result<(Device, Value), String> {
+fn gpu(number: Option<usize>, cublaslt: bool) -> Result<(Device, Value), String> {
     let words = |e: maquette::Error| told(&e);
     let number = match number {
         Some(number) => number,
@@ -100,10 +111,13 @@ fn gpu(number: Option<usize>) -> Result<(Device, Value), String> {
                 % cuda::Device::count().map_err(words)?.max(1)
         }
     };
-    let gpu = cuda::Device::new(number).map_err(words)?;
+    let mut gpu = cuda::Device::new(number).map_err(words)?;
+    if cublaslt {
+        gpu = gpu.with_cublaslt().map_err(words)?;
+    }
     let (major, minor) = gpu.capability();
     let shown = json!({
-        "backend": "cuda", "gpu": number, "name": gpu.name(), "capability": format!("{major}.{minor}"),
+        "backend": if cublaslt { "cublaslt" } else { "cuda" }, "gpu": number, "name": gpu.name(), "capability": format!("{major}.{minor}"),
     });
     Ok((Device::Cuda(Arc::new(gpu)), shown))
 }

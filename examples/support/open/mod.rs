@@ -42,7 +42,8 @@ pub struct Settings {
     #[command(flatten)]
     options: Options,
     /// Where it runs: `cpu`, `cuda` or `cuda:N` for one of several GPUs (the rank's own among those of its machine, if
-    /// it is not named), `auto` for a GPU where there is one. The picture is the same everywhere.
+    /// it is not named), `auto` for a GPU where there is one. The picture is the same everywhere. `cublaslt` is `cuda` with
+    /// large products in BF16 through that library: its pictures depend on how many are drawn at once.
     #[arg(long, default_value = "cpu")]
     device: Choice,
     /// Threads of one search on the CPU. [default: all cores]
