@@ -93,6 +93,9 @@ struct Cli {
     /// Runs a whole search with all questions.
     #[arg(long)]
     parm: bool,
+    /// Runs the search once before the one that is timed: the first on a GPU makes its kernels ready.
+    #[arg(long)]
+    warm: bool,
     /// Verdicts of the search.
     #[arg(long, value_enum, default_value_t = Script::None)]
     script: Script,
@@ -311,6 +314,15 @@ fn ask(
 
 /// A whole search, and what it would take with all steps of a picture.
 fn search(report: &mut Report, generator: &mut Timed, judge: &mut Scripted, cli: &Cli) -> Res<()> {
+    let prompt = Prompt::new(&cli.prompt);
+    let mut parm = Parm::new(cli.candidates);
+    if cli.warm {
+        parm.search(generator, judge, &prompt, &mut Stream::new(1), &mut |_| {
+            Flow::Continue
+        })?;
+        generator.begin();
+        judge.begin();
+    }
     report.begin("search");
     report.put("candidates", cli.candidates);
     report.put("steps", generator.steps());
@@ -332,8 +344,7 @@ fn search(report: &mut Report, generator: &mut Timed, judge: &mut Scripted, cli:
         }
         Flow::Continue
     };
-    let prompt = Prompt::new(&cli.prompt);
-    let found = Parm::new(cli.candidates).search(
+    let found = parm.search(
         generator,
         judge,
         &prompt,

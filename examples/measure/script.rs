@@ -32,6 +32,8 @@ pub const QUESTIONS: [Judgement; 4] = [
 pub struct Scripted {
     inner: Box<dyn RewardModel>,
     script: Script,
+    /// The first candidate that was shown.
+    first: Option<u64>,
     /// Spent on each of [`QUESTIONS`].
     pub spent: [Spent; 4],
 }
@@ -41,8 +43,14 @@ impl Scripted {
         Self {
             inner,
             script,
+            first: None,
             spent: [Spent::default(); 4],
         }
+    }
+
+    /// Forgets what was spent, and who was the first: for another search.
+    pub fn begin(&mut self) {
+        (self.first, self.spent) = (None, [Spent::default(); 4]);
     }
 
     /// What a question came to.
@@ -52,10 +60,9 @@ impl Scripted {
     }
 }
 
-/// What the script says of a view, if it says anything.
-fn scripted(script: Script, judgement: Judgement, key: ViewKey) -> Option<Verdict> {
-    // Candidates are numbered from 0 in a generator of their own.
-    let (i, survive) = (key.candidate.0, script == Script::Survive);
+/// What the script says of a view of the i-th candidate, if it says anything.
+fn scripted(script: Script, judgement: Judgement, key: ViewKey, i: u64) -> Option<Verdict> {
+    let survive = script == Script::Survive;
     let says = |yes: bool| {
         // All differ, so that the best of them is one and not the first of equals.
         #[expect(clippy::cast_precision_loss, reason = "a rank among few")]
@@ -87,7 +94,12 @@ impl RewardModel for Scripted {
         }
         for (row, (verdict, &key)) in out.iter_mut().zip(ask.keys).enumerate() {
             verdict.check(row)?;
-            *verdict = scripted(self.script, ask.judgement, key).unwrap_or(*verdict);
+            // A search shows all its candidates, the first one first.
+            let i = key
+                .candidate
+                .0
+                .saturating_sub(*self.first.get_or_insert(key.candidate.0));
+            *verdict = scripted(self.script, ask.judgement, key, i).unwrap_or(*verdict);
         }
         Ok(())
     }

@@ -48,6 +48,12 @@ impl Timed {
         }
     }
 
+    /// Forgets what was spent: for another search.
+    pub fn begin(&mut self) {
+        self.steps.clear();
+        (self.start, self.decode) = (Spent::default(), Spent::default());
+    }
+
     /// Steps of a whole picture.
     pub fn whole(&self) -> u32 {
         self.inner.steps()

@@ -80,6 +80,9 @@ const THREADS: u32 = 256;
 /// # Ok::<(), maquette::Error>(())
 /// ```
 pub struct Device {
+    /// Dropped before the context.
+    #[cfg(feature = "cublaslt")]
+    cublas: Option<cublaslt::Cublas>,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     modules: Modules,
@@ -87,8 +90,6 @@ pub struct Device {
     name: String,
     capability: (i32, i32),
     recording: Recording,
-    #[cfg(feature = "cublaslt")]
-    cublas: Option<cublaslt::Cublas>,
     /// Of a planner: what it has counted.
     tally: Option<Arc<Tally>>,
 }
@@ -131,6 +132,8 @@ impl Device {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(|e| failed("stream", e))?;
         Ok(Self {
+            #[cfg(feature = "cublaslt")]
+            cublas: None,
             context,
             stream,
             modules: Modules::default(),
@@ -138,8 +141,6 @@ impl Device {
             name,
             capability: (major, minor),
             recording: Recording::default(),
-            #[cfg(feature = "cublaslt")]
-            cublas: None,
             tally: None,
         })
     }

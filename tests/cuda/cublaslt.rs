@@ -26,6 +26,9 @@ fn products_through_the_library_are_as_near() {
             (130, 33, 256),
             (129, 52, 160),
             (200, 31, 33),
+            (128, 1, 34),
+            (128, 1, 36),
+            (128, 2, 39),
             (131, 64, 72),
         ] {
             if format.fitting(k) != format {

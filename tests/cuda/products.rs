@@ -26,7 +26,19 @@ fn biased_product<B: Backend>(
         Format::F32 => QuantMatrix::f32(s.n, s.k, &data),
         _ => QuantMatrix::from_bytes(format, s.n, s.k, &bytes),
     };
-    let w = b.pack(&w.unwrap()).unwrap();
+    let out = multiply(b, s, &w.unwrap(), rows, bias);
+    out.into_iter().map(f32::to_bits).collect()
+}
+
+/// A product; what is added to and a bias, where they are wanted, are random.
+fn multiply<B: Backend>(
+    b: &B,
+    s: GemmShape,
+    w: &QuantMatrix<'_>,
+    rows: &[f32],
+    bias: bool,
+) -> Vec<f32> {
+    let w = b.pack(w).unwrap();
     let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
     b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
     b.write(&mut y, 0, &numbers(s.m * s.n, 3)).unwrap();
@@ -38,7 +50,7 @@ fn biased_product<B: Backend>(
     b.gemm(s, &x, &w, bias.as_ref(), &mut y).unwrap();
     let mut out = vec![0.0_f32; s.m * s.n];
     b.read(&y, 0, &mut out).unwrap();
-    out.into_iter().map(f32::to_bits).collect()
+    out
 }
 
 #[test]
@@ -167,24 +179,23 @@ fn odd_scales(format: Format, n: usize, k: usize) -> Vec<u8> {
     bytes
 }
 
-/// The bits of a product with it; those of what is no number are the same.
+/// The bits of a product with it.
 fn odd_product<B: Backend>(
     b: &B,
     s: GemmShape,
     format: Format,
     bytes: &[u8],
     rows: &[f32],
+    bias: bool,
 ) -> Vec<u32> {
-    let w = b
-        .pack(&QuantMatrix::from_bytes(format, s.n, s.k, bytes).unwrap())
-        .unwrap();
-    let (mut x, mut y) = (b.zeros(s.m * s.k).unwrap(), b.zeros(s.m * s.n).unwrap());
-    b.write(&mut x, 0, &rows[..s.m * s.k]).unwrap();
-    b.gemm(s, &x, &w, None, &mut y).unwrap();
-    let mut out = vec![0.0_f32; s.m * s.n];
-    b.read(&y, 0, &mut out).unwrap();
-    let bits = |v: f32| if v.is_nan() { u32::MAX } else { v.to_bits() };
+    let w = QuantMatrix::from_bytes(format, s.n, s.k, bytes).unwrap();
+    let out = multiply(b, s, &w, rows, bias);
     out.into_iter().map(bits).collect()
+}
+
+/// A number's bits; those of what is no number are the same.
+fn bits(v: f32) -> u32 {
+    if v.is_nan() { u32::MAX } else { v.to_bits() }
 }
 
 #[test]
@@ -202,13 +213,13 @@ fn infinite_scales_give_what_the_reference_gives() {
                 activations: Activations::A8,
                 ..GemmShape::new(m, n, k)
             };
-            let want = odd_product(&Reference, s, format, &bytes, &rows);
+            let want = odd_product(&Reference, s, format, &bytes, &rows, false);
             // Several blocks of the other formats share a scale: their infinities meet others.
             let whole = matches!(format, Format::Q8_0 | Format::Q4_0);
             let infinite = want.contains(&f32::INFINITY.to_bits());
             assert!(infinite || !whole, "{format:?}");
             gpu::in_both_orders(|device| {
-                let got = odd_product(device, s, format, &bytes, &rows);
+                let got = odd_product(device, s, format, &bytes, &rows, false);
                 assert!(got == want, "{format:?}, {m} rows");
             });
         }
@@ -227,7 +238,7 @@ fn large_products_have_the_bits_of_small_ones() {
                 activations: Activations::A8,
                 ..GemmShape::new(m, n, k)
             };
-            odd_product(&device, s, format, &bytes, &rows)
+            odd_product(&device, s, format, &bytes, &rows, false)
         };
         let all = of(597);
         // The first of them, and the last.
@@ -241,29 +252,49 @@ fn large_products_have_the_bits_of_small_ones() {
             format,
             &bytes,
             &rows[(597 - few) * k..],
+            false,
         );
         assert!(last == all[(597 - few) * n..], "{format:?}");
     }
 }
 
-/// A matrix with more strips than a large GPU has multiprocessors: a block takes two of them.
+/// A matrix with more strips than a large GPU has multiprocessors: a block takes two of them. More blocks of inputs than its
+/// ring holds, and one more.
 #[test]
 fn products_with_broad_matrices_have_the_bits_of_the_reference() {
-    let n = 4290;
-    for (format, k) in [(Format::Q8_0, 160), (Format::Q4_0, 160), (Format::Q4K, 256)] {
+    let (n, device) = (4290, gpu::device());
+    let (before, biases) = (numbers(64 * n, 3), numbers(n, 4));
+    for (format, k) in [(Format::Q8_0, 544), (Format::Q4_0, 544), (Format::Q4K, 768)] {
         let bytes = odd_scales(format, n, k);
-        let rows = numbers(64 * k, 2);
-        let of = |m| GemmShape {
+        let mut rows = numbers(64 * k, 2);
+        rows[k..k + 32].fill(0.0);
+        rows[3 * k - 32..3 * k].fill(1e-38);
+        rows[8 * k + 5] = f32::NAN;
+        let all = GemmShape {
             activations: Activations::A8,
-            ..GemmShape::new(m, n, k)
+            ..GemmShape::new(64, n, k)
         };
-        let all = odd_product(&Reference, of(64), format, &bytes, &rows);
-        // One, two and all rows of the last of so many tiles.
-        for m in [17, 24, 34, 40, 57, 64] {
-            gpu::in_both_orders(|device| {
-                let got = odd_product(device, of(m), format, &bytes, &rows);
-                assert!(got == all[..m * n], "{format:?}, {m} rows");
-            });
+        let w = QuantMatrix::from_bytes(format, n, k, &bytes).unwrap();
+        let sums = multiply(&Reference, all, &w, &rows, false);
+        // Of 3, 5 and 8 tiles each the fewest rows, all, and some between; what follows the sum is compiled once for each.
+        for all in [[16, 17, 22, 24], [32, 34, 37, 40], [48, 57, 63, 64]] {
+            let kinds = [(false, false), (true, false), (false, true), (true, true)];
+            for (m, (bias, accumulate)) in all.into_iter().zip(kinds) {
+                let s = GemmShape {
+                    activations: Activations::A8,
+                    accumulate,
+                    ..GemmShape::new(m, n, k)
+                };
+                let want = (0..m * n).map(|at| {
+                    let sum = sums[at] + if bias { biases[at % n] } else { 0.0 };
+                    bits(if accumulate { before[at] + sum } else { sum })
+                });
+                let got = odd_product(&device, s, format, &bytes, &rows, bias);
+                assert!(
+                    got.into_iter().eq(want),
+                    "{format:?}, {s:?}, a bias: {bias}"
+                );
+            }
         }
     }
 }

@@ -277,11 +277,10 @@ pub unsafe extern "C" fn cublasLtMatmul(
                 };
                 sum += float(w) * float(x);
             }
-            // SAFETY: a bias has an element for each output.
-            let bias = if product.biased {
-                unsafe { product.bias.add(output).read() }
-            } else {
-                0.0
+            let bias = match product.biased {
+                // SAFETY: a bias has an element for each output.
+                true => unsafe { product.bias.add(output).read() },
+                false => 0.0,
             };
             // SAFETY: inside column `row`.
             let to = unsafe { &mut *d.add(row * d_of.stride + output) };
