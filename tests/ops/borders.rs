@@ -594,51 +594,6 @@ fn draws_agree_on_ties() {
     }
 }
 
-/// Draws of rows that all have one key.
-fn drawn_with<B: Backend>(b: &B, key: u32, width: usize, x: &[f32]) -> Vec<u32> {
-    let rows = x.len() / width;
-    let (mut logits, keys) = (buffer(b, x), buffer(b, &[key, 1, 2, 3].repeat(rows)));
-    let (mut codes, mut p) = (b.zeros(rows).unwrap(), b.zeros(rows).unwrap());
-    let s = DrawShape { rows, width };
-    b.draw(s, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
-        .unwrap();
-    words(b, &codes)
-}
-
-/// The first of equal scores is drawn: two entries, one's logit around the place where the other begins to win.
-#[test]
-fn draws_with_keys_agree_around_a_tie() {
-    let width = 20;
-    let row = |other: usize, logit: f32| {
-        let mut row = vec![f32::NEG_INFINITY; width];
-        (row[0], row[other]) = (0.0, logit);
-        row
-    };
-    for key in 0..8 {
-        let mut all = Vec::new();
-        // Entries of four threads.
-        for other in [4, 8, 12, 16] {
-            let wins = |logit: f32| drawn_with(&Reference, key, width, &row(other, logit)) != [0];
-            let (mut low, mut high) = (-30.0_f32, 30.0_f32);
-            for _ in 0..40 {
-                let middle = f32::midpoint(low, high);
-                if wins(middle) {
-                    high = middle
-                } else {
-                    low = middle
-                }
-            }
-            let mut logit = high;
-            (0..12).for_each(|_| logit = logit.next_down());
-            for _ in 0..24 {
-                all.extend(row(other, logit));
-                logit = logit.next_up();
-            }
-        }
-        agree!(|b| drawn_with(b, key, width, &all));
-    }
-}
-
 #[test]
 fn answers_agree_wherever_the_largest_stands() {
     for width in [2, 3, 15, 16, 17, 31, 33, 255, 256, 257, 700] {

@@ -70,7 +70,8 @@ fn rows_of_codebooks_agree() {
 /// Rows that no block holds: numbers close to each other, so that what one of them is worth moves the cut, and far apart.
 #[test]
 fn rows_that_stay_in_memory_agree() {
-    let width = 16_403;
+    // The last tile of a draw has 23 rows of 16 numbers: one turn of 16 rows, and some of 4 and of one.
+    let width = 16_739;
     let some = numbers(12 * width, 3);
     for (size, top_k, top_p) in [
         (0.01, 9010, 0.5),
@@ -160,6 +161,73 @@ fn draws_agree_wherever_the_numbers_left_stand() {
     }
 }
 
+/// Draws of rows that all have one key.
+fn drawn_with<B: Backend>(b: &B, key: u32, width: usize, x: &[f32]) -> Vec<u32> {
+    let rows = x.len() / width;
+    let (mut logits, keys) = (buffer(b, x), buffer(b, &[key, 1, 2, 3].repeat(rows)));
+    let (mut codes, mut p) = (b.zeros(rows).unwrap(), b.zeros(rows).unwrap());
+    let s = DrawShape { rows, width };
+    b.draw(s, &mut logits, &Draw::Keyed(&keys), &mut codes, &mut p)
+        .unwrap();
+    words(b, &codes)
+}
+
+/// A race of two entries, and the logits of the second that are next to a tie: one that loses, and one that wins.
+fn tie(key: u32, mut row: Vec<f32>, [one, other]: [usize; 2]) -> (Vec<f32>, [f32; 2]) {
+    row[one] = 0.0;
+    let (mut low, mut high) = (-30.0_f32, 30.0_f32);
+    for _ in 0..40 {
+        let middle = f32::midpoint(low, high);
+        row[other] = middle;
+        if drawn_with(&Reference, key, row.len(), &row) == [other as u32] {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    (row, [low, high])
+}
+
+/// The first of equal scores is drawn: two entries, one's logit around the place where the other begins to win.
+#[test]
+fn draws_with_keys_agree_around_a_tie() {
+    let width = 20;
+    for key in 0..8 {
+        let mut all = Vec::new();
+        // Entries of four threads, one of each of a thread's four.
+        for other in [5, 10, 15, 16] {
+            let (mut row, [_, mut logit]) = tie(key, vec![f32::NEG_INFINITY; width], [0, other]);
+            (0..12).for_each(|_| logit = logit.next_down());
+            for _ in 0..24 {
+                row[other] = logit;
+                all.extend(&row);
+                logit = logit.next_up();
+            }
+        }
+        agree!(|b| drawn_with(b, key, width, &all));
+    }
+}
+
+/// Each of a thread's numbers of a row that its block holds just so, and of one that stays in memory, wins a race by a
+/// bit and loses one: its noise is right to the last bits.
+#[test]
+fn wide_draws_with_keys_agree_around_a_tie() {
+    // Four numbers a turn, by all threads but a warp.
+    let turns = (0..5).map(|turn| (16_384, 4 * (turn * (1024 - 32) + 77)));
+    for (width, first) in turns.chain([(16_388, 5000)]) {
+        let mut all = Vec::new();
+        for one in [first, first + 2] {
+            // The others cannot win, but are not ruled out.
+            let (mut row, logits) = tie(1, vec![-100.0; width], [one, one + 1]);
+            for logit in logits {
+                row[one + 1] = logit;
+                all.extend(&row);
+            }
+        }
+        agree!(|b| drawn_with(b, 1, width, &all));
+    }
+}
+
 /// Entries that no approximation tells apart, numbers near both ends of what floats hold, and entries that are none.
 #[test]
 fn nearest_codes_agree_where_distances_are_close() {
@@ -215,20 +283,26 @@ fn nearest_codes_agree_where_distances_are_close() {
     }
 }
 
-/// A product that ends at infinity, while the nearest entry is another one.
+/// Products that end at infinity, while the nearest entry is another one.
 #[test]
 fn nearest_codes_agree_where_products_are_infinite() {
-    let book = [0.95e19, 0.0, 0.0, 0.0, 1e19, 1.5e19, 0.0, 0.0];
-    let s = NearestShape {
-        n: 1,
-        width: 2,
-        entries: 4,
-        normalise: false,
-    };
-    agree!(|b| {
-        let (latents, book) = (buffer(b, &[1.72e19, 0.0]), buffer(b, &book));
-        let mut codes = b.zeros(1).unwrap();
-        b.nearest(s, &latents, &book, &mut codes).unwrap();
-        words(b, &codes)
-    });
+    for (latent, book) in [
+        ([1.72e19, 0.0], [0.95e19, 0.0, 0.0, 0.0, 1e19, 1.5e19]),
+        // Twice the latent is infinite already: its products are minus infinity, its bound is infinity, and their sum is
+        // no number. The first entry is two short floats, neither of them zero.
+        ([2e38, 0.0], [1.000_25, 0.0, 0.0, 0.0, 2e38, 0.0]),
+    ] {
+        let s = NearestShape {
+            n: 1,
+            width: 2,
+            entries: 3,
+            normalise: false,
+        };
+        agree!(|b| {
+            let (latent, book) = (buffer(b, &latent), buffer(b, &book));
+            let mut codes = b.zeros(1).unwrap();
+            b.nearest(s, &latent, &book, &mut codes).unwrap();
+            words(b, &codes)
+        });
+    }
 }
