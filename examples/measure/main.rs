@@ -317,9 +317,10 @@ fn search(report: &mut Report, generator: &mut Timed, judge: &mut Scripted, cli:
     let prompt = Prompt::new(&cli.prompt);
     let mut parm = Parm::new(cli.candidates);
     if cli.warm {
-        parm.search(generator, judge, &prompt, &mut Stream::new(1), &mut |_| {
-            Flow::Continue
-        })?;
+        let mut unheard = |_: Event<'_>| Flow::Continue;
+        let mut rng = Stream::new(1);
+        let found = parm.search(generator, judge, &prompt, &mut rng, &mut unheard)?;
+        generator.prune(&[found.winner])?;
         generator.begin();
         judge.begin();
     }

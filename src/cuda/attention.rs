@@ -33,7 +33,9 @@ fn shape(
             max: MOST_HEAD_DIM as u64,
         });
     }
-    let [bytes] = words(op, [size_of::<f32>() * (2 * head_dim + more)])?;
+    // The assembler reads a query's last one to three numbers as four.
+    let bytes = size_of::<f32>() * (2 * head_dim + more);
+    let [bytes] = words(op, [bytes.next_multiple_of(16)])?;
     Ok(LaunchConfig {
         shared_mem_bytes: bytes,
         ..grid(op, rows, heads, THREADS)?
