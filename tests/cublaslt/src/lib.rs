@@ -56,11 +56,6 @@ unsafe fn take<T>(value: *mut T) -> c_int {
     SUCCESS
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn cublasLtGetVersion() -> usize {
-    130_000
-}
-
 /// # Safety
 /// `handle` can be written.
 #[unsafe(no_mangle)]
