@@ -49,10 +49,10 @@ fn both_scripts_lead_the_search_where_they_say() {
     let generator = written("generator", &tiny::generator());
     let judge = written("judge", &tiny::judge());
     let pixels = of_all("search", "magvit");
-    let search = |script| {
+    let search = |script, more: &[&str]| {
         let dirs = [text(&generator), text(&pixels), text(&judge)];
         let [model, tokenizer, judge] = dirs;
-        let found = measured(&[
+        let args = [
             "--model-dir",
             model,
             "--tokenizer-dir",
@@ -64,7 +64,8 @@ fn both_scripts_lead_the_search_where_they_say() {
             "--parm",
             "--script",
             script,
-        ]);
+        ];
+        let found = measured(&[&args, more].concat());
         assert!(found["extrapolated"]["seconds_as_decided"].is_f64());
         let search = &found["search"];
         let asked = ["clarity", "potential", "outcome"]
@@ -74,9 +75,14 @@ fn both_scripts_lead_the_search_where_they_say() {
         (asked, went, search["fallback"].as_bool().unwrap())
     };
     // Two are clear after the first step and two after the second; one of either has potential.
-    assert_eq!(search("survive"), ([6, 4, 2], [7, 8, 0], false));
+    assert_eq!(search("survive", &[]), ([6, 4, 2], [7, 8, 0], false));
+    // A search before it leaves nothing behind.
+    assert_eq!(
+        search("survive", &["--warm"]),
+        ([6, 4, 2], [7, 8, 0], false)
+    );
     // All are clear at once and nobody has potential: one goes on alone.
-    assert_eq!(search("fallback"), ([4, 4, 0], [5, 4, 1], true));
+    assert_eq!(search("fallback", &[]), ([4, 4, 0], [5, 4, 1], true));
 }
 
 #[test]
