@@ -213,7 +213,7 @@ const fn kernel(format: Format) -> Option<&'static str> {
 }
 
 impl Device {
-    /// This GPU with products of many rows through NVIDIA's cuBLASLt, which it must find installed: those of
+    /// This GPU with products of many rows through NVIDIA's cuBLASLt, which it must find installed (on Linux): those of
     /// [`Activations::Bf16`](crate::ops::gemm::Activations::Bf16) with 128 rows and more. Prompts and masked steps of large
     /// models are faster with it. **A row's bits then depend on its batch**: a candidate drawn alone and among others may
     /// come out as two pictures.
