@@ -260,44 +260,56 @@ fn large_products_have_the_bits_of_small_ones() {
 
 /// A matrix with more strips than a large GPU has multiprocessors: a block takes two of them. More blocks of inputs than its
 /// ring holds, and one more.
-#[test]
-fn products_with_broad_matrices_have_the_bits_of_the_reference() {
+fn products_with_broad_matrices_have_the_bits_of_the_reference(format: Format, k: usize) {
     let (n, device) = (4290, gpu::device());
     let (before, biases) = (numbers(64 * n, 3), numbers(n, 4));
-    for (format, k) in [(Format::Q8_0, 544), (Format::Q4_0, 544), (Format::Q4K, 768)] {
-        let bytes = odd_scales(format, n, k);
-        let mut rows = numbers(64 * k, 2);
-        rows[k..k + 32].fill(0.0);
-        // Too small for a scale, where weights have an infinite one.
-        rows[4 * k..4 * k + 32].fill(1e-36);
-        rows[8 * k + 5] = f32::NAN;
-        let all = GemmShape {
-            activations: Activations::A8,
-            ..GemmShape::new(64, n, k)
-        };
-        let w = QuantMatrix::from_bytes(format, n, k, &bytes).unwrap();
-        let sums = multiply(&Reference, all, &w, &rows, false);
-        // Of 3, 5 and 8 tiles each the fewest rows, all, and some between; what follows the sum is compiled once for each.
-        for all in [[16, 17, 22, 24], [32, 34, 37, 40], [48, 57, 63, 64]] {
-            let kinds = [(false, false), (true, false), (false, true), (true, true)];
-            for (m, (bias, accumulate)) in all.into_iter().zip(kinds) {
-                let s = GemmShape {
-                    activations: Activations::A8,
-                    accumulate,
-                    ..GemmShape::new(m, n, k)
-                };
-                let want = (0..m * n).map(|at| {
-                    let sum = sums[at] + if bias { biases[at % n] } else { 0.0 };
-                    bits(if accumulate { before[at] + sum } else { sum })
-                });
-                let got = odd_product(&device, s, format, &bytes, &rows, bias);
-                assert!(
-                    got.into_iter().eq(want),
-                    "{format:?}, {s:?}, a bias: {bias}"
-                );
-            }
+    let bytes = odd_scales(format, n, k);
+    let mut rows = numbers(64 * k, 2);
+    rows[k..k + 32].fill(0.0);
+    // Too small for a scale, where weights have an infinite one.
+    rows[4 * k..4 * k + 32].fill(1e-36);
+    rows[8 * k + 5] = f32::NAN;
+    let all = GemmShape {
+        activations: Activations::A8,
+        ..GemmShape::new(64, n, k)
+    };
+    let w = QuantMatrix::from_bytes(format, n, k, &bytes).unwrap();
+    let sums = multiply(&Reference, all, &w, &rows, false);
+    // Of 3, 5 and 8 tiles each the fewest rows, all, and some between; what follows the sum is compiled once for each.
+    for all in [[16, 17, 22, 24], [32, 34, 37, 40], [48, 57, 63, 64]] {
+        let kinds = [(false, false), (true, false), (false, true), (true, true)];
+        for (m, (bias, accumulate)) in all.into_iter().zip(kinds) {
+            let s = GemmShape {
+                activations: Activations::A8,
+                accumulate,
+                ..GemmShape::new(m, n, k)
+            };
+            let want = (0..m * n).map(|at| {
+                let sum = sums[at] + if bias { biases[at % n] } else { 0.0 };
+                bits(if accumulate { before[at] + sum } else { sum })
+            });
+            let got = odd_product(&device, s, format, &bytes, &rows, bias);
+            assert!(
+                got.into_iter().eq(want),
+                "{format:?}, {s:?}, a bias: {bias}"
+            );
         }
     }
+}
+
+#[test]
+fn broad_matrices_of_bytes_have_the_bits_of_the_reference() {
+    products_with_broad_matrices_have_the_bits_of_the_reference(Format::Q8_0, 544);
+}
+
+#[test]
+fn broad_matrices_of_nibbles_have_the_bits_of_the_reference() {
+    products_with_broad_matrices_have_the_bits_of_the_reference(Format::Q4_0, 544);
+}
+
+#[test]
+fn broad_matrices_with_offsets_have_the_bits_of_the_reference() {
+    products_with_broad_matrices_have_the_bits_of_the_reference(Format::Q4K, 768);
 }
 
 #[test]

@@ -165,42 +165,55 @@ fn a_row_has_the_same_bits_in_tiles_of_every_size() {
 }
 
 /// The larger tiles are for products of many blocks of threads: their rows have the bits of the small ones.
-#[test]
-fn large_wide_products_have_the_bits_of_small_ones() {
+fn large_products_have_the_bits_of_small_ones(format: Format, k: usize, accumulate: bool) {
     let device = gpu::device();
     // Ends inside a tile and a strip.
     let (m, n, part) = (509, 33 * 128 + 88, 128);
-    // One block of inputs, an odd number of them, some stages.
-    for (format, k, accumulate) in [
-        (Format::Bf16, 230, true),
-        (Format::Bf16, 20, false),
-        (Format::Q8_0, 224, true),
-        (Format::Q8_0, 32, false),
-        (Format::Q4_0, 224, true),
-        (Format::Q4_0, 32, false),
-        (Format::Q4K, 256, true),
-        (Format::Q4K, 256, false),
-    ] {
-        let (rows, w) = (numbers(m * k, 2), weights(format, n, k));
-        let w = device.pack(&matrix(format, [n, k], &w)).unwrap();
-        let of = |from: usize, m, accumulate| {
-            let s = GemmShape {
-                accumulate,
-                activations: Activations::Bf16,
-                ..GemmShape::new(m, n, k)
-            };
-            product(&device, s, &w, &rows[from * k..], true)
+    let (rows, w) = (numbers(m * k, 2), weights(format, n, k));
+    let w = device.pack(&matrix(format, [n, k], &w)).unwrap();
+    let of = |from: usize, m, accumulate| {
+        let s = GemmShape {
+            accumulate,
+            activations: Activations::Bf16,
+            ..GemmShape::new(m, n, k)
         };
-        let mut want = Vec::new();
-        for from in (0..m).step_by(part) {
-            want.extend(of(from, part.min(m - from), false));
-        }
-        if accumulate {
-            let before = numbers(m * n, 3);
-            want.iter_mut().zip(before).for_each(|(sum, y)| *sum += y);
-        }
-        assert!(of(0, m, accumulate) == want, "{format:?}, {k} inputs");
+        product(&device, s, &w, &rows[from * k..], true)
+    };
+    let mut want = Vec::new();
+    for from in (0..m).step_by(part) {
+        want.extend(of(from, part.min(m - from), false));
     }
+    if accumulate {
+        let before = numbers(m * n, 3);
+        want.iter_mut().zip(before).for_each(|(sum, y)| *sum += y);
+    }
+    assert!(of(0, m, accumulate) == want, "{format:?}, {k} inputs");
+}
+
+// One block of inputs, an odd number of them, some stages. A test a format: they are the longest of this program.
+
+#[test]
+fn large_products_of_halves_have_the_bits_of_small_ones() {
+    large_products_have_the_bits_of_small_ones(Format::Bf16, 230, true);
+    large_products_have_the_bits_of_small_ones(Format::Bf16, 20, false);
+}
+
+#[test]
+fn large_products_of_bytes_have_the_bits_of_small_ones() {
+    large_products_have_the_bits_of_small_ones(Format::Q8_0, 224, true);
+    large_products_have_the_bits_of_small_ones(Format::Q8_0, 32, false);
+}
+
+#[test]
+fn large_products_of_nibbles_have_the_bits_of_small_ones() {
+    large_products_have_the_bits_of_small_ones(Format::Q4_0, 224, true);
+    large_products_have_the_bits_of_small_ones(Format::Q4_0, 32, false);
+}
+
+#[test]
+fn large_products_with_offsets_have_the_bits_of_small_ones() {
+    large_products_have_the_bits_of_small_ones(Format::Q4K, 256, true);
+    large_products_have_the_bits_of_small_ones(Format::Q4K, 256, false);
 }
 
 /// The last row and the last output in each place of a lane.
