@@ -1,22 +1,24 @@
 //! Time and memory of a preference step at Show-o's released shape, over random weights in 8 bits:
-//! `cargo run --release --features align,threads --example align_cost`.
+//! `cargo run --release --example align_cost --all-features`, on a GPU with `-- --device cuda`.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Parser;
-use maquette::Result;
 use maquette::align::dpo::{self, DpoConfig, ScoredPair};
 use maquette::align::masked::{PairConfig, Preference};
 use maquette::align::{
     AdamWConfig, Engine, Limits, LoraConfig, Schedule, Trained, Trainer, TrainerConfig,
 };
-use maquette::cpu::Cpu;
 use maquette::model::show_o::{ShowO, ShowOConfig, ShowOLearner};
 use maquette::model::weights::{DType, Tensor, WeightSource};
+use maquette::ops::Backward;
 use maquette::quant::Format;
 use maquette::rng::{Stream, philox};
 use rand_core::Rng;
+use support::open::device::{Choice, Device};
+use support::open::{self, Res};
 
 /// Counts the cost of a preference step.
 #[derive(Debug, Parser)]
@@ -30,9 +32,15 @@ struct Args {
     /// Rank of the adapters beside q, k, v, the output layer and both MLP layers.
     #[arg(long, default_value_t = 16)]
     rank: usize,
-    /// Threads.
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
+    /// Steps; the first one of a GPU also loads its kernels.
+    #[arg(long, default_value_t = 1)]
+    steps: usize,
+    /// Where it runs: `cpu`, `cuda` or `cuda:N`, `auto` for a GPU where there is one.
+    #[arg(long, default_value = "cpu")]
+    device: Choice,
+    /// Threads on the CPU. [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
 }
 
 /// A checkpoint of any tensor: all are slices of the same small random numbers.
@@ -97,12 +105,22 @@ fn peak_mib() -> Option<u64> {
     Some(kib / 1024)
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    open::ended(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Res<()> {
+    let (device, told) = args.device.open(args.threads)?;
+    println!("{told}");
+    match device {
+        Device::Cpu(cpu) => on(cpu, args),
+        Device::Cuda(gpu) => on(gpu, args),
+    }
+}
+
+fn on<B: Backward>(device: Arc<B>, args: &Args) -> Res<()> {
     let mut config = ShowOConfig::released();
     config.num_hidden_layers = args.layers;
-    let device = Arc::new(Cpu::with_threads(args.threads)?);
-    let (instructions, threads) = (device.instructions(), device.threads());
     let learner = {
         let source = Anything::new(config.clone());
         let model = ShowO::load(device, config.clone(), &source, Format::Q8_0)?;
@@ -118,7 +136,7 @@ fn main() -> Result<()> {
         },
     )?;
     let trained: usize = engine.parameters().iter().map(|p| p.values.len()).sum();
-    println!("{threads} threads, {instructions}; {trained} numbers are trained");
+    println!("{trained} numbers are trained");
     let mut trainer = Trainer::new(
         engine,
         TrainerConfig::new(AdamWConfig::default(), Schedule::Constant),
@@ -126,37 +144,38 @@ fn main() -> Result<()> {
     let mut stream = Stream::new(7);
     let mut words =
         |n: usize, below: u32| -> Vec<u32> { (0..n).map(|_| stream.next_u32() % below).collect() };
-    let examples: Vec<_> = (0..args.pairs)
-        .map(|at| {
-            let pair = Preference {
-                text: config.text_tokens(&words(12, 50000)),
-                chosen: words(config.num_vq_tokens, 8192),
-                rejected: words(config.num_vq_tokens, 8192),
-            };
-            config.preference(&PairConfig::default(), at, &pair)
-        })
-        .collect::<Result<_>>()?;
-    let rows: usize = examples.iter().flatten().map(|e| e.positions.len()).sum();
-    let labels: usize = examples.iter().flatten().map(|e| e.labels.len()).sum();
-    println!(
-        "{} pairs of {rows} rows and {labels} labels in all",
-        args.pairs
-    );
-    let start = Instant::now();
-    let pairs = examples
-        .into_iter()
-        .map(|pair| ScoredPair::new(trainer.engine_mut(), pair))
-        .collect::<Result<Vec<_>>>()?;
-    let reference = start.elapsed();
     let mut kept = [trainer.engine().kept()?, trainer.engine().kept()?];
-    let start = Instant::now();
-    let report = trainer
-        .step(|engine| Ok(dpo::batch(engine, &pairs, &DpoConfig::default(), &mut kept)?.loss))?;
-    let step = start.elapsed();
-    let each = |time: std::time::Duration| time.as_secs_f64() / args.pairs as f64;
-    println!("loss {:.6}, gradient {:.4}", report.loss, report.gradient);
-    println!("reference: {:.2} s a pair", each(reference));
-    println!("step: {:.2} s a pair", each(step));
+    let each = |start: Instant| start.elapsed().as_secs_f64() / args.pairs as f64;
+    for _ in 0..args.steps {
+        let examples: Vec<_> = (0..args.pairs)
+            .map(|at| {
+                let pair = Preference {
+                    text: config.text_tokens(&words(12, 50000)),
+                    chosen: words(config.num_vq_tokens, 8192),
+                    rejected: words(config.num_vq_tokens, 8192),
+                };
+                config.preference(&PairConfig::default(), at, &pair)
+            })
+            .collect::<maquette::Result<_>>()?;
+        let rows: usize = examples.iter().flatten().map(|e| e.positions.len()).sum();
+        let labels: usize = examples.iter().flatten().map(|e| e.labels.len()).sum();
+        println!(
+            "{} pairs of {rows} rows and {labels} labels in all",
+            args.pairs
+        );
+        let start = Instant::now();
+        let pairs = examples
+            .into_iter()
+            .map(|pair| ScoredPair::new(trainer.engine_mut(), pair))
+            .collect::<maquette::Result<Vec<_>>>()?;
+        println!("reference: {:.3} s a pair", each(start));
+        let start = Instant::now();
+        let report = trainer.step(|engine| {
+            Ok(dpo::batch(engine, &pairs, &DpoConfig::default(), &mut kept)?.loss)
+        })?;
+        println!("step: {:.3} s a pair", each(start));
+        println!("loss {:.6}, gradient {:.4}", report.loss, report.gradient);
+    }
     match peak_mib() {
         Some(mib) => println!("at most {mib} MiB"),
         None => println!("this system does not tell how much memory was used"),

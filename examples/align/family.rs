@@ -12,12 +12,12 @@ use maquette::align::lora::Merged;
 use maquette::align::masked::PairConfig;
 use maquette::align::{Limits, LoraConfig, Parameter};
 use maquette::codes::Code;
-use maquette::cpu::Cpu;
 use maquette::model::files::map::ModelFolder;
 use maquette::model::files::safetensors::{Entry, header};
 use maquette::model::learner::{Example, Learner};
 use maquette::model::weights::WeightSource;
 use maquette::model::words::Words;
+use maquette::ops::Backward;
 use maquette::quant::Format;
 use maquette::{Generator, Prompt, RewardModel};
 use support::png_file::write_durably;
@@ -51,7 +51,8 @@ pub type Adapters<'a> = (&'a [Parameter], &'a LoraConfig);
 
 /// A generator to be aligned: how it draws, and what its pictures are as examples.
 pub trait Family {
-    type Learner: Learner<Cpu>;
+    type Device: Backward;
+    type Learner: Learner<Self::Device>;
 
     /// The frozen model, to be trained beside.
     fn learner(&self) -> Res<Self::Learner>;
@@ -106,16 +107,16 @@ pub trait Family {
     fn judge(&self, dir: Option<&Path>, views: usize) -> Res<Box<dyn RewardModel>>;
 
     /// The folder.
-    fn home(&self) -> &Home;
+    fn home(&self) -> &Home<Self::Device>;
 }
 
-/// A model folder with its words.
+/// A model folder with its words, and where it runs.
 #[derive(Debug)]
-pub struct Home {
+pub struct Home<B> {
     pub path: PathBuf,
     pub folder: ModelFolder,
     pub words: Arc<Words>,
-    pub cpu: Arc<Cpu>,
+    pub device: Arc<B>,
     pub format: Format,
     pub guidance: Option<f32>,
 }
@@ -132,7 +133,7 @@ pub fn words(folder: &Path) -> Res<Arc<Words>> {
     Ok(Arc::new(Words::new(&lines)?))
 }
 
-impl Home {
+impl<B> Home<B> {
     /// Hands over the weights, adapters merged into them.
     pub fn read<T>(
         &self,

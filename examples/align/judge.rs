@@ -8,9 +8,9 @@ use std::sync::Arc;
 use maquette::RewardModel;
 use maquette::align::Limits;
 use maquette::align::supervised;
-use maquette::cpu::Cpu;
 use maquette::model::learner::Example;
 use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaLearner, LlavaSession};
+use maquette::ops::Backward;
 use serde_json::json;
 
 use crate::Res;
@@ -29,10 +29,15 @@ fn options() -> JudgeOptions {
 }
 
 /// A session of the judge with adapters in its weights, or without.
-fn session(home: &Home, adapters: Option<Adapters<'_>>) -> Res<Box<dyn RewardModel>> {
+fn session<B: Backward + 'static>(
+    home: &Home<B>,
+    adapters: Option<Adapters<'_>>,
+) -> Res<Box<dyn RewardModel>> {
     let config = LlavaConfig::from_json(&home.folder.config)?;
-    let (cpu, format) = (Arc::clone(&home.cpu), home.format);
-    let model = home.read(adapters, |source| Llava::load(cpu, config, source, format))?;
+    let (device, format) = (Arc::clone(&home.device), home.format);
+    let model = home.read(adapters, |source| {
+        Llava::load(device, config, source, format)
+    })?;
     let words = Arc::clone(&home.words);
     Ok(Box::new(LlavaSession::new(
         Arc::new(model),
@@ -42,17 +47,17 @@ fn session(home: &Home, adapters: Option<Adapters<'_>>) -> Res<Box<dyn RewardMod
 }
 
 /// Trains the judge of a folder.
-pub fn train(args: &Args, home: &Home) -> Res<()> {
+pub fn train<B: Backward + 'static>(args: &Args, home: &Home<B>) -> Res<()> {
     let config = LlavaConfig::from_json(&home.folder.config)?;
-    let (cpu, format) = (Arc::clone(&home.cpu), home.format);
+    let (device, format) = (Arc::clone(&home.device), home.format);
     let (model, learner) = home.read(None, |source| {
-        let model = Arc::new(Llava::load(cpu, config, source, format)?);
+        let model = Arc::new(Llava::load(device, config, source, format)?);
         let learner = LlavaLearner::new(Arc::clone(&model), source);
         Ok((model, learner))
     })?;
     let words = Arc::clone(&home.words);
-    let mut session: LlavaSession<Cpu> = LlavaSession::new(model, words, options())?;
-    let lessons = Lessons::read(args, &home.cpu, &mut session)?;
+    let mut session: LlavaSession<B> = LlavaSession::new(model, words, options())?;
+    let lessons = Lessons::read(args, &home.device, &mut session)?;
     if !args.quiet {
         println!("{lessons}");
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
+use support::open::device::Choice;
 use support::scorer::Scorer;
 use support::weights::Weights;
 
@@ -152,7 +153,10 @@ pub struct Args {
     /// Steps between two checkpoints.
     #[arg(long, default_value_t = 10)]
     pub save_every: u64,
-    /// Threads; change no bit. [default: all cores]
+    /// Where it runs: `cpu`, `cuda` or `cuda:N`, `auto` for a GPU where there is one. Changes no bit.
+    #[arg(long, default_value = "cpu")]
+    pub device: Choice,
+    /// Threads on the CPU; change no bit. [default: all cores]
     #[arg(long)]
     pub threads: Option<usize>,
     /// Print nothing but the table and errors.
@@ -214,6 +218,11 @@ impl Args {
     pub fn check(&self) -> Res<()> {
         if self.batch == 0 || self.save_every == 0 || self.check_images == 0 {
             return Err("--batch, --save-every and --check-images begin at 1".into());
+        }
+        if matches!(self.device, Choice::Cublaslt(_)) {
+            return Err(
+                "--device cublaslt is for drawing: its products change the run's bits".into(),
+            );
         }
         let judge = self.objective == Objective::Judge;
         let supervised = self.objective == Objective::Supervised;

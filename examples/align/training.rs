@@ -8,8 +8,8 @@ use maquette::align::lora::{adapter_config, write_adapters};
 use maquette::align::{
     AdamWConfig, Engine, Limits, LoraConfig, Schedule, StepReport, Trained, Trainer, TrainerConfig,
 };
-use maquette::cpu::Cpu;
 use maquette::model::learner::Learner;
+use maquette::ops::Backward;
 use serde_json::{Map, Value, json};
 use support::png_file::write_durably;
 
@@ -19,20 +19,20 @@ use crate::family::{Adapters, Home};
 use crate::options::Args;
 
 /// A step: what it told, and how it ended. An outer error is none of the step's own.
-pub type Step<'a, L> = dyn FnMut(&mut Trainer<Cpu, L>, &mut Map<String, Value>) -> Res<maquette::Result<StepReport>>
+pub type Step<'a, B, L> = dyn FnMut(&mut Trainer<B, L>, &mut Map<String, Value>) -> Res<maquette::Result<StepReport>>
     + 'a;
 
 /// A run.
-pub struct Training<'a, L: Learner<Cpu>> {
+pub struct Training<'a, B: Backward, L: Learner<B>> {
     args: &'a Args,
-    pub trainer: Trainer<Cpu, L>,
+    pub trainer: Trainer<B, L>,
     pub lora: LoraConfig,
     curves: Curves,
     checkpoint: PathBuf,
     steps: u64,
 }
 
-impl<'a, L: Learner<Cpu>> Training<'a, L> {
+impl<'a, B: Backward, L: Learner<B>> Training<'a, B, L> {
     /// Begins a run of so many steps, or goes on with it; `targets` are the layers that get adapters unless told
     /// otherwise.
     pub fn open(
@@ -78,7 +78,7 @@ impl<'a, L: Learner<Cpu>> Training<'a, L> {
     }
 
     /// Takes the steps that are left. One that fails was not taken: what stands before it is kept.
-    pub fn take(&mut self, step: &mut Step<'_, L>) -> Res<()> {
+    pub fn take(&mut self, step: &mut Step<'_, B, L>) -> Res<()> {
         let bar = bar(self.args.quiet, self.steps, "steps")?;
         bar.set_position(self.trainer.steps());
         bar.reset_eta();
@@ -125,7 +125,7 @@ impl<'a, L: Learner<Cpu>> Training<'a, L> {
     }
 
     /// Writes the adapters and, if it is wanted, the model with them in its weights.
-    pub fn leave(&self, home: &Home) -> Res<()> {
+    pub fn leave(&self, home: &Home<B>) -> Res<()> {
         let (out, adapters) = (&self.args.out, self.adapters());
         let bytes = write_adapters(adapters.0)?;
         write_durably(&out.join("adapter_model.safetensors"), &bytes)?;

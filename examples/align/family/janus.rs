@@ -7,37 +7,37 @@ use maquette::align::Limits;
 use maquette::align::annotation::Trajectory;
 use maquette::align::masked::PairConfig;
 use maquette::align::raster::{RasterLearner, example};
-use maquette::cpu::Cpu;
 use maquette::error::Error;
 use maquette::model::janus::{Janus, JanusConfig, JanusReader};
 use maquette::model::learner::Example;
 use maquette::model::llava::JudgeOptions;
 use maquette::model::raster::{PrefixReader, RasterModel};
 use maquette::model::words::Words;
+use maquette::ops::Backward;
 use maquette::{Code, Generator, Prompt, RewardModel};
 
 use super::{Adapters, Family, Home, Pair, Picture};
 use crate::Res;
 
 #[derive(Debug)]
-pub struct JanusFamily {
-    home: Home,
+pub struct JanusFamily<B: Backward> {
+    home: Home<B>,
     config: JanusConfig,
     /// Without adapters.
-    base: Arc<Janus<Cpu>>,
-    reader: JanusReader<Cpu, Arc<Words>>,
+    base: Arc<Janus<B>>,
+    reader: JanusReader<B, Arc<Words>>,
 }
 
-impl JanusFamily {
+impl<B: Backward + 'static> JanusFamily<B> {
     /// Plans are the likeliest words, unless they are `drawn` among all.
-    pub fn open(home: Home, drawn: bool) -> Res<Self> {
+    pub fn open(home: Home<B>, drawn: bool) -> Res<Self> {
         let mut config = JanusConfig::from_json(&home.folder.config)?.with_tokenizer(&home.words);
         if drawn {
             config.plan_filter.top_k = 0;
         }
-        let (cpu, format) = (Arc::clone(&home.cpu), home.format);
+        let (device, format) = (Arc::clone(&home.device), home.format);
         let base = home.read(None, |source| {
-            Janus::load(cpu, config.clone(), source, format)
+            Janus::load(device, config.clone(), source, format)
         })?;
         let base = Arc::new(base);
         Ok(Self {
@@ -54,8 +54,9 @@ impl JanusFamily {
     }
 }
 
-impl Family for JanusFamily {
-    type Learner = RasterLearner<Janus<Cpu>>;
+impl<B: Backward + 'static> Family for JanusFamily<B> {
+    type Device = B;
+    type Learner = RasterLearner<Janus<B>>;
 
     fn learner(&self) -> Res<Self::Learner> {
         Ok(RasterLearner(Arc::clone(&self.base)))
@@ -117,10 +118,10 @@ impl Family for JanusFamily {
         let model = match adapters {
             None => Arc::clone(&self.base),
             some => {
-                let (cpu, format) = (Arc::clone(&self.home.cpu), self.home.format);
+                let (device, format) = (Arc::clone(&self.home.device), self.home.format);
                 let config = self.config.clone();
                 let load = |source: &dyn maquette::model::weights::WeightSource| {
-                    Janus::load(cpu, config, source, format)
+                    Janus::load(device, config, source, format)
                 };
                 Arc::new(self.home.read(some, load)?)
             }
@@ -140,7 +141,7 @@ impl Family for JanusFamily {
         Ok(Box::new(self.base.judge(words, options)?))
     }
 
-    fn home(&self) -> &Home {
+    fn home(&self) -> &Home<B> {
         &self.home
     }
 }

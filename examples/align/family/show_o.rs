@@ -8,12 +8,12 @@ use maquette::align::Limits;
 use maquette::align::annotation::Trajectory;
 use maquette::align::masked::{PairConfig, Preference};
 use maquette::codes::{Code, UNKNOWN};
-use maquette::cpu::Cpu;
 use maquette::model::files::map::ModelFolder;
 use maquette::model::learner::Example;
 use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaSession};
 use maquette::model::magvit::{Magvit, MagvitConfig};
 use maquette::model::show_o::{ShowO, ShowOConfig, ShowOLearner, ShowOOptions, ShowOSession};
+use maquette::ops::Backward;
 use maquette::prompt::{TokenId, Tokenize};
 use maquette::quant::Format;
 use maquette::{Generator, Prompt, RewardModel};
@@ -23,21 +23,21 @@ use crate::Res;
 use crate::online::seed;
 
 #[derive(Debug)]
-pub struct ShowOFamily {
-    home: Home,
+pub struct ShowOFamily<B: Backward> {
+    home: Home<B>,
     config: ShowOConfig,
-    pixels: Arc<Magvit<Cpu>>,
+    pixels: Arc<Magvit<B>>,
 }
 
-impl ShowOFamily {
-    pub fn open(home: Home, tokenizer: Option<&Path>) -> Res<Self> {
+impl<B: Backward + 'static> ShowOFamily<B> {
+    pub fn open(home: Home<B>, tokenizer: Option<&Path>) -> Res<Self> {
         let path = tokenizer.map_or_else(|| bundled("magvitv2"), Path::to_owned);
         let folder = ModelFolder::open(path)?;
         let config = MagvitConfig::from_json(&folder.config)?;
-        let cpu = Arc::clone(&home.cpu);
+        let device = Arc::clone(&home.device);
         let pixels = folder
             .weights
-            .read(|source| Magvit::load(cpu, config, source, Format::F32))?;
+            .read(|source| Magvit::load(device, config, source, Format::F32))?;
         Ok(Self {
             config: ShowOConfig::from_json(&home.folder.config)?,
             pixels: Arc::new(pixels),
@@ -54,13 +54,14 @@ impl ShowOFamily {
     }
 }
 
-impl Family for ShowOFamily {
-    type Learner = ShowOLearner<Cpu>;
+impl<B: Backward + 'static> Family for ShowOFamily<B> {
+    type Device = B;
+    type Learner = ShowOLearner<B>;
 
     fn learner(&self) -> Res<Self::Learner> {
-        let (cpu, format) = (Arc::clone(&self.home.cpu), self.home.format);
+        let (device, format) = (Arc::clone(&self.home.device), self.home.format);
         Ok(self.home.read(None, |source| {
-            let model = ShowO::load(cpu, self.config.clone(), source, format)?;
+            let model = ShowO::load(device, self.config.clone(), source, format)?;
             ShowOLearner::load(Arc::new(model), source, format)
         })?)
     }
@@ -132,11 +133,11 @@ impl Family for ShowOFamily {
         adapters: Option<Adapters<'_>>,
         candidates: usize,
     ) -> Res<Box<dyn Generator>> {
-        let (cpu, format) = (Arc::clone(&self.home.cpu), self.home.format);
+        let (device, format) = (Arc::clone(&self.home.device), self.home.format);
         let config = self.config.clone();
-        let model = self
-            .home
-            .read(adapters, |source| ShowO::load(cpu, config, source, format))?;
+        let model = self.home.read(adapters, |source| {
+            ShowO::load(device, config, source, format)
+        })?;
         let mut options = ShowOOptions::default();
         options.guidance_scale = self.home.guidance.unwrap_or(options.guidance_scale);
         (options.candidates, options.batch) = (candidates, candidates.min(options.batch));
@@ -150,16 +151,16 @@ impl Family for ShowOFamily {
         let path = dir.map_or_else(|| bundled("judge"), Path::to_owned);
         let folder = ModelFolder::open(&path)?;
         let config = LlavaConfig::from_json(&folder.config)?;
-        let cpu = Arc::clone(&self.home.cpu);
+        let device = Arc::clone(&self.home.device);
         let model = folder
             .weights
-            .read(|source| Llava::load(cpu, config, source, Format::F32))?;
+            .read(|source| Llava::load(device, config, source, Format::F32))?;
         let options = JudgeOptions::default().with_views(views);
         let session = LlavaSession::new(Arc::new(model), words(&path)?, options)?;
         Ok(Box::new(session))
     }
 
-    fn home(&self) -> &Home {
+    fn home(&self) -> &Home<B> {
         &self.home
     }
 }

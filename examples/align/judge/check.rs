@@ -6,6 +6,7 @@ use std::sync::Arc;
 use maquette::generator::{Needs, Views};
 use maquette::model::files::folder::ModelType;
 use maquette::model::files::map::ModelFolder;
+use maquette::ops::Backward;
 use maquette::quant::Format;
 use maquette::reward::{Ask, ViewKey};
 use maquette::{CandidateId, Code, Generator, ImageBatch, Judgement, Prompt, RewardModel, Verdict};
@@ -25,14 +26,14 @@ use crate::training::bar;
 use crate::{GUIDANCE, Res};
 
 /// A session of the generator whose pictures are asked about.
-fn generator(args: &Args, judge: &Home) -> Res<Box<dyn Generator>> {
+fn generator<B: Backward + 'static>(args: &Args, judge: &Home<B>) -> Res<Box<dyn Generator>> {
     let own = args.generator_dir.is_none();
     let path = args.generator_dir.clone();
     let path = path.unwrap_or_else(|| family::bundled("show-o"));
     let home = Home {
         folder: ModelFolder::open(&path)?,
         words: family::words(&path)?,
-        cpu: Arc::clone(&judge.cpu),
+        device: Arc::clone(&judge.device),
         format: Format::F32,
         guidance: args.guidance.or(own.then_some(GUIDANCE)),
         path,
@@ -45,9 +46,9 @@ fn generator(args: &Args, judge: &Home) -> Res<Box<dyn Generator>> {
 }
 
 /// The pictures of a prompt that are missing, as lines.
-fn draw(
+fn draw<B: Backward>(
     generator: &mut dyn Generator,
-    (eye, tokenizer): (&Eye, &mut Pictures),
+    (eye, tokenizer): (&Eye, &mut Pictures<B>),
     (at, request): (usize, &Request),
     images: &[u32],
     of: u64,
@@ -109,9 +110,14 @@ fn told(line: &Value) -> Option<(Vec<Code>, bool)> {
 }
 
 /// Draws what is missing, has it marked, asks both judges, and says how well each tells right from wrong.
-pub fn run(args: &Args, home: &Home, path: &Path, adapters: Adapters<'_>) -> Res<String> {
+pub fn run<B: Backward + 'static>(
+    args: &Args,
+    home: &Home<B>,
+    path: &Path,
+    adapters: Adapters<'_>,
+) -> Res<String> {
     let requests = requests::read(path)?;
-    let mut tokenizer = Pictures::open(args, &home.cpu)?;
+    let mut tokenizer = Pictures::open(args, &home.device)?;
     let drawn = args.check_pictures.clone();
     let drawn = drawn.unwrap_or_else(|| args.out.join("check-pictures.jsonl"));
     let header = json!({

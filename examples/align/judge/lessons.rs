@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use maquette::align::annotation::Leakage;
-use maquette::cpu::Cpu;
 use maquette::model::files::map::ModelFolder;
 use maquette::model::learner::Example;
 use maquette::model::llava::{Lesson, LlavaSession};
 use maquette::model::magvit::{Magvit, MagvitConfig, MagvitScratch};
+use maquette::ops::{Backend, Backward};
 use maquette::quant::Format;
 use maquette::{Code, ImageBatch, ImageSize, Judgement};
 use serde::Deserialize;
@@ -89,8 +89,12 @@ impl fmt::Display for Lessons {
 
 impl Lessons {
     /// Reads the sets. What is wrong with one is said before any step.
-    pub fn read(args: &Args, cpu: &Arc<Cpu>, session: &mut LlavaSession<Cpu>) -> Res<Self> {
-        let mut tokenizer = Pictures::open(args, cpu)?;
+    pub fn read<B: Backward>(
+        args: &Args,
+        device: &Arc<B>,
+        session: &mut LlavaSession<B>,
+    ) -> Res<Self> {
+        let mut tokenizer = Pictures::open(args, device)?;
         let mut held_out = Leakage::default();
         for request in requests::read(&args.evaluation)? {
             held_out.insert(&request.prompt);
@@ -201,7 +205,7 @@ impl Lessons {
     }
 
     /// The example of an item.
-    pub fn example(&self, at: usize, session: &mut LlavaSession<Cpu>) -> Res<Example> {
+    pub fn example<B: Backward>(&self, at: usize, session: &mut LlavaSession<B>) -> Res<Example> {
         let item = &self.items[at];
         let lesson = Lesson {
             judgement: item.judgement,
@@ -234,21 +238,22 @@ fn lines(path: &Path) -> Res<Vec<(usize, String)>> {
 }
 
 /// Codes to pixels.
-pub struct Pictures {
-    magvit: Magvit<Cpu>,
-    scratch: MagvitScratch<Cpu>,
+pub struct Pictures<B: Backend> {
+    magvit: Magvit<B>,
+    scratch: MagvitScratch<B>,
     bytes: Vec<u8>,
 }
 
-impl Pictures {
+impl<B: Backward> Pictures<B> {
     /// Reads the image tokenizer.
-    pub fn open(args: &Args, cpu: &Arc<Cpu>) -> Res<Self> {
+    pub fn open(args: &Args, device: &Arc<B>) -> Res<Self> {
         let path = args.tokenizer_dir.clone();
         let folder = ModelFolder::open(path.unwrap_or_else(|| bundled("magvitv2")))?;
-        let (config, cpu) = (MagvitConfig::from_json(&folder.config)?, Arc::clone(cpu));
+        let config = MagvitConfig::from_json(&folder.config)?;
+        let device = Arc::clone(device);
         let magvit = folder
             .weights
-            .read(|source| Magvit::load(cpu, config, source, Format::F32))?;
+            .read(|source| Magvit::load(device, config, source, Format::F32))?;
         Ok(Self {
             scratch: magvit.scratch(VIEWS)?,
             magvit,
@@ -295,10 +300,10 @@ impl Pictures {
 }
 
 /// Decodes pictures and lets the judge's tower see them.
-fn seen(
+fn seen<B: Backward>(
     args: &Args,
-    tokenizer: &mut Pictures,
-    session: &mut LlavaSession<Cpu>,
+    tokenizer: &mut Pictures<B>,
+    session: &mut LlavaSession<B>,
     pictures: &[&[Code]],
 ) -> Res<Vec<Vec<f32>>> {
     let bar = bar(args.quiet, pictures.len() as u64, "pictures")?;

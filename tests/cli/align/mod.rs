@@ -3,6 +3,7 @@
 
 mod annotate;
 mod bad;
+mod device;
 mod judge;
 mod runs;
 

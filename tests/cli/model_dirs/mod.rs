@@ -2,7 +2,7 @@
 
 mod device;
 mod published;
-mod tiny;
+pub mod tiny;
 mod tokens;
 mod unfit;
 
