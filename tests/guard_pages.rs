@@ -1,5 +1,5 @@
 //! Whole models touch no byte outside their weights, buffers and scratch, with any instruction set: each block lies
-//! against a page that cannot be read. The operations alone: `tests/ops.rs`.
+//! against a page that cannot be read. The operations alone: `tests/ops`.
 #![cfg(unix)]
 
 mod bundled {

@@ -1,4 +1,4 @@
-//! The GPU as a device: what `tests/ops.rs` does not ask. Without a GPU its kernels are interpreted. One program, so that
+//! The GPU as a device: what `tests/ops` does not ask. Without a GPU its kernels are interpreted. One program, so that
 //! the models are compiled once for all of it.
 #![cfg(feature = "cuda")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]

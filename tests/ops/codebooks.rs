@@ -4,7 +4,7 @@ use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
 use maquette::ops::vq::NearestShape;
 use maquette::ops::{Backend, Reference};
 
-use super::{bits, buffer, cpus, numbers, words};
+use super::{bits, buffer, numbers, words};
 
 fn filtered<B: Backend>(b: &B, width: usize, filter: Filter, x: &[f32]) -> B::Buffer<f32> {
     let s = FilterShape {

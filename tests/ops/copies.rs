@@ -4,7 +4,7 @@ use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
 use maquette::ops::conv::ConvShape;
 use maquette::ops::{Backend, Reference};
 
-use super::{bits, buffer, convolution, cpus, numbers, random, words};
+use super::{bits, buffer, convolution, numbers, random, words};
 
 /// Channels four at a time by 32 lanes, four turns at once; taps by threes.
 #[test]

@@ -1,13 +1,12 @@
 //! The same comparison over random shapes.
 
-use maquette::ops::Reference;
 use maquette::ops::attention::AttentionShape;
 use maquette::ops::conv::ConvShape;
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::quant::Format;
 use proptest::prelude::*;
 
-use super::{attended, convolution, cpus, product};
+use super::{attended, convolution, product};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]

@@ -1,13 +1,13 @@
 //! The operations that only move or look up.
 
+use maquette::ops::Backend;
 use maquette::ops::attention::{AppendShape, RelativeShape, RotaryShape};
 use maquette::ops::conv::{PatchShape, Rounding};
 use maquette::ops::reward_head::AnswerShape;
 use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
-use maquette::ops::{Backend, Reference};
 use maquette::quant::{Format, QuantMatrix};
 
-use super::{bits, buffer, cpus, numbers, random, words};
+use super::{bits, buffer, numbers, random, words};
 
 #[test]
 fn the_rest_agrees() {

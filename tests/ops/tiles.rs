@@ -1,9 +1,9 @@
 //! Many query rows at once, which a GPU takes in tiles: sizes around a tile's borders, every mask.
 
+use maquette::ops::Backend;
 use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
-use maquette::ops::{Backend, Reference};
 
-use super::{attended, bits, buffer, cpus, random};
+use super::{attended, bits, buffer, random};
 
 /// Heads that have tiles, and one width that has none.
 const DIMS: [usize; 4] = [64, 72, 100, 128];

@@ -6,7 +6,7 @@
 //!
 //! Every file of `kernels/ptx` is a family. Of its faults a fixed number is chosen, by a fixed seed and the kernel's name,
 //! evenly over the kernels and the kinds of faults: a change to one kernel leaves the faults of the others as they are. A
-//! fault counts as caught when a test of `tests/ops.rs` or `tests/cuda` that launches its kernel fails; tests with random
+//! fault counts as caught when a test of `tests/ops` or `tests/cuda` that launches its kernel fails; tests with random
 //! cases are left out, so that the figure is the same every time.
 //! What no test catches must stand in `survivors.tsv` with the reason why; it is an error if it does not, if what stands
 //! there is caught or names a line that is another one by now, or if fewer than 95 of 100 are caught. What is explained

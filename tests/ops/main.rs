@@ -8,15 +8,13 @@ use std::sync::OnceLock;
 use maquette::cpu::Cpu;
 use maquette::ops::attention::AttentionShape;
 use maquette::ops::conv::ConvShape;
-use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
-use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
-use maquette::ops::{Backend, Element, Reference};
+use maquette::ops::{Backend, Element};
 use maquette::quant::{Format, QuantMatrix};
-use maquette::{Error, rng};
+use maquette::rng;
 
 #[cfg(all(unix, not(miri)))]
-#[path = "ops/guarded.rs"]
 mod guarded;
 #[cfg(all(unix, not(miri)))]
 use guarded::guarded;
@@ -40,16 +38,17 @@ fn cpus() -> &'static [Cpu] {
 }
 
 #[cfg(feature = "cuda")]
+#[path = "../gpu/mod.rs"]
 mod gpu;
 
 /// Runs the same lines on the reference, on every CPU device and on a GPU, and compares what they return.
 macro_rules! agree {
     (|$b:ident| $body:expr) => {{
         let want: Vec<u32> = {
-            let $b = &Reference;
+            let $b = &maquette::ops::Reference;
             $body
         };
-        for $b in cpus() {
+        for $b in crate::cpus() {
             let got: Vec<u32> = crate::guarded(|| $body);
             assert!(
                 got == want,
@@ -66,22 +65,18 @@ macro_rules! agree {
     }};
 }
 
-#[path = "ops/borders.rs"]
+mod attention;
 mod borders;
-#[path = "ops/codebooks.rs"]
+mod choices;
 mod codebooks;
-#[path = "ops/copies.rs"]
 mod copies;
-#[path = "ops/counts.rs"]
 #[cfg(feature = "std")]
 mod counts;
-#[path = "ops/halves.rs"]
 mod halves;
-#[path = "ops/random_shapes.rs"]
+mod products;
 mod random_shapes;
-#[path = "ops/rest.rs"]
+mod refusals;
 mod rest;
-#[path = "ops/tiles.rs"]
 mod tiles;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
@@ -147,84 +142,6 @@ fn attended<B: Backend>(b: &B, s: AttentionShape, spans: &[u32]) -> Vec<u32> {
     b.attention(s, &q, &kv, &kv, &buffer(b, spans), &mut out)
         .unwrap();
     bits(b, &out)
-}
-
-#[test]
-fn products_agree_around_the_tile_sizes() {
-    for n in [1, 15, 16, 17, 63, 64, 65, 129] {
-        for m in [0, 1, 5, 6, 7, 47, 48, 49] {
-            agree!(|b| product(b, GemmShape::new(m, n, 64), Format::F32, true));
-        }
-    }
-    for k in [1, 31, 255, 256, 257, 513] {
-        agree!(|b| product(
-            b,
-            GemmShape {
-                accumulate: true,
-                ..GemmShape::new(50, 70, k)
-            },
-            Format::F32,
-            false
-        ));
-    }
-}
-
-/// No rows, one, and as many as fill tiles but for one; odd outputs; k that are no multiples of anything where elements
-/// stand alone, and odd numbers of blocks where they do not.
-#[test]
-fn products_agree_in_every_format_and_arithmetic() {
-    for &format in Format::ALL {
-        let ks = match format.block() {
-            1 => [33, 257],
-            block => [block, 3 * block],
-        };
-        for activations in [Activations::F32, Activations::A8] {
-            for (m, n) in [(0, 7), (1, 1), (1, 131), (63, 17), (64, 33), (65, 65)] {
-                for k in ks {
-                    let s = GemmShape {
-                        activations,
-                        accumulate: n == 33,
-                        ..GemmShape::new(m, n, k)
-                    };
-                    agree!(|b| product(b, s, format, m % 2 == 1));
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_row_has_the_same_bits_at_any_number_of_rows() {
-    let n = 70;
-    for &format in Format::ALL {
-        let k = format.block().max(32) * 3;
-        let data = numbers(n * k, 1);
-        let mut bytes = vec![0; format.bytes(n, k).unwrap()];
-        format.quantise(&data, &mut bytes);
-        let w = match format {
-            Format::F32 => QuantMatrix::f32(n, k, &data),
-            _ => QuantMatrix::from_bytes(format, n, k, &bytes),
-        };
-        let w = w.unwrap();
-        for cpu in cpus() {
-            let (w, x) = (cpu.pack(&w).unwrap(), random(cpu, 1000 * k, 2));
-            for activations in [Activations::F32, Activations::A8] {
-                let of = |m: usize| {
-                    let mut y = cpu.zeros(m * n).unwrap();
-                    let s = GemmShape {
-                        activations,
-                        ..GemmShape::new(m, n, k)
-                    };
-                    cpu.gemm(s, &x, &w, None, &mut y).unwrap();
-                    bits(cpu, &y)
-                };
-                let all = of(1000);
-                for m in [1, 2, 64, 65] {
-                    assert!(of(m) == all[..m * n], "{m} rows, {activations:?}");
-                }
-            }
-        }
-    }
 }
 
 #[test]
@@ -391,149 +308,4 @@ fn norms_and_activations_agree() {
             });
         }
     }
-}
-
-#[test]
-fn draws_agree() {
-    for (rows, width) in [(0, 5), (1, 1), (3, 63), (3, 64), (3, 65), (40, 1000)] {
-        agree!(|b| {
-            let mut logits = random(b, 2 * rows * width, 1);
-            b.guide(
-                GuideShape {
-                    rows,
-                    width,
-                    scale: 2.5,
-                },
-                &mut logits,
-            )
-            .unwrap();
-            let keys: Vec<u32> = (0..4 * u32::try_from(rows).unwrap()).collect();
-            let noise: Vec<f32> = numbers(rows * width, 2)
-                .into_iter()
-                .map(|v| v + 2.5)
-                .collect();
-            let (keys, noise) = (buffer(b, &keys), buffer(b, &noise));
-            let mut all = bits(b, &logits);
-            for draw in [Draw::Keyed(&keys), Draw::Given(&noise)] {
-                let (mut codes, mut p) = (b.zeros(rows).unwrap(), b.zeros(rows).unwrap());
-                b.draw(
-                    DrawShape { rows, width },
-                    &mut logits,
-                    &draw,
-                    &mut codes,
-                    &mut p,
-                )
-                .unwrap();
-                all.extend(words(b, &codes));
-                all.extend(bits(b, &p));
-            }
-            all.extend(bits(b, &logits));
-            all
-        });
-    }
-}
-
-#[test]
-fn filters_agree() {
-    for (rows, width) in [(0, 5), (1, 1), (3, 64), (40, 1000)] {
-        for (top_k, top_p) in [(0, 1.0), (7, 1.0), (0, 0.6), (100, 0.9), (1, 0.5)] {
-            agree!(|b| {
-                let filter = Filter::default()
-                    .with_temperature(0.7)
-                    .with_top_k(top_k)
-                    .with_top_p(top_p);
-                let mut logits = random(b, rows * width, 1);
-                let mut order = b.zeros(rows * width).unwrap();
-                let s = FilterShape {
-                    rows,
-                    width,
-                    filter,
-                };
-                b.filter(s, &mut logits, &mut order).unwrap();
-                bits(b, &logits)
-            });
-        }
-    }
-    for b in cpus() {
-        let mut logits = buffer(b, &[0.0, 1.0, f32::NAN, 1.0]);
-        let filter = Filter::default();
-        let s = FilterShape {
-            rows: 2,
-            width: 2,
-            filter,
-        };
-        let result = b.filter(s, &mut logits, &mut b.zeros(4).unwrap());
-        assert!(matches!(result, Err(Error::NotFinite { row: 1, .. })));
-    }
-}
-
-#[test]
-fn wrong_lengths_are_errors_and_not_panics() {
-    for b in cpus() {
-        let s = GemmShape::new(2, 3, 4);
-        let w = b
-            .pack(&QuantMatrix::f32(3, 4, &[0.0; 12]).unwrap())
-            .unwrap();
-        let (x, mut y) = (random(b, 8, 1), random(b, 6, 2));
-        assert!(b.gemm(s, &x, &w, None, &mut y).is_ok());
-        assert!(matches!(
-            b.gemm(GemmShape { m: 3, ..s }, &x, &w, None, &mut y),
-            Err(Error::Length { .. })
-        ));
-        assert!(
-            b.gemm(GemmShape { n: 2, ..s }, &x, &w, None, &mut y)
-                .is_err()
-        );
-        assert!(b.gemm(s, &x, &w, Some(&random(b, 2, 1)), &mut y).is_err());
-        assert!(
-            b.conv2d(ConvShape::same(1, [2, 2], 4, 3, 3), &x, &w, &x, &mut y)
-                .is_err()
-        );
-        assert!(
-            b.layer_norm(
-                NormShape {
-                    rows: 2,
-                    width: 4,
-                    eps: 0.0
-                },
-                &x,
-                &x,
-                &x,
-                &mut y
-            )
-            .is_err()
-        );
-        assert!(b.read(&x, 7, &mut [0.0; 2]).is_err());
-        assert!(b.write(&mut y, usize::MAX, &[0.0; 2]).is_err());
-        assert!(b.copy(&x, 0, &mut y, 0, 7).is_err());
-        assert!(matches!(
-            b.zeros::<f32>(usize::MAX / 8),
-            Err(Error::OutOfMemory { .. })
-        ));
-        let mut logits = buffer(b, &[0.0, 1.0, f32::NAN, 1.0]);
-        let (keys, mut codes) = (buffer(b, &[0; 8]), buffer(b, &[0; 2]));
-        let result = b.draw(
-            DrawShape { rows: 2, width: 2 },
-            &mut logits,
-            &Draw::Keyed(&keys),
-            &mut codes,
-            &mut y,
-        );
-        assert!(matches!(result, Err(Error::NotFinite { row: 1, .. })));
-    }
-    assert!(Cpu::with_threads(0).is_err());
-}
-
-#[test]
-fn several_callers_share_one_device() {
-    let Some(cpu) = cpus().get(2) else { return };
-    let s = GemmShape::new(97, 130, 64);
-    let want = product(&Reference, s, Format::F32, true);
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                (0..20).for_each(|_| assert!(product(cpu, s, Format::F32, true) == want))
-            });
-        }
-    });
 }
