@@ -3,6 +3,7 @@
 
 mod align;
 mod c_program;
+mod comparison;
 mod drawing;
 mod evaluation;
 #[cfg(target_os = "linux")]

@@ -1,5 +1,7 @@
 //! Laws of the raster session on tiny random LlamaGen models: a picture is a function of prompt and seed alone.
 
+mod refusals;
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -437,131 +439,6 @@ fn text_is_read_by_the_encoder() {
         &mut [CandidateId::default()],
     );
     assert!(matches!(unknown, Err(Error::UnknownWord { at: 2, .. })));
-}
-
-#[test]
-fn bad_prompts_and_wrong_calls_are_errors() {
-    let drawing = Drawing::classes(Cpu::new());
-    let mut s = drawing.session(options());
-    let mut one = [CandidateId::default()];
-    let mut fails = |text: &str| s.start(&Prompt::new(text), &[0], &mut one).unwrap_err();
-    assert!(matches!(
-        fails("10"),
-        Error::Range {
-            arg: "class",
-            got: 10,
-            max: 9,
-            ..
-        }
-    ));
-    assert!(matches!(
-        fails("99999999999"),
-        Error::Range { arg: "class", .. }
-    ));
-    assert!(matches!(fails("unicorn"), Error::UnknownWord { .. }));
-    assert!(matches!(fails("-1"), Error::UnknownWord { .. }));
-    let planned = Prompt::new("3").with_plan("first a wheel");
-    assert!(matches!(
-        s.start(&planned, &[0], &mut one),
-        Err(Error::Unsupported { .. })
-    ));
-    let many = s.start(&Prompt::new("3"), &[0; 9], &mut [CandidateId::default(); 9]);
-    assert!(matches!(many, Err(Error::Full { limit: 8, .. })));
-    assert_eq!(alone(&mut s, "", 1).len(), PLACES, "no class at all");
-    assert!(LlamaGenPrompts::<Cpu, Words>::features(&drawing.model, &[0.0]).is_err());
-    let text = Drawing::text(Cpu::new());
-    for len in [0, 5, 25, 7 * 24] {
-        let given = vec![0.0; len];
-        assert!(LlamaGenPrompts::<Cpu, Words>::features(&text.model, &given).is_err());
-    }
-    // More prompts with candidates than the session keeps.
-    let mut s = drawing.session(options());
-    start(&mut s, "1", &[0]);
-    start(&mut s, "2", &[0]);
-    start(&mut s, "3", &[0]);
-    let full = s.start(&Prompt::new("4"), &[0], &mut one);
-    assert!(matches!(full, Err(Error::Full { limit: 4, .. })));
-
-    let mut resume = |step: u32, codes: &[Code]| {
-        let from = Partial::new(step, codes);
-        s.resume(&Prompt::new("3"), &from, &[0], &mut one)
-    };
-    let mut state = vec![UNKNOWN; PLACES];
-    assert!(resume(0, &state).is_ok());
-    assert!(matches!(resume(6, &state), Err(Error::Range { .. })));
-    assert!(matches!(resume(1, &state), Err(Error::Range { .. })));
-    assert!(matches!(resume(0, &state[1..]), Err(Error::Length { .. })));
-    state[..SIDE].fill(4);
-    assert!(resume(1, &state).is_ok());
-    assert!(matches!(resume(0, &state), Err(Error::Config { .. })));
-    state[0] = 48;
-    assert!(matches!(resume(1, &state), Err(Error::Range { .. })));
-}
-
-#[test]
-fn wrong_settings_and_checkpoints_are_errors() {
-    let drawing = Drawing::classes(Cpu::new());
-    let refused = |change: fn(&mut RasterOptions)| {
-        let mut o = options();
-        change(&mut o);
-        drawing.session_of(drawing.reader(), o).is_err()
-    };
-    assert!(refused(|o| o.candidates = 0));
-    assert!(refused(|o| o.batch = 1 << 20));
-    assert!(refused(|o| o.tokens_per_step = Some(0)));
-    assert!(refused(|o| o.guidance_scale = f32::NAN));
-    assert!(refused(|o| o.filter.top_p = f32::INFINITY));
-    let config = *drawing.model.config();
-    let weights = file("llamagen-c2i", "model.safetensors");
-    let load = |config, source: &Changed<'_>| {
-        LlamaGen::load(Arc::new(Cpu::new()), config, source, Format::F32)
-    };
-    let mut wider = config;
-    wider.ffn_hidden += 32;
-    assert!(matches!(
-        load(wider, &Changed::nothing(&weights)),
-        Err(Error::TensorShape { .. })
-    ));
-    let mut deeper = config;
-    deeper.n_layer += 1;
-    assert!(matches!(
-        load(deeper, &Changed::nothing(&weights)),
-        Err(Error::MissingTensor { .. })
-    ));
-    let mut flatter = config;
-    flatter.n_layer -= 1;
-    assert!(matches!(
-        load(flatter, &Changed::nothing(&weights)),
-        Err(Error::UnknownTensor { .. })
-    ));
-    let (text, other) = (Drawing::text(Cpu::new()), Arc::clone(&drawing.pixels));
-    let mismatch = LlamaGenSession::new(Arc::clone(&text.model), other, text.reader(), options());
-    assert!(matches!(
-        mismatch,
-        Err(Error::Config {
-            key: "codebook_size",
-            ..
-        })
-    ));
-}
-
-#[test]
-fn logits_that_are_no_numbers_are_an_error_and_move_nobody() {
-    let mut drawing = Drawing::classes(Cpu::new());
-    let weights = file("llamagen-c2i", "model.safetensors");
-    let source = Changed::filled(&weights, "output.weight", f32::MAX);
-    let config = *drawing.model.config();
-    let model = LlamaGen::load(Arc::new(Cpu::new()), config, &source, Format::F32).unwrap();
-    drawing.model = Arc::new(model);
-    for top_k in [0, 10] {
-        let mut o = options();
-        (o.filter.top_k, o.filter.top_p) = (top_k, 1.0);
-        let mut s = drawing.session(o);
-        let ids = start(&mut s, "3", &[0, 1]);
-        assert!(matches!(s.step(&ids), Err(Error::NotFinite { .. })));
-        assert_eq!(s.taken(ids[0]).unwrap(), 0);
-        assert_eq!(settled(&s, ids[1]), [UNKNOWN; PLACES]);
-    }
 }
 
 #[test]
