@@ -132,11 +132,11 @@ impl Order {
         Self { seed, turns }
     }
 
-    /// The tasks of some pairs take turns, those with fewer pairs go through theirs more often.
-    pub fn even(pairs: &[Pair], seed: u64) -> Self {
+    /// The tasks of some things take turns, those that are rare go through theirs more often.
+    pub fn even<'t>(tags: impl Iterator<Item = &'t str>, seed: u64) -> Self {
         let mut tasks: BTreeMap<&str, Turn> = BTreeMap::new();
-        for (at, pair) in pairs.iter().enumerate() {
-            tasks.entry(&pair.tag).or_default().all.push(at);
+        for (at, tag) in tags.enumerate() {
+            tasks.entry(tag).or_default().all.push(at);
         }
         Self {
             seed: Some(seed),

@@ -57,7 +57,8 @@ pub struct Args {
     /// Go through pairs or pictures in an order drawn anew for every pass, not in that of the files.
     #[arg(long)]
     pub shuffle: bool,
-    /// Let the tasks of the pairs take turns, each in an order drawn anew for every pass: rare ones come more often.
+    /// Let the tasks of pairs and of prompts take turns, each in an order drawn anew for every pass: rare ones come more
+    /// often.
     #[arg(long, conflicts_with = "shuffle")]
     pub even: bool,
     /// Pairs, pictures or items of a step.
@@ -245,8 +246,8 @@ impl Args {
         if self.prompts.is_none() == self.draws() {
             return Err("--prompts is needed for guided and grpo alone".into());
         }
-        if self.even && !paired {
-            return Err("--even is for dpo and guided alone".into());
+        if self.even && !(paired || self.draws()) {
+            return Err("--even is for dpo, guided and grpo alone".into());
         }
         let shaped = self.plan || !self.edit.is_empty() || !self.entropy.is_empty();
         if shaped && self.objective != Objective::Grpo {

@@ -45,6 +45,8 @@ struct Run<'a, F: Family> {
     pictures: Vec<Picture>,
     order: Order,
     requests: Vec<Request>,
+    /// In which order the requests are drawn.
+    asked: Order,
     lora: LoraConfig,
     draws: PairConfig,
     /// Of words and codes, where their entropies are held.
@@ -87,12 +89,18 @@ pub fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
         begin,
         entropy: entropy(args, &training)?,
         family,
-        order: match args.even {
-            true => Order::even(&pairs, args.seed),
-            false => Order::new(
+        order: if args.even && !pairs.is_empty() {
+            Order::even(pairs.iter().map(|p| &*p.tag), args.seed)
+        } else {
+            Order::new(
                 pairs.len().max(pictures.len()),
                 args.shuffle.then_some(args.seed),
-            ),
+            )
+        },
+        asked: if args.even && !requests.is_empty() {
+            Order::even(requests.iter().map(|r| &*r.tag), args.seed)
+        } else {
+            Order::new(requests.len(), None)
         },
         pairs,
         pictures,
@@ -200,7 +208,7 @@ impl<F: Family> Run<'_, F> {
             for one in 0..args.tries {
                 let place = (step * u64::from(args.groups) + u64::from(at)) * u64::from(args.tries);
                 let place = usize::try_from(place + u64::from(one))?;
-                let request = &self.requests[place % self.requests.len()];
+                let request = &self.requests[self.asked.place(place)];
                 let seeds: Vec<u64> = (0..args.group)
                     .map(|i| seed(args.seed, [now, at * args.tries + one, i]))
                     .collect();

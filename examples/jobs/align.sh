@@ -48,7 +48,7 @@ $bin/annotate $on --prompts "$out/prompts.jsonl" --images 16 --seed 1 --pairs 6 
 $bin/align $on --pairs "$out/janus.pairs.jsonl" --steps 200 --rate 2e-4 --even --beta 0.5 --merge $janus \
   --out "$out/janus-dpo"
 # shellcheck disable=SC2086
-$bin/align $on --objective grpo --groups 4 --tries 2 --scorer rules --prompts "$out/prompts.jsonl" --steps 150 \
+$bin/align $on --objective grpo --even --groups 4 --tries 2 --scorer rules --prompts "$out/prompts.jsonl" --steps 150 \
   --rate 5e-4 --merge $janus --out "$out/janus-grpo"
 # shellcheck disable=SC2086
 $bin/geneval $on --images 4 $janus --out "$out/janus-plain.eval.jsonl"

@@ -92,8 +92,7 @@ pub struct Effort {
     /// Questions of a search at most; then its best candidate is finished.
     #[arg(long)]
     max_questions: Option<u64>,
-    /// Multiply-adds of a search at most, as in 2e10; then its best candidate is finished. Not on a GPU, where none are
-    /// counted.
+    /// Multiply-adds of a search at most, as in 2e10; then its best candidate is finished.
     #[arg(long, value_parser = count)]
     max_multiply_adds: Option<u64>,
     /// Paths that prm keeps. [default: 1]

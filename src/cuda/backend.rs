@@ -12,7 +12,7 @@ use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, Nor
 use crate::ops::reward_head::{AnswerShape, PoolShape};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
-use crate::ops::{Backend, Element, Sealed};
+use crate::ops::{Backend, Element, Sealed, tally};
 use crate::quant::{Format, QuantMatrix};
 
 impl Sealed for Device {}
@@ -21,6 +21,10 @@ impl Backend for Device {
     type Buffer<T: Element> = Buffer<T>;
     type Matrix = Matrix;
     type Records = Records;
+
+    fn multiply_adds(&self) -> Option<u64> {
+        tally::done()
+    }
 
     fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         self.buffer(Kind::Buffers, len)
@@ -49,7 +53,11 @@ impl Backend for Device {
             }
             self.stream
                 .memcpy_htod(bytemuck::cast_slice::<T, u8>(source), &mut part)
-                .map_err(|e| failed(OP, e))
+                .map_err(|e| failed(OP, e))?;
+            match &buffer.told {
+                Some(told) => told.write(at, bytemuck::cast_slice(source)),
+                None => Ok(()),
+            }
         })
     }
 
@@ -134,7 +142,7 @@ impl Backend for Device {
         bias: Option<&Buffer<f32>>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.run(|| self.product(s, x, w, bias, y))
+        self.run_counted(s.multiply_adds(), || self.product(s, x, w, bias, y))
     }
 
     fn layer_norm(
@@ -220,7 +228,9 @@ impl Backend for Device {
         spans: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.run(|| self.attend((KvFormat::F32, s), q, [keys, values], spans, out))
+        self.run_seen(s, spans, || {
+            self.attend((KvFormat::F32, s), q, [keys, values], spans, out)
+        })
     }
 
     fn append_bf16(
@@ -242,7 +252,9 @@ impl Backend for Device {
         spans: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.run(|| self.attend((KvFormat::Bf16, s), q, [keys, values], spans, out))
+        self.run_seen(s, spans, || {
+            self.attend((KvFormat::Bf16, s), q, [keys, values], spans, out)
+        })
     }
 
     fn append_q8(
@@ -264,7 +276,9 @@ impl Backend for Device {
         spans: &Buffer<u32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.run(|| self.attend((KvFormat::Q8, s), q, [keys, values], spans, out))
+        self.run_seen(s, spans, || {
+            self.attend((KvFormat::Q8, s), q, [keys, values], spans, out)
+        })
     }
 
     fn relative_attention(
@@ -274,7 +288,9 @@ impl Backend for Device {
         bias: &Buffer<f32>,
         out: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.run(|| self.attend_relative(s, qkv, bias, out))
+        self.run_counted(s.multiply_adds(), || {
+            self.attend_relative(s, qkv, bias, out)
+        })
     }
 
     fn guide(&self, s: GuideShape, logits: &mut Buffer<f32>) -> Result<()> {
@@ -336,7 +352,9 @@ impl Backend for Device {
         codebook: &Buffer<f32>,
         codes: &mut Buffer<u32>,
     ) -> Result<()> {
-        self.run(|| self.nearest_codes(s, latents, codebook, codes))
+        self.run_counted(s.multiply_adds(), || {
+            self.nearest_codes(s, latents, codebook, codes)
+        })
     }
 
     fn conv2d(
@@ -347,7 +365,7 @@ impl Backend for Device {
         bias: &Buffer<f32>,
         y: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.run(|| self.convolution(s, x, w, bias, y))
+        self.run_counted(s.multiply_adds(), || self.convolution(s, x, w, bias, y))
     }
 
     fn to_bytes(
@@ -365,7 +383,7 @@ impl Backend for Device {
     }
 
     fn pool_rows(&self, s: PoolShape, x: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {
-        self.pooled(s, x, out)
+        self.run(|| self.pooled(s, x, out))
     }
 
     fn answer(&self, s: AnswerShape, logits: &Buffer<f32>, out: &mut Buffer<f32>) -> Result<()> {

@@ -1,10 +1,12 @@
 //! Memory of the device.
 
 use alloc::sync::Arc;
+use core::any::TypeId;
 use core::marker::PhantomData;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtrMut, sys};
 
+use super::count::Told;
 use super::plan::{Kind, Ticket};
 use super::{Device, failed};
 use crate::error::{Error, Result, covers, product};
@@ -20,6 +22,8 @@ pub struct Buffer<T> {
     /// Of a planner, which takes a byte and counts the rest.
     #[expect(dead_code, reason = "counted for as long as it lives")]
     ticket: Option<Ticket>,
+    /// Of words, and of no cache.
+    pub(super) told: Option<Told>,
     marker: PhantomData<fn() -> T>,
 }
 
@@ -67,10 +71,12 @@ impl Device {
     pub(super) fn buffer<T: Element>(&self, kind: Kind, len: usize) -> Result<Buffer<T>> {
         let bytes = len.saturating_mul(size_of::<T>());
         let (data, ticket) = self.hold((kind, "buffer"), bytes)?;
+        let words = TypeId::of::<T>() == TypeId::of::<u32>() && kind != Kind::Caches;
         Ok(Buffer {
             data,
             len,
             ticket,
+            told: words.then(Told::default),
             marker: PhantomData,
         })
     }

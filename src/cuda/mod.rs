@@ -10,6 +10,7 @@ mod backend;
 #[cfg(feature = "align")]
 mod backward;
 mod conv;
+mod count;
 #[cfg(feature = "cublaslt")]
 mod cublaslt;
 mod decode;

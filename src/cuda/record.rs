@@ -13,6 +13,7 @@ use std::thread::ThreadId;
 
 use cudarc::driver::{CudaGraph, CudaStream, result, sys};
 
+use super::count::Counted;
 use super::{Device, failed};
 use crate::error::{Error, Result};
 
@@ -29,7 +30,7 @@ enum State {
     Met,
     /// It waits for the device or talks to it: it runs anew each time.
     Never,
-    Ready(Graph),
+    Ready(Graph, Counted),
 }
 
 /// A graph that has been made ready.
@@ -51,11 +52,18 @@ unsafe impl Sync for Graph {}
 #[derive(Debug, Default)]
 pub(super) struct Recording {
     threads: AtomicUsize,
-    streams: Mutex<HashMap<ThreadId, Arc<CudaStream>>>,
+    streams: Mutex<HashMap<ThreadId, Track>>,
+}
+
+/// What a thread records.
+#[derive(Debug)]
+struct Track {
+    stream: Arc<CudaStream>,
+    counted: Counted,
 }
 
 impl Recording {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ThreadId, Arc<CudaStream>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ThreadId, Track>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,12 +72,28 @@ impl Recording {
         if self.threads.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        self.lock().get(&std::thread::current().id()).cloned()
+        let all = self.lock();
+        let own = all.get(&std::thread::current().id())?;
+        Some(Arc::clone(&own.stream))
+    }
+
+    /// Counts work that this thread records; false if it records none.
+    pub(super) fn counting(&self, add: impl FnOnce(&mut Counted)) -> bool {
+        if self.threads.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut all = self.lock();
+        let own = all.get_mut(&std::thread::current().id());
+        own.map(|own| add(&mut own.counted)).is_some()
     }
 
     /// This thread records on a stream until the guard is dropped.
     fn begin(&self, stream: Arc<CudaStream>) -> Begun<'_> {
-        self.lock().insert(std::thread::current().id(), stream);
+        let track = Track {
+            stream,
+            counted: Counted::default(),
+        };
+        self.lock().insert(std::thread::current().id(), track);
         self.threads.fetch_add(1, Ordering::Relaxed);
         Begun(self)
     }
@@ -77,6 +101,16 @@ impl Recording {
 
 /// A thread that records.
 struct Begun<'a>(&'a Recording);
+
+impl Begun<'_> {
+    /// What was counted so far.
+    fn counted(&self) -> Counted {
+        let mut all = self.0.lock();
+        let own = all.get_mut(&std::thread::current().id());
+        own.map(|own| core::mem::take(&mut own.counted))
+            .unwrap_or_default()
+    }
+}
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
@@ -119,26 +153,28 @@ impl Device {
         };
         if matches!(state, State::Met) {
             *state = match self.record(work) {
-                Some(graph) => State::Ready(graph),
+                Some((graph, counted)) => State::Ready(graph, counted),
                 None => State::Never,
             };
         }
         match state {
-            State::Ready(Graph(graph)) => {
+            State::Ready(Graph(graph), counted) => {
                 const OP: &str = "repeat";
                 let bound = self.context.bind_to_thread();
                 bound.map_err(|e| failed(OP, e))?;
                 let (graph, stream) = (graph.cu_graph_exec(), self.stream.cu_stream());
                 // SAFETY: both are alive, and `records` is this caller's alone. The graph's kernels have the arguments of
                 // launches that were checked when it was recorded; the caller keeps their buffers, as `repeat` asks.
-                unsafe { result::graph::launch(graph, stream) }.map_err(|e| failed(OP, e))
+                unsafe { result::graph::launch(graph, stream) }.map_err(|e| failed(OP, e))?;
+                counted.again();
+                Ok(())
             }
             _ => work(),
         }
     }
 
-    /// A graph of some work, which does not run; nothing if it cannot be one.
-    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Option<Graph> {
+    /// A graph of some work, which does not run, and what it multiplies; nothing if it cannot be one.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Option<(Graph, Counted)> {
         // Memory that a call takes and gives back is part of the graph where the driver orders that by streams.
         if !self.context.has_async_alloc() {
             return None;
@@ -148,10 +184,11 @@ impl Device {
         stream.begin_capture(mode).ok()?;
         let begun = self.recording.begin(Arc::clone(&stream));
         let done = work();
+        let counted = begun.counted();
         drop(begun);
         let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0));
         // What failed here runs again as it is, and says so then.
         done.ok()?;
-        graph.ok().flatten().map(Graph)
+        Some((Graph(graph.ok().flatten()?), counted))
     }
 }

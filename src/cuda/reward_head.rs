@@ -30,7 +30,8 @@ impl Device {
         let mut faults = self.faults()?;
         let mut bad = faults.word(Check::PoolRows)?;
         let f = self.function(RewardHead, KERNEL)?;
-        let mut args = self.stream.launch_builder(&f);
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
         args.arg(&mut out.data).arg(&mut bad).arg(&x.data);
         args.arg(&views).arg(&rows).arg(&heads).arg(&head_dim);
         let blocks = len.div_ceil(THREADS as usize);

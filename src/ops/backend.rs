@@ -39,8 +39,8 @@ pub trait Backend: Sealed + Debug + Send + Sync {
 
     /// Multiply-adds that the calling thread has asked of devices so far, if this one counts: those of products,
     /// convolutions, attention and codebook searches, by their shapes, whoever computes them and with how many threads.
-    /// Gradients are not counted. A device that does not see what attention sees counts nothing, nor does any without
-    /// `std`.
+    /// Gradients are not counted. Attention of a GPU counts the rows that the host last told it to see. Nothing is counted
+    /// without `std`.
     fn multiply_adds(&self) -> Option<u64> {
         None
     }

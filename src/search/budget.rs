@@ -111,8 +111,8 @@ impl<S> Budget<S> {
     /// one of these. Unlike time it does not hang on how fast or busy the device is: the same search ends at the same
     /// place. What generator and judge remember from earlier searches costs nothing here either.
     ///
-    /// The search fails with [`Error::Unsupported`], before anything is drawn, if generator or judge does not count (on a
-    /// GPU none does), and as soon as a strategy announces a step or question without saying what was spent.
+    /// The search fails with [`Error::Unsupported`], before anything is drawn, if generator or judge does not count, and as
+    /// soon as a strategy announces a step or question without saying what was spent.
     ///
     /// ```
     /// use maquette::search::{Adaptive, Budget, Flow, Plain, SearchStrategy};

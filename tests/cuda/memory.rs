@@ -9,6 +9,7 @@ use maquette::ops::Backend;
 use maquette::ops::attention::KvFormat;
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::Activation;
+use maquette::ops::reward_head::PoolShape;
 use maquette::quant::{Format, QuantMatrix};
 use maquette::{CandidateId, Code, Error, Generator, Prompt, Result};
 
@@ -203,6 +204,13 @@ fn a_plan_beyond_the_memory_is_an_error_with_both_numbers() {
     assert_eq!(planner.plan().total(), 48);
     planner.fits().unwrap();
     planner.add(4, &x, &mut y).unwrap();
+    let pool = PoolShape {
+        views: 1,
+        rows: 1000,
+        heads: 1,
+        head_dim: 1,
+    };
+    planner.pool_rows(pool, &x, &mut y).unwrap();
     let mut out = [7.0_f32; 8];
     planner.read(&y, 0, &mut out).unwrap();
     assert_eq!(out, [7.0; 8]);

@@ -1,7 +1,7 @@
 //! Models: the codes of the CPU, whatever else is drawn beside them.
 
 use maquette::cpu::Cpu;
-use maquette::generator::{Needs, Views};
+use maquette::generator::{Needs, Spent, Views};
 use maquette::model::llava::JudgeOptions;
 use maquette::model::show_o::ShowOOptions;
 use maquette::model::weights::Precision;
@@ -23,7 +23,13 @@ fn codes_of(session: &mut dyn Generator, ids: &[CandidateId]) -> Vec<Code> {
     codes
 }
 
-fn drawn<B: Backend>(backend: B, format: Format, kv: KvFormat, seeds: &[u64]) -> Vec<Code> {
+/// What some seeds of the bundled Show-o draw, and what was counted.
+fn drawn<B: Backend>(
+    backend: B,
+    format: Format,
+    kv: KvFormat,
+    seeds: &[u64],
+) -> (Vec<Code>, Option<Spent>) {
     let drawing = Drawing::load(backend, format);
     let mut options = ShowOOptions::default();
     (options.steps, options.kv) = (2, kv);
@@ -34,11 +40,11 @@ fn drawn<B: Backend>(backend: B, format: Format, kv: KvFormat, seeds: &[u64]) ->
     session.start(&prompt, seeds, &mut ids).unwrap();
     session.step(&ids).unwrap();
     session.step(&ids).unwrap();
-    codes_of(&mut session, &ids)
+    (codes_of(&mut session, &ids), session.multiply_adds())
 }
 
 #[test]
-fn a_picture_has_the_codes_of_the_cpu() {
+fn a_picture_has_the_codes_of_the_cpu_and_counts_as_much() {
     for (format, seeds) in [(Format::F32, &[3, 4][..]), (Format::Q8_0, &[3])] {
         let kv = KvFormat::F32;
         let want = drawn(Cpu::new(), format, kv, seeds);
@@ -46,8 +52,8 @@ fn a_picture_has_the_codes_of_the_cpu() {
     }
 }
 
-/// What the judge makes of a slanted picture: P(yes).
-fn judged<B: Backend>(backend: B, kv: KvFormat) -> f32 {
+/// What the judge makes of a slanted picture: P(yes), and what was counted.
+fn judged<B: Backend>(backend: B, kv: KvFormat) -> (f32, Option<u64>) {
     let options = JudgeOptions::default().with_views(1).with_tokens(32);
     let mut judge = Judging::load(backend, Format::F32).session(options.with_kv(kv));
     let pixels: Vec<u8> = (0..64 * 64_u32)
@@ -62,31 +68,35 @@ fn judged<B: Backend>(backend: B, kv: KvFormat) -> f32 {
     let ask = Ask::new(Judgement::Outcome, &prompt, &keys)
         .with_pixels(ImageBatch::new(1, size, &pixels).unwrap());
     judge.judge(&ask, &mut out).unwrap();
-    out[0].p_yes
+    (out[0].p_yes, judge.multiply_adds())
 }
 
 #[test]
 fn keys_and_values_in_halves_move_little() {
-    let [floats, halves] = [KvFormat::F32, KvFormat::Bf16].map(|kv| judged(Cpu::new(), kv));
-    let on_gpu = judged(gpu::device(), KvFormat::Bf16);
+    let (floats, counted) = judged(Cpu::new(), KvFormat::F32);
+    let (halves, _) = judged(Cpu::new(), KvFormat::Bf16);
+    let (on_gpu, as_much) = judged(gpu::device(), KvFormat::Bf16);
+    assert!(as_much.is_some_and(|n| n > 1_000_000) && as_much == counted);
     // Rounding moves a weight by 1/256 at most: logits by some hundredths, a probability by a quarter of that.
     for (a, b) in [(floats, halves), (halves, on_gpu)] {
         assert!((a - b).abs() < 0.01, "{floats} {halves} {on_gpu}");
     }
     // A draw between two codes that are about as likely may turn.
-    let want = drawn(Cpu::new(), Format::F32, KvFormat::Bf16, &[3]);
-    let got = drawn(gpu::device(), Format::F32, KvFormat::Bf16, &[3]);
+    let (want, counted) = drawn(Cpu::new(), Format::F32, KvFormat::Bf16, &[3]);
+    let (got, as_much) = drawn(gpu::device(), Format::F32, KvFormat::Bf16, &[3]);
+    assert_eq!(as_much, counted);
     let other = want.iter().zip(&got).filter(|(a, b)| a != b).count();
     assert!(8 * other <= want.len(), "{other} of {} codes", want.len());
 }
 
-/// What some of the tiny Janus' candidates draw, who start beside others that leave after the first step.
+/// What some of the tiny Janus' candidates draw, who start beside others that leave after the first step, and what was
+/// counted.
 fn in_company<B: Backend>(
     backend: B,
     precision: Precision,
     seeds: &[u64],
     stay: &[usize],
-) -> Vec<Code> {
+) -> (Vec<Code>, Option<Spent>) {
     let model = tiny_janus::load_as(backend, tiny_janus::config(), precision).unwrap();
     let mut options = model.config().options();
     (options.candidates, options.batch) = (seeds.len(), seeds.len());
@@ -101,7 +111,7 @@ fn in_company<B: Backend>(
     for _ in 1..session.steps() {
         session.step(&stay).unwrap();
     }
-    codes_of(&mut session, &stay)
+    (codes_of(&mut session, &stay), session.multiply_adds())
 }
 
 #[test]
@@ -111,8 +121,8 @@ fn a_candidate_draws_the_same_alone_in_company_and_after_others_left() {
     for precision in [Format::F32.into(), rounded] {
         let both = in_company(gpu::device(), precision, &seeds, &[3, 11]);
         let [third, eleventh] =
-            [3, 11].map(|seed| in_company(gpu::device(), precision, &[seed], &[0]));
-        assert_eq!(both, [third, eleventh].concat(), "{precision:?}");
+            [3, 11].map(|seed| in_company(gpu::device(), precision, &[seed], &[0]).0);
+        assert_eq!(both.0, [third, eleventh].concat(), "{precision:?}");
         let want = in_company(Cpu::new(), precision, &seeds, &[3, 11]);
         assert_eq!(both, want, "{precision:?}");
     }

@@ -101,6 +101,8 @@ fn every_device_counts_what_the_shapes_say() {
     for cpu in crate::cpus() {
         assert_eq!(counts(cpu), want);
     }
+    #[cfg(feature = "cuda")]
+    crate::gpu::in_both_orders(|gpu| assert_eq!(counts(gpu), want));
     // Threads are told apart, whatever device they share.
     let cpu = Cpu::with_threads(2).unwrap();
     let here = cpu.multiply_adds().unwrap();

@@ -177,7 +177,7 @@ fn a_janus_learns_from_pairs_and_from_its_own_rewards() {
         command.args(["--objective", objective, "--steps", "2", "--merge"]);
         command.arg("--model-dir").arg(&model);
         if objective == "grpo" {
-            command.args(["--group", "2", "--groups", "1", "--guidance", "2"]);
+            command.args(["--group", "2", "--groups", "1", "--guidance", "2", "--even"]);
             command.arg("--prompts").arg(&list);
         }
         succeeds(&mut command);
