@@ -8,7 +8,7 @@ use support::choice::{Effort, Strategy};
 use support::open::{LatentArgs, Res};
 
 /// Name of the file, label, and what `geneval` is called with.
-const ENTRIES: [(&str, &str, &str); 19] = [
+const ENTRIES: [(&str, &str, &str); 21] = [
     ("plain", "plain", "--strategy plain"),
     ("best-of-4", "best of 4", "--strategy best-of-n -n 4"),
     ("best-of-8", "best of 8", "--strategy best-of-n -n 8"),
@@ -70,6 +70,16 @@ const ENTRIES: [(&str, &str, &str); 19] = [
         "corrected",
         "best of 2, 4 corrections",
         "--strategy best-of-n -n 2 --reflections 4 --satisfied 2",
+    ),
+    (
+        "corrected-7",
+        "best of 2, 7 corrections",
+        "--strategy best-of-n -n 2 --reflections 7 --satisfied 2",
+    ),
+    (
+        "corrected-20",
+        "best of 2, 20 corrections",
+        "--strategy best-of-n -n 2 --reflections 20 --satisfied 2",
     ),
     (
         "corrected-region",

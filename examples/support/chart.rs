@@ -22,6 +22,8 @@ const COLOURS: [Rgb; 10] = [
 /// Letters of every text are so many times eight pixels wide.
 const SCALE: usize = 2;
 const LINE: usize = 12 * SCALE;
+/// More series than these are listed below the points.
+const LONG: usize = 8;
 
 /// A value with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,14 +91,20 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
 }
 
 impl Chart {
-    /// Draws the chart, `width` pixels wide: the points carry numbers, and a list beside them says whose they are.
+    /// Draws the chart, `width` pixels wide: the points carry numbers, and a list beside them says whose they are; a long
+    /// list stands below them in columns.
     #[must_use]
     pub fn draw(&self, width: usize) -> Canvas {
         let longest = self.series.iter().map(|s| s.label.chars().count()).max();
-        let list = (longest.unwrap_or(0) + 5) * LETTER * SCALE;
-        let (left, top, bottom) = (7 * LETTER * SCALE, 4 * LINE, 4 * LINE);
+        let entry = (longest.unwrap_or(0) + 5) * LETTER * SCALE;
+        let (left, top) = (7 * LETTER * SCALE, 4 * LINE);
+        let long = self.series.len() > LONG;
+        let columns = if long { (width / entry).max(1) } else { 1 };
+        let lines = self.series.len().div_ceil(columns);
+        let list = if long { 2 * LETTER * SCALE } else { entry };
+        let bottom = (4 + if long { lines } else { 0 }) * LINE;
         let inner = width.saturating_sub(left + list).max(200);
-        let height = (inner * 5 / 8).max(self.series.len() * LINE);
+        let height = (inner * 5 / 8).max(if long { 0 } else { lines * LINE });
         let mut page = Canvas::new(left + inner + list, top + height + bottom, PAPER);
         page.text([left, LINE], SCALE, INK, &self.title);
         let all = || self.series.iter().flat_map(|s| &s.points);
@@ -178,7 +186,12 @@ impl Chart {
                 taken.push(at);
                 page.text(at, SCALE, ink, &name);
             }
-            let at = [left + inner + LETTER * SCALE, top + i * LINE];
+            let at = if long {
+                let column = LETTER * SCALE + i / lines * entry;
+                [column, top + height + (4 + i % lines) * LINE]
+            } else {
+                [left + inner + LETTER * SCALE, top + i * LINE]
+            };
             page.text(at, SCALE, ink, &format!("{name:>2} {}", series.label));
         }
         page
