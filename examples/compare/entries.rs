@@ -8,7 +8,7 @@ use support::choice::{Effort, Strategy};
 use support::open::{LatentArgs, Res};
 
 /// Name of the file, label, and what `geneval` is called with.
-const ENTRIES: [(&str, &str, &str); 21] = [
+const ENTRIES: [(&str, &str, &str); 22] = [
     ("plain", "plain", "--strategy plain"),
     ("best-of-4", "best of 4", "--strategy best-of-n -n 4"),
     ("best-of-8", "best of 8", "--strategy best-of-n -n 8"),
@@ -45,6 +45,11 @@ const ENTRIES: [(&str, &str, &str); 21] = [
         "latent-parm",
         "PARM of 7, latent first",
         "--strategy parm -n 7 --survivors 2 --latent",
+    ),
+    (
+        "latent-parm-corrected",
+        "PARM of 3, latent first, 6 corrections",
+        "--strategy parm -n 3 --survivors 1 --latent --reflections 6 --satisfied 2",
     ),
     (
         "until-sure",
