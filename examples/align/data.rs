@@ -138,6 +138,9 @@ impl Order {
         for (at, tag) in tags.enumerate() {
             tasks.entry(tag).or_default().all.push(at);
         }
+        if tasks.is_empty() {
+            return Self::new(0, Some(seed));
+        }
         Self {
             seed: Some(seed),
             turns: tasks.into_values().collect(),

@@ -89,7 +89,7 @@ pub fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
         begin,
         entropy: entropy(args, &training)?,
         family,
-        order: if args.even && !pairs.is_empty() {
+        order: if args.even {
             Order::even(pairs.iter().map(|p| &*p.tag), args.seed)
         } else {
             Order::new(
@@ -97,7 +97,7 @@ pub fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
                 args.shuffle.then_some(args.seed),
             )
         },
-        asked: if args.even && !requests.is_empty() {
+        asked: if args.even {
             Order::even(requests.iter().map(|r| &*r.tag), args.seed)
         } else {
             Order::new(requests.len(), None)
