@@ -6,6 +6,7 @@ mod c_program;
 mod comparison;
 mod drawing;
 mod evaluation;
+mod interrupted;
 #[cfg(target_os = "linux")]
 mod kernel_report;
 mod model_dirs;

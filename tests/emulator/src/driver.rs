@@ -1,14 +1,15 @@
 //! The driver's entry points, as a program finds them in `libcuda.so`. Everything runs at once on the calling thread.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+pub(crate) mod memory;
 
-use crate::graphs::{Node, given_back, recorded, records, refused};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::graphs::{Node, recorded, refused};
 use crate::state::{
     CAPABILITY, CONTEXT, COUNTERS, FAIL_AFTER, Function, INVALID_VALUE, LAUNCH_FAILED, LIMIT, LIVE,
-    LIVE_BYTES, MODULES, ORDER, REPORTED, SUCCESS, WAITS, Work, allocated, freed, memory, planted,
-    run, sticky,
+    LIVE_BYTES, MODULES, ORDER, REPORTED, SUCCESS, WAITS, Work, planted, run, sticky,
 };
 use crate::{Counters, Module, Order};
 
@@ -19,31 +20,22 @@ const NOT_FOUND: c_uint = 500;
 /// Shared memory of a block that needs no asking.
 const SHARED_BYTES: usize = 48 << 10;
 const DYNAMIC_SHARED: c_int = 8;
-const POOL_USED: c_int = 7;
 
-/// One side of a copy of rows, as the driver lays it out.
-#[repr(C)]
-pub struct Side {
-    x: usize,
-    y: usize,
-    kind: c_uint,
-    host: usize,
-    device: u64,
-    array: usize,
-    pitch: usize,
+/// The host stands still until the device has done everything.
+fn waited() -> c_uint {
+    WAITS.set(WAITS.get() + 1);
+    sticky()
 }
 
-/// A copy of rows.
-#[repr(C)]
-pub struct Copy2d {
-    from: Side,
-    to: Side,
-    width: usize,
-    height: usize,
+/// Writes what was asked for.
+fn set<T>(out: *mut T, value: T) -> c_uint {
+    if out.is_null() {
+        return INVALID_VALUE;
+    }
+    // SAFETY: the driver's interface asks callers for a place to write to.
+    unsafe { out.write(value) };
+    SUCCESS
 }
-
-/// The device's memory, as a side's kind.
-const DEVICE_MEMORY: c_uint = 2;
 
 /// The entry points; they are found by name.
 pub mod entry {
@@ -100,32 +92,6 @@ pub mod entry {
     #[unsafe(no_mangle)]
     pub extern "C" fn emulator_allocated_bytes() -> usize {
         LIVE_BYTES.get()
-    }
-
-    /// The host stands still until the device has done everything.
-    fn waited() -> c_uint {
-        WAITS.set(WAITS.get() + 1);
-        sticky()
-    }
-
-    /// What a copy gives back: a bad address is as final as on a device.
-    fn copied(result: crate::Result<()>) -> c_uint {
-        match result {
-            Ok(()) => sticky(),
-            Err(error) => {
-                eprintln!("emulator: a copy: {error}");
-                INVALID_VALUE
-            }
-        }
-    }
-
-    fn set<T>(out: *mut T, value: T) -> c_uint {
-        if out.is_null() {
-            return INVALID_VALUE;
-        }
-        // SAFETY: the driver's interface asks callers for a place to write to.
-        unsafe { out.write(value) };
-        SUCCESS
     }
 
     #[unsafe(no_mangle)]
@@ -242,160 +208,6 @@ pub mod entry {
     #[unsafe(no_mangle)]
     extern "C" fn cuEventDestroy_v2(_event: usize) -> c_uint {
         SUCCESS
-    }
-
-    fn allocate(out: *mut u64, bytes: usize) -> c_uint {
-        if sticky() != SUCCESS {
-            return sticky();
-        }
-        if bytes == 0 {
-            return INVALID_VALUE;
-        }
-        let left = FAIL_AFTER.get();
-        if left == 0 {
-            return OUT_OF_MEMORY;
-        }
-        if left != u64::MAX {
-            FAIL_AFTER.set(left - 1);
-        }
-        let mut memory = allocated();
-        let free = LIMIT.load(Ordering::Relaxed).saturating_sub(memory.bytes());
-        if bytes > free {
-            return OUT_OF_MEMORY;
-        }
-        match Arc::make_mut(&mut memory).allocate(bytes) {
-            Some(at) => {
-                LIVE.set(LIVE.get() + 1);
-                LIVE_BYTES.set(LIVE_BYTES.get() + bytes);
-                set(out, at)
-            }
-            None => OUT_OF_MEMORY,
-        }
-    }
-
-    fn free(at: u64) -> c_uint {
-        freed(Arc::make_mut(&mut allocated()).take_back(at))
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemAlloc_v2(out: *mut u64, bytes: usize) -> c_uint {
-        allocate(out, bytes)
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemAllocAsync(out: *mut u64, bytes: usize, stream: usize) -> c_uint {
-        let status = allocate(out, bytes);
-        if status == SUCCESS && records(stream) {
-            // SAFETY: an allocation that succeeded has written its address.
-            let at = unsafe { out.read() };
-            return recorded(stream, Node::Take { at }).unwrap_or(INVALID_VALUE);
-        }
-        status
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemFree_v2(at: u64) -> c_uint {
-        free(at)
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemFreeAsync(at: u64, stream: usize) -> c_uint {
-        if records(stream) {
-            return given_back(stream, at);
-        }
-        free(at)
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> c_uint {
-        let all = LIMIT.load(Ordering::Relaxed);
-        set(free, all.saturating_sub(memory().bytes()));
-        set(total, all)
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuDeviceGetDefaultMemPool(out: *mut usize, _device: c_int) -> c_uint {
-        set(out, 1)
-    }
-
-    /// The bytes that are allocated now, under the one number that is asked for.
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemPoolGetAttribute(_pool: usize, which: c_int, out: *mut u64) -> c_uint {
-        match which {
-            POOL_USED => set(out, memory().bytes() as u64),
-            _ => INVALID_VALUE,
-        }
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemcpyHtoDAsync_v2(
-        to: u64,
-        from: *const u8,
-        bytes: usize,
-        stream: usize,
-    ) -> c_uint {
-        // The host's memory may be gone when a graph is launched.
-        if let Some(status) = refused(stream) {
-            return status;
-        }
-        if bytes == 0 {
-            return sticky();
-        }
-        // SAFETY: the caller has `bytes` bytes there.
-        let from = unsafe { std::slice::from_raw_parts(from, bytes) };
-        copied(memory().write(to, from))
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemcpyDtoHAsync_v2(
-        to: *mut u8,
-        from: u64,
-        bytes: usize,
-        stream: usize,
-    ) -> c_uint {
-        // The host's memory may be gone when a graph is launched.
-        if let Some(status) = refused(stream) {
-            return status;
-        }
-        if bytes == 0 {
-            return sticky();
-        }
-        // SAFETY: the caller has `bytes` bytes there.
-        let to = unsafe { std::slice::from_raw_parts_mut(to, bytes) };
-        copied(memory().read(from, to))
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) -> c_uint {
-        match recorded(stream, Node::Copy { to, from, bytes }) {
-            Ok(status) => status,
-            Err(_) => copied(memory().copy(from, to, bytes)),
-        }
-    }
-
-    /// Rows at a distance, between places of the device alone.
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemcpy2DAsync_v2(copy: *const Copy2d, stream: usize) -> c_uint {
-        // SAFETY: the caller gives the address of a description.
-        let copy = unsafe { &*copy };
-        let [from, to] = [&copy.from, &copy.to];
-        let fits = |side: &Side| side.kind == DEVICE_MEMORY && side.pitch >= copy.width;
-        if !(fits(from) && fits(to)) {
-            return INVALID_VALUE;
-        }
-        let place =
-            |side: &Side, row: usize| side.device + ((side.y + row) * side.pitch + side.x) as u64;
-        let rows = (0..copy.height)
-            .map(|row| cuMemcpyDtoDAsync_v2(place(to, row), place(from, row), copy.width, stream));
-        rows.fold(SUCCESS, |all, row| if all == SUCCESS { row } else { all })
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn cuMemsetD8Async(at: u64, byte: u8, bytes: usize, stream: usize) -> c_uint {
-        match recorded(stream, Node::Fill { at, byte, bytes }) {
-            Ok(status) => status,
-            Err(_) => copied(memory().fill(at, byte, bytes)),
-        }
     }
 
     #[unsafe(no_mangle)]

@@ -26,6 +26,7 @@ mod warp;
 
 pub use counters::Counters;
 pub use driver::entry;
+pub use driver::memory::entry as memory_entry;
 pub use graphs::entry as graph_entry;
 pub use launch::{Launch, Order, launch};
 pub use memory::Memory;
