@@ -6,8 +6,8 @@
 //! - [`search`]: the strategies; [`SearchStrategy`] shows one at work
 //! - [`model`]: generators and judges; its docs lead from downloaded folders into a search
 //! - [`combine`], [`human`]: judges made of judges, and a person as one
-//! - [`guide`]: a strategy, a generator or a judge of one's own, and the crate in a program without std; [`testing`] has
-//!   fakes for them and checks what they promise
+//! - [`guide`]: a strategy, a generator, a judge, a model or a kernel of one's own, and the crate in a program without
+//!   std; [`testing`] has fakes for them and checks what they promise
 //! - [`cpu`], [`cuda`]: the devices behind [`ops`], the operations; [`quant`]: how weights are kept
 //! - [`align`]: training of generators and judges on the weights that they serve
 #![no_std]
