@@ -15,11 +15,12 @@ use alloc::vec::Vec;
 use super::{SERIAL_WORK, grow};
 use crate::error::{Error, Foreign, Result};
 
-/// Looks at the generation before a worker sleeps: some 300 µs, the longest pause between two operations of a model.
-const SPINS: usize = 10000;
+/// Looks at the generation before a worker sleeps: some 300 µs, the longest pause between two operations of a model. Few
+/// under Miri, so that its schedules have sleepers as well.
+const SPINS: usize = if cfg!(miri) { 4 } else { 10000 };
 
 /// Pauses of a caller between two looks at whether the workers are done.
-const PAUSES: usize = 16;
+const PAUSES: usize = if cfg!(miri) { 2 } else { 16 };
 
 /// Scratch that nobody uses now: as much as callers ever used at the same time.
 #[derive(Debug, Default)]
@@ -213,6 +214,8 @@ impl Pool {
         let finish = Finish(&self.shared);
         let mut state = self.shared.lock();
         state.job = Some(job_for_workers);
+        // Where the caller's part panicked as well, nobody has taken the workers' panic.
+        state.panic = None;
         self.shared.generation.fetch_add(1, Ordering::Release);
         let sleeping = state.sleeping;
         drop(state);
@@ -310,14 +313,98 @@ impl Drop for Pool {
 #[cfg(test)]
 mod tests {
     use core::time::Duration;
+    use std::sync::Barrier;
 
     use super::*;
+
+    /// Times that something is tried: Miri takes another schedule for each of its seeds instead.
+    const ROUNDS: usize = if cfg!(miri) { 2 } else { 200 };
+
+    /// Numbers of one task each, by two lists: those that were added up, and thrice those that were written.
+    fn count(pool: &Pool, n: usize) -> (usize, Vec<f32>) {
+        let sum = AtomicUsize::new(0);
+        pool.each(SERIAL_WORK, 1..=n, |i| {
+            sum.fetch_add(i, Ordering::Relaxed);
+        });
+        let mut written = alloc::vec![0.0; n];
+        let tasks = written.iter_mut().enumerate();
+        pool.each_with(SERIAL_WORK, 3, tasks, |scratch, (i, out)| {
+            // What two threads had at once would be torn.
+            scratch[..3].fill(i as f32);
+            *out = scratch[..3].iter().sum();
+        })
+        .unwrap();
+        (sum.into_inner(), written)
+    }
+
+    #[test]
+    fn callers_who_share_the_workers_have_each_task_done_once() {
+        let pool = Pool::new(3).unwrap();
+        thread::scope(|scope| {
+            for caller in 0..3 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        let n = 1 + (caller + round) % 9;
+                        let want = (0..n).map(|i| 3.0 * i as f32).collect();
+                        assert_eq!(count(pool, n), (n * (n + 1) / 2, want));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_in_any_task_reaches_its_caller_and_leaves_the_pool_usable() {
+        let pool = Pool::new(2).unwrap();
+        for round in 0..ROUNDS {
+            let bad = round % 5;
+            let job = AssertUnwindSafe(|| {
+                pool.each(SERIAL_WORK, 0..5, |i| {
+                    if i == bad {
+                        // No message: hundreds of them would hide the others.
+                        resume_unwind(Box::new(i));
+                    }
+                });
+            });
+            let panic = catch_unwind(job).unwrap_err();
+            assert_eq!(panic.downcast_ref(), Some(&bad));
+            assert_eq!(count(&pool, 4).0, 10);
+        }
+    }
+
+    #[test]
+    fn panics_of_several_threads_are_over_with_their_call() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..ROUNDS {
+            // Each thread has one of the tasks.
+            let both = Barrier::new(2);
+            let job = AssertUnwindSafe(|| {
+                pool.each(SERIAL_WORK, 0..2, |i| {
+                    both.wait();
+                    resume_unwind(Box::new(i));
+                });
+            });
+            assert!(catch_unwind(job).is_err());
+            assert_eq!(count(&pool, 4).0, 10);
+        }
+    }
+
+    #[test]
+    fn a_pool_ends_whether_it_was_used_or_not() {
+        for round in 0..ROUNDS {
+            let pool = Pool::new(3).unwrap();
+            if round % 2 == 0 {
+                assert_eq!(count(&pool, 2).0, 3);
+            }
+        }
+    }
 
     /// Asleep in the wait for a wake-up a thread takes no time of the processor; how soon it gets there is not asked.
     #[test]
     fn workers_without_a_job_go_to_sleep_and_wake_for_the_next() {
         let pool = Pool::new(3).unwrap();
-        for _ in 0..3 {
+        for _ in 0..ROUNDS.min(3) {
             let done = AtomicUsize::new(0);
             pool.each(SERIAL_WORK, 0..100_usize, |i| {
                 done.fetch_add(i, Ordering::Relaxed);
