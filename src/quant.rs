@@ -16,7 +16,7 @@ mod symmetric;
 use core::fmt;
 use core::str::FromStr;
 
-use half::bf16;
+use half::{bf16, f16};
 
 pub use self::activations::{A8_BLOCK, quantise_a8};
 pub use self::blocks::Block;
@@ -217,6 +217,16 @@ impl FromStr for Format {
                 problem: "is none of F32, BF16, Q8_0, Q4_0, Q4_K and Q4_G128",
             })
     }
+}
+
+/// The half-precision number at byte `at`.
+fn half(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// A number in half precision.
+fn put_half(value: f32, out: &mut [u8]) {
+    out.copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Error, Result};
 use crate::model::linear::Linear;
-use crate::model::weights::{Loader, reserved};
+use crate::model::weights::{Loader, zeros};
 use crate::ops::Backend;
 use crate::ops::attention::{RotaryShape, rotary_table};
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
@@ -269,7 +269,7 @@ impl<B: Backend> Stack<B> {
                         Some(loader.upload(&table)?)
                     }
                     None => {
-                        let mut table = reserved(len)?;
+                        let mut table = zeros(len)?;
                         rotary_table(r.positions, r.dim, r.theta, &mut table)?;
                         Some(loader.upload(&table)?)
                     }

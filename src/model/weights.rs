@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use half::{bf16, f16};
 
 pub use self::loader::Loader;
-pub(in crate::model) use self::loader::reserved;
 #[cfg(feature = "safetensors")]
 pub(in crate::model) use self::packer::finite;
+use crate::error::{Result, reserved};
 use crate::ops::gemm::Activations;
 use crate::quant::{Block, Format};
 
@@ -50,6 +50,13 @@ impl From<Format> for Precision {
             activations: Activations::F32,
         }
     }
+}
+
+/// So many zeros.
+pub(in crate::model) fn zeros<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
+    let mut out = reserved("weights", len)?;
+    out.resize(len, T::default());
+    Ok(out)
 }
 
 /// Element type of a stored tensor.

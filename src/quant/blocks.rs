@@ -3,12 +3,10 @@
 //! Every value is a product of numbers that come from half precision, or such a product and a sum, in the order below
 //! and without fused multiply-add.
 
-use half::f16;
-
 use super::k;
 use super::{
-    dequantise_q4_0, dequantise_q4_g128, dequantise_q4_k, dequantise_q8_0, quantise_q4_0,
-    quantise_q4_g128, quantise_q4_k, quantise_q8_0,
+    dequantise_q4_0, dequantise_q4_g128, dequantise_q4_k, dequantise_q8_0, half, put_half,
+    quantise_q4_0, quantise_q4_g128, quantise_q4_k, quantise_q8_0,
 };
 use crate::error::{Error, Result};
 
@@ -171,11 +169,6 @@ impl Block {
     }
 }
 
-/// The half-precision number at byte `at`.
-pub(super) fn half(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
 /// Element `i` of 32 nibbles: the low ones first, then the high ones.
 fn nibble(nibbles: &[u8], i: usize) -> u8 {
     nibbles[i % 16] >> (i / 16 * 4) & 15
@@ -261,10 +254,6 @@ fn put_fifths(q: impl Fn(usize) -> u8, out: &mut [u8]) {
     for (b, byte) in out.iter_mut().enumerate() {
         *byte = (0..8).fold(0, |bits, i| bits | (q(b * 8 + i) >> 4) << i);
     }
-}
-
-pub(super) fn put_half(value: f32, out: &mut [u8]) {
-    out.copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
 
 fn span(x: &[f32]) -> (f32, f32) {

@@ -1,6 +1,6 @@
 //! Blocks of 256 elements: two levels of scales. Read only; Q4_K, which is written too, has a file of its own.
 
-use super::blocks::half;
+use super::half;
 use super::q4_k;
 
 /// 16 bytes of scale and offset (a nibble each), 64 of elements, scale, offset.

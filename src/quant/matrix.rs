@@ -2,9 +2,8 @@
 
 use half::bf16;
 
-use super::blocks::half;
 use super::symmetric::nibble;
-use super::{A8_BLOCK, Format, Q4K_BLOCK, Q8_BLOCK, q4_k};
+use super::{A8_BLOCK, Format, Q4K_BLOCK, Q8_BLOCK, half, q4_k};
 use crate::error::{Error, Result, covers, product};
 
 /// A canonical weight matrix `[n, k]`, borrowed, row after row.

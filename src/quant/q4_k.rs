@@ -3,7 +3,7 @@
 //! Element i is (d · s) · q − (e · o), where d and e are the block's half-precision scales, s and o the scale and the offset
 //! of its 32 neighbours, and q its nibble. Both products in brackets are exact in single precision.
 
-use super::blocks::{half, put_half};
+use super::{half, put_half};
 
 /// Elements of a [`Format::Q4K`](super::Format::Q4K) block.
 pub(super) const Q4K_BLOCK: usize = 256;

@@ -2,7 +2,8 @@
 
 use half::f16;
 
-use super::blocks::{half, largest, levels, put_half, put_nibbles};
+use super::blocks::{largest, levels, put_nibbles};
+use super::{half, put_half};
 
 /// Elements of a [`Format::Q8_0`](super::Format::Q8_0) block.
 pub(super) const Q8_BLOCK: usize = 32;

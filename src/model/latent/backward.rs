@@ -7,7 +7,7 @@ use super::{ACTIVATION, LatentConfig, LatentHead, OP, Work};
 use crate::error::{Error, Result, covers, product};
 use crate::model::linear::Linear;
 use crate::model::session::filled;
-use crate::model::weights::{DType, Tensor, WeightSource, reserved};
+use crate::model::weights::{DType, Tensor, WeightSource, zeros};
 use crate::ops::gemm::GemmShape;
 use crate::ops::vq::GatherShape;
 use crate::ops::{Backend, Backward};
@@ -97,7 +97,7 @@ impl<B: Backward> LatentLearner<B> {
         covers(OP, "values", values.len(), shapes.len())?;
         let mut bytes = Vec::new();
         for values in values {
-            let mut own = reserved(product(OP, &[values.len(), 4])?)?;
+            let mut own = zeros(product(OP, &[values.len(), 4])?)?;
             for (to, v) in own.as_chunks_mut::<4>().0.iter_mut().zip(*values) {
                 *to = v.to_le_bytes();
             }

@@ -113,7 +113,7 @@ impl<B: Backward> Linear<B> {
                 backend.put(&mut self.matrix, at, &rows)?;
             }
             Format::Bf16 => {
-                let mut bytes = crate::model::weights::reserved(Format::Bf16.bytes(n, self.k)?)?;
+                let mut bytes = crate::model::weights::zeros(Format::Bf16.bytes(n, self.k)?)?;
                 Format::Bf16.quantise(weight, &mut bytes);
                 let rows = QuantMatrix::bf16(n, self.k, &bytes)?;
                 backend.put(&mut self.matrix, at, &rows)?;

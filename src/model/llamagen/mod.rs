@@ -24,7 +24,7 @@ use crate::math;
 use crate::model::linear::Linear;
 use crate::model::raster::{PrefixRows, RasterModel, RasterSession};
 use crate::model::transformer::{BlockNames, Look, Norm, NormWeights, Pass, Special, Stack};
-use crate::model::weights::{Loader, Precision, WeightSource, reserved};
+use crate::model::weights::{Loader, Precision, WeightSource, zeros};
 use crate::ops::Backend;
 use crate::ops::norm::{Activation, NormShape};
 use crate::ops::vq::GatherShape;
@@ -355,7 +355,7 @@ fn load_qkv<B: Backend>(
 pub fn rotary_table(c: &LlamaGenConfig) -> Result<Vec<f32>> {
     c.check()?;
     let (head, pairs, quarter) = (c.head_dim(), c.head_dim() / 2, c.head_dim() / 4);
-    let mut table = reserved(product(OP, &[c.places() + 1, head])?)?;
+    let mut table = zeros(product(OP, &[c.places() + 1, head])?)?;
     let rows = table.chunks_exact_mut(head.max(1)).take(c.places());
     for (place, row) in rows.enumerate() {
         let (cos, sin) = row.split_at_mut(pairs);

@@ -10,7 +10,7 @@ use crate::error::{Error, Result, covers};
 use crate::model::learner::{EndValues, Ends, Example, Head, Input, Learner, Scope};
 use crate::model::linear::Linear;
 use crate::model::transformer::{BlockNames, Stack};
-use crate::model::weights::{Loader, Precision, WeightSource, reserved};
+use crate::model::weights::{Loader, Precision, WeightSource, zeros};
 use crate::ops::Backward;
 use crate::prompt::TokenId;
 use crate::quant::{Format, QuantMatrix};
@@ -164,7 +164,7 @@ impl<B: Backward> Learner<B> for ShowOLearner<B> {
         if b.put(&mut model.embedding, 0, &floats).is_ok() {
             return Ok(());
         }
-        let mut bytes = reserved(Format::Bf16.bytes(n, d)?)?;
+        let mut bytes = zeros(Format::Bf16.bytes(n, d)?)?;
         Format::Bf16.quantise(table, &mut bytes);
         b.put(&mut model.embedding, 0, &QuantMatrix::bf16(n, d, &bytes)?)
     }

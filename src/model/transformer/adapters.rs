@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::{Block, BlockNames, Stack};
 use crate::error::{Error, Name, Result, product};
 use crate::model::linear::{Linear, LowRank};
-use crate::model::weights::{Loader, WeightSource, reserved};
+use crate::model::weights::{Loader, WeightSource, zeros};
 use crate::ops::Backend;
 use crate::quant::Format;
 
@@ -305,7 +305,7 @@ fn beside<B: Backend>(
     }
     let all = product("adapters", &[r, named.len()])?;
     let mut a = Vec::new();
-    let mut b = reserved::<f32>(product("adapters", &[n, all])?)?;
+    let mut b = zeros::<f32>(product("adapters", &[n, all])?)?;
     for (slot, ([first, second], at, outputs)) in named.iter().enumerate() {
         a.extend(loader.floats(first, &[r, k])?);
         let own = loader.floats(second, &[*outputs, r])?;

@@ -7,7 +7,7 @@ use core::cell::RefCell;
 use core::ops::Range;
 
 use super::packer::{Packer, finite, not_finite, stored_as};
-use super::{Precision, Tensor, WeightSource};
+use super::{Precision, Tensor, WeightSource, zeros};
 use crate::error::{Error, Name, Result, covers, product};
 use crate::ops::Backend;
 use crate::ops::gemm::Activations;
@@ -56,17 +56,6 @@ impl Checked<'_> {
         let range = elements.start / len * size..elements.end / len * size;
         self.tensor.bytes.get(range).unwrap_or_default()
     }
-}
-
-/// So many zeros, in memory that was reserved.
-pub(in crate::model) fn reserved<T: Copy + Default>(len: usize) -> Result<Vec<T>> {
-    let mut out = Vec::new();
-    out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
-        what: "weights",
-        bytes: len.saturating_mul(size_of::<T>()),
-    })?;
-    out.resize(len, T::default());
-    Ok(out)
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
@@ -159,7 +148,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A missing tensor, another shape, an element type that is not read, elements that are not finite, or no memory.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.checked(name, shape)?;
-        let mut out = reserved(tensor.len)?;
+        let mut out = zeros(tensor.len)?;
         for (i, out) in out.chunks_mut(PORTION).enumerate() {
             self.decode(&tensor, i * PORTION, out)?;
         }
@@ -173,7 +162,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     pub fn rows(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Vec<f32>> {
         let tensor = self.checked(name, &shape)?;
         covers("weights", "rows", shape[0], rows.end)?;
-        let mut out = reserved(rows.len() * shape[1])?;
+        let mut out = zeros(rows.len() * shape[1])?;
         self.decode(&tensor, rows.start * shape[1], &mut out)?;
         Ok(out)
     }
@@ -188,7 +177,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         if !self.backend.keeps_numbers() {
             return Ok(buffer);
         }
-        let mut portion = reserved(PORTION.min(tensor.len))?;
+        let mut portion = zeros(PORTION.min(tensor.len))?;
         for at in (0..tensor.len).step_by(PORTION) {
             let portion = &mut portion[..PORTION.min(tensor.len - at)];
             self.decode(&tensor, at, portion)?;
@@ -267,7 +256,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         if !self.backend.keeps_numbers() {
             return Ok(matrix);
         }
-        let mut floats = reserved(product("weights", &[PORTION_ROWS.min(n), to_k])?)?;
+        let mut floats = zeros(product("weights", &[PORTION_ROWS.min(n), to_k])?)?;
         let mut packer = Packer::new(format, floats.len())?;
         for at in (0..n).step_by(PORTION_ROWS) {
             let rows = PORTION_ROWS.min(n - at);
@@ -379,7 +368,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         };
         let portion_rows = (PORTION / k.max(1)).clamp(1, most);
         let scratch = portion_rows.min(rows.len()) * k;
-        let mut floats = reserved(if stored { 0 } else { scratch })?;
+        let mut floats = zeros(if stored { 0 } else { scratch })?;
         let mut packer = Packer::new(format, if stored { 0 } else { scratch })?;
         for row in rows.clone().step_by(portion_rows) {
             let n = portion_rows.min(rows.end - row);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use half::{bf16, f16};
 
 use super::DType;
-use super::loader::reserved;
+use super::zeros;
 use crate::error::{Error, Result, covers};
 use crate::quant::{Block, Format, QuantMatrix};
 
@@ -37,7 +37,7 @@ impl Packer {
         };
         Ok(Self {
             format,
-            bytes: reserved(bytes)?,
+            bytes: zeros(bytes)?,
         })
     }
 
