@@ -39,9 +39,10 @@ use crate::ops::{Backend, Element, Reference};
 /// Memory: plain host memory, as the reference device has it.
 type Buffer<T> = <Reference as Backend>::Buffer<T>;
 
-/// Work below this many vector operations is not worth waking a thread.
+/// Work below this many vector operations is not worth waking a thread. Under Miri all of it is, as it looks for races and
+/// can afford no work of that size.
 #[cfg(feature = "threads")]
-const SERIAL_WORK: usize = 1 << 14;
+const SERIAL_WORK: usize = if cfg!(miri) { 1 } else { 1 << 14 };
 
 /// Most worker threads of one device.
 const MAX_THREADS: usize = 1024;
