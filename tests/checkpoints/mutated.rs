@@ -53,12 +53,17 @@ const TORCH: [&str; 5] = [
     "parameters.pt",
 ];
 
-fn safetensors() -> Vec<u8> {
-    let header = r#"{"__metadata__":{"a":"b"},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"v":{"dtype":"BF16","shape":[2],"data_offsets":[24,28]}}"#;
+/// A file of a header and some bytes.
+fn headed(header: &str, data: u8) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.bytes());
-    bytes.extend(0..28);
+    bytes.extend(0..data);
     bytes
+}
+
+fn safetensors() -> Vec<u8> {
+    let header = r#"{"__metadata__":{"a":"b"},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"v":{"dtype":"BF16","shape":[2],"data_offsets":[24,28]}}"#;
+    headed(header, 28)
 }
 
 #[test]
@@ -68,6 +73,20 @@ fn unchanged_files_are_read_as_the_naive_readers_read_them() {
     }
     assert!(naive::gguf(&stored("blocks.gguf")));
     assert!(naive::safetensors(&safetensors()));
+}
+
+/// The fuzzer found a number that no float holds where nobody reads it: valid JSON, and so no reason to refuse a file.
+#[test]
+fn what_else_a_header_says_is_passed_over() {
+    let header = |note: &str| {
+        format!(r#"{{"w":{{"dtype":"F32","note":{note},"shape":[1],"data_offsets":[0,4]}}}}"#)
+    };
+    for note in ["2E3434", "-0.5e-99999", "[{\"a\":null}]"] {
+        assert!(naive::safetensors(&headed(&header(note), 4)), "{note}");
+    }
+    for note in ["2E", "01", "[}", "nul"] {
+        assert!(!naive::safetensors(&headed(&header(note), 4)), "{note}");
+    }
 }
 
 proptest! {

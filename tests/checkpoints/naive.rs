@@ -3,12 +3,14 @@
 //! Each function takes any bytes; it panics where the two readers differ, which is what a fuzzer looks for.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use maquette::model::files::gguf::GgufSource;
 use maquette::model::files::safetensors::SafetensorsSource;
 use maquette::model::files::torch::TorchSource;
 use maquette::model::weights::WeightSource;
 use maquette::quant::{Block, Format};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// Element type, sizes, elements.
 type Plain = (String, Vec<usize>, Vec<u8>);
@@ -27,34 +29,53 @@ fn word(bytes: &[u8], at: usize) -> usize {
     usize::try_from(u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())).unwrap()
 }
 
+/// What a safetensors header says of a tensor. What else it says is passed over, be it a number that no float holds.
+#[derive(serde::Deserialize)]
+struct Info {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [usize; 2],
+}
+
+/// A safetensors header without its metadata.
+struct Header(BTreeMap<String, Info>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Infos;
+        impl<'de> Visitor<'de> for Infos {
+            type Value = Header;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a header")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut infos = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                    } else {
+                        infos.insert(name, map.next_value()?);
+                    }
+                }
+                Ok(Header(infos))
+            }
+        }
+        deserializer.deserialize_map(Infos)
+    }
+}
+
 /// Any bytes as a safetensors file; whether they were accepted.
 pub fn safetensors(bytes: &[u8]) -> bool {
     let Ok(source) = SafetensorsSource::new(bytes) else {
         return false;
     };
     let end = 8 + word(bytes, 0);
-    let header: serde_json::Value = serde_json::from_slice(&bytes[8..end]).unwrap();
+    let Header(infos) = serde_json::from_slice(&bytes[8..end]).unwrap();
     let mut want = BTreeMap::new();
-    for (name, info) in header.as_object().unwrap() {
-        if name == "__metadata__" {
-            continue;
-        }
-        let whole = |v: &serde_json::Value| usize::try_from(v.as_u64().unwrap()).unwrap();
-        let ends: Vec<_> = info["data_offsets"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(whole)
-            .collect();
-        let shape = info["shape"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(whole)
-            .collect();
-        let dtype = info["dtype"].as_str().unwrap().to_owned();
-        let data = bytes[end + ends[0]..end + ends[1]].to_vec();
-        want.insert(name.clone(), (dtype, shape, data));
+    for (name, info) in infos {
+        let [from, to] = info.data_offsets;
+        let data = bytes[end + from..end + to].to_vec();
+        want.insert(name, (info.dtype, info.shape, data));
     }
     let mut got = tensors(&source);
     for (name, plain) in &mut got {
