@@ -217,7 +217,7 @@ pub trait Generator {
     /// The grid of codes that is filled.
     fn grid(&self) -> CodeGrid;
 
-    /// Size of the pictures that [`observe`](Self::observe) writes.
+    /// Size of the pictures that [`observe`](Self::observe) writes; zero where it shows codes alone.
     fn image_size(&self) -> ImageSize;
 
     /// Width of a hidden row, 0 where hidden rows cannot be seen.
