@@ -1,5 +1,8 @@
 //! Valid files with some bytes changed: an error, or what the naive readers read.
 
+use std::fs;
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use crate::{naive, stored};
@@ -73,6 +76,26 @@ fn unchanged_files_are_read_as_the_naive_readers_read_them() {
     }
     assert!(naive::gguf(&stored("blocks.gguf")));
     assert!(naive::safetensors(&safetensors()));
+}
+
+/// What the fuzzers begin with, and what they found.
+#[test]
+fn seeds_of_the_fuzz_targets_are_errors_or_read_right() {
+    for target in ["weights_safetensors", "weights_torch", "weights_gguf"] {
+        let read = match target {
+            "weights_safetensors" => naive::safetensors,
+            "weights_torch" => naive::torch,
+            _ => naive::gguf,
+        };
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fuzz/seeds")
+            .join(target);
+        let mut accepted = 0;
+        for seed in fs::read_dir(folder).unwrap() {
+            accepted += u32::from(read(&fs::read(seed.unwrap().path()).unwrap()));
+        }
+        assert!(accepted > 0, "{target}");
+    }
 }
 
 /// The fuzzer found a number that no float holds where nobody reads it: valid JSON, and so no reason to refuse a file.
