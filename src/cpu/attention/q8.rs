@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 
 use super::few::{Cached, Few, KEYS};
+use crate::cpu::integer::word;
 use crate::cpu::simd::{Dots, DotsJob, Lanes};
 use crate::ops::attention::{AttentionShape, round_block};
 use crate::quant::A8_BLOCK;
@@ -48,8 +49,8 @@ impl<D: Dots> Cached<D::Floats> for Q8<'_, D> {
         let places = levels.chunks_exact_mut(WORDS).zip(places);
         for (b, (words, (place, start))) in places.enumerate() {
             let (scale, levels) = round_block(q, b);
-            for (word, four) in words.iter_mut().zip(levels.as_chunks::<4>().0) {
-                *word = u32::from_le_bytes(four.map(i8::cast_unsigned));
+            for (to, four) in words.iter_mut().zip(levels.as_chunks::<4>().0) {
+                *to = word(*four);
             }
             let sum: i32 = levels.iter().map(|&level| i32::from(level)).sum();
             (*place, *start) = (scale.to_bits(), (-128 * sum).cast_unsigned());
