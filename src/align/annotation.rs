@@ -51,6 +51,45 @@ pub const fn clear(step: u32, steps: u32) -> Option<bool> {
 /// # Errors
 /// [`Error::Example`] for no rewards, or one that is not finite.
 pub fn pairs(rewards: &[f64], most: usize) -> Result<Vec<[usize; 2]>> {
+    let order = best_first(rewards)?;
+    let ends = order.iter().zip(order.iter().rev());
+    let better = |&(&a, &b): &(&usize, &usize)| rewards[a] > rewards[b];
+    Ok(ends
+        .take(rewards.len() / 2)
+        .take_while(better)
+        .take(most)
+        .map(|(&a, &b)| [a, b])
+        .collect())
+}
+
+/// Pairs across a bound, the better one first: whoever has that reward or more with whoever has less, the best with the
+/// worst and so on inwards. The fewer come again until all of the more numerous have a partner: where one picture in
+/// ten is right, nine pairs come of it instead of one. Nothing is left of rewards on one side.
+///
+/// ```
+/// use maquette::align::annotation::pairs_across;
+/// assert_eq!(pairs_across(&[0.0, 0.9, 0.2, 0.1], 0.5, 9)?, [[1, 0], [1, 3], [1, 2]]);
+/// # Ok::<(), maquette::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Example`] for no rewards, or one that is not finite.
+pub fn pairs_across(rewards: &[f64], bound: f64, most: usize) -> Result<Vec<[usize; 2]>> {
+    let order = best_first(rewards)?;
+    let above = order.iter().take_while(|&&at| rewards[at] >= bound).count();
+    let (above, below) = order.split_at(above);
+    if above.is_empty() || below.is_empty() {
+        return Ok(Vec::new());
+    }
+    let both = above.iter().cycle().zip(below.iter().rev().cycle());
+    Ok(both
+        .take(above.len().max(below.len()).min(most))
+        .map(|(&a, &b)| [a, b])
+        .collect())
+}
+
+/// Places of rewards, the largest first; equal ones keep their order.
+fn best_first(rewards: &[f64]) -> Result<Vec<usize>> {
     let wrong = |at, problem| Error::Example {
         op: OP,
         at,
@@ -64,14 +103,7 @@ pub fn pairs(rewards: &[f64], most: usize) -> Result<Vec<[usize; 2]>> {
     }
     let mut order: Vec<usize> = (0..rewards.len()).collect();
     order.sort_by(|&a, &b| rewards[b].total_cmp(&rewards[a]));
-    let ends = order.iter().zip(order.iter().rev());
-    let better = |&(&a, &b): &(&usize, &usize)| rewards[a] > rewards[b];
-    Ok(ends
-        .take(rewards.len() / 2)
-        .take_while(better)
-        .take(most)
-        .map(|(&a, &b)| [a, b])
-        .collect())
+    Ok(order)
 }
 
 /// Places to keep so that every group has `parts[0]` yeses for `parts[1]` noes, as many as there are; which ones are kept
@@ -138,6 +170,21 @@ mod tests {
         assert_eq!(pairs(&[0.3, 0.2, 0.1, 0.0], 1).unwrap(), [[0, 3]]);
         assert!(pairs(&[1.0; 4], 2).unwrap().is_empty());
         assert!(pairs(&[], 1).is_err() && pairs(&[1.0, f64::NAN], 1).is_err());
+    }
+
+    #[test]
+    fn pairs_across_a_bound_use_everything_and_repeat_the_fewer() {
+        let rewards = [0.5, 0.4, 0.9, 0.4, 0.0];
+        let all = pairs_across(&rewards, 0.5, 9).unwrap();
+        assert_eq!(all, [[2, 4], [0, 3], [2, 1]]);
+        assert_eq!(pairs_across(&rewards, 0.5, 1).unwrap(), [[2, 4]]);
+        let all = pairs_across(&rewards, 0.1, 9).unwrap();
+        assert_eq!(all, [[2, 4], [0, 4], [1, 4], [3, 4]]);
+        for one_sided in [0.0, 1.0] {
+            assert!(pairs_across(&rewards, one_sided, 9).unwrap().is_empty());
+        }
+        assert!(pairs_across(&[], 0.5, 1).is_err());
+        assert!(pairs_across(&[f64::INFINITY], 0.5, 1).is_err());
     }
 
     #[test]
