@@ -14,7 +14,7 @@ use maquette::ops::Backward;
 use maquette::{Code, Generator, Prompt};
 use serde_json::{Map, Value, json};
 use support::rules::Request;
-use support::scorer::{Eye, Marker, Scorer};
+use support::scorer::{Eye, Marker};
 use support::{requests, scorer};
 
 use crate::data::{self, Order};
@@ -117,11 +117,8 @@ pub fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
     let engine = training.trainer.engine();
     let mut kept = [engine.kept()?, engine.kept()?];
     let eye = run.eye()?;
-    let mut marker = match (args.draws(), &eye) {
-        (false, _) => None,
-        (true, Some(eye)) => Some(Marker::Rules(eye)),
-        (true, None) => Some(run.marker()?),
-    };
+    let draws = args.draws();
+    let mut marker = draws.then(|| run.marker(eye.as_ref())).transpose()?;
     training.take(&mut |trainer, told| {
         let drawn = match &mut marker {
             Some(marker) => run.draw(trainer, marker)?,
@@ -172,7 +169,7 @@ impl<F: Family> Run<'_, F> {
     /// The labelling detector, if it is asked at all.
     fn eye(&self) -> Res<Option<Eye>> {
         let checks = self.args.check.is_some();
-        if self.args.scorer != Scorer::Rules || !(self.args.draws() || checks) {
+        if !self.args.scorer.has_rules() || !(self.args.draws() || checks) {
             return Ok(None);
         }
         let size = self.family.session(None, 1)?.image_size();
@@ -180,11 +177,13 @@ impl<F: Family> Run<'_, F> {
         scorer::eye(size, &asked).map(Some)
     }
 
-    /// The judge.
-    fn marker<'m>(&self) -> Res<Marker<'m>> {
+    /// Who marks, with the labelling detector if it is asked.
+    fn marker<'m>(&self, eye: Option<&'m Eye>) -> Res<Marker<'m>> {
         let views = self.args.group.max(self.args.check_images).clamp(1, 64);
         let dir = self.args.judge_dir.as_deref();
-        Ok(Marker::Judge(self.family.judge(dir, views as usize)?))
+        let judge = self.args.scorer.has_judge();
+        let judge = judge.then(|| self.family.judge(dir, views as usize));
+        Ok(Marker::of(eye, judge.transpose()?).ok_or("nobody marks")?)
     }
 
     /// A session that draws as the policy does now.
@@ -407,14 +406,10 @@ impl<F: Family> Run<'_, F> {
         let mut before = self.family.session(None, args.check_images as usize)?;
         let mut after = self.policy(trainer, args.check_images)?;
         let asked: Vec<&Request> = requests.iter().collect();
-        let eye = match args.scorer {
-            Scorer::Rules => Some(scorer::eye(before.image_size(), &asked)?),
-            Scorer::Judge => None,
-        };
-        let mut marker = match &eye {
-            Some(eye) => Marker::Rules(eye),
-            None => self.marker()?,
-        };
+        let eye = args.scorer.has_rules();
+        let eye = eye.then(|| scorer::eye(before.image_size(), &asked));
+        let eye = eye.transpose()?;
+        let mut marker = self.marker(eye.as_ref())?;
         let bar = bar(args.quiet, 2 * requests.len() as u64, "prompts")?;
         let mut sides = Vec::new();
         for generator in [&mut *before, &mut *after] {

@@ -63,6 +63,13 @@ struct Cli {
     /// Pairs of a prompt at most.
     #[arg(long, default_value_t = 1)]
     pairs: usize,
+    /// Pairs of pictures with this reward or more and those with less, where the fewer come again until all have a
+    /// partner. [default: the best with the worst and so on, each once]
+    #[arg(long)]
+    across: Option<f64>,
+    /// Rewards of a pair are no less apart.
+    #[arg(long, default_value_t = 0.0)]
+    margin: f64,
     /// Steps of a picture that each question of PARM is asked about.
     #[arg(long, default_value_t = 1)]
     looks: usize,
@@ -151,10 +158,12 @@ fn run() -> Result<(), Box<dyn Error>> {
         eprintln!("rank {rank} of {world}, says {told_by}");
     }
 
-    let models = Models::load(&cli.settings, cli.scorer == Scorer::Judge)?;
+    let models = Models::load(&cli.settings, cli.scorer.has_judge())?;
     let size = models.generator(1)?.image_size();
     let asked: Vec<&Request> = kept.iter().map(|(_, request)| request).collect();
-    let eye = (cli.scorer == Scorer::Rules)
+    let eye = cli
+        .scorer
+        .has_rules()
         .then(|| scorer::eye(size, &asked))
         .transpose()?;
     let names: Vec<&str> = cli.sets.iter().map(|set| set.name()).collect();
@@ -162,7 +171,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         "scorer": cli.scorer.name(), "images": cli.images, "seed": cli.seed,
         "pictures": kept.len() * cli.images as usize, "prompts": path.file_name().map(|n| n.to_string_lossy()),
         "limit": cli.limit, "leaked": clean.leaked, "repeated": clean.repeated, "sets": names, "pairs": cli.pairs,
-        "looks": cli.looks, "rollouts": cli.rollouts, "models": models.describe(),
+        "across": cli.across, "margin": cli.margin, "looks": cli.looks, "rollouts": cli.rollouts, "models": models.describe(),
     });
     let mut results = Results::open(&shard.file(&cli.out), &header)?;
     let own = kept.iter().enumerate().filter(|(i, _)| shard.has(*i));
@@ -220,6 +229,9 @@ fn check(cli: &Cli) -> Result<(), Box<dyn Error>> {
     if cli.sets.contains(&Set::Reflection) && cli.scorer == Scorer::Judge {
         return Err("--sets reflection: only the rules say what is wrong".into());
     }
+    if !(0.0..f64::INFINITY).contains(&cli.margin) {
+        return Err(format!("--margin {}: not a distance of rewards", cli.margin).into());
+    }
     for (name, zero) in [
         ("pairs", cli.pairs == 0),
         ("looks", cli.looks == 0),
@@ -254,10 +266,9 @@ fn work(
     let ways = cli.sets.contains(&Set::Process).then_some(cli.rollouts);
     let alive = cli.images + ways.unwrap_or(0);
     let mut generator = shared.models.generator(alive)?;
-    let mut marker = match shared.eye {
-        Some(eye) => Marker::Rules(eye),
-        None => Marker::Judge(shared.models.judge(alive)?),
-    };
+    let judge = cli.scorer.has_judge();
+    let judge = judge.then(|| shared.models.judge(alive)).transpose()?;
+    let mut marker = Marker::of(shared.eye, judge).ok_or("nobody marks")?;
     while let Some(task) = shared.todo.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
         let lines = one_prompt(cli, ways, &mut *generator, &mut marker, task)
             .map_err(|e| format!("\"{}\": {e}", task.request.prompt))?;
@@ -352,6 +363,8 @@ fn recipe(path: &Path) -> Result<(Vec<Set>, Recipe), Box<dyn Error>> {
     let sets = known.filter(|set| names.iter().any(|name| name == set.name()));
     let recipe = Recipe {
         pairs: usize::try_from(number("pairs")?)?,
+        across: header["across"].as_f64(),
+        margin: header["margin"].as_f64().ok_or_else(|| told("margin"))?,
         looks: usize::try_from(number("looks")?)?,
         seed: number("seed")?,
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use maquette::Code;
-use maquette::align::annotation::{balanced, clear, pairs};
+use maquette::align::annotation::{balanced, clear, pairs, pairs_across};
 use maquette::rng::philox;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -32,6 +32,9 @@ pub enum Set {
 #[derive(Debug, Clone, Copy)]
 pub struct Recipe {
     pub pairs: usize,
+    /// What divides the pictures of a pair.
+    pub across: Option<f64>,
+    pub margin: f64,
     pub looks: usize,
     pub seed: u64,
 }
@@ -163,7 +166,7 @@ pub fn write(
             Set::Pairs => {
                 let mut all = Vec::new();
                 for pictures in prompts.values() {
-                    for [better, worse] in ranked(pictures, recipe.pairs)? {
+                    for [better, worse] in ranked(pictures, recipe)? {
                         all.push(json!({
                             "prompt": better.prompt, "tag": better.tag, "chosen": better.codes,
                             "rejected": worse.codes, "rewards": [better.reward, worse.reward],
@@ -244,7 +247,8 @@ pub fn write(
                 answers("reflection", items, [1, 4], recipe.seed, &mut save)?;
                 let mut all = Vec::new();
                 for pictures in prompts.values() {
-                    for [right, wrong] in ranked(pictures, recipe.pairs)? {
+                    let pairs = ranked(pictures, recipe)?.into_iter();
+                    for [right, wrong] in pairs.filter(|[a, b]| a.correct && !b.correct) {
                         all.push(json!({
                             "prompt": right.prompt, "negative": wrong.codes, "positive": right.codes,
                             "reason": reason(wrong),
@@ -258,15 +262,21 @@ pub fn write(
     Ok(written)
 }
 
-/// Pairs of a prompt's pictures, the better one first; two pictures of the same codes are none.
+/// Pairs of a prompt's pictures, the better one first; two pictures of the same codes are none, nor are two that are too
+/// close in reward.
 fn ranked<'a>(
     pictures: &[&'a Picture],
-    most: usize,
+    recipe: &Recipe,
 ) -> Result<Vec<[&'a Picture; 2]>, Box<dyn Error>> {
     let rewards: Vec<f64> = pictures.iter().map(|p| p.reward).collect();
-    let all = pairs(&rewards, most)?;
+    let all = match recipe.across {
+        Some(bound) => pairs_across(&rewards, bound, recipe.pairs)?,
+        None => pairs(&rewards, recipe.pairs)?,
+    };
     let all = all.into_iter().map(|places| places.map(|at| pictures[at]));
-    Ok(all.filter(|[a, b]| a.codes != b.codes).collect())
+    let differ =
+        |[a, b]: &[&Picture; 2]| a.codes != b.codes && a.reward - b.reward >= recipe.margin;
+    Ok(all.filter(differ).collect())
 }
 
 /// What is wrong with a picture, in words of our own around those of the rules.

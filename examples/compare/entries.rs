@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use support::choice::{Effort, Strategy};
-use support::open::{LatentArgs, Res};
+use support::open::{Panel, Res};
 
-/// Name of the file, label, and what `geneval` is called with.
-const ENTRIES: [(&str, &str, &str); 22] = [
+/// Name of the file, label, and what `geneval` is called with. "By both": outcomes are told by judge and detector.
+const ENTRIES: [(&str, &str, &str); 29] = [
     ("plain", "plain", "--strategy plain"),
     ("best-of-4", "best of 4", "--strategy best-of-n -n 4"),
     ("best-of-8", "best of 8", "--strategy best-of-n -n 8"),
@@ -91,16 +91,55 @@ const ENTRIES: [(&str, &str, &str); 22] = [
         "best of 2, 3 corrections of regions",
         "--strategy best-of-n -n 2 --reflections 3 --satisfied 2 --correction region --cover-asks parts",
     ),
+    (
+        "both-best-of-4",
+        "best of 4, by both",
+        "--strategy best-of-n -n 4 --outcomes-by both",
+    ),
+    (
+        "both-best-of-8",
+        "best of 8, by both",
+        "--strategy best-of-n -n 8 --outcomes-by both",
+    ),
+    (
+        "both-best-of-20",
+        "best of 20, by both",
+        "--strategy best-of-n --outcomes-by both",
+    ),
+    (
+        "both-parm",
+        "PARM of 20, by both",
+        "--strategy parm --outcomes-by both",
+    ),
+    (
+        "both-parm-corrected",
+        "PARM of 20, 3 corrections, by both",
+        "--strategy parm --reflections 3 --outcomes-by both",
+    ),
+    (
+        "both-latent-parm-corrected",
+        "PARM of 3, latent first, 6 corrections, by both",
+        "--strategy parm -n 3 --survivors 1 --latent --reflections 6 --satisfied 2 --outcomes-by both",
+    ),
+    (
+        "both-corrected-7",
+        "best of 2, 7 corrections, by both",
+        "--strategy best-of-n -n 2 --reflections 7 --satisfied 2 --outcomes-by both",
+    ),
 ];
 
 /// Rows for other weights: suffixes of file and label, and the settings.
 const ALIGNED: [(&str, &str, &str); 3] = [
     ("", "", "--strategy plain"),
-    ("-parm", ", PARM of 20", "--strategy parm"),
+    (
+        "-parm",
+        ", PARM of 20, by both",
+        "--strategy parm --outcomes-by both",
+    ),
     (
         "-parm-corrected",
-        ", PARM of 20, 3 corrections",
-        "--strategy parm --reflections 3",
+        ", PARM of 20, 3 corrections, by both",
+        "--strategy parm --reflections 3 --outcomes-by both",
     ),
 ];
 
@@ -113,7 +152,7 @@ pub struct Plan {
     #[command(flatten)]
     pub effort: Effort,
     #[command(flatten)]
-    pub latent: LatentArgs,
+    pub panel: Panel,
 }
 
 /// A point of a curve over the number of candidates.
@@ -218,7 +257,7 @@ pub fn chosen(
     let mut all = Vec::new();
     for (name, label, settings) in ENTRIES {
         let entry = Entry::new(name, label, settings, None)?;
-        if latent || !entry.plan.latent.asked() {
+        if latent || !entry.plan.panel.latent.asked() {
             all.push(entry);
         }
     }

@@ -17,7 +17,7 @@ use clap::Parser;
 use support::comparison::{self, Alone, Row, Scaling};
 use support::evaluation::{self, Evaluation, Set, Share, Task, bar, detector};
 use support::memory::Memory;
-use support::open::{self, LatentArgs, Models, Res, Settings};
+use support::open::{self, Models, Panel, Res, Settings};
 use support::png_file::{writable_folder, write_whole};
 use support::report::evaluation::page;
 use support::results::{self, Lines};
@@ -158,7 +158,7 @@ fn write(cli: &Cli, rows: &[Row], curves: &[Scaling], models: &Models) -> Res<()
 }
 
 /// Models as a row needs them: weights of the generator, and a head before the judge.
-type Kind<'a> = (Option<&'a Path>, &'a LatentArgs);
+type Kind<'a> = (Option<&'a Path>, &'a Panel);
 
 /// All rows, with their models.
 struct Loaded<'a> {
@@ -175,9 +175,9 @@ impl<'a> Loaded<'a> {
     fn new(cli: &'a Cli, share: &'a Share, entries: &'a [Entry]) -> Res<Self> {
         let mut kinds: Vec<(Kind<'a>, Models)> = Vec::new();
         for entry in entries {
-            let kind = (entry.weights.as_deref(), &entry.plan.latent);
+            let kind = (entry.weights.as_deref(), &entry.plan.panel);
             if kinds.iter().all(|(other, _)| *other != kind) {
-                let settings = cli.settings.with_latent(kind.1);
+                let settings = cli.settings.with_panel(kind.1);
                 let settings = match kind.0 {
                     Some(dir) => settings.with_weights(dir),
                     None => settings,
@@ -211,7 +211,7 @@ impl<'a> Loaded<'a> {
 
     /// Which models an entry draws with.
     fn kind(&self, entry: &Entry) -> usize {
-        let kind = (entry.weights.as_deref(), &entry.plan.latent);
+        let kind = (entry.weights.as_deref(), &entry.plan.panel);
         let place = self.kinds.iter().position(|(other, _)| *other == kind);
         place.unwrap_or_default()
     }

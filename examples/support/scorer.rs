@@ -1,4 +1,4 @@
-//! Who says whether a picture is right: the labelling detector with GenEval's rules, or a judge.
+//! Who says whether a picture is right: the labelling detector with GenEval's rules, a judge, or both.
 
 use std::error::Error;
 use std::path::Path;
@@ -8,11 +8,12 @@ use maquette::cpu::Cpu;
 use maquette::error::Foreign;
 use maquette::generator::{Needs, Views};
 use maquette::image::{ImageBatch, ImageSize};
-use maquette::reward::{Answer, Ask, ViewKey};
+use maquette::reward::{self, Answer, ViewKey};
 use maquette::{CandidateId, Generator, Judgement, Prompt, RewardModel, Verdict};
 
-use crate::rules::{Request, Rules};
+use crate::rules::{Request, Rules, Wanted};
 use crate::world::detector::Detector;
+use crate::world::prompts::{Ask, Include};
 use crate::world::{COLOURS, KINDS, SIDE};
 
 /// Whose labels are trained on.
@@ -22,6 +23,8 @@ pub enum Scorer {
     Rules,
     /// The judge's answer to whether the picture shows what the prompt asks for.
     Judge,
+    /// Both: right is what both call right, and a reward is the mean of theirs. What one overlooks, the other may see.
+    Both,
 }
 
 impl Scorer {
@@ -30,7 +33,18 @@ impl Scorer {
         match self {
             Self::Rules => "rules",
             Self::Judge => "judge",
+            Self::Both => "both",
         }
+    }
+
+    /// Whether the rules are asked.
+    pub fn has_rules(self) -> bool {
+        self != Self::Judge
+    }
+
+    /// Whether the judge is asked.
+    pub fn has_judge(self) -> bool {
+        self != Self::Rules
     }
 }
 
@@ -39,11 +53,15 @@ impl Scorer {
 pub struct Mark {
     /// Yes or no.
     pub correct: bool,
-    /// 1 or 0 of the rules, the judge's P(yes).
+    /// The share of [`BOUNDS`] at which the rules are content, the judge's P(yes), or the mean of these.
     pub reward: f64,
     /// What is wrong, as far as the rules say.
     pub reason: String,
 }
+
+/// How sure the detector must be of what it sees. A picture is right if it is at the first of them; the more of them it
+/// is right at, the better it is.
+const BOUNDS: [f32; 5] = [0.5, 0.6, 0.7, 0.8, 0.9];
 
 /// A detector with which rules mark.
 pub type Eye = Detector<Cpu>;
@@ -93,9 +111,19 @@ fn in_the_world(request: &Request) -> bool {
 pub enum Marker<'a> {
     Rules(&'a Eye),
     Judge(Box<dyn RewardModel>),
+    Both(&'a Eye, Box<dyn RewardModel>),
 }
 
-impl Marker<'_> {
+impl<'a> Marker<'a> {
+    /// Of whoever is there: nobody is no marker.
+    pub fn of(eye: Option<&'a Eye>, judge: Option<Box<dyn RewardModel>>) -> Option<Self> {
+        match (eye, judge) {
+            (Some(eye), Some(judge)) => Some(Self::Both(eye, judge)),
+            (Some(eye), None) => Some(Self::Rules(eye)),
+            (None, judge) => judge.map(Self::Judge),
+        }
+    }
+
     /// Marks finished candidates of one prompt.
     pub fn mark(
         &mut self,
@@ -106,14 +134,16 @@ impl Marker<'_> {
         let size = generator.image_size();
         let mut pixels = vec![0; size.len_bytes() * ids.len()];
         generator.observe(ids, Needs::PIXELS, &mut Views::pixels(&mut pixels))?;
-        let reward = match self {
-            Self::Rules(eye) => {
-                let each = pixels.chunks_exact(size.len_bytes().max(1));
-                return each.map(|pixels| by_rules(eye, request, pixels)).collect();
-            }
-            Self::Judge(reward) => reward,
+        let by_rules = |eye: &Eye| -> maquette::Result<Vec<Mark>> {
+            let each = pixels.chunks_exact(size.len_bytes().max(1));
+            each.map(|pixels| by_rules(eye, request, pixels)).collect()
         };
-        let needs = reward.needs(Judgement::Outcome);
+        let (eye, judge) = match self {
+            Self::Rules(eye) => return by_rules(eye),
+            Self::Judge(judge) => (None, judge),
+            Self::Both(eye, judge) => (Some(eye), judge),
+        };
+        let needs = judge.needs(Judgement::Outcome);
         if needs.or(Needs::PIXELS) != Needs::PIXELS {
             let text = "this judge does not judge pixels";
             return Err(maquette::Error::foreign(text));
@@ -126,9 +156,9 @@ impl Marker<'_> {
         let prompt = Prompt::new(&request.prompt);
         let mut verdicts = vec![Verdict::malformed(); ids.len()];
         let images = ImageBatch::new(ids.len(), size, &pixels)?;
-        let ask = Ask::new(Judgement::Outcome, &prompt, &keys).with_pixels(images);
-        let judged = reward.judge(&ask, &mut verdicts);
-        reward.forget(&keys);
+        let ask = reward::Ask::new(Judgement::Outcome, &prompt, &keys).with_pixels(images);
+        let judged = judge.judge(&ask, &mut verdicts);
+        judge.forget(&keys);
         judged?;
         let mark = |(row, verdict): (usize, &Verdict)| {
             verdict.check(row)?;
@@ -138,17 +168,63 @@ impl Marker<'_> {
                 reason: String::new(),
             })
         };
-        verdicts.iter().enumerate().map(mark).collect()
+        let judged = verdicts.iter().enumerate().map(mark);
+        let Some(eye) = eye else {
+            return judged.collect();
+        };
+        let marks = by_rules(eye)?.into_iter().zip(judged);
+        let both = |(rules, judge): (Mark, maquette::Result<Mark>)| {
+            let judge = judge?;
+            Ok(Mark {
+                correct: rules.correct && judge.correct,
+                reward: (rules.reward + judge.reward) / 2.0,
+                reason: rules.reason,
+            })
+        };
+        marks.map(both).collect()
     }
 }
 
-fn by_rules(eye: &Eye, request: &Request, pixels: &[u8]) -> maquette::Result<Mark> {
+/// What a prompt of the bundled world asks for.
+pub fn request(prompt: &str) -> Option<Request> {
+    let record = Ask::parse(prompt)?.record();
+    let wanted = |all: Vec<Include>| all.into_iter().map(Wanted::from).collect();
+    Some(Request {
+        tag: record.tag,
+        include: wanted(record.include),
+        exclude: wanted(record.exclude),
+        prompt: record.prompt,
+    })
+}
+
+impl From<Include> for Wanted {
+    fn from(from: Include) -> Self {
+        Self {
+            class: from.class,
+            count: from.count,
+            color: from.color,
+            position: from.position,
+        }
+    }
+}
+
+/// Marks a picture by GenEval's rules.
+pub fn by_rules(eye: &Eye, request: &Request, pixels: &[u8]) -> maquette::Result<Mark> {
     let seen = eye.detect(pixels);
     let seen = seen.map_err(|e| maquette::Error::Foreign(Foreign::new(e.to_string())))?;
-    let verdict = Rules::bundled().decide(request, &seen);
+    let at = |bound: f32| {
+        let rules = Rules {
+            threshold: bound,
+            counting_threshold: bound,
+            ..Rules::bundled()
+        };
+        rules.decide(request, &seen)
+    };
+    let content = BOUNDS.iter().filter(|bound| at(**bound).is_ok()).count();
+    let verdict = at(BOUNDS[0]);
     Ok(Mark {
         correct: verdict.is_ok(),
-        reward: f64::from(u8::from(verdict.is_ok())),
+        reward: content as f64 / BOUNDS.len() as f64,
         reason: verdict.err().unwrap_or_default(),
     })
 }

@@ -410,3 +410,46 @@ fn prompts_of_another_domain_are_marked_by_a_program() {
     let told = fails(&mut run("bad.jsonl", &set, None));
     assert!(told.contains("holds no .txt file"), "{told}");
 }
+
+#[test]
+fn outcomes_are_told_by_the_rules_or_by_both() {
+    let home = folder("outcomes-by");
+    let drawn = |who: &str| {
+        let out = home.join(format!("{who}.jsonl"));
+        let mut command = example("geneval");
+        command.args(["--quiet", "--limit", "8", "--images", "3", "--jobs", "1"]);
+        // One candidate that is corrected unless the answer is yes.
+        command.args(["--reflections", "1", "--satisfied", "0", "--steps", "6"]);
+        command.args(["--outcomes-by", who, "--out"]).arg(&out);
+        succeeds(&mut command);
+        let text = fs::read_to_string(&out).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.collect::<Vec<Value>>()
+    };
+    let [judge, rules, both] = ["judge", "rules", "both"].map(drawn);
+    assert!(judge[0]["models"].get("outcomes").is_none());
+    assert_eq!(rules[0]["models"]["outcomes"], "rules");
+    let mut first = 0;
+    for ((judge, rules), both) in judge.iter().zip(&rules).zip(&both).skip(1) {
+        let lines = [judge, rules, both];
+        let [a, b, mean] = lines.map(|line| line["p_yes"].as_f64().unwrap());
+        // It is content at so many of five bounds.
+        assert!((5.0 * b - (5.0 * b).round()).abs() < 1e-5, "{b}");
+        // The first picture, of which all say yes, is the same whoever is asked.
+        if lines.iter().all(|line| line["questions"] == 1) {
+            assert!((mean - (a + b) / 2.0).abs() < 1e-6, "{a} {b} {mean}");
+            let [a, b, all] = lines.map(|line| line["multiply_adds"]["judge"].as_u64().unwrap());
+            assert_eq!(a + b, all);
+            first += 1;
+        }
+    }
+    assert!(first > 3);
+    let mut command = example("generate");
+    command.args(["--outcomes-by", "both", "-n", "2", "--steps", "4", "--out"]);
+    command.arg(home.join("out")).arg("red and blue");
+    let told = fails(&mut command);
+    assert!(
+        told.contains("does not know what \"red and blue\""),
+        "{told}"
+    );
+}

@@ -3,6 +3,7 @@
 mod auc;
 mod chart;
 mod files;
+mod labelled;
 mod memory;
 mod parts;
 mod rules;
@@ -10,17 +11,15 @@ mod scene;
 mod score;
 mod shard;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use maquette::cpu::Cpu;
-use serde::Deserialize;
 
 use support::rules::{Request, Rules};
 use support::world::detector::Detector;
 use support::world::prompts::{Ask, TAGS};
 use support::world::scene::Scene;
-use support::world::{COLOURS, KINDS, Object, Painter, Rng, SIDE};
+use support::world::{COLOURS, KINDS, Object, Painter, Rng};
 
 fn scene() -> [Object; 2] {
     let car = Object {
@@ -121,64 +120,5 @@ fn the_evaluating_detector_reads_held_out_drawings() {
     }
     let share = exact as f64 / (EACH * TAGS.len()) as f64;
     println!("exact scenes: {share:.3}");
-    assert!(share >= BOUND, "{share}");
-}
-
-/// A generated picture and what a person said of it.
-#[derive(Deserialize)]
-struct Labelled {
-    #[serde(flatten)]
-    request: Request,
-    right: bool,
-}
-
-/// Pictures of a sheet, row by row.
-fn sheet(path: &Path) -> Vec<Vec<u8>> {
-    let mut png = png::Decoder::new(std::io::BufReader::new(fs::File::open(path).unwrap()))
-        .read_info()
-        .unwrap();
-    let mut page = vec![0; png.output_buffer_size().unwrap()];
-    let info = png.next_frame(&mut page).unwrap();
-    assert_eq!(
-        (info.color_type, info.bit_depth),
-        (png::ColorType::Rgb, png::BitDepth::Eight)
-    );
-    let (rows, cols) = (info.height as usize / SIDE, info.width as usize / SIDE);
-    (0..rows * cols)
-        .map(|i| {
-            let lines = (0..SIDE).flat_map(|y| {
-                let at = ((i / cols * SIDE + y) * cols + i % cols) * SIDE * 3;
-                page[at..at + SIDE * 3].iter().copied()
-            });
-            lines.collect()
-        })
-        .collect()
-}
-
-#[test]
-fn the_evaluating_detector_agrees_with_a_person() {
-    // A floor under the measured 0.825, no goal: 0.92 was wanted and is not reached. Malformed objects are where detector
-    // and person differ. A person counts an object whose kind shows at a glance and whose outline is right but for a fifth.
-    const BOUND: f64 = 0.8;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labelled");
-    let text = fs::read_to_string(folder.join("labels.jsonl")).unwrap();
-    let labels: Vec<Labelled> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let pictures = sheet(&folder.join("pictures.png"));
-    assert_eq!((labels.len(), pictures.len()), (200, 200));
-    let eye = Detector::load(Cpu::new(), &weights(), "eval").unwrap();
-    let agrees = |label: &Labelled, picture: &[u8]| {
-        let seen = eye.detect(picture).unwrap();
-        Rules::bundled().decide(&label.request, &seen).is_ok() == label.right
-    };
-    let n = labels
-        .iter()
-        .zip(&pictures)
-        .filter(|(label, picture)| agrees(label, picture))
-        .count();
-    let share = n as f64 / labels.len() as f64;
-    println!("agreement: {share:.3}");
     assert!(share >= BOUND, "{share}");
 }

@@ -7,6 +7,7 @@ mod folder;
 mod judging;
 mod latent;
 mod options;
+mod panel;
 mod text;
 
 use std::error::Error;
@@ -29,8 +30,9 @@ use drawing::{Drawing, Folders};
 use folder::Reading;
 use judging::{Judging, Nobody};
 use latent::Latent;
-pub use latent::LatentArgs;
 use options::Options;
+use panel::ByRules;
+pub use panel::Panel;
 
 /// The guidance that the bundled generator was tuned for: w = 2.
 const GUIDANCE: f32 = 3.0;
@@ -69,7 +71,7 @@ pub struct Settings {
     #[arg(long)]
     adapters: Option<PathBuf>,
     #[command(flatten)]
-    latent: LatentArgs,
+    panel: Panel,
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     format: Weights,
     #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
@@ -86,13 +88,11 @@ impl Settings {
             .is_none_or(|dir| same(dir, &bundled))
     }
 
-    /// The same with a latent head before the judge, if one is named.
+    /// The same with others beside the judge, where they are named.
     #[must_use]
-    pub fn with_latent(&self, latent: &LatentArgs) -> Self {
+    pub fn with_panel(&self, panel: &Panel) -> Self {
         let mut other = self.clone();
-        if latent.asked() {
-            other.latent = latent.clone();
-        }
+        other.panel = panel.or(&self.panel);
         other
     }
 
@@ -137,6 +137,7 @@ struct On<B: Backend> {
     drawing: Drawing<B>,
     judging: Option<Judging<B>>,
     latent: Option<Latent<B>>,
+    rules: Option<ByRules>,
 }
 
 impl<B: Backend + Send + Sync + 'static> Loaded for On<B> {
@@ -149,6 +150,10 @@ impl<B: Backend + Send + Sync + 'static> Loaded for On<B> {
         let judge = match &self.judging {
             Some(judging) => judging.session(views)?,
             None => Box::new(Nobody),
+        };
+        let judge = match &self.rules {
+            Some(rules) => rules.beside(judge),
+            None => judge,
         };
         match &self.latent {
             Some(latent) => latent.before(judge, views),
@@ -284,7 +289,7 @@ fn on<B: Backend + Send + Sync + 'static>(
     };
     let drawing = Drawing::load(&reading, &folders, &options)?;
     let latent = if judged {
-        s.latent.load(&reading.device, &bundled("latent"))?
+        s.panel.latent.load(&reading.device, &bundled("latent"))?
     } else {
         None
     };
@@ -302,15 +307,22 @@ fn on<B: Backend + Send + Sync + 'static>(
         if let Some(latent) = &latent {
             all.insert("latent".into(), latent.describe());
         }
+        s.panel.describe(all);
     }
     if let Some(path) = &s.adapters {
         settings["adapters"] = json!(shown(path));
     }
     let judging = judging.map(|(judging, _)| judging);
+    let rules = if judged {
+        s.panel.rules(drawing.session(1, false)?.image_size())?
+    } else {
+        None
+    };
     let loaded = On {
         drawing,
         judging,
         latent,
+        rules,
     };
     Ok((Box::new(loaded), settings))
 }

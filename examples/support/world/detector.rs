@@ -106,6 +106,15 @@ impl<B: Backend> Detector<B> {
         })
     }
 
+    /// Multiply-adds of a picture.
+    pub fn multiply_adds(&self) -> u64 {
+        let each = self.layers.iter().map(|layer| {
+            let [rows, cols] = layer.shape.output();
+            (rows * cols * layer.shape.c_out * layer.shape.k()) as u64
+        });
+        each.sum()
+    }
+
     /// What is seen in a 64×64 RGB picture, best first.
     pub fn detect(&self, pixels: &[u8]) -> Result<Vec<Detection<'static>>, Box<dyn Error>> {
         if pixels.len() != SIDE * SIDE * 3 {

@@ -126,7 +126,7 @@ fn sets_hold_what_they_say() {
     };
     for pair in set("pairs") {
         let [a, b] = ["chosen", "rejected"].map(|side| of(&pair["prompt"], &pair[side]));
-        assert!(a["correct"] == true && b["correct"] == false);
+        assert!(a["reward"].as_f64() > b["reward"].as_f64());
     }
     for (name, parts) in [
         ("outcome", [1, 1]),
@@ -154,4 +154,49 @@ fn sets_hold_what_they_say() {
             "{item}"
         );
     }
+}
+
+#[test]
+fn rules_and_judge_mark_together_and_pairs_keep_their_distance() {
+    let home = folder("annotate-both");
+    let list = prompts(&home, 6);
+    let marked = |scorer: &str, args: &[&str]| {
+        let out = home.join(format!("{scorer}.jsonl"));
+        let mut command = annotate(&list, &out);
+        command.args(["--scorer", scorer, "--pairs", "3"]);
+        // As many as it takes for marks that agree and marks that do not.
+        command.args(["--images", "6", "--steps", "6"]).args(args);
+        succeeds(&mut command);
+        lines(&out).split_off(1)
+    };
+    let [rules, judge] = ["rules", "judge"].map(|scorer| marked(scorer, &[]));
+    let both = marked("both", &["--across", "0.5", "--margin", "0.25"]);
+    let reward = |line: &Value| line["reward"].as_f64().unwrap();
+    let mut kinds = BTreeSet::new();
+    for ((rules, judge), both) in rules.iter().zip(&judge).zip(&both) {
+        assert!(rules["codes"] == both["codes"] && judge["codes"] == both["codes"]);
+        let mean = (reward(rules) + reward(judge)) / 2.0;
+        assert!((reward(both) - mean).abs() < 1e-12);
+        let [a, b] = [rules, judge].map(|line| line["correct"] == true);
+        assert_eq!(both["correct"], a && b);
+        assert_eq!(both["reason"], rules["reason"]);
+        kinds.insert((a, b));
+    }
+    assert!(kinds.len() >= 3, "{kinds:?}");
+    let pairs = lines(&home.join("both.pairs.jsonl"));
+    assert!(!pairs.is_empty());
+    for pair in &pairs {
+        let [better, worse] = [0, 1].map(|side| pair["rewards"][side].as_f64().unwrap());
+        assert!(
+            better >= 0.5 && 0.5 > worse && better - worse >= 0.25,
+            "{pair}"
+        );
+    }
+    // The judge's rewards differ nearly always: without a distance every picture has its pair.
+    assert_eq!(
+        lines(&home.join("judge.pairs.jsonl")).len(),
+        3 * rules.len() / 6
+    );
+    let told = fails(annotate(&list, &home.join("x.jsonl")).args(["--margin", "nan"]));
+    assert!(told.contains("--margin NaN: not a distance"), "{told}");
 }
