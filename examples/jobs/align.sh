@@ -1,6 +1,6 @@
 #!/bin/sh
-# The whole loop on the bundled models: pictures of training prompts, pairs of them, DPO in two legs; pictures of the aligned
-# model, pairs, and DPO again, without and with rewards of what it draws meanwhile; all of them on the held-out prompts. Kill
+# The whole loop on the bundled models: pictures of training prompts, pairs of them, DPO; pictures of the aligned model,
+# pairs, and DPO again, without and with rewards of what it draws meanwhile; all of them on the held-out prompts. Kill
 # it and start it again: every program goes on where it was, and the files have the same bytes, on a GPU as well:
 #   align.sh [FOLDER [DEVICE]]
 set -eu
@@ -13,31 +13,32 @@ bin=target/release/examples
 mkdir -p "$out"
 # A merged model and what belongs to it.
 aligned() { echo "--model-dir $out/$1/merged --tokenizer-dir $weights/magvitv2 --guidance 3"; }
-# The tasks take turns: otherwise those with the most pairs win, and the others lose what they win.
-dpo="--masks shared --even --beta 0.5 --merge"
+# Detector and judge mark together, and every picture has a partner across the middle.
+marked="--scorer both --across 0.5 --margin 0.3 --pairs 12"
+# Tasks take turns: otherwise those with the most pairs win, and the others lose what they win.
+dpo="--masks shared --even --beta 0.5 --batch 32 --merge"
+fast="--format q8_0 --activations a8"
 
 $bin/demo prompts --seed 61 --count 3000 --out "$out/prompts.jsonl"
 # shellcheck disable=SC2086
-$bin/annotate $on --prompts "$out/prompts.jsonl" --images 16 --seed 1 --pairs 6 --out "$out/round-1.jsonl"
+$bin/annotate $on --prompts "$out/prompts.jsonl" --images 16 --seed 1 $fast $marked --out "$out/round-1.jsonl"
 # shellcheck disable=SC2086
-$bin/align $on --pairs "$out/round-1.pairs.jsonl" --steps 200 --rate 2e-4 $dpo --out "$out/first"
-# shellcheck disable=SC2046,SC2086
-$bin/align $on --pairs "$out/round-1.pairs.jsonl" --steps 200 --rate 4e-4 --seed 2 $dpo $(aligned first) --out "$out/dpo"
+$bin/align $on --pairs "$out/round-1.pairs.jsonl" --steps 300 --rate 8e-4 $dpo --out "$out/dpo"
 
 # shellcheck disable=SC2046,SC2086
-$bin/annotate $on --prompts "$out/prompts.jsonl" --images 16 --seed 5 --pairs 6 $(aligned dpo) \
-  --out "$out/round-2.jsonl"
+$bin/annotate $on --prompts "$out/prompts.jsonl" --limit 560 --images 8 --seed 5 $fast $marked $(aligned dpo) \
+  --judge-dir $weights/judge --out "$out/round-2.jsonl"
 # shellcheck disable=SC2046,SC2086
-$bin/align $on --pairs "$out/round-2.pairs.jsonl" --steps 200 --rate 3e-4 $dpo $(aligned dpo) --out "$out/iterative"
+$bin/align $on --pairs "$out/round-2.pairs.jsonl" --steps 120 --rate 5e-4 $dpo $(aligned dpo) --out "$out/iterative"
 # shellcheck disable=SC2046,SC2086
-$bin/align $on --objective guided --guide pairs --groups 1 --tries 1 --prompts "$out/prompts.jsonl" \
-  --pairs "$out/round-2.pairs.jsonl" --steps 200 --rate 3e-4 $dpo $(aligned dpo) --out "$out/guided"
+$bin/align $on --objective guided --guide pairs --scorer both --groups 2 --tries 1 --prompts "$out/prompts.jsonl" \
+  --pairs "$out/round-2.pairs.jsonl" --steps 90 --rate 5e-4 $dpo $(aligned dpo) --out "$out/guided"
 
 # Each of them on four pictures of every held-out prompt: plain, with PARM, and with PARM and corrections.
-rows=parm,parm-corrected
+rows=both-parm,both-parm-corrected
 for model in dpo iterative guided; do rows="$rows,$model,$model-parm,$model-parm-corrected"; done
 # shellcheck disable=SC2086
-$bin/compare $on --aligned "dpo=$out/dpo/merged" --aligned "iterative=$out/iterative/merged" \
+$bin/compare $on $fast --aligned "dpo=$out/dpo/merged" --aligned "iterative=$out/iterative/merged" \
   --aligned "guided=$out/guided/merged" --only $rows --scaling 0 --timed 0 --out "$out/table"
 
 # The bundled Janus on pairs of its own pictures, and on rewards of them.
