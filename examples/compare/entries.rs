@@ -117,14 +117,14 @@ const ENTRIES: [(&str, &str, &str); 29] = [
         "--strategy parm --reflections 3 --outcomes-by both",
     ),
     (
-        "both-latent-parm-corrected",
-        "PARM of 3, latent first, 6 corrections, by both",
-        "--strategy parm -n 3 --survivors 1 --latent --reflections 6 --satisfied 2 --outcomes-by both",
-    ),
-    (
         "both-corrected-7",
         "best of 2, 7 corrections, by both",
         "--strategy best-of-n -n 2 --reflections 7 --satisfied 2 --outcomes-by both",
+    ),
+    (
+        "both-objects-7",
+        "best of 2, 7 corrections around objects, by both",
+        "--strategy best-of-n -n 2 --reflections 7 --satisfied 2 --correction objects --outcomes-by both",
     ),
 ];
 

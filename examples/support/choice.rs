@@ -10,6 +10,7 @@ use maquette::search::{
 use maquette::{Generator, Judgement, RewardModel};
 use serde_json::{Value, json};
 
+use crate::locator::Objects;
 use crate::parts::Parts;
 
 /// A strategy of the crate.
@@ -34,6 +35,7 @@ pub enum Strategy {
 pub enum How {
     Scattered,
     Region,
+    Objects,
     Tail,
     Prompted,
 }
@@ -70,8 +72,9 @@ pub struct Effort {
     #[arg(long)]
     reflections: Option<u32>,
     /// How a picture is corrected: `scattered` forgets codes all over it, `region` those that the judge
-    /// misses least where tiles are covered, both for Show-o; `tail` its last rows, for the models
-    /// that draw code by code; `prompted` shows it to a generator that was trained for it. [default: scattered]
+    /// misses least where tiles are covered, `objects` those outside of what the bundled world's labelling detector finds
+    /// right, all for Show-o; `tail` its last rows, for the models that draw code by code; `prompted` shows it to a
+    /// generator that was trained for it. [default: scattered]
     #[arg(long, value_enum, requires = "reflections")]
     correction: Option<How>,
     /// Tiles along each side of a picture whose region at fault is looked for. [default: 4]
@@ -274,7 +277,7 @@ impl Effort {
             let from = self.keep_steps.unwrap_or(steps / 2);
             let correction = match self.correction {
                 None | Some(How::Scattered) => Correction::Scattered { from },
-                Some(How::Region) => Correction::Region { from },
+                Some(How::Region | How::Objects) => Correction::Region { from },
                 Some(How::Tail) => Correction::Tail { from },
                 Some(How::Prompted) => Correction::Prompted,
             };
@@ -283,8 +286,9 @@ impl Effort {
                 .with_rounds(rounds)
                 .with_confidence(self.satisfied.unwrap_or(0.0))
                 .with_locator(cover);
-            search = match self.cover_asks {
-                Some(About::Parts) => Box::new(reflect.with_locator(cover.with_parts(Parts))),
+            search = match (self.correction, self.cover_asks) {
+                (Some(How::Objects), _) => Box::new(reflect.with_locator(Objects::load()?)),
+                (_, Some(About::Parts)) => Box::new(reflect.with_locator(cover.with_parts(Parts))),
                 _ => Box::new(reflect),
             };
         }

@@ -15,6 +15,7 @@ pub mod evaluation;
 pub mod kernels;
 pub mod layout;
 pub mod layouts;
+pub mod locator;
 pub mod measured;
 pub mod memory;
 pub mod open;

@@ -156,6 +156,25 @@ fn the_region_at_fault_is_drawn_anew_and_told_with_its_reason() {
 }
 
 #[test]
+fn corrections_go_around_what_the_detector_finds_right() {
+    let home = folder("objects");
+    let mut command = example("generate");
+    command.args(["a photo of a red car and a blue book", "--quiet"]);
+    command.args(["--strategy", "plain", "--images", "1", "--reflections", "2"]);
+    command.args(["--satisfied", "2", "--correction", "objects", "--out"]);
+    succeeds(command.arg(&home));
+    let trace: Value = serde_json::from_slice(&fs::read(home.join("trace.json")).unwrap()).unwrap();
+    assert_eq!(trace["cost"]["steps"], 18 + 2 * 9);
+    // Nothing but the pictures themselves is asked about.
+    assert_eq!(trace["cost"]["outcome"], 3);
+    let events = trace["pictures"][0]["events"].as_array().unwrap();
+    let located = events.iter().filter(|event| event["event"] == "located");
+    // 64 · cos(π/4)
+    let places = located.map(|event| event["places"].as_array().unwrap().len());
+    assert_eq!(places.collect::<Vec<_>>(), [45, 45]);
+}
+
+#[test]
 fn a_person_judges_at_a_terminal() {
     let home = folder("person");
     let judged = |answers: &str| {

@@ -4,6 +4,7 @@ mod auc;
 mod chart;
 mod files;
 mod labelled;
+mod locator;
 mod memory;
 mod parts;
 mod rules;
