@@ -157,7 +157,7 @@ fn write(cli: &Cli, rows: &[Row], curves: &[Scaling], models: &Models) -> Res<()
     Ok(())
 }
 
-/// Models as a row needs them: weights of the generator, and a head before the judge.
+/// Models as a row needs them: weights of the generator, and who answers beside the judge.
 type Kind<'a> = (Option<&'a Path>, &'a Panel);
 
 /// All rows, with their models.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use maquette::error::Foreign;
 use maquette::search::{Locator, Probe, Sight};
 use maquette::{Error, ImageSize};
 
@@ -17,7 +16,7 @@ const PLAIN: f32 = 0.1;
 const FLAT: u8 = 40;
 
 /// Keeps the objects that are as the prompt wants them, the surest first, then what shows nothing: objects that are not
-/// wanted and what is no object at all are drawn anew.
+/// wanted and what is no object at all are drawn anew. Its looks are not among a search's multiply-adds.
 #[derive(Clone)]
 pub struct Objects {
     eye: Arc<Eye>,
@@ -58,16 +57,10 @@ impl Locator for Objects {
         _: &mut Probe<'_>,
         support: &mut [f32],
     ) -> maquette::Result<()> {
-        let wrong = |why: String| Error::Foreign(Foreign::new(why));
-        let text = sight.ask.prompt.text();
-        let request = scorer::request(text).ok_or_else(|| {
-            wrong(format!(
-                "the detector does not know what \"{text}\" asks for"
-            ))
-        })?;
+        let request = scorer::request(sight.ask.prompt.text())?;
         let pixels = sight.ask.pixels.and_then(|pixels| pixels.picture(0));
         let pixels = pixels.ok_or_else(|| Error::foreign("a picture that is not shown"))?;
-        let seen = self.eye.detect(pixels).map_err(|e| wrong(e.to_string()))?;
+        let seen = scorer::seen(&self.eye, pixels)?;
         let right = wanted(&request, &seen);
         let [rows, cols] = [sight.grid.rows, sight.grid.cols].map(|n| n as usize);
         let (height, width) = (SIDE / rows.max(1), SIDE / cols.max(1));

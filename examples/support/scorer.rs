@@ -11,7 +11,7 @@ use maquette::image::{ImageBatch, ImageSize};
 use maquette::reward::{self, Answer, ViewKey};
 use maquette::{CandidateId, Generator, Judgement, Prompt, RewardModel, Verdict};
 
-use crate::rules::{Request, Rules, Wanted};
+use crate::rules::{Detection, Request, Rules, Wanted};
 use crate::world::detector::Detector;
 use crate::world::prompts::{Ask, Include};
 use crate::world::{COLOURS, KINDS, SIDE};
@@ -186,10 +186,14 @@ impl<'a> Marker<'a> {
 }
 
 /// What a prompt of the bundled world asks for.
-pub fn request(prompt: &str) -> Option<Request> {
-    let record = Ask::parse(prompt)?.record();
+pub fn request(prompt: &str) -> maquette::Result<Request> {
+    let ask = Ask::parse(prompt).ok_or_else(|| {
+        let why = format!("the detector does not know what \"{prompt}\" asks for");
+        maquette::Error::Foreign(Foreign::new(why))
+    })?;
+    let record = ask.record();
     let wanted = |all: Vec<Include>| all.into_iter().map(Wanted::from).collect();
-    Some(Request {
+    Ok(Request {
         tag: record.tag,
         include: wanted(record.include),
         exclude: wanted(record.exclude),
@@ -208,10 +212,15 @@ impl From<Include> for Wanted {
     }
 }
 
+/// What a detector sees in a picture.
+pub fn seen(eye: &Eye, pixels: &[u8]) -> maquette::Result<Vec<Detection<'static>>> {
+    let seen = eye.detect(pixels);
+    seen.map_err(|e| maquette::Error::Foreign(Foreign::new(e.to_string())))
+}
+
 /// Marks a picture by GenEval's rules.
 pub fn by_rules(eye: &Eye, request: &Request, pixels: &[u8]) -> maquette::Result<Mark> {
-    let seen = eye.detect(pixels);
-    let seen = seen.map_err(|e| maquette::Error::Foreign(Foreign::new(e.to_string())))?;
+    let seen = seen(eye, pixels)?;
     let at = |bound: f32| {
         let rules = Rules {
             threshold: bound,

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use clap::Args;
-use maquette::error::Foreign;
 use maquette::generator::Needs;
 use maquette::image::ImageSize;
 use maquette::reward::{Ask, ViewKey};
@@ -120,11 +119,7 @@ impl RewardModel for Outcomes {
                 });
             }
         }
-        let text = ask.prompt.text();
-        let request = scorer::request(text).ok_or_else(|| {
-            let why = format!("the detector does not know what \"{text}\" asks for");
-            Error::Foreign(Foreign::new(why))
-        })?;
+        let request = scorer::request(ask.prompt.text())?;
         let all = ask.pixels.iter();
         let all = all.flat_map(|all| all.pixels().chunks_exact(all.size().len_bytes().max(1)));
         let rows = out.iter_mut().zip(all);
