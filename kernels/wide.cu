@@ -18,6 +18,7 @@
 //
 // Bound: the instructions that multiply, 64 P a warp and stage beside some 250 for the levels. Compute capability 8.0.
 #include "bf16.cuh"
+#include "inputs.cuh"
 
 #define TURN 2
 #define STRIPS 4
@@ -201,22 +202,29 @@ WIDE(wide_q4k_8, Q4K, 8)
 
 // Rows in BF16 as they lie for the kernels above: a lane rounds its 8 inputs of a row's block of 32. Rows and inputs that
 // are missing are zeros.
-extern "C" __global__ void __launch_bounds__(256) round_halves(
-    uint4* __restrict__ halves,  // [m / 8, k / 64 · 2, 32]
-    const f32* __restrict__ x,   // [m, k]
-    u32 m, u32 k, u32 columns)   // columns: m / 8 · k / 64 · 2
+template <class INPUTS> DEVICE void round_rows(uint4* halves, const f32* x, u32 m, u32 k, u32 columns)
 {
     const u32 column = (blockIdx.x * 256 + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (column >= columns)
         return;
     const u32 blocks = (k + 63) / 64 * TURN, row = column / blocks * 8 + lane / 4;
     const u32 first = column % blocks * 32 + lane % 4 * 4;
-    const f32* const from = x + (u64)min(row, m - 1) * k;
     f32 v[8];
 #pragma unroll
     for (u32 i = 0; i < 8; i++) {
         const u32 at = first + i / 4 * 16 + i % 4;
-        v[i] = row < m && at < k ? from[at] : 0.0f;
+        v[i] = row < m && at < k ? INPUTS::one(x, row, k, at) : 0.0f;
     }
     halves[(u64)column * 32 + lane] = make_uint4(pair(v[0], v[1]), pair(v[2], v[3]), pair(v[4], v[5]), pair(v[6], v[7]));
 }
+
+#define HALVES(NAME, INPUTS)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(256) NAME(                                                            \
+        uint4* __restrict__ halves,  /* [m / 8, k / 64 · 2, 32] */                                                     \
+        const f32* __restrict__ x,   /* [m, k], of gates [m, 2, k] */                                                  \
+        u32 m, u32 k, u32 columns)   /* columns: m / 8 · k / 64 · 2 */                                                 \
+    {                                                                                                                  \
+        round_rows<INPUTS>(halves, x, m, k, columns);                                                                  \
+    }
+
+EACH_INPUTS(HALVES, round_halves)

@@ -1,8 +1,9 @@
 //! The operations by their names. A planner runs none of them.
 
 use super::plan::Kind;
+use super::wide::Inputs;
 use super::{Buffer, Device, Matrix, Records, failed};
-use crate::error::Result;
+use crate::error::{Result, product};
 use crate::ops::attention::{
     AppendShape, AttentionShape, KvFormat, MoveShape, RelativeShape, RotaryShape,
 };
@@ -143,6 +144,44 @@ impl Backend for Device {
         y: &mut Buffer<f32>,
     ) -> Result<()> {
         self.run_counted(s.multiply_adds(), || self.product(s, x, w, bias, y))
+    }
+
+    fn activated_gemm(
+        &self,
+        activation: Activation,
+        s: GemmShape,
+        x: &mut Buffer<f32>,
+        w: &Matrix,
+        bias: Option<&Buffer<f32>>,
+        y: &mut Buffer<f32>,
+    ) -> Result<()> {
+        self.run_counted(s.multiply_adds(), || {
+            if self.product_of(Inputs::Activated(activation), s, x, w, bias, y)? {
+                return Ok(());
+            }
+            self.apply(activation, product("gemm", &[s.m, s.k])?, x)?;
+            self.product(s, x, w, bias, y)
+        })
+    }
+
+    fn gated_gemm(
+        &self,
+        activation: Activation,
+        s: GemmShape,
+        (x, room): (&Buffer<f32>, &mut Buffer<f32>),
+        w: &Matrix,
+        bias: Option<&Buffer<f32>>,
+        y: &mut Buffer<f32>,
+    ) -> Result<()> {
+        self.run_counted(s.multiply_adds(), || {
+            let gate = GateShape::of_product(s, activation);
+            gate.check(x.len, room.len)?;
+            if self.product_of(Inputs::Gated(activation), s, x, w, bias, y)? {
+                return Ok(());
+            }
+            self.gated(gate, x, room)?;
+            self.product(s, room, w, bias, y)
+        })
     }
 
     fn layer_norm(

@@ -5,6 +5,7 @@ use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, PushKernelArg};
 use super::memory::{Buffer, of_device};
 use super::module::Family::Gemv;
 use super::plan::{Kind, Ticket};
+use super::wide::Inputs;
 use super::{Device, along, elements, failed, grid, words};
 use crate::error::{Result, product};
 use crate::ops::gemm::{Activations, GemmShape};
@@ -24,8 +25,8 @@ const PORTION_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub struct Matrix {
     pub(super) format: Format,
-    n: usize,
-    k: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
     pub(super) data: CudaSlice<u8>,
     /// Scales; unused bytes where the format has none.
     pub(super) scales: CudaSlice<u8>,
@@ -199,7 +200,8 @@ impl Device {
             Activations::A8 => self.integer_product(s, x, w, bias, y)?,
             #[cfg(feature = "cublaslt")]
             Activations::Bf16 if self.cublas_product(s, x, w, bias, y)? => true,
-            Activations::Bf16 => self.wide_product(s, x, w, bias, y)?,
+            Activations::Bf16 if self.hopper_product((Inputs::Plain, s), x, w, bias, y)? => true,
+            Activations::Bf16 => self.wide_product((Inputs::Plain, s), x, w, bias, y)?,
             Activations::F32 => false,
         };
         if done {

@@ -33,6 +33,7 @@ mod sample;
 mod tiles;
 mod vq;
 mod wide;
+mod wide_90a;
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -90,6 +91,8 @@ pub struct Device {
     faults: Faults,
     name: String,
     capability: (i32, i32),
+    /// No kernels of one kind of GPU alone.
+    portable: bool,
     recording: Recording,
     /// Of a planner: what it has counted.
     tally: Option<Arc<Tally>>,
@@ -141,6 +144,7 @@ impl Device {
             faults: Faults::default(),
             name,
             capability: (major, minor),
+            portable: false,
             recording: Recording::default(),
             tally: None,
         })

@@ -17,6 +17,8 @@ pub(super) const SHARED_BYTES: i32 = 99 << 10;
 /// numbers, and a row's room in every 16.
 pub(super) const FILTER_BYTES: i32 = 96 << 10;
 pub(super) const SAMPLE_BYTES: i32 = 68 << 10;
+/// The same on GPUs of compute capability 9.0, less what barriers take.
+pub(super) const HOPPER_BYTES: i32 = 224 << 10;
 
 /// A family of kernels: a source file.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,7 @@ pub(super) enum Family {
     Tiles,
     Vq,
     Wide,
+    Wide90a,
 }
 
 /// A family's name and its PTX.
@@ -73,6 +76,7 @@ impl Family {
             Self::Tiles => source!("tiles"),
             Self::Vq => source!("vq"),
             Self::Wide => source!("wide"),
+            Self::Wide90a => source!("wide_90a"),
         }
     }
 }
@@ -139,6 +143,7 @@ impl Modules {
             "filter" => FILTER_BYTES,
             "decode" | "flash" | "gemm" | "gemm_many" | "heads" | "tiles" | "wide" => SHARED_BYTES,
             "sample" => SAMPLE_BYTES,
+            "wide_90a" => HOPPER_BYTES,
             _ => 0,
         };
         if shared > 0 {

@@ -7,7 +7,8 @@ use super::memory::Buffer;
 use super::module::Family::Wide;
 use super::{Device, elements, failed, grid, words};
 use crate::error::{Result, product};
-use crate::ops::gemm::GemmShape;
+use crate::ops::gemm::{Activations, GemmShape};
+use crate::ops::norm::Activation;
 use crate::quant::Format;
 
 /// Rows of a tile, and inputs of a block.
@@ -37,6 +38,40 @@ const fn kernels(format: Format) -> Option<[&'static str; 2]> {
     }
 }
 
+/// What rows go through before a product: see `kernels/inputs.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inputs {
+    Plain,
+    Activated(Activation),
+    /// Rows of gates and values, twice as long.
+    Gated(Activation),
+}
+
+impl Inputs {
+    /// The kernel among those of each kind, in the order of `kernels/inputs.cuh`.
+    pub(super) const fn of(self, kernels: [&'static str; 9]) -> &'static str {
+        const fn number(activation: Activation) -> usize {
+            match activation {
+                Activation::GeluTanh => 0,
+                Activation::GeluErf => 1,
+                Activation::Silu => 2,
+                Activation::Relu => 3,
+            }
+        }
+        match self {
+            Self::Plain => kernels[0],
+            Self::Activated(activation) => kernels[1 + number(activation)],
+            Self::Gated(activation) => kernels[5 + number(activation)],
+        }
+    }
+
+    /// Floats of the rows of a product.
+    fn floats(self, s: GemmShape) -> Result<usize> {
+        let each = if matches!(self, Self::Gated(_)) { 2 } else { 1 };
+        product("gemm", &[s.m, each, s.k])
+    }
+}
+
 /// Which of the kernels takes so many rows and outputs: that of the least time, which is a block's tiles, and something for
 /// what all its tiles share, once for every turn in which the GPU runs as many blocks as it can.
 fn size(m: usize, n: usize) -> usize {
@@ -49,11 +84,40 @@ fn size(m: usize, n: usize) -> usize {
 }
 
 impl Device {
+    /// A product of rows that go through something first, if it is one with rows in BF16 by kernels of this crate.
+    pub(super) fn product_of(
+        &self,
+        inputs: Inputs,
+        s: GemmShape,
+        x: &Buffer<f32>,
+        w: &Matrix,
+        bias: Option<&Buffer<f32>>,
+        y: &mut Buffer<f32>,
+    ) -> Result<bool> {
+        const OP: &str = "gemm";
+        #[cfg(feature = "cublaslt")]
+        if self.cublas.is_some() {
+            return Ok(false);
+        }
+        if s.activations != Activations::Bf16 || s.m == 0 {
+            return Ok(false);
+        }
+        s.check(x.len, bias.map(|b| b.len), y.len)?;
+        s.check_matrix(w.n, w.k)?;
+        self.owns(OP, &[x, &*y])?;
+        self.owns(OP, bias.as_slice())?;
+        w.belongs(OP, self)?;
+        let x = x.part(OP, "x", 0, inputs.floats(s)?)?;
+        let y = &mut y.part_mut(OP, "y", 0, s.m * s.n)?;
+        Ok(self.hopper_product((inputs, s), &x, w, bias, y)?
+            || self.wide_product((inputs, s), &x, w, bias, y)?)
+    }
+
     /// A product with rows in BF16 whose lengths have been checked; false if the matrix holds floats: those are
     /// multiplied with floats.
     pub(super) fn wide_product(
         &self,
-        s: GemmShape,
+        (inputs, s): (Inputs, GemmShape),
         x: &CudaView<'_, u8>,
         w: &Matrix,
         bias: Option<&Buffer<f32>>,
@@ -77,7 +141,7 @@ impl Device {
         [shape.shared_mem_bytes] = words(OP, [shared])?;
         let [m, n, k] = words(OP, [s.m, s.n, s.k])?;
         let (has_bias, accumulate) = (u32::from(bias.is_some()), u32::from(s.accumulate));
-        let halves = self.halved(s, x)?;
+        let halves = self.halved((inputs, s), x)?;
         let f = self.function(Wide, kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
@@ -99,22 +163,37 @@ impl Device {
     }
 
     /// The rows in BF16, in tiles.
-    fn halved(&self, s: GemmShape, x: &CudaView<'_, u8>) -> Result<CudaSlice<u8>> {
-        const KERNEL: &str = "round_halves";
+    fn halved(
+        &self,
+        (inputs, s): (Inputs, GemmShape),
+        x: &CudaView<'_, u8>,
+    ) -> Result<CudaSlice<u8>> {
+        let kernel = inputs.of([
+            "round_halves",
+            "round_halves_gelu_tanh",
+            "round_halves_gelu_erf",
+            "round_halves_silu",
+            "round_halves_relu",
+            "round_halves_gate_gelu_tanh",
+            "round_halves_gate_gelu_erf",
+            "round_halves_gate_silu",
+            "round_halves_gate_relu",
+        ]);
         let blocks = s.k.div_ceil(BLOCK).next_multiple_of(TURN);
         let units = product("gemm", &[s.m.div_ceil(TILE), blocks])?;
         let mut halves = self.bytes("gemm", product("gemm", &[units, HALVES_BYTES])?)?;
         let [m, k, columns] = words("gemm", [s.m, s.k, units])?;
-        let f = self.function(Wide, KERNEL)?;
+        let f = self.function(Wide, kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(&mut halves).arg(x);
         args.arg(&m).arg(&k).arg(&columns);
-        // SAFETY: round_halves(halves, x, m, k, columns), a warp for each of the columns: tiles of 8 rows times an even number
-        // of blocks of 32 inputs. halves hold 512 bytes for each, x m · k floats; rows from m and inputs from k on are not
+        // SAFETY: round_halves*(halves, x, m, k, columns), a warp for each of the columns: tiles of 8 rows times an even number
+        // of blocks of 32 inputs. halves hold 512 bytes for each, x m · k floats, of gates
+        // twice as many; rows from m and inputs from k on are not
         // read, and warps past the last column leave.
         unsafe { args.launch(elements("gemm", product("gemm", &[units, BLOCK])?)?) }
-            .map_err(|e| failed(KERNEL, e))?;
+            .map_err(|e| failed(kernel, e))?;
         Ok(halves)
     }
 }

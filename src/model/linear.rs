@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::model::weights::Loader;
 use crate::ops::Backend;
 use crate::ops::gemm::{Activations, GemmShape};
+use crate::ops::norm::Activation;
 
 /// A linear layer: packed matrix `[n, k]` and bias `[n]`.
 #[derive(Debug)]
@@ -155,6 +156,36 @@ impl<B: Backend> Linear<B> {
         y: &mut B::Buffer<f32>,
     ) -> Result<()> {
         backend.gemm(self.shape(m, true), x, &self.matrix, self.bias.as_ref(), y)
+    }
+
+    /// y += W activation(x) + b over the first `m` rows; what x holds afterwards is left open.
+    ///
+    /// # Errors
+    /// Buffers shorter than their shapes.
+    pub fn add_activated(
+        &self,
+        backend: &B,
+        m: usize,
+        (activation, x): (Activation, &mut B::Buffer<f32>),
+        y: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let s = self.shape(m, true);
+        backend.activated_gemm(activation, s, x, &self.matrix, self.bias.as_ref(), y)
+    }
+
+    /// y += W gate(x) + b over the first `m` rows, which hold gate and value; `room` may be written to.
+    ///
+    /// # Errors
+    /// Buffers shorter than their shapes.
+    pub fn add_gated(
+        &self,
+        backend: &B,
+        m: usize,
+        (activation, x, room): (Activation, &B::Buffer<f32>, &mut B::Buffer<f32>),
+        y: &mut B::Buffer<f32>,
+    ) -> Result<()> {
+        let (s, bias) = (self.shape(m, true), self.bias.as_ref());
+        backend.gated_gemm(activation, s, (x, room), &self.matrix, bias, y)
     }
 
     const fn shape(&self, m: usize, accumulate: bool) -> GemmShape {

@@ -360,7 +360,7 @@ impl<B: Backend> Stack<B> {
                 self.attended(backend, layer, s.rows, scratch, x)?;
                 norm.apply(backend, s, x, &mut scratch.normed)?;
             }
-            self.mlp(backend, layer, s.rows, scratch, x)?;
+            self.mlp(backend, (layer, block), s.rows, scratch, x)?;
             look(layer, Stage::Mlp, x)?;
             if block.norm2.is_none() {
                 self.attended(backend, layer, s.rows, scratch, x)?;
@@ -457,7 +457,7 @@ impl<B: Backend> Stack<B> {
     fn mlp(
         &self,
         backend: &B,
-        layer: usize,
+        (layer, block): (usize, &Block<B>),
         rows: usize,
         scratch: &mut Scratch<B>,
         x: &mut B::Buffer<f32>,
@@ -472,12 +472,20 @@ impl<B: Backend> Stack<B> {
         } = scratch;
         let first = (layer, Site::MlpIn);
         self.apply(backend, first, (rows, false), (normed, &mut *mlp), inner)?;
+        let last = (layer, Site::MlpOut);
+        // Adapters beside the last layer read its rows as well.
+        let beside = self.adapters.at(layer, Site::MlpOut).is_some();
         let rows_in = match (self.config.mlp, gated) {
-            (Mlp::Plain(activation), _) => {
+            (Mlp::Plain(activation), _) if beside => {
                 backend.activate(activation, rows * width, mlp)?;
                 &*mlp
             }
-            (Mlp::Gated, Some(gated)) => {
+            (Mlp::Plain(activation), _) => {
+                return block
+                    .mlp_out
+                    .add_activated(backend, rows, (activation, mlp), x);
+            }
+            (Mlp::Gated, Some(gated)) if beside => {
                 let s = GateShape {
                     rows,
                     width,
@@ -486,6 +494,11 @@ impl<B: Backend> Stack<B> {
                 backend.gate(s, mlp, gated)?;
                 &*gated
             }
+            (Mlp::Gated, Some(gated)) => {
+                return block
+                    .mlp_out
+                    .add_gated(backend, rows, (Activation::Silu, mlp, gated), x);
+            }
             (Mlp::Gated, None) => {
                 return Err(Error::Config {
                     key: "mlp",
@@ -493,7 +506,6 @@ impl<B: Backend> Stack<B> {
                 });
             }
         };
-        let last = (layer, Site::MlpOut);
         self.apply(backend, last, (rows, true), (rows_in, x), inner)
     }
 }

@@ -10,7 +10,7 @@ use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShap
 use super::reward_head::{AnswerShape, PoolShape};
 use super::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use super::vq::{GatherShape, LfqShape, NearestShape};
-use crate::error::Result;
+use crate::error::{Result, product};
 use crate::quant::{Format, QuantMatrix};
 
 pub(crate) use sealed::Sealed;
@@ -114,6 +114,34 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         bias: Option<&Self::Buffer<f32>>,
         y: &mut Self::Buffer<f32>,
     ) -> Result<()>;
+
+    /// The product of rows that go through an activation first. What x holds afterwards is left open: it may be needed by
+    /// nobody else, and a device need not write it.
+    fn activated_gemm(
+        &self,
+        activation: Activation,
+        s: GemmShape,
+        x: &mut Self::Buffer<f32>,
+        w: &Self::Matrix,
+        bias: Option<&Self::Buffer<f32>>,
+        y: &mut Self::Buffer<f32>,
+    ) -> Result<()> {
+        self.activate(activation, product("gemm", &[s.m, s.k])?, x)?;
+        self.gemm(s, x, w, bias, y)
+    }
+    /// The product of rows that are gated first: x is \[m, 2, k\], and `room` for \[m, k\] may be written to.
+    fn gated_gemm(
+        &self,
+        activation: Activation,
+        s: GemmShape,
+        (x, room): (&Self::Buffer<f32>, &mut Self::Buffer<f32>),
+        w: &Self::Matrix,
+        bias: Option<&Self::Buffer<f32>>,
+        y: &mut Self::Buffer<f32>,
+    ) -> Result<()> {
+        self.gate(GateShape::of_product(s, activation), x, room)?;
+        self.gemm(s, room, w, bias, y)
+    }
 
     /// Layer norm; see [`layer_norm`](super::norm::layer_norm).
     fn layer_norm(

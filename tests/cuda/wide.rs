@@ -2,8 +2,10 @@
 
 use half::bf16;
 use maquette::cpu::Cpu;
+use maquette::cuda::Device;
 use maquette::ops::Backend;
 use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::ops::norm::{Activation, GateShape};
 use maquette::quant::{Format, QuantMatrix};
 
 use super::{gpu, numbers};
@@ -58,25 +60,42 @@ pub(super) fn exact(
     rows: &[f32],
     bias: bool,
 ) -> Vec<(f64, f64)> {
+    exact_rows(s, format, weights, rows, bias, 0..s.m)
+}
+
+/// The same of some rows.
+fn exact_rows(
+    s: GemmShape,
+    format: Format,
+    weights: &[f32],
+    rows: &[f32],
+    bias: bool,
+    which: impl Iterator<Item = usize>,
+) -> Vec<(f64, f64)> {
     let (before, biases) = (numbers(s.m * s.n, 3), numbers(s.n, 4));
-    let round = |x: f32| match format {
-        Format::F32 => f64::from(x),
-        _ => bf16::from_f32(x).to_f64(),
+    let round = |x: &f32| match format {
+        Format::F32 => f64::from(*x),
+        _ => bf16::from_f32(*x).to_f64(),
     };
-    let one = |i: usize, j: usize| {
-        let (mut sum, mut size) = (0.0_f64, 0.0_f64);
-        for t in 0..s.k {
-            let term = round(rows[i * s.k + t]) * round(weights[j * s.k + t]);
-            (sum, size) = (sum + term, size + term.abs());
-        }
-        for (more, there) in [(biases[j], bias), (before[i * s.n + j], s.accumulate)] {
-            if there {
-                (sum, size) = (sum + f64::from(more), size + f64::from(more.abs()));
+    let weights: Vec<f64> = weights.iter().map(round).collect();
+    let mut all = Vec::new();
+    for i in which {
+        let row: Vec<f64> = rows[i * s.k..][..s.k].iter().map(round).collect();
+        for (j, weights) in weights.chunks_exact(s.k).enumerate() {
+            let (mut sum, mut size) = (0.0_f64, 0.0_f64);
+            for (x, w) in row.iter().zip(weights) {
+                let term = x * w;
+                (sum, size) = (sum + term, size + term.abs());
             }
+            for (more, there) in [(biases[j], bias), (before[i * s.n + j], s.accumulate)] {
+                if there {
+                    (sum, size) = (sum + f64::from(more), size + f64::from(more.abs()));
+                }
+            }
+            all.push((sum, size));
         }
-        (sum, size)
-    };
-    (0..s.m * s.n).map(|at| one(at / s.n, at % s.n)).collect()
+    }
+    all
 }
 
 /// Whether sums are as near as their roundings let them be: one for every 16 inputs and some at the end (for F32 one for
@@ -259,4 +278,132 @@ fn numbers_that_are_no_ordinary_ones_stay_what_they_are() {
     assert!(got[..n].iter().all(|v| v.is_nan()));
     assert!(got[n..2 * n].iter().all(|v| !v.is_finite()));
     assert!(got[2 * n..].iter().all(|v| v.is_finite()));
+}
+
+/// What Hopper has kernels of its own for, in each of their sizes, and with more stages of inputs than lie in shared memory at
+/// once. On every other GPU, and here, these are the kernels for all.
+#[test]
+fn kernels_of_one_gpu_are_as_near_as_those_for_all() {
+    let device = gpu::device();
+    let portable = gpu::device().portable();
+    let hopper = device.capability() == (9, 0);
+    let shapes: &[_] = match hopper {
+        true => &[
+            (20, 161, 128),
+            (130, 4312, 1152),
+            (1000, 2048, 1152),
+            (509, 4312, 1152),
+            (1024, 4096, 1152),
+        ],
+        false => &[(20, 161, 128), (70, 161, 1152)],
+    };
+    for &format in Format::ALL {
+        for &(m, n, k) in shapes {
+            if format.fitting(k) != format {
+                continue;
+            }
+            let s = GemmShape {
+                accumulate: true,
+                activations: Activations::Bf16,
+                ..GemmShape::new(m, n, k)
+            };
+            let (rows, numbers) = (numbers(m * k, 2), weights(format, n, k));
+            let w = matrix(format, [n, k], &numbers);
+            let of = |device: &Device, m| {
+                let w = device.pack(&w).unwrap();
+                product(device, GemmShape { m, ..s }, &w, &rows, true)
+            };
+            let (got, twin) = (of(&device, m), of(&portable, m));
+            // Some rows, the last among them.
+            let some = || (0..m).rev().step_by(m.div_ceil(16));
+            let want = exact_rows(s, format, &numbers.1, &rows, true, some());
+            for all in [&got, &twin] {
+                let all: Vec<f32> = some().flat_map(|i| all[i * n..][..n].to_vec()).collect();
+                assert!(near(&all, &want, format, k), "{format:?}, {s:?}");
+            }
+            assert!(hopper || got == twin, "{format:?}, {s:?}");
+            // Fewer rows go to other sizes, and have the same bits.
+            for fewer in [1, 17, 65, m / 2].into_iter().filter(|&fewer| fewer < m) {
+                let few = of(&device, fewer);
+                assert!(few == got[..fewer * n], "{format:?}, {s:?}, {fewer} rows");
+            }
+        }
+    }
+}
+
+/// Rows that go through an activation or a gate on their way have the bits of those that went through it before.
+#[test]
+fn activated_and_gated_rows_have_the_bits_of_two_operations() {
+    let activations = [
+        Activation::GeluTanh,
+        Activation::GeluErf,
+        Activation::Silu,
+        Activation::Relu,
+    ];
+    for (format, m, k) in [
+        (Format::Q8_0, 9, 96),
+        (Format::Q4_0, 20, 256),
+        (Format::Bf16, 3, 72),
+        (Format::F32, 2, 33),
+    ] {
+        let (n, weights, both) = (33, weights(format, 33, k), numbers(m * 2 * k, 5));
+        let w = matrix(format, [n, k], &weights);
+        let s = GemmShape {
+            accumulate: true,
+            activations: Activations::Bf16,
+            ..GemmShape::new(m, n, k)
+        };
+        gpu::in_both_orders(|device| {
+            let w = device.pack(&w).unwrap();
+            let filled = |values: &[f32]| {
+                let mut buffer = device.zeros(values.len()).unwrap();
+                device.write(&mut buffer, 0, values).unwrap();
+                buffer
+            };
+            let read = |y: &_| {
+                let mut out = vec![0.0; m * n];
+                device.read(y, 0, &mut out).unwrap();
+                out
+            };
+            let (before, bias) = (numbers(m * n, 3), filled(&numbers(n, 4)));
+            for activation in activations {
+                let (mut x, mut want) = (filled(&both), filled(&before));
+                device.activate(activation, m * k, &mut x).unwrap();
+                device.gemm(s, &x, &w, Some(&bias), &mut want).unwrap();
+                let (mut x, mut got) = (filled(&both), filled(&before));
+                device
+                    .activated_gemm(activation, s, &mut x, &w, Some(&bias), &mut got)
+                    .unwrap();
+                assert!(read(&got) == read(&want), "{format:?}, {activation:?}");
+
+                let gate = GateShape {
+                    rows: m,
+                    width: k,
+                    activation,
+                };
+                let (x, mut room, mut want) = (filled(&both), filled(&both), filled(&before));
+                device.gate(gate, &x, &mut room).unwrap();
+                device.gemm(s, &room, &w, Some(&bias), &mut want).unwrap();
+                let mut got = filled(&before);
+                device
+                    .gated_gemm(activation, s, (&x, &mut room), &w, Some(&bias), &mut got)
+                    .unwrap();
+                assert!(
+                    read(&got) == read(&want),
+                    "{format:?}, gated {activation:?}"
+                );
+            }
+            // Rows that are not there.
+            let (mut short, mut y) = (filled(&both[1..]), filled(&before));
+            let room = &mut filled(&both[..m * k]);
+            let gated = device.gated_gemm(activations[2], s, (&short, room), &w, None, &mut y);
+            assert!(gated.is_err());
+            let s = GemmShape { m: 2 * m, ..s };
+            assert!(
+                device
+                    .activated_gemm(activations[0], s, &mut short, &w, None, &mut y)
+                    .is_err()
+            );
+        });
+    }
 }

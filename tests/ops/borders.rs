@@ -101,6 +101,31 @@ fn norms_agree_at_every_remainder() {
     }
 }
 
+/// Rows that threads keep, of the last width of each instance and the first of the next; and rows that are too long, or no
+/// whole number of fours, for that.
+#[test]
+fn long_norms_agree() {
+    for width in [
+        1024, 1028, 2044, 2048, 2050, 2052, 4092, 4096, 4097, 4100, 8200,
+    ] {
+        agree!(|b| {
+            let s = NormShape {
+                rows: 2,
+                width,
+                eps: 1e-5,
+            };
+            let (weight, bias) = (random(b, width, 1), random(b, width, 2));
+            let x = random(b, 2 * width, 3);
+            let mut y = b.zeros(2 * width).unwrap();
+            b.layer_norm(s, &x, &weight, &bias, &mut y).unwrap();
+            let mut all = bits(b, &y);
+            b.rms_norm(s, &x, &weight, &mut y).unwrap();
+            all.extend(bits(b, &y));
+            all
+        });
+    }
+}
+
 /// More parts of pixels, and more channels of a group, than are added up at once; channels four at a time.
 #[test]
 fn group_norms_agree_across_parts() {

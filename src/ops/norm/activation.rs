@@ -3,6 +3,7 @@
 use super::nonzero;
 use crate::error::{Result, covers, product};
 use crate::math;
+use crate::ops::gemm::GemmShape;
 
 /// An activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +89,15 @@ pub struct GateShape {
 }
 
 impl GateShape {
+    /// Of the rows of a product.
+    pub(crate) const fn of_product(s: GemmShape, activation: Activation) -> Self {
+        Self {
+            rows: s.m,
+            width: s.k,
+            activation,
+        }
+    }
+
     /// Checks the lengths of x and y.
     ///
     /// # Errors
