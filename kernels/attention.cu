@@ -1,4 +1,4 @@
-// Rotary embedding, cache append, attention.
+// Rotary embedding, cache append, both of them, attention.
 //
 // Attention: one block of 128 threads takes one head of one query row. It goes over the visible rows twice in tiles of
 // 128: once for the largest score, once for the exponentials and the sum of values. A thread owns a row while scores
@@ -63,6 +63,34 @@ extern "C" __global__ void __launch_bounds__(256) append_q8(
     to[b * 8 + i % 8] = word;
     if (i % 8 == 0)
         to[blocks * 8 + b] = __float_as_uint(scale);
+}
+
+extern "C" __global__ void __launch_bounds__(256) keep(KEEP_PARAMETERS(f32))
+{
+    keep_heads(keys, values, x, positions, table, places, rows, q_heads, kv_heads, head_dim, rotary_dim, table_rows,
+               cache_rows, [=](f32* cache, u64 at, const f32* own) {
+                   for (u32 d = threadIdx.x % 32; d < head_dim; d += 32)
+                       cache[at * head_dim + d] = own[d];
+               });
+}
+
+extern "C" __global__ void __launch_bounds__(256) keep_q8(KEEP_PARAMETERS(u32))
+{
+    keep_heads(keys, values, x, positions, table, places, rows, q_heads, kv_heads, head_dim, rotary_dim, table_rows,
+               cache_rows, [=](u32* cache, u64 at, const f32* own) {
+                   const u32 blocks = (head_dim + 31) / 32, eighth = threadIdx.x % 8;
+                   u32* const to = cache + at * (blocks * 9);
+                   for (u32 base = 0; base < blocks; base += 4) {
+                       const u32 b = base + threadIdx.x / 8 % 4;
+                       u32 word;
+                       const u32 len = b < blocks ? min(head_dim - b * 32, 32u) : 0;
+                       const f32 scale = round_block(own + (len > 0 ? b * 32 : 0), len, word);
+                       if (len > 0)
+                           to[b * 8 + eighth] = word;
+                       if (len > 0 && eighth == 0)
+                           to[blocks * 8 + b] = __float_as_uint(scale);
+                   }
+               });
 }
 
 #define TILE 128

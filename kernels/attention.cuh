@@ -1,4 +1,5 @@
-// What the kernels of attention share: rows in 8 bits, and which rows of a cache a query sees.
+// What the kernels of attention share: rotated rows on their way into a cache, rows in 8 bits, and which rows of a cache a
+// query sees.
 #pragma once
 #include "common.cuh"
 
@@ -65,3 +66,43 @@ struct Visible {
     }
     DEVICE u64 row(u32 n) const { return n < prefix ? first + n : second + (n - prefix); }
 };
+
+// Rows of q, k and v side by side, a warp a head: queries and keys are rotated in place, keys and values put into their
+// caches by PUT(cache, row of a head in the cache, head's numbers).
+template <class T, class PUT>
+DEVICE void keep_heads(
+    T* keys, T* values, f32* x, const u32* positions, const f32* table, const u32* places, u32 rows, u32 q_heads,
+    u32 kv_heads, u32 head_dim, u32 rotary_dim, u32 table_rows, u32 cache_rows, PUT put)
+{
+    const u32 unit = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u32 heads = q_heads + 2 * kv_heads, rotated = q_heads + kv_heads, row = unit / heads, h = unit % heads;
+    if (row >= rows)
+        return;
+    f32* const own = x + ((u64)row * heads + h) * head_dim;
+    if (rotary_dim > 0 && h < rotated) {
+        const u32 half = rotary_dim / 2, p = positions[row];
+        const f32* const angles = table + (u64)p * rotary_dim;
+        if (p < table_rows)
+            for (u32 j = lane; j < half; j += 32) {
+                const f32 c = angles[j], s = angles[half + j], a = own[j], b = own[half + j];
+                own[j] = a * c - b * s;
+                own[half + j] = b * c + a * s;
+            }
+        // Other lanes read them.
+        __syncwarp();
+    }
+    const u32 place = places[row];
+    if (h < q_heads || place >= cache_rows)
+        return;
+    const bool value = h >= rotated;
+    put(value ? values : keys, (u64)(h - (value ? rotated : q_heads)) * cache_rows + place, own);
+}
+
+#define KEEP_PARAMETERS(T)                                                                                             \
+    T *__restrict__ keys,                       /* [kv_heads, cache_rows, words of a head] */                          \
+        T *__restrict__ values,                 /* the same */                                                         \
+        f32 *x,                                 /* [rows, q_heads + 2 kv_heads, head_dim], in place */                 \
+        const u32 *__restrict__ positions,      /* [rows] */                                                           \
+        const f32 *__restrict__ table,          /* [table_rows, rotary_dim]: cosines, sines */                         \
+        const u32 *__restrict__ places,         /* [rows]: rows of the cache; one outside is skipped */                \
+        u32 rows, u32 q_heads, u32 kv_heads, u32 head_dim, u32 rotary_dim, u32 table_rows, u32 cache_rows

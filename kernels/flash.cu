@@ -32,6 +32,18 @@ extern "C" __global__ void __launch_bounds__(256) append_bf16(
     cache[((u64)h * cache_rows + places[row]) * words + w] = upper_half(from[0]) | high << 16;
 }
 
+extern "C" __global__ void __launch_bounds__(256) keep_bf16(KEEP_PARAMETERS(u32))
+{
+    keep_heads(keys, values, x, positions, table, places, rows, q_heads, kv_heads, head_dim, rotary_dim, table_rows,
+               cache_rows, [=](u32* cache, u64 at, const f32* own) {
+                   const u32 words = (head_dim + 1) / 2;
+                   for (u32 w = threadIdx.x % 32; w < words; w += 32) {
+                       const u32 high = 2 * w + 1 < head_dim ? upper_half(own[2 * w + 1]) : 0;
+                       cache[at * words + w] = upper_half(own[2 * w]) | high << 16;
+                   }
+               });
+}
+
 #define TILE 128
 
 // The largest number of a block of 128 threads that is no NaN, for all of them.

@@ -124,8 +124,13 @@ const ENTRIES: [(&str, &str, &str); 28] = [
 ];
 
 /// Rows for other weights: suffixes of file and label, and the settings.
-const ALIGNED: [(&str, &str, &str); 3] = [
+const ALIGNED: [(&str, &str, &str); 4] = [
     ("", "", "--strategy plain"),
+    (
+        "-corrected-7",
+        ", best of 2, 7 corrections, by both",
+        "--strategy best-of-n -n 2 --reflections 7 --satisfied 2 --outcomes-by both",
+    ),
     (
         "-parm",
         ", PARM of 20, by both",

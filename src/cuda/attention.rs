@@ -9,11 +9,15 @@ use super::module::Family::{Attention, Flash};
 use super::{Device, along, failed, grid, words};
 use crate::error::{Error, Result, product};
 use crate::ops::Element;
-use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, RelativeShape, RotaryShape};
+use crate::ops::attention::{
+    AppendShape, AttentionShape, KeepShape, KvFormat, RelativeShape, RotaryShape,
+};
 use crate::quant::A8_BLOCK;
 
 /// Threads of a block: see `TILE` in `kernels/attention.cu`.
 const THREADS: u32 = 128;
+/// Heads of a block of threads whose rows are kept: a warp each.
+const HEADS: usize = 8;
 /// Widest head: the query and the sums of values lie in shared memory.
 const MOST_HEAD_DIM: usize = 4096;
 
@@ -124,6 +128,66 @@ impl Device {
         // proved that heads lie inside a row and that the cache holds cache_rows of them in this format; the kernel
         // compares each place with cache_rows, and threads past the last element or block leave.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
+        Ok(())
+    }
+
+    pub(super) fn keep_heads<T: Element>(
+        &self,
+        (kv, s): (KvFormat, KeepShape),
+        x: &mut Buffer<f32>,
+        turn: Option<(&Buffer<u32>, &Buffer<f32>)>,
+        places: &Buffer<u32>,
+        [keys, values]: &mut [Buffer<T>; 2],
+    ) -> Result<()> {
+        let (family, kernel) = match kv {
+            KvFormat::F32 => (Attention, "keep"),
+            KvFormat::Bf16 => (Flash, "keep_bf16"),
+            KvFormat::Q8 => (Attention, "keep_q8"),
+        };
+        let rotary_dim = match turn {
+            Some((positions, table)) => {
+                s.rotary().check(x.len, positions.len, table.len)?;
+                positions.belongs(kernel, &self.stream)?;
+                self.owns(kernel, &[table])?;
+                s.rotary_dim
+            }
+            None => 0,
+        };
+        self.owns(kernel, &[x])?;
+        places.belongs(kernel, &self.stream)?;
+        for (append, cache) in s.appends().into_iter().zip([&*keys, &*values]) {
+            append.check_as(kv, x.len, places.len, cache.len)?;
+            cache.belongs(kernel, &self.stream)?;
+        }
+        let units = product(kernel, &[s.rows, s.q_heads + 2 * s.kv_heads])?;
+        if units == 0 {
+            return Ok(());
+        }
+        let sizes = [s.rows, s.q_heads, s.kv_heads, s.head_dim, rotary_dim];
+        let [rows, q_heads, kv_heads, head_dim, rotary_dim] = words(kernel, sizes)?;
+        let [table_rows, cache_rows] = words(kernel, [s.positions, s.cache_rows])?;
+        // Units are numbered in 32 bits, those past the last one included.
+        words(kernel, [units.saturating_add(HEADS)])?;
+        let f = self.function(family, kernel)?;
+        let stream = self.current();
+        let mut args = stream.launch_builder(&f);
+        args.arg(&mut keys.data)
+            .arg(&mut values.data)
+            .arg(&mut x.data);
+        match turn {
+            Some((positions, table)) => args.arg(&positions.data).arg(&table.data),
+            // Not read.
+            None => args.arg(&places.data).arg(&places.data),
+        };
+        args.arg(&places.data).arg(&rows).arg(&q_heads);
+        args.arg(&kv_heads).arg(&head_dim).arg(&rotary_dim);
+        args.arg(&table_rows).arg(&cache_rows);
+        // SAFETY: keep, keep_bf16, keep_q8(keys, values, x, positions, table, places, rows, q_heads, kv_heads, head_dim,
+        // rotary_dim, table_rows, cache_rows), a warp for each head of each row. The checks proved that x holds them, that
+        // rotated pairs lie inside a head and that the caches hold cache_rows of each head in this format; the kernel
+        // compares positions with the table's rows and places with cache_rows, and warps past the last head leave.
+        unsafe { args.launch(grid(kernel, units.div_ceil(HEADS), 1, 32 * HEADS as u32)?) }
+            .map_err(|e| failed(kernel, e))?;
         Ok(())
     }
 

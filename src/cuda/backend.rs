@@ -5,7 +5,7 @@ use super::wide::Inputs;
 use super::{Buffer, Device, Matrix, Records, failed};
 use crate::error::{Result, product};
 use crate::ops::attention::{
-    AppendShape, AttentionShape, KvFormat, MoveShape, RelativeShape, RotaryShape,
+    AppendShape, AttentionShape, KeepShape, KvFormat, MoveShape, RelativeShape, RotaryShape,
 };
 use crate::ops::conv::{ConvShape, PatchShape, Rounding};
 use crate::ops::gemm::GemmShape;
@@ -13,7 +13,7 @@ use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, Nor
 use crate::ops::reward_head::{AnswerShape, PoolShape};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
-use crate::ops::{Backend, Element, Sealed, tally};
+use crate::ops::{Backend, Element, KvPair, Sealed, tally};
 use crate::quant::{Format, QuantMatrix};
 
 impl Sealed for Device {}
@@ -269,6 +269,21 @@ impl Backend for Device {
     ) -> Result<()> {
         self.run_seen(s, spans, || {
             self.attend((KvFormat::F32, s), q, [keys, values], spans, out)
+        })
+    }
+
+    fn keep(
+        &self,
+        s: KeepShape,
+        x: &mut Buffer<f32>,
+        turn: Option<(&Buffer<u32>, &Buffer<f32>)>,
+        places: &Buffer<u32>,
+        cache: KvPair<'_, Self>,
+    ) -> Result<()> {
+        self.run(|| match cache {
+            KvPair::F32(kv) => self.keep_heads((KvFormat::F32, s), x, turn, places, kv),
+            KvPair::Bf16(kv) => self.keep_heads((KvFormat::Bf16, s), x, turn, places, kv),
+            KvPair::Q8(kv) => self.keep_heads((KvFormat::Q8, s), x, turn, places, kv),
         })
     }
 

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::linear::Linear;
 use crate::model::weights::{Loader, zeros};
 use crate::ops::Backend;
-use crate::ops::attention::{RotaryShape, rotary_table};
+use crate::ops::attention::rotary_table;
 use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
 
 /// Names of one block's tensors, without `.weight` and `.bias`. Names that a configuration does not use stay empty.
@@ -420,19 +420,7 @@ impl<B: Backend> Stack<B> {
             }
         }
         look(layer, Stage::HeadNorm, &scratch.qkv)?;
-        if let (Some(r), Some(table)) = (c.rotary, &self.table) {
-            // q and k stand side by side: one call rotates both.
-            let s = RotaryShape {
-                rows,
-                heads: c.n_heads + c.n_kv_heads,
-                head_dim: c.head_dim,
-                rotary_dim: r.dim,
-                stride,
-                offset: 0,
-                positions: r.positions,
-            };
-            backend.rotary(s, &mut scratch.qkv, pass.positions, table)?;
-        }
+        self.keep(backend, pass, &mut scratch.qkv, (layer, cache))?;
         look(layer, Stage::Rotated, &scratch.qkv)?;
         let Scratch { qkv, context, .. } = &mut *scratch;
         self.attend_cached(backend, pass, qkv, (layer, cache), context)?;

@@ -87,6 +87,58 @@ impl AppendShape {
     }
 }
 
+/// Rows of queries, keys and values side by side, on their way into a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepShape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Heads of queries.
+    pub q_heads: usize,
+    /// Heads of keys, and of values.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Leading dimensions of queries and keys that are rotated; none for models without a rotary embedding.
+    pub rotary_dim: usize,
+    /// Positions in the table.
+    pub positions: usize,
+    /// Rows of the cache.
+    pub cache_rows: usize,
+}
+
+impl KeepShape {
+    const fn stride(&self) -> usize {
+        self.q_heads
+            .saturating_add(self.kv_heads.saturating_mul(2))
+            .saturating_mul(self.head_dim)
+    }
+
+    /// The rotation of queries and keys.
+    pub(crate) const fn rotary(&self) -> RotaryShape {
+        RotaryShape {
+            rows: self.rows,
+            heads: self.q_heads.saturating_add(self.kv_heads),
+            head_dim: self.head_dim,
+            rotary_dim: self.rotary_dim,
+            stride: self.stride(),
+            offset: 0,
+            positions: self.positions,
+        }
+    }
+
+    /// What is put into the cache of keys, and into that of values.
+    pub(crate) fn appends(&self) -> [AppendShape; 2] {
+        [self.q_heads, self.q_heads.saturating_add(self.kv_heads)].map(|before| AppendShape {
+            rows: self.rows,
+            heads: self.kv_heads,
+            head_dim: self.head_dim,
+            stride: self.stride(),
+            offset: before.saturating_mul(self.head_dim),
+            cache_rows: self.cache_rows,
+        })
+    }
+}
+
 /// cache\[h, places\[r\], :\] = x\[r, offset + h · head_dim ..\]. A place outside the cache is skipped.
 ///
 /// # Errors

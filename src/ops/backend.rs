@@ -3,7 +3,9 @@
 use core::fmt::Debug;
 
 use super::Element;
-use super::attention::{AppendShape, AttentionShape, MoveShape, RelativeShape, RotaryShape};
+use super::attention::{
+    AppendShape, AttentionShape, KeepShape, MoveShape, RelativeShape, RotaryShape,
+};
 use super::conv::{ConvShape, PatchShape, Rounding};
 use super::gemm::GemmShape;
 use super::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, NormShape};
@@ -17,6 +19,17 @@ pub(crate) use sealed::Sealed;
 mod sealed {
     /// Only this crate's devices implement [`Backend`](super::Backend): its methods may grow.
     pub trait Sealed {}
+}
+
+/// Keys and values of a layer, in the format that they are kept in.
+#[derive(Debug)]
+pub enum KvPair<'a, B: Backend> {
+    /// As they are.
+    F32(&'a mut [B::Buffer<f32>; 2]),
+    /// In upper halves of floats.
+    Bf16(&'a mut [B::Buffer<u32>; 2]),
+    /// In blocks of 8 bits.
+    Q8(&'a mut [B::Buffer<u32>; 2]),
 }
 
 /// A device: its memory and its operations. Public so that models can be named for it, sealed so that it can grow.
@@ -201,6 +214,38 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         places: &Self::Buffer<u32>,
         cache: &mut Self::Buffer<f32>,
     ) -> Result<()>;
+    /// Rotates the queries and keys of rows by their positions, and puts keys and values to the places that a buffer names:
+    /// [`rotary`](Self::rotary) and, by their format, two appends.
+    fn keep(
+        &self,
+        s: KeepShape,
+        x: &mut Self::Buffer<f32>,
+        turn: Option<(&Self::Buffer<u32>, &Self::Buffer<f32>)>,
+        places: &Self::Buffer<u32>,
+        cache: KvPair<'_, Self>,
+    ) -> Result<()>
+    where
+        Self: Sized,
+    {
+        if let Some((positions, table)) = turn {
+            self.rotary(s.rotary(), x, positions, table)?;
+        }
+        let [keys, values] = s.appends();
+        match cache {
+            KvPair::F32([k, v]) => {
+                self.append(keys, x, places, k)?;
+                self.append(values, x, places, v)
+            }
+            KvPair::Bf16([k, v]) => {
+                self.append_bf16(keys, x, places, k)?;
+                self.append_bf16(values, x, places, v)
+            }
+            KvPair::Q8([k, v]) => {
+                self.append_q8(keys, x, places, k)?;
+                self.append_q8(values, x, places, v)
+            }
+        }
+    }
     /// Attention over a shared prefix and own rows; see [`attention`](super::attention::attention).
     fn attention(
         &self,

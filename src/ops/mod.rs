@@ -30,9 +30,9 @@ fn counted(sizes: &[usize]) -> u64 {
 }
 
 #[cfg(feature = "alloc")]
-pub use backend::Backend;
-#[cfg(feature = "alloc")]
 pub(crate) use backend::Sealed;
+#[cfg(feature = "alloc")]
+pub use backend::{Backend, KvPair};
 #[cfg(feature = "align")]
 pub use backward::Backward;
 #[cfg(feature = "alloc")]

@@ -1,8 +1,8 @@
 //! What kernels copy several words at a time, in turns: channels of a tap, rows of a cache that lie apart.
 
-use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
+use maquette::ops::attention::{AppendShape, AttentionShape, KeepShape, KvFormat};
 use maquette::ops::conv::ConvShape;
-use maquette::ops::{Backend, Reference};
+use maquette::ops::{Backend, KvPair, Reference};
 
 use super::{bits, buffer, convolution, numbers, random, words};
 
@@ -113,5 +113,67 @@ fn rows_in_8_bits_may_lie_apart() {
                 bits(b, &out)
             });
         }
+    }
+}
+
+/// Rows of queries, keys and values on their way into a cache: heads of odd widths, of more than a warp and of several blocks
+/// of 8 bits; positions behind the table and places behind the cache; with and without a rotation.
+#[test]
+fn kept_rows_agree() {
+    for (head_dim, rotary_dim, q_heads, kv_heads) in [
+        (5, 4, 3, 1),
+        (33, 0, 1, 1),
+        (64, 32, 4, 2),
+        (72, 0, 2, 2),
+        (128, 128, 3, 3),
+        (160, 70, 1, 1),
+    ] {
+        let s = KeepShape {
+            rows: 3,
+            q_heads,
+            kv_heads,
+            head_dim,
+            rotary_dim,
+            positions: 6,
+            cache_rows: 4,
+        };
+        let width = (q_heads + 2 * kv_heads) * head_dim;
+        agree!(|b| {
+            let turned = rotary_dim > 0;
+            let (positions, places) = (buffer(b, &[5_u32, 0, 6]), buffer(b, &[2_u32, 4, 0]));
+            let table = random(b, s.positions * rotary_dim.max(1), 2);
+            let turn = turned.then_some((&positions, &table));
+            let mut all = Vec::new();
+            let mut x = random(b, 3 * width, 1);
+            let mut floats = [7, 8].map(|seed| random(b, 4 * kv_heads * head_dim, seed));
+            let kept = KvPair::F32(&mut floats);
+            b.keep(s, &mut x, turn, &places, kept).unwrap();
+            all.extend(bits(b, &x));
+            all.extend(floats.iter().flat_map(|cache| bits(b, cache)));
+            for kv in [KvFormat::Bf16, KvFormat::Q8] {
+                let mut x = random(b, 3 * width, 1);
+                let len = 4 * kv_heads * kv.words(head_dim);
+                let mut packed = [0, 1].map(|_| buffer(b, &vec![9_u32; len]));
+                let kept = match kv {
+                    KvFormat::Q8 => KvPair::Q8(&mut packed),
+                    _ => KvPair::Bf16(&mut packed),
+                };
+                b.keep(s, &mut x, turn, &places, kept).unwrap();
+                all.extend(bits(b, &x));
+                all.extend(packed.iter().flat_map(|cache| words(b, cache)));
+            }
+            // Caches, tables and rows that are too short.
+            let short = KeepShape { cache_rows: 5, ..s };
+            assert!(
+                b.keep(short, &mut x, turn, &places, KvPair::F32(&mut floats))
+                    .is_err()
+            );
+            let short = KeepShape { rows: 4, ..s };
+            assert!(
+                b.keep(short, &mut x, turn, &places, KvPair::F32(&mut floats))
+                    .is_err()
+            );
+            all
+        });
     }
 }

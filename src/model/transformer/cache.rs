@@ -5,8 +5,10 @@ use alloc::vec::Vec;
 use super::{Pass, Stack};
 use crate::error::{Error, Result, product};
 use crate::model::session::made;
-use crate::ops::attention::{AppendShape, AttentionShape, KvFormat, MoveShape, SPAN_WORDS};
-use crate::ops::{Backend, Element};
+use crate::ops::attention::{
+    AppendShape, AttentionShape, KeepShape, KvFormat, MoveShape, SPAN_WORDS,
+};
+use crate::ops::{Backend, Element, KvPair};
 
 /// Keys and values, `[n_kv_heads, rows, …]` each, so that what a head reads lies together: of every layer, or of one that
 /// all layers use in turn.
@@ -153,7 +155,36 @@ impl<B: Backend> Stack<B> {
         }
     }
 
-    /// Puts the keys and values of rows of q, k and v into the cache, and attends to it.
+    /// Rotates the rows of q, k and v where the stack does, and puts keys and values into the cache.
+    pub(super) fn keep(
+        &self,
+        backend: &B,
+        pass: &Pass<'_, B>,
+        qkv: &mut B::Buffer<f32>,
+        (layer, cache): (usize, &mut Cache<B>),
+    ) -> Result<()> {
+        let c = &self.config;
+        let (dim, positions) = c.rotary.map_or((0, 0), |r| (r.dim, r.positions));
+        let s = KeepShape {
+            rows: pass.sequences * pass.queries,
+            q_heads: c.n_heads,
+            kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            rotary_dim: dim,
+            positions,
+            cache_rows: cache.rows,
+        };
+        let turn = self.table.as_ref().filter(|_| dim > 0);
+        let turn = turn.map(|table| (pass.positions, table));
+        let kept = match &mut cache.kept {
+            Kept::F32(layers) => KvPair::F32(layers.of(layer)?),
+            Kept::Bf16(layers) => KvPair::Bf16(layers.of(layer)?),
+            Kept::Q8(layers) => KvPair::Q8(layers.of(layer)?),
+        };
+        backend.keep(s, qkv, turn, pass.places, kept)
+    }
+
+    /// Attends to the cache.
     pub(super) fn attend_cached(
         &self,
         backend: &B,
@@ -162,11 +193,6 @@ impl<B: Backend> Stack<B> {
         (layer, cache): (usize, &mut Cache<B>),
         out: &mut B::Buffer<f32>,
     ) -> Result<()> {
-        let c = &self.config;
-        let rows = pass.sequences * pass.queries;
-        let append = self.append_shape(rows, cache.rows, c.qkv_width());
-        let offsets = [c.q_width(), c.q_width() + c.kv_width()];
-        let parts = offsets.map(|offset| AppendShape { offset, ..append });
         let s = AttentionShape {
             causal: pass.causal,
             repeated_prefix: self.repeated_prefix,
@@ -174,25 +200,16 @@ impl<B: Backend> Stack<B> {
         };
         match &mut cache.kept {
             Kept::F32(layers) => {
-                let kv = layers.of(layer)?;
-                for (s, cache) in parts.into_iter().zip(&mut *kv) {
-                    backend.append(s, qkv, pass.places, cache)?;
-                }
-                backend.attention(s, qkv, &kv[0], &kv[1], pass.spans, out)
+                let [k, v] = layers.of(layer)?;
+                backend.attention(s, qkv, k, v, pass.spans, out)
             }
             Kept::Bf16(layers) => {
-                let kv = layers.of(layer)?;
-                for (s, cache) in parts.into_iter().zip(&mut *kv) {
-                    backend.append_bf16(s, qkv, pass.places, cache)?;
-                }
-                backend.attention_bf16(s, qkv, &kv[0], &kv[1], pass.spans, out)
+                let [k, v] = layers.of(layer)?;
+                backend.attention_bf16(s, qkv, k, v, pass.spans, out)
             }
             Kept::Q8(layers) => {
-                let kv = layers.of(layer)?;
-                for (s, cache) in parts.into_iter().zip(&mut *kv) {
-                    backend.append_q8(s, qkv, pass.places, cache)?;
-                }
-                backend.attention_q8(s, qkv, &kv[0], &kv[1], pass.spans, out)
+                let [k, v] = layers.of(layer)?;
+                backend.attention_q8(s, qkv, k, v, pass.spans, out)
             }
         }
     }
