@@ -77,7 +77,9 @@ DEVICE float4 four_of(const f32* from, u32 i, u32 width)
 }
 
 // A row of up to 1024 * FOURS elements, a multiple of 4, which the threads keep from the first look to the last.
-template <u32 FOURS> DEVICE void held_layer_norm(Held& held, f32* y, const f32* x, const f32* weight, const f32* bias, u32 width, f32 eps)
+template <u32 FOURS>
+DEVICE void held_layer_norm(
+    Held& held, f32* y, const f32* x, const f32* weight, const f32* bias, u32 width, f32 eps)
 {
     const u32 count = (width + 255) / 256 * 256;
     float4 v[FOURS], w[FOURS], b[FOURS];

@@ -1,5 +1,5 @@
 // The products of wide.cu on Hopper, by its own instructions: y[m, n] (+)= x[m, k] wT + bias, rows and weights in BF16, k a
-// multiple of 64. Compute capability 9.0 alone; wide.cu is the twin for every other GPU.
+// multiple of 128. Compute capability 9.0 alone; wide.cu is the twin for every other GPU.
 //
 // Rows and weights are rounded as there, and summed in floats, 16 inputs an instruction, from the first inputs to the last.
 // Nothing knows of other rows, so a row has the same bits in each batch. Inside an instruction the order is the tensor
@@ -177,15 +177,13 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         TILE_BYTES = 8 * STAGE_INPUTS * 2,
         W_AT = TILES * TILE_BYTES,
         SCALES_AT = W_AT + STRIPS * TURN * W_BYTES,
-        // Of levels, bytes at once.
-        RUN = TURN * W_BYTES < 2048 ? TURN * W_BYTES : 2048,
         STAGE = SCALES_AT + STRIPS * TURN * SCALES,
         FIT = 224 * 1024 / STAGE,
         STAGES = FIT < 8 ? FIT : 8
     };
     extern __shared__ __align__(128) u8 memory[];
     __shared__ __align__(8) u64 barriers[2 * STAGES + 1];
-    // The same for all lanes, which the compiler must see.
+    // By a shuffle the compiler sees that it is the same for all lanes; else it makes products wait for each other.
     const u32 warp = __shfl_sync(ALL, threadIdx.x / 32, 0), lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const u32 blocks = k / 32, stages = k / STAGE_INPUTS, all_strips = (n + 31) / 32, all_tiles = (m + 7) / 8;
     // GROUP row tiles of a group take turns, and outputs are next.
@@ -200,6 +198,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
             barrier_init(full + 8 * i, 1);
             barrier_init(empty + 8 * i, WARPS);
         }
+        // Nobody waits here: where the first stage gives back what was before it.
         barrier_init(empty + 8 * STAGES, WARPS);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -221,9 +220,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
             for (u32 i = 0; i < STRIPS; i++) {
                 // Strips past the last are the last once more, and not written.
                 const u64 block = (u64)min(first_strip + i, all_strips - 1) * blocks + stage * TURN;
-#pragma unroll
-                for (u32 b = 0; b < TURN * W_BYTES; b += RUN)
-                    copy_run(to + W_AT + i * TURN * W_BYTES + b, w + block * W_BYTES + b, RUN, barrier);
+                copy_run(to + W_AT + i * TURN * W_BYTES, w + block * W_BYTES, TURN * W_BYTES, barrier);
                 if (PACKED)
                     copy_run(to + SCALES_AT + i * TURN * SCALES, scales + block * SCALES, TURN * SCALES, barrier);
             }

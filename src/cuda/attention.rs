@@ -8,16 +8,17 @@ use super::memory::Buffer;
 use super::module::Family::{Attention, Flash};
 use super::{Device, along, failed, grid, words};
 use crate::error::{Error, Result, product};
-use crate::ops::Element;
 use crate::ops::attention::{
     AppendShape, AttentionShape, KeepShape, KvFormat, RelativeShape, RotaryShape,
 };
+use crate::ops::{Element, Turn};
 use crate::quant::A8_BLOCK;
 
 /// Threads of a block: see `TILE` in `kernels/attention.cu`.
 const THREADS: u32 = 128;
 /// Heads of a block of threads whose rows are kept: a warp each.
 const HEADS: usize = 8;
+const KEEP_THREADS: u32 = 256;
 /// Widest head: the query and the sums of values lie in shared memory.
 const MOST_HEAD_DIM: usize = 4096;
 
@@ -135,7 +136,7 @@ impl Device {
         &self,
         (kv, s): (KvFormat, KeepShape),
         x: &mut Buffer<f32>,
-        turn: Option<(&Buffer<u32>, &Buffer<f32>)>,
+        turn: Option<Turn<'_, Self>>,
         places: &Buffer<u32>,
         [keys, values]: &mut [Buffer<T>; 2],
     ) -> Result<()> {
@@ -186,7 +187,7 @@ impl Device {
         // rotary_dim, table_rows, cache_rows), a warp for each head of each row. The checks proved that x holds them, that
         // rotated pairs lie inside a head and that the caches hold cache_rows of each head in this format; the kernel
         // compares positions with the table's rows and places with cache_rows, and warps past the last head leave.
-        unsafe { args.launch(grid(kernel, units.div_ceil(HEADS), 1, 32 * HEADS as u32)?) }
+        unsafe { args.launch(grid(kernel, units.div_ceil(HEADS), 1, KEEP_THREADS)?) }
             .map_err(|e| failed(kernel, e))?;
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, Nor
 use crate::ops::reward_head::{AnswerShape, PoolShape};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
-use crate::ops::{Backend, Element, KvPair, Sealed, tally};
+use crate::ops::{Backend, Element, KvPair, Sealed, Turn, tally};
 use crate::quant::{Format, QuantMatrix};
 
 impl Sealed for Device {}
@@ -276,7 +276,7 @@ impl Backend for Device {
         &self,
         s: KeepShape,
         x: &mut Buffer<f32>,
-        turn: Option<(&Buffer<u32>, &Buffer<f32>)>,
+        turn: Option<Turn<'_, Self>>,
         places: &Buffer<u32>,
         cache: KvPair<'_, Self>,
     ) -> Result<()> {

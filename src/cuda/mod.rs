@@ -3,7 +3,7 @@
 //! Nothing of CUDA is needed to build this, and only the driver to run it. The kernels stand in `kernels/`, one file a
 //! family; `kernels/README.md` says how they are written and tested. They round where the reference loops round, and
 //! sum in the same order: all results have the bits of [`Reference`](crate::ops::Reference), gradients among them
-//! (feature `align`). So a row has the same bits in any batch.
+//! (feature `align`), but for what multiplies BF16 on tensor cores. And a row has the same bits in any batch.
 
 mod attention;
 mod backend;

@@ -89,9 +89,9 @@ fn shared_bytes(rows: usize, strip_bytes: usize) -> usize {
 }
 
 impl Device {
-    /// This GPU without kernels that only GPUs of its kind have: with it, products of
-    /// [`Activations::Bf16`](crate::ops::gemm::Activations::Bf16) have the same bits on every GPU. On Hopper (compute
-    /// capability 9.0) they are slower then; on others nothing changes.
+    /// This GPU without kernels that only GPUs of its kind have: products of
+    /// [`Activations::Bf16`](crate::ops::gemm::Activations::Bf16) run as on every other. On Hopper (compute capability 9.0)
+    /// they take two to three times as long then, and come out with other last bits; elsewhere nothing changes.
     #[must_use]
     pub const fn portable(mut self) -> Self {
         self.portable = true;

@@ -21,6 +21,12 @@ mod sealed {
     pub trait Sealed {}
 }
 
+/// What rows are rotated by: the position of each, and the table of cosines and sines.
+pub type Turn<'a, B> = (
+    &'a <B as Backend>::Buffer<u32>,
+    &'a <B as Backend>::Buffer<f32>,
+);
+
 /// Keys and values of a layer, in the format that they are kept in.
 #[derive(Debug)]
 pub enum KvPair<'a, B: Backend> {
@@ -220,7 +226,7 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         &self,
         s: KeepShape,
         x: &mut Self::Buffer<f32>,
-        turn: Option<(&Self::Buffer<u32>, &Self::Buffer<f32>)>,
+        turn: Option<Turn<'_, Self>>,
         places: &Self::Buffer<u32>,
         cache: KvPair<'_, Self>,
     ) -> Result<()>
