@@ -34,9 +34,12 @@ $bin/align $on --pairs "$out/round-2.pairs.jsonl" --steps 120 --rate 5e-4 $dpo $
 $bin/align $on --objective guided --guide pairs --scorer both --groups 2 --tries 1 --prompts "$out/prompts.jsonl" \
   --pairs "$out/round-2.pairs.jsonl" --steps 90 --rate 5e-4 $dpo $(aligned dpo) --out "$out/guided"
 
-# Each of them on four pictures of every held-out prompt: plain, with PARM, and with PARM and corrections.
-rows=both-parm,both-parm-corrected
-for model in dpo iterative guided; do rows="$rows,$model,$model-parm,$model-parm-corrected"; done
+# Each of them on four pictures of every held-out prompt: plain, the better of two with corrections, with PARM, and with PARM
+# and corrections. table.sh adds all other rows.
+rows=both-corrected-7,both-parm,both-parm-corrected
+for model in dpo iterative guided; do
+  rows="$rows,$model,$model-corrected-7,$model-parm,$model-parm-corrected"
+done
 # shellcheck disable=SC2086
 $bin/compare $on $fast --aligned "dpo=$out/dpo/merged" --aligned "iterative=$out/iterative/merged" \
   --aligned "guided=$out/guided/merged" --only $rows --scaling 0 --timed 0 --out "$out/table"

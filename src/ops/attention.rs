@@ -114,7 +114,8 @@ impl KeepShape {
     }
 
     /// The rotation of queries and keys.
-    pub(crate) const fn rotary(&self) -> RotaryShape {
+    #[must_use]
+    pub const fn rotary(&self) -> RotaryShape {
         RotaryShape {
             rows: self.rows,
             heads: self.q_heads.saturating_add(self.kv_heads),
@@ -127,7 +128,8 @@ impl KeepShape {
     }
 
     /// What is put into the cache of keys, and into that of values.
-    pub(crate) fn appends(&self) -> [AppendShape; 2] {
+    #[must_use]
+    pub fn appends(&self) -> [AppendShape; 2] {
         [self.q_heads, self.q_heads.saturating_add(self.kv_heads)].map(|before| AppendShape {
             rows: self.rows,
             heads: self.kv_heads,

@@ -90,7 +90,8 @@ pub struct GateShape {
 
 impl GateShape {
     /// Of the rows of a product.
-    pub(crate) const fn of_product(s: GemmShape, activation: Activation) -> Self {
+    #[must_use]
+    pub const fn of_product(s: GemmShape, activation: Activation) -> Self {
         Self {
             rows: s.m,
             width: s.k,
