@@ -8,7 +8,7 @@ use support::choice::{Effort, Strategy};
 use support::open::{Panel, Res};
 
 /// Name of the file, label, and what `geneval` is called with. "By both": outcomes are told by judge and detector.
-const ENTRIES: [(&str, &str, &str); 28] = [
+const ENTRIES: [(&str, &str, &str); 29] = [
     ("plain", "plain", "--strategy plain"),
     ("best-of-4", "best of 4", "--strategy best-of-n -n 4"),
     ("best-of-8", "best of 8", "--strategy best-of-n -n 8"),
@@ -120,6 +120,11 @@ const ENTRIES: [(&str, &str, &str); 28] = [
         "both-corrected-7",
         "best of 2, 7 corrections, by both",
         "--strategy best-of-n -n 2 --reflections 7 --satisfied 2 --outcomes-by both",
+    ),
+    (
+        "both-latent-parm-corrected",
+        "PARM of 3, latent first, 6 corrections, by both",
+        "--strategy parm -n 3 --survivors 1 --latent --reflections 6 --satisfied 2 --outcomes-by both",
     ),
 ];
 

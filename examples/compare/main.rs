@@ -39,7 +39,7 @@ struct Cli {
     /// A row more: its name, and what `geneval` is called with for it, as in `wide=--strategy prm --width 3`.
     #[arg(long, value_name = "NAME=SETTINGS", allow_hyphen_values = true)]
     entry: Vec<String>,
-    /// Rows for other weights of the generator, as `align` leaves them: plain, PARM, and PARM with corrections.
+    /// Rows for other weights of the generator, as `align` leaves them: plain, corrected, PARM, and PARM with corrections.
     #[arg(long, value_name = "NAME=FOLDER")]
     aligned: Vec<String>,
     /// Pictures of each prompt for the curves over the number of candidates.
