@@ -132,6 +132,7 @@ impl Device {
         Ok(())
     }
 
+    /// Rotation and both appends, a launch.
     pub(super) fn keep_heads<T: Element>(
         &self,
         (kv, s): (KvFormat, KeepShape),
@@ -160,7 +161,8 @@ impl Device {
             append.check_as(kv, x.len, places.len, cache.len)?;
             cache.belongs(kernel, &self.stream)?;
         }
-        let units = product(kernel, &[s.rows, s.q_heads + 2 * s.kv_heads])?;
+        let heads = s.q_heads.saturating_add(s.kv_heads.saturating_mul(2));
+        let units = product(kernel, &[s.rows, heads])?;
         if units == 0 {
             return Ok(());
         }

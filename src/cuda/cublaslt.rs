@@ -215,8 +215,8 @@ const fn kernel(format: Format) -> Option<&'static str> {
 impl Device {
     /// This GPU with products of many rows through NVIDIA's cuBLASLt, which it must find installed (on Linux): those of
     /// [`Activations::Bf16`](crate::ops::gemm::Activations::Bf16) with 128 rows and more. Prompts and masked steps of large
-    /// models are faster with it where this crate has no kernels for the GPU's kind alone (Hopper). **A row's bits then depend on its batch**: a candidate drawn alone and among others may
-    /// come out as two pictures.
+    /// models are faster with it where this crate has no kernels for the GPU's kind alone (Hopper). **A row's bits then
+    /// depend on its batch**: a candidate drawn alone and among others may come out as two pictures.
     ///
     /// The weights of a product are made into BF16 for it, in memory that it takes and gives back: 2 bytes a weight of the
     /// largest matrix, 2 an input, and 32 MiB.

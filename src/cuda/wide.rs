@@ -189,9 +189,8 @@ impl Device {
         args.arg(&mut halves).arg(x);
         args.arg(&m).arg(&k).arg(&columns);
         // SAFETY: round_halves*(halves, x, m, k, columns), a warp for each of the columns: tiles of 8 rows times an even number
-        // of blocks of 32 inputs. halves hold 512 bytes for each, x m · k floats, of gates
-        // twice as many; rows from m and inputs from k on are not
-        // read, and warps past the last column leave.
+        // of blocks of 32 inputs. halves hold 512 bytes for each, x m · k floats, of gates twice as many; rows from m and inputs
+        // from k on are not read, and warps past the last column leave.
         unsafe { args.launch(elements("gemm", product("gemm", &[units, BLOCK])?)?) }
             .map_err(|e| failed(kernel, e))?;
         Ok(halves)

@@ -170,9 +170,8 @@ impl Device {
         args.arg(&mut halves).arg(x);
         args.arg(&m).arg(&k).arg(&count);
         // SAFETY: hopper_halves*(halves, x, m, k, pieces), a thread a piece of 16 bytes: of tiles of 8 rows times stages of 64
-        // inputs, of which k has a whole number. halves hold 1024 bytes for each, x m · k floats, of gates
-        // twice as many; rows from m on are not
-        // read, and threads past the last piece leave.
+        // inputs, of which k has a whole number. halves hold 1024 bytes for each, x m · k floats, of gates twice as many; rows
+        // from m on are not read, and threads past the last piece leave.
         unsafe { args.launch(elements("gemm", pieces)?) }.map_err(|e| failed(kernel, e))?;
         Ok(halves)
     }
