@@ -123,8 +123,8 @@ const ENTRIES: [(&str, &str, &str); 29] = [
     ),
     (
         "both-latent-parm-corrected",
-        "PARM of 3, latent first, 6 corrections, by both",
-        "--strategy parm -n 3 --survivors 1 --latent --reflections 6 --satisfied 2 --outcomes-by both",
+        "PARM of 2, latent first, 7 corrections, by both",
+        "--strategy parm -n 2 --survivors 1 --latent --reflections 7 --satisfied 2 --outcomes-by both",
     ),
 ];
 
