@@ -32,6 +32,9 @@ struct Args {
     /// Rank of the adapters beside q, k, v, the output layer and both MLP layers.
     #[arg(long, default_value_t = 16)]
     rank: usize,
+    /// Keep the rows between the layers of all blocks, and compute no block twice: faster, with more memory.
+    #[arg(long)]
+    keep: bool,
     /// Steps; the first one of a GPU also loads its kernels.
     #[arg(long, default_value_t = 1)]
     steps: usize,
@@ -144,7 +147,12 @@ fn on<B: Backward>(device: Arc<B>, args: &Args) -> Res<()> {
     let mut stream = Stream::new(7);
     let mut words =
         |n: usize, below: u32| -> Vec<u32> { (0..n).map(|_| stream.next_u32() % below).collect() };
-    let mut kept = [trainer.engine().kept()?, trainer.engine().kept()?];
+    let engine = trainer.engine();
+    let mut kept = if args.keep {
+        [engine.kept_whole()?, engine.kept_whole()?]
+    } else {
+        [engine.kept()?, engine.kept()?]
+    };
     let each = |start: Instant| start.elapsed().as_secs_f64() / args.pairs as f64;
     for _ in 0..args.steps {
         let examples: Vec<_> = (0..args.pairs)

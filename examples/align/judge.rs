@@ -68,7 +68,7 @@ pub fn train<B: Backward + 'static>(args: &Args, home: &Home<B>) -> Res<()> {
     let once = (lessons.len() / args.batch).max(1) as u64;
     let steps = args.steps.unwrap_or(once);
     let mut training = Training::open(args, learner, limits, TARGETS, steps)?;
-    let mut kept = training.trainer.engine().kept()?;
+    let mut kept = training.kept()?;
     let mut order = Order::default();
     training.take(&mut |trainer, told| {
         let first = trainer.steps() * args.batch as u64;

@@ -151,6 +151,9 @@ pub struct Args {
     /// Of all draws.
     #[arg(long, default_value_t = 10086)]
     pub seed: u64,
+    /// Keep the rows between the layers of all blocks, and compute no block twice: faster, with more memory. Changes no bit.
+    #[arg(long)]
+    pub keep: bool,
     /// Steps between two checkpoints.
     #[arg(long, default_value_t = 10)]
     pub save_every: u64,

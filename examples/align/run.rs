@@ -114,8 +114,7 @@ pub fn train<F: Family>(args: &Args, mut family: F) -> Res<()> {
             .with_p_drop(args.drop)
             .with_seed(args.seed),
     };
-    let engine = training.trainer.engine();
-    let mut kept = [engine.kept()?, engine.kept()?];
+    let mut kept = [training.kept()?, training.kept()?];
     let eye = run.eye()?;
     let draws = args.draws();
     let mut marker = draws.then(|| run.marker(eye.as_ref())).transpose()?;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use maquette::align::lora::{adapter_config, write_adapters};
 use maquette::align::{
-    AdamWConfig, Engine, Limits, LoraConfig, Schedule, StepReport, Trained, Trainer, TrainerConfig,
+    AdamWConfig, Engine, Kept, Limits, LoraConfig, Schedule, StepReport, Trained, Trainer,
+    TrainerConfig,
 };
 use maquette::model::learner::Learner;
 use maquette::ops::Backward;
@@ -74,6 +75,16 @@ impl<'a, B: Backward, L: Learner<B>> Training<'a, B, L> {
             lora,
             checkpoint,
             steps,
+        })
+    }
+
+    /// Memory for what is kept of a sequence.
+    pub fn kept(&self) -> Res<Kept<B>> {
+        let engine = self.trainer.engine();
+        Ok(if self.args.keep {
+            engine.kept_whole()?
+        } else {
+            engine.kept()?
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use maquette::align::{Engine, Trained};
+use maquette::align::{Engine, Kept, Trained};
 use maquette::codes::UNKNOWN;
 use maquette::cpu::Cpu;
 use maquette::model::learner::{Example, Learner};
@@ -29,14 +29,24 @@ pub fn check<B: Backward, L: Learner<B>>(engine: &mut Engine<B, L>, examples: &[
         }
         sum
     };
-    let mut kept = engine.kept().unwrap();
-    engine.clear().unwrap();
-    for example in examples {
-        let p = engine.policy(example, Some(&mut kept)).unwrap();
-        let weights: Vec<f32> = (0..p.len()).map(weight).collect();
-        engine.backward(example, &kept, &weights).unwrap();
-    }
-    let gradients = engine.gradients().unwrap();
+    let back = |engine: &mut Engine<B, L>, mut kept: Kept<B>| {
+        engine.clear().unwrap();
+        for example in examples {
+            let p = engine.policy(example, Some(&mut kept)).unwrap();
+            let weights: Vec<f32> = (0..p.len()).map(weight).collect();
+            engine.backward(example, &kept, &weights).unwrap();
+        }
+        engine.gradients().unwrap()
+    };
+    let kept = engine.kept().unwrap();
+    let gradients = back(engine, kept);
+    let kept = engine.kept_whole().unwrap();
+    let bits =
+        |all: &[Vec<f32>]| -> Vec<u32> { all.iter().flatten().map(|g| g.to_bits()).collect() };
+    assert!(
+        bits(&gradients) == bits(&back(engine, kept)),
+        "blocks that are not computed again have another gradient"
+    );
     let start = engine.parameters().to_vec();
     // Along the gradient itself in each half of the parameters, so that a wrong one cannot hide in the others' noise.
     for part in 0..4 {

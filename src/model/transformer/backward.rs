@@ -1,5 +1,6 @@
 //! A stack over whole sequences, and back: of a pass only the rows that enter each block are kept, and a block is
-//! computed again when the gradient comes to it. Weights stay as they are packed, in any format.
+//! computed again when the gradient comes to it; or all rows between its layers are kept, where there is memory for them.
+//! Weights stay as they are packed, in any format.
 
 mod back;
 
@@ -52,16 +53,17 @@ pub struct Whole<'a, B: Backend> {
     pub positions: &'a B::Buffer<u32>,
 }
 
-/// What is kept of a pass: the rows that entered each block.
+/// What is kept of a pass: the rows that entered each block, and those between its layers unless they are computed again.
 #[derive(Debug)]
 pub struct Tape<B: Backend> {
     inputs: Vec<B::Buffer<f32>>,
+    between: Vec<Between<B>>,
 }
 
-/// Memory for the intermediate rows of one block, and their gradients.
+/// The rows between the layers of one block.
 #[derive(Debug)]
-pub struct Work<B: Backend> {
-    rows: usize,
+struct Between<B: Backend> {
+    /// The block's own rows before its last additions.
     x: B::Buffer<f32>,
     normed: B::Buffer<f32>,
     normed2: Option<B::Buffer<f32>>,
@@ -70,6 +72,20 @@ pub struct Work<B: Backend> {
     context: B::Buffer<f32>,
     mlp_raw: B::Buffer<f32>,
     mlp: B::Buffer<f32>,
+}
+
+/// Memory for the intermediate rows of one block, and their gradients.
+#[derive(Debug)]
+pub struct Work<B: Backend> {
+    rows: usize,
+    between: Between<B>,
+    back: BackWork<B>,
+}
+
+/// Memory of a block for what is no row of the way there.
+#[derive(Debug)]
+struct BackWork<B: Backend> {
+    /// Of a pair of low rank, and its gradient.
     inner: [B::Buffer<f32>; 2],
     spans: [B::Buffer<u32>; 2],
     d_normed: B::Buffer<f32>,
@@ -160,15 +176,35 @@ impl<B: Backward> Stack<B> {
         self.blocks.iter().enumerate().map(block).collect()
     }
 
-    /// Reserves what is kept of a pass of up to `rows` rows.
+    /// Reserves what is kept of a pass of up to `rows` rows: `whole` with those between the layers of every block, so that
+    /// no block is computed again.
     ///
     /// # Errors
     /// No memory.
-    pub fn tape(&self, backend: &B, rows: usize) -> Result<Tape<B>> {
+    pub fn tape(&self, backend: &B, rows: usize, whole: bool) -> Result<Tape<B>> {
         let len = product("tape", &[rows, self.config.width])?;
         let inputs = self.blocks.iter().map(|_| backend.zeros(len));
+        let between = self.blocks.iter().filter(|_| whole);
         Ok(Tape {
             inputs: inputs.collect::<Result<_>>()?,
+            between: between
+                .map(|_| self.between(backend, rows))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    fn between(&self, backend: &B, rows: usize) -> Result<Between<B>> {
+        let c = &self.config;
+        let zeros = |width: usize| backend.zeros(product("tape", &[rows, width])?);
+        Ok(Between {
+            x: zeros(c.width)?,
+            normed: zeros(c.width)?,
+            normed2: (!c.parallel).then(|| zeros(c.width)).transpose()?,
+            raw: zeros(c.qkv_width())?,
+            qkv: zeros(c.qkv_width())?,
+            context: zeros(c.q_width())?,
+            mlp_raw: zeros(self.mlp_outputs())?,
+            mlp: zeros(self.mlp_inner())?,
         })
     }
 
@@ -181,21 +217,16 @@ impl<B: Backward> Stack<B> {
         let zeros = |width: usize| backend.zeros(product("work", &[rows, width])?);
         Ok(Work {
             rows,
-            x: zeros(c.width)?,
-            normed: zeros(c.width)?,
-            normed2: (!c.parallel).then(|| zeros(c.width)).transpose()?,
-            raw: zeros(c.qkv_width())?,
-            qkv: zeros(c.qkv_width())?,
-            context: zeros(c.q_width())?,
-            mlp_raw: zeros(self.mlp_outputs())?,
-            mlp: zeros(self.mlp_inner())?,
-            inner: [zeros(rank)?, zeros(rank)?],
-            spans: [backend.zeros(SPAN_WORDS)?, backend.zeros(SPAN_WORDS)?],
-            d_normed: zeros(c.width)?,
-            d_qkv: zeros(c.qkv_width())?,
-            d_context: zeros(c.q_width())?,
-            d_mlp_raw: zeros(self.mlp_outputs())?,
-            d_mlp: zeros(self.mlp_inner())?,
+            between: self.between(backend, rows)?,
+            back: BackWork {
+                inner: [zeros(rank)?, zeros(rank)?],
+                spans: [backend.zeros(SPAN_WORDS)?, backend.zeros(SPAN_WORDS)?],
+                d_normed: zeros(c.width)?,
+                d_qkv: zeros(c.qkv_width())?,
+                d_context: zeros(c.q_width())?,
+                d_mlp_raw: zeros(self.mlp_outputs())?,
+                d_mlp: zeros(self.mlp_inner())?,
+            },
         })
     }
 
@@ -213,21 +244,30 @@ impl<B: Backward> Stack<B> {
     ) -> Result<()> {
         let len = self.begin(backend, whole, work)?;
         for (layer, block) in self.blocks.iter().enumerate() {
+            let (mut between, back) = (&mut work.between, &mut work.back);
+            let mut keeps = false;
             if let Some(tape) = &mut tape {
                 let input = tape.inputs.get_mut(layer).ok_or(foreign_tape())?;
                 backend.copy(x, 0, input, 0, len)?;
+                if let Some(kept) = tape.between.get_mut(layer) {
+                    (between, keeps) = (kept, true);
+                }
             }
-            self.block(backend, (layer, block), whole, adapters, (x, &mut *work))?;
+            let rows = (&mut *between, &mut *back);
+            self.block(backend, (layer, block), whole, adapters, (x, rows))?;
+            if keeps {
+                backend.copy(x, 0, &mut between.x, 0, len)?;
+            }
             let mut add = |site: Site, rows: &B::Buffer<f32>, x: &mut B::Buffer<f32>| {
                 let pair = adapters.and_then(|a| a.at(layer, site));
-                let beside = pair.map(|pair| (pair, &mut work.inner[0]));
+                let beside = pair.map(|pair| (pair, &mut back.inner[0]));
                 let size = (whole.rows, true);
                 let linear = block.linear(site);
                 linear.apply_beside(backend, size, rows, beside, x)
             };
-            add(Site::MlpOut, &work.mlp, x)?;
+            add(Site::MlpOut, &between.mlp, x)?;
             if block.norm2.is_none() {
-                add(Site::Out, &work.context, x)?;
+                add(Site::Out, &between.context, x)?;
             }
         }
         Ok(())
@@ -237,7 +277,7 @@ impl<B: Backward> Stack<B> {
     fn begin(&self, backend: &B, whole: &Whole<'_, B>, work: &mut Work<B>) -> Result<usize> {
         crate::error::covers("pass", "work", work.rows, whole.rows)?;
         crate::error::covers("pass", "rows", whole.rows, whole.causal)?;
-        for (spans, rows) in work.spans.iter_mut().zip([whole.causal, whole.rows]) {
+        for (spans, rows) in work.back.spans.iter_mut().zip([whole.causal, whole.rows]) {
             backend.write(spans, 0, &[0, 0, 0, word(rows)?])?;
         }
         product("pass", &[whole.rows, self.config.width])
@@ -281,22 +321,22 @@ impl<B: Backward> Stack<B> {
         (layer, block): (usize, &Block<B>),
         whole: &Whole<'_, B>,
         adapters: Option<&Adapters<B>>,
-        (x, work): (&mut B::Buffer<f32>, &mut Work<B>),
+        (x, (between, back)): BlockRows<'_, B>,
     ) -> Result<()> {
         let (c, rows) = (&self.config, whole.rows);
         let s = self.norm_shape(rows);
         macro_rules! apply {
             ($site:expr, $add:expr, $x:expr, $y:expr) => {{
                 let pair = adapters.and_then(|a| a.at(layer, $site));
-                let beside = pair.map(|pair| (pair, &mut work.inner[0]));
+                let beside = pair.map(|pair| (pair, &mut back.inner[0]));
                 let linear = block.linear($site);
                 linear.apply_beside(backend, (rows, $add), $x, beside, $y)?
             }};
         }
-        block.norm1.apply(backend, s, x, &mut work.normed)?;
-        apply!(Site::Qkv, false, &work.normed, &mut work.raw);
+        block.norm1.apply(backend, s, x, &mut between.normed)?;
+        apply!(Site::Qkv, false, &between.normed, &mut between.raw);
         let len = product("pass", &[rows, c.qkv_width()])?;
-        backend.copy(&work.raw, 0, &mut work.qkv, 0, len)?;
+        backend.copy(&between.raw, 0, &mut between.qkv, 0, len)?;
         for site in [NormSite::Query, NormSite::Key] {
             if let Some(NormWeights {
                 weight,
@@ -304,11 +344,11 @@ impl<B: Backward> Stack<B> {
             }) = block.norm(site)
             {
                 let s = self.head_norm_shape(rows, site);
-                backend.head_norm(s, &mut work.qkv, weight, bias)?;
+                backend.head_norm(s, &mut between.qkv, weight, bias)?;
             }
         }
         if let Some((s, table)) = self.rotary_shape(rows) {
-            backend.rotary(s, &mut work.qkv, whole.positions, table)?;
+            backend.rotary(s, &mut between.qkv, whole.positions, table)?;
         }
         // All rows see all rows, then the first ones see less.
         let passes = [
@@ -332,26 +372,26 @@ impl<B: Backward> Stack<B> {
                 causal,
                 repeated_prefix: false,
             };
-            let spans = &work.spans[usize::from(!causal)];
-            let (qkv, out) = (&work.qkv, &mut work.context);
+            let spans = &back.spans[usize::from(!causal)];
+            let (qkv, out) = (&between.qkv, &mut between.context);
             backend.attention(s, qkv, qkv, qkv, spans, out)?;
         }
-        let normed = match (&block.norm2, &mut work.normed2) {
+        let normed = match (&block.norm2, &mut between.normed2) {
             (Some(norm), Some(normed)) => {
-                apply!(Site::Out, true, &work.context, x);
+                apply!(Site::Out, true, &between.context, x);
                 norm.apply(backend, s, x, normed)?;
                 &*normed
             }
-            _ => &work.normed,
+            _ => &between.normed,
         };
-        apply!(Site::MlpIn, false, normed, &mut work.mlp_raw);
+        apply!(Site::MlpIn, false, normed, &mut between.mlp_raw);
         let len = product("pass", &[rows, self.mlp_inner()])?;
         match c.mlp {
             Mlp::Plain(activation) => {
-                backend.copy(&work.mlp_raw, 0, &mut work.mlp, 0, len)?;
-                backend.activate(activation, len, &mut work.mlp)
+                backend.copy(&between.mlp_raw, 0, &mut between.mlp, 0, len)?;
+                backend.activate(activation, len, &mut between.mlp)
             }
-            Mlp::Gated => backend.gate(self.gate_shape(rows), &work.mlp_raw, &mut work.mlp),
+            Mlp::Gated => backend.gate(self.gate_shape(rows), &between.mlp_raw, &mut between.mlp),
         }
     }
 
@@ -363,6 +403,12 @@ impl<B: Backward> Stack<B> {
         }
     }
 }
+
+/// The rows of a block, those between its layers, and memory beside.
+type BlockRows<'a, B> = (
+    &'a mut <B as Backend>::Buffer<f32>,
+    (&'a mut Between<B>, &'a mut BackWork<B>),
+);
 
 const fn foreign_tape() -> Error {
     Error::Config {

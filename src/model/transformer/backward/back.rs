@@ -1,6 +1,6 @@
 //! The way back through the blocks of a stack.
 
-use super::{BlockGrads, NormSite, Tape, Whole, Work, foreign_tape};
+use super::{BackWork, Between, BlockGrads, NormSite, Tape, Whole, Work, foreign_tape};
 use crate::error::{Error, Result, product};
 use crate::model::linear::backward::Beside;
 use crate::model::transformer::{Adapters, Block, Mlp, NormWeights, Site, Stack};
@@ -80,35 +80,38 @@ impl<B: Backward> Stack<B> {
         for (layer, block) in self.blocks.iter().enumerate().rev() {
             let input = tape.inputs.get(layer).ok_or(foreign_tape())?;
             let grads = grads.get_mut(layer).ok_or(foreign_tape())?;
-            let mut x = core::mem::replace(&mut work.x, backend.zeros(0)?);
-            let result = (|| {
-                backend.copy(input, 0, &mut x, 0, len)?;
-                self.block(
-                    backend,
-                    (layer, block),
-                    whole,
-                    adapters,
-                    (&mut x, &mut *work),
-                )?;
-                let back = Back {
-                    stack: self,
-                    backend,
-                    whole,
-                    adapters,
-                    layer,
-                    block,
-                };
-                back.mlp(&x, grads, work, dx)?;
-                back.attention(input, grads, work, dx)
-            })();
-            work.x = x;
-            result?;
+            let Work { between, back, .. } = &mut *work;
+            let between = match tape.between.get(layer) {
+                Some(kept) => kept,
+                None => {
+                    // Rows of the block itself are no part of what it writes between its layers.
+                    let mut x = core::mem::replace(&mut between.x, backend.zeros(0)?);
+                    let result = backend.copy(input, 0, &mut x, 0, len).and_then(|()| {
+                        let rows = (&mut x, (&mut *between, &mut *back));
+                        self.block(backend, (layer, block), whole, adapters, rows)
+                    });
+                    between.x = x;
+                    result?;
+                    &*between
+                }
+            };
+            let way = Back {
+                stack: self,
+                backend,
+                whole,
+                adapters,
+                layer,
+                block,
+                between,
+            };
+            way.mlp(grads, back, dx)?;
+            way.attention(input, grads, back, dx)?;
         }
         Ok(())
     }
 }
 
-/// The way back through one block that was computed again.
+/// The way back through one block.
 struct Back<'a, B: Backend> {
     stack: &'a Stack<B>,
     backend: &'a B,
@@ -116,6 +119,7 @@ struct Back<'a, B: Backend> {
     adapters: Option<&'a Adapters<B>>,
     layer: usize,
     block: &'a Block<B>,
+    between: &'a Between<B>,
 }
 
 impl<B: Backward> Back<'_, B> {
@@ -140,16 +144,15 @@ impl<B: Backward> Back<'_, B> {
     /// norm's output in `d_normed`.
     fn mlp(
         &self,
-        x: &B::Buffer<f32>,
         grads: &mut BlockGrads<B>,
-        work: &mut Work<B>,
+        w: &mut BackWork<B>,
         dx: &mut B::Buffer<f32>,
     ) -> Result<()> {
         let (b, c, rows) = (self.backend, &self.stack.config, self.whole.rows);
-        let w = work;
+        let kept = self.between;
         self.linear(
             (Site::MlpOut, false),
-            (&w.mlp, dx),
+            (&kept.mlp, dx),
             &mut w.inner,
             grads,
             &mut w.d_mlp,
@@ -157,16 +160,16 @@ impl<B: Backward> Back<'_, B> {
         let d_raw = match c.mlp {
             Mlp::Plain(activation) => {
                 let len = product("pass", &[rows, self.stack.mlp_inner()])?;
-                b.activate_dx(activation, len, &w.mlp_raw, &mut w.d_mlp)?;
+                b.activate_dx(activation, len, &kept.mlp_raw, &mut w.d_mlp)?;
                 &w.d_mlp
             }
             Mlp::Gated => {
                 let s = self.stack.gate_shape(rows);
-                b.gate_dx(s, &w.mlp_raw, &w.d_mlp, &mut w.d_mlp_raw)?;
+                b.gate_dx(s, &kept.mlp_raw, &w.d_mlp, &mut w.d_mlp_raw)?;
                 &w.d_mlp_raw
             }
         };
-        let normed = w.normed2.as_ref().unwrap_or(&w.normed);
+        let normed = kept.normed2.as_ref().unwrap_or(&kept.normed);
         self.linear(
             (Site::MlpIn, false),
             (normed, d_raw),
@@ -178,7 +181,7 @@ impl<B: Backward> Back<'_, B> {
             Some(norm) => {
                 let grads = grads.norm[NormSite::Second as usize].as_mut();
                 let s = self.stack.norm_shape(rows);
-                norm.apply_dx(b, s, (x, &w.d_normed), grads, dx)
+                norm.apply_dx(b, s, (&kept.x, &w.d_normed), grads, dx)
             }
             None => Ok(()),
         }
@@ -189,14 +192,14 @@ impl<B: Backward> Back<'_, B> {
         &self,
         input: &B::Buffer<f32>,
         grads: &mut BlockGrads<B>,
-        work: &mut Work<B>,
+        w: &mut BackWork<B>,
         dx: &mut B::Buffer<f32>,
     ) -> Result<()> {
         let (b, c, rows) = (self.backend, &self.stack.config, self.whole.rows);
-        let w = work;
+        let kept = self.between;
         self.linear(
             (Site::Out, false),
-            (&w.context, dx),
+            (&kept.context, dx),
             &mut w.inner,
             grads,
             &mut w.d_context,
@@ -208,7 +211,7 @@ impl<B: Backward> Back<'_, B> {
             head_dim: c.head_dim,
             causal: self.whole.causal,
         };
-        b.attention_dx(s, &w.qkv, &w.d_context, &mut w.d_qkv)?;
+        b.attention_dx(s, &kept.qkv, &w.d_context, &mut w.d_qkv)?;
         if let Some((s, table)) = self.stack.rotary_shape(rows) {
             b.rotary_dx(s, &mut w.d_qkv, self.whole.positions, table)?;
         }
@@ -216,14 +219,14 @@ impl<B: Backward> Back<'_, B> {
             if let Some(norm) = self.block.norm(site) {
                 let s = self.stack.head_norm_shape(rows, site);
                 if let Some(grads) = &mut grads.norm[site as usize] {
-                    b.head_norm_dw(s, &w.raw, &w.d_qkv, grads)?;
+                    b.head_norm_dw(s, &kept.raw, &w.d_qkv, grads)?;
                 }
-                b.head_norm_dx(s, &w.raw, &norm.weight, &mut w.d_qkv)?;
+                b.head_norm_dx(s, &kept.raw, &norm.weight, &mut w.d_qkv)?;
             }
         }
         self.linear(
             (Site::Qkv, c.parallel),
-            (&w.normed, &w.d_qkv),
+            (&kept.normed, &w.d_qkv),
             &mut w.inner,
             grads,
             &mut w.d_normed,
