@@ -93,6 +93,9 @@ struct Cli {
     /// Runs a whole search with all questions.
     #[arg(long)]
     parm: bool,
+    /// First step of the search whose clarity is asked about.
+    #[arg(long, requires = "parm", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    min_clarity_step: u32,
     /// Runs the search once before the one that is timed: the first on a GPU makes its kernels ready.
     #[arg(long)]
     warm: bool,
@@ -315,7 +318,7 @@ fn ask(
 /// A whole search, and what it would take with all steps of a picture.
 fn search(report: &mut Report, generator: &mut Timed, judge: &mut Scripted, cli: &Cli) -> Res<()> {
     let prompt = Prompt::new(&cli.prompt);
-    let mut parm = Parm::new(cli.candidates);
+    let mut parm = Parm::new(cli.candidates).with_min_clarity_step(cli.min_clarity_step);
     if cli.warm {
         let mut unheard = |_: Event<'_>| Flow::Continue;
         let mut rng = Stream::new(1);

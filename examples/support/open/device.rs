@@ -78,7 +78,8 @@ impl Choice {
                 Ok(gpu(number, false).map_err(|e| format!("{e}; --device cpu runs without"))?)
             }
             Self::Cublaslt(number) => {
-                Ok(gpu(number, true).map_err(|e| format!("{e}; --device cuda runs without"))?)
+                Ok(gpu(number, true)
+                    .map_err(|e| format!("{e}; --device cuda needs no cuBLASLt"))?)
             }
             Self::Auto => match gpu(None, false) {
                 Ok(found) => Ok(found),

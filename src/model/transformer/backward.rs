@@ -63,7 +63,7 @@ pub struct Tape<B: Backend> {
 /// The rows between the layers of one block.
 #[derive(Debug)]
 struct Between<B: Backend> {
-    /// The block's own rows before its last additions.
+    /// The block's own rows before its last additions, where the second norm reads them.
     x: B::Buffer<f32>,
     normed: B::Buffer<f32>,
     normed2: Option<B::Buffer<f32>>,
@@ -255,7 +255,7 @@ impl<B: Backward> Stack<B> {
             }
             let rows = (&mut *between, &mut *back);
             self.block(backend, (layer, block), whole, adapters, (x, rows))?;
-            if keeps {
+            if keeps && block.norm2.is_some() {
                 backend.copy(x, 0, &mut between.x, 0, len)?;
             }
             let mut add = |site: Site, rows: &B::Buffer<f32>, x: &mut B::Buffer<f32>| {
