@@ -10,7 +10,10 @@ one() { # FOLDER TOOL NAME PATH TEST
   log=$1/$2.$3.$(echo "$5" | tr : .)
   GPU_TESTS=require CARGO_MANIFEST_DIR=$PWD timeout 1800 compute-sanitizer --tool "$2" --error-exitcode 86 \
     "$4" --exact "$5" --test-threads 1 > "$log" 2>&1
-  echo "$? $2 $3 $5" > "$log.rc"
+  rc=$?
+  # The sanitizer's own answer to a test that passes and never calls the GPU.
+  [ "$rc" = 255 ] && grep -q "1 passed" "$log" && rc=unused
+  echo "$rc $2 $3 $5" > "$log.rc"
 }
 if [ "${1:-}" = --one ]; then
   shift
@@ -47,9 +50,8 @@ sanitize() { # One process a test: TOOL
   while read -r name path; do
     "$path" --list | sed -n "s|: test\$|| p" | sed "s|^|$1 $name $path |"
   done < "$out/executables" | xargs -P "$jobs" -L 1 sh benches/gpu.sh --one "$out/sanitizer"
-  # Exit 255: a test that never calls the GPU.
-  sort "$out/sanitizer/$1".*.rc | awk '$1 != 0 && $1 != 255 { print; bad = 1 } { n[$1]++ }
-    END { for (rc in n) print n[rc] " tests ended with " rc; exit bad }'
+  sort "$out/sanitizer/$1".*.rc | awk '$1 != "0" && $1 != "unused" { print; bad = 1 } { n[$1]++ }
+    END { for (rc in n) print n[rc] " tests ended with " rc; exit bad || !n["0"] }'
 }
 model() { # NAME
   [ -e "$out/models/$1.done" ] && return
