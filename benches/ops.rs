@@ -126,6 +126,7 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             v_offset: 0,
             causal: false,
             repeated_prefix: false,
+            pages: 0,
         };
         let spans: Vec<u32> = (0..sequences)
             .flat_map(|i| [0, 0, i * keys, keys])

@@ -177,12 +177,12 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention(
     const f32* __restrict__ q,        // [sequences, queries, q_stride]
     const f32* __restrict__ keys,     // row j of head h at j * kv_stride + h * kv_head_stride
     const f32* __restrict__ values,   // the same
-    const u32* __restrict__ spans,    // [sequences, 4]: first row and length of the prefix, then of the own rows
+    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix)
+    u32 causal, u32 repeated_prefix, u32 pages)
 {
     const u32 row = blockIdx.x, h = blockIdx.y;
-    const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);
+    const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);
     keys += (u64)(h / group) * kv_head_stride;
     values += (u64)(h / group) * kv_head_stride;
     const f32 scale = 1.0f / root((f32)head_dim);
@@ -200,13 +200,13 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention_q8(
     const f32* __restrict__ q,        // [sequences, queries, q_stride]
     const u32* __restrict__ keys,     // row j of head h at j * kv_stride + h * kv_head_stride: levels, then scales
     const u32* __restrict__ values,   // the same
-    const u32* __restrict__ spans,    // [sequences, 4]: first row and length of the prefix, then of the own rows
+    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix)
+    u32 causal, u32 repeated_prefix, u32 pages)
 {
     extern __shared__ f32 shared[];
     const u32 row = blockIdx.x, h = blockIdx.y, blocks = (head_dim + 31) / 32;
-    const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);
+    const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);
     keys += (u64)(h / group) * kv_head_stride;
     values += (u64)(h / group) * kv_head_stride;
     const f32* query = q + (u64)row * q_stride + q_offset + (u64)h * head_dim;

@@ -53,18 +53,44 @@ struct Visible {
     f32 first_weight;
     DEVICE Visible(const u32* span, u32 i, u32 queries, u32 kv_rows, u32 causal, u32 repeated_prefix)
     {
-        u32 seen = span[3];
-        if (causal) {
-            const u64 end = (u64)seen + i + 1;
-            seen = min(seen, (u32)(end > queries ? end - queries : 0));
-        }
+        const u32 seen = causal ? own(span[3], i, queries) : span[3];
         first = span[0];
         prefix = cut(first, repeated_prefix ? min(span[1], 1u) : span[1], kv_rows);
         second = span[2];
         rest = cut(second, seen, kv_rows);
         first_weight = repeated_prefix && prefix == 1 ? (f32)span[1] : 1.0f;
     }
+    // How many of `all` own rows a causal query sees.
+    DEVICE static u32 own(u32 all, u32 i, u32 queries)
+    {
+        const u64 end = (u64)all + i + 1;
+        return min(all, (u32)(end > queries ? end - queries : 0));
+    }
     DEVICE u64 row(u32 n) const { return n < prefix ? first + n : second + (n - prefix); }
+};
+
+// Rows of a page, see ops::attention::PAGE_ROWS.
+#define PAGE_ROWS 32
+
+// The same of a sequence whose own rows lie in `pages` pages, where there are any: their first rows follow its span.
+struct Paged : Visible {
+    const u32* list;  // none where rows lie together; else `second` is a page's last place
+    DEVICE Paged(const u32* spans, u64 sequence, u32 i, u32 queries, u32 kv_rows, u32 causal, u32 repeated_prefix, u32 pages)
+        : Visible(spans + sequence * (4 + pages), i, queries, kv_rows, causal, repeated_prefix)
+    {
+        list = pages > 0 ? spans + sequence * (4 + pages) + 4 : nullptr;
+        if (list) {
+            second = kv_rows - PAGE_ROWS;
+            rest = min(causal ? own(list[-1], i, queries) : list[-1], (u32)min((u64)pages * PAGE_ROWS, (u64)kv_rows));
+        }
+    }
+    DEVICE u64 row(u32 n) const
+    {
+        if (n < prefix || !list)
+            return Visible::row(n);
+        const u32 own = n - prefix;
+        return min(list[own / PAGE_ROWS], second) + own % PAGE_ROWS;
+    }
 };
 
 // Rows of q, k and v side by side, a warp a head: queries and keys are rotated in place, keys and values put into their

@@ -21,7 +21,7 @@ DEVICE u32 pitch_of(u32 words) { return ((words + 3) / 4 | 1) * 4; }
 
 // Words of rows from `base` on to a tile, by 64 threads in pieces of W words.
 template <u32 W>
-DEVICE void copy_rows(u32* tile, const u32* from, const Visible& sees, u32 base, u32 here, u32 kv_stride, u32 words)
+DEVICE void copy_rows(u32* tile, const u32* from, const Paged& sees, u32 base, u32 here, u32 kv_stride, u32 words)
 {
     const u32 pieces = words / W, pitch = pitch_of(words);
     u32 n = threadIdx.x / pieces, piece = threadIdx.x % pieces;
@@ -48,7 +48,7 @@ struct Floats {
         for (u32 d = threadIdx.x; d < head_dim; d += KEYS)
             to[d] = __float_as_uint(q[d]);
     }
-    DEVICE void tile(u32* to, const u32* from, const Visible& sees, u32 base, u32 here, u32 kv_stride) const
+    DEVICE void tile(u32* to, const u32* from, const Paged& sees, u32 base, u32 here, u32 kv_stride) const
     {
         copy_rows<4>(to, from, sees, base, here, kv_stride, head_dim);
     }
@@ -86,7 +86,7 @@ struct Blocks {
     DEVICE u32 words() const { return blocks * 9; }
     DEVICE u32 query_words() const { return (blocks * 9 + 3) / 4 * 4; }
     DEVICE void query(u32* to, const f32* q) const { round_query(to, q, head_dim, blocks, KEYS); }
-    DEVICE void tile(u32* to, const u32* from, const Visible& sees, u32 base, u32 here, u32 kv_stride) const
+    DEVICE void tile(u32* to, const u32* from, const Paged& sees, u32 base, u32 here, u32 kv_stride) const
     {
         if (whole == 4)
             copy_rows<4>(to, from, sees, base, here, kv_stride, words());
@@ -133,7 +133,7 @@ struct Blocks {
 // scores[n] of the visible rows n of tiles split, split + splits and so on.
 template <class R>
 DEVICE void score_tiles(
-    f32* scores, const f32* q, const u32* keys, const Visible& sees, u32 kv_stride, u32 split, u32 splits, const R rows)
+    f32* scores, const f32* q, const u32* keys, const Paged& sees, u32 kv_stride, u32 split, u32 splits, const R rows)
 {
     extern __shared__ uint4 shared[];  // the query, then [KEYS, pitch]
     u32 *query = (u32*)shared, *tile = query + rows.query_words();
@@ -155,7 +155,7 @@ DEVICE void score_tiles(
 // out[d] of the 32 columns d of a slice.
 template <class R>
 DEVICE void weigh_rows(
-    f32* out, const f32* scores, const u32* values, const Visible& sees, u32 kv_stride, u32 slice, const R rows)
+    f32* out, const f32* scores, const u32* values, const Paged& sees, u32 kv_stride, u32 slice, const R rows)
 {
     extern __shared__ uint4 shared[];  // [STAGES, ROWS, PITCH]
     const u32 lane = threadIdx.x, count = sees.prefix + sees.rest;
@@ -211,7 +211,7 @@ DEVICE void weigh_rows(
 // of 64; then exponentials and values. Scores of later tiles are computed again.
 template <class R, u32 EACH>
 DEVICE void attend_row(
-    f32* out, const f32* q, const u32* keys, const u32* values, const Visible& sees, u32 kv_stride, u32 most, const R rows)
+    f32* out, const f32* q, const u32* keys, const u32* values, const Paged& sees, u32 kv_stride, u32 most, const R rows)
 {
     extern __shared__ uint4 shared[];  // the query, [2, KEYS, pitch], scores [most + 1, KEYS]
     __shared__ f32 parts[2], lanes[16];
@@ -315,10 +315,11 @@ DEVICE void attend_row(
 template <class R>
 DEVICE void score_block(
     f32* scores, const f32* q, const u32* keys, const u32* spans, u32 queries, u32 group, u32 q_stride, u32 q_offset,
-    u32 kv_rows, u32 kv_stride, u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 splits, u32 width, const R rows)
+    u32 kv_rows, u32 kv_stride, u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 pages, u32 splits, u32 width,
+    const R rows)
 {
     const u32 row = blockIdx.x / splits, h = blockIdx.y;
-    const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);
+    const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);
     score_tiles(
         scores + ((u64)row * gridDim.y + h) * width, q + (u64)row * q_stride + q_offset + (u64)h * rows.head_dim,
         keys + (u64)(h / group) * kv_head_stride, sees, kv_stride, blockIdx.x % splits, splits, rows);
@@ -328,52 +329,52 @@ DEVICE void score_block(
 template <class R>
 DEVICE void value_block(
     f32* out, const f32* scores, const u32* values, const u32* spans, u32 queries, u32 group, u32 kv_rows, u32 kv_stride,
-    u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 slices, u32 width, const R rows)
+    u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 pages, u32 slices, u32 width, const R rows)
 {
     const u32 row = blockIdx.x / slices, h = blockIdx.y;
-    const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);
+    const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);
     const u64 at = (u64)row * gridDim.y + h;
     weigh_rows(
         out + at * rows.head_dim, scores + at * width, values + (u64)(h / group) * kv_head_stride, sees, kv_stride,
         blockIdx.x % slices, rows);
 }
 
-extern "C" __global__ void __launch_bounds__(64) attention_scores(
+extern "C" __global__ void __launch_bounds__(64, 8) attention_scores(
     f32* __restrict__ scores,       // [sequences, queries, n_heads, width]: of each visible row
     const f32* __restrict__ q,      // [sequences, queries, q_stride]
     const u32* __restrict__ keys,   // row j of head h at j * kv_stride + h * kv_head_stride: floats
-    const u32* __restrict__ spans,  // [sequences, 4]: first row and length of the prefix, then of the own rows
+    const u32* __restrict__ spans,  // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix, u32 splits, u32 width, u32)
+    u32 causal, u32 repeated_prefix, u32 pages, u32 splits, u32 width, u32)
 {
     score_block(
         scores, q, keys, spans, queries, group, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal,
-        repeated_prefix, splits, width, Floats{head_dim});
+        repeated_prefix, pages, splits, width, Floats{head_dim});
 }
 
-extern "C" __global__ void __launch_bounds__(64) attention_scores_q8(
+extern "C" __global__ void __launch_bounds__(64, 8) attention_scores_q8(
     f32* __restrict__ scores,       // [sequences, queries, n_heads, width]: of each visible row
     const f32* __restrict__ q,      // [sequences, queries, q_stride]
     const u32* __restrict__ keys,   // row j of head h at j * kv_stride + h * kv_head_stride: levels, then scales
-    const u32* __restrict__ spans,  // [sequences, 4]
+    const u32* __restrict__ spans,  // [sequences, 4 + pages]
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix, u32 splits, u32 width, u32 whole)
+    u32 causal, u32 repeated_prefix, u32 pages, u32 splits, u32 width, u32 whole)
 {
     score_block(
         scores, q, keys, spans, queries, group, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal,
-        repeated_prefix, splits, width, Blocks{head_dim, (head_dim + 31) / 32, whole});
+        repeated_prefix, pages, splits, width, Blocks{head_dim, (head_dim + 31) / 32, whole});
 }
 
 extern "C" __global__ void __launch_bounds__(32) attention_values(
     f32* __restrict__ out,           // [sequences, queries, n_heads, head_dim]
     const f32* __restrict__ scores,  // [sequences, queries, n_heads, width]
     const u32* __restrict__ values,  // row j of head h at j * kv_stride + h * kv_head_stride: floats
-    const u32* __restrict__ spans,   // [sequences, 4]
+    const u32* __restrict__ spans,   // [sequences, 4 + pages]
     u32 queries, u32 group, u32 head_dim, u32 kv_rows, u32 kv_stride, u32 kv_head_stride, u32 causal,
-    u32 repeated_prefix, u32 slices, u32 width)
+    u32 repeated_prefix, u32 pages, u32 slices, u32 width)
 {
     value_block(
-        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, slices,
+        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, slices,
         width, Floats{head_dim});
 }
 
@@ -381,12 +382,12 @@ extern "C" __global__ void __launch_bounds__(32) attention_values_q8(
     f32* __restrict__ out,           // [sequences, queries, n_heads, head_dim]
     const f32* __restrict__ scores,  // [sequences, queries, n_heads, width]
     const u32* __restrict__ values,  // row j of head h at j * kv_stride + h * kv_head_stride: levels, then scales
-    const u32* __restrict__ spans,   // [sequences, 4]
+    const u32* __restrict__ spans,   // [sequences, 4 + pages]
     u32 queries, u32 group, u32 head_dim, u32 kv_rows, u32 kv_stride, u32 kv_head_stride, u32 causal,
-    u32 repeated_prefix, u32 slices, u32 width)
+    u32 repeated_prefix, u32 pages, u32 slices, u32 width)
 {
     value_block(
-        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, slices,
+        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, slices,
         width, Blocks{head_dim, (head_dim + 31) / 32, 1});
 }
 
@@ -397,12 +398,12 @@ extern "C" __global__ void __launch_bounds__(32) attention_values_q8(
         const f32* __restrict__ q,       /* [sequences, queries, q_stride] */                                               \
         const u32* __restrict__ keys,    /* row j of head h at j * kv_stride + h * kv_head_stride */                        \
         const u32* __restrict__ values,  /* the same */                                                                     \
-        const u32* __restrict__ spans,   /* [sequences, 4]: first row and length of the prefix, then of the own rows */     \
+        const u32* __restrict__ spans,   /* [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages */     \
         u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,   \
-        u32 causal, u32 repeated_prefix, u32 kept, u32 whole)                                                               \
+        u32 causal, u32 repeated_prefix, u32 pages, u32 kept, u32 whole)                                                               \
     {                                                                                                                       \
         const u32 row = blockIdx.x, h = blockIdx.y;                                                                         \
-        const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);     \
+        const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);     \
         const u64 head = (u64)(h / group) * kv_head_stride;                                                                 \
         attend_row<decltype(ROWS_OF), EACH>(                                                                                \
             out + ((u64)row * gridDim.y + h) * head_dim, q + (u64)row * q_stride + q_offset + (u64)h * head_dim,            \

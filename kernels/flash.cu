@@ -66,15 +66,15 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention_bf16(
     const f32* __restrict__ q,        // [sequences, queries, q_stride]
     const u32* __restrict__ keys,     // row j of head h at j * kv_stride + h * kv_head_stride: two halves a word
     const u32* __restrict__ values,   // the same
-    const u32* __restrict__ spans,    // [sequences, 4]: first row and length of the prefix, then of the own rows
+    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix)
+    u32 causal, u32 repeated_prefix, u32 pages)
 {
     extern __shared__ uint4 room[];  // query, sums of values
     __shared__ f32 weights[TILE], lanes[16];
     f32 *query = (f32*)room, *sums = query + head_dim;
     const u32 row = blockIdx.x, h = blockIdx.y;
-    const Visible sees(spans + (u64)(row / queries) * 4, row % queries, queries, kv_rows, causal, repeated_prefix);
+    const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);
     const u32 count = sees.prefix + sees.rest;
     keys += (u64)(h / group) * kv_head_stride;
     values += (u64)(h / group) * kv_head_stride;
@@ -138,7 +138,7 @@ DEVICE void flash(f32* out, const f32* q, const u32* keys, const u32* values, co
     const u64 before = (u64)sequence * s.queries;
     Flash<D, WARPS, STAGES, FEW> block(
         s, (u32*)room, keys + (u64)kv_head * s.kv_head_stride, values + (u64)kv_head * s.kv_head_stride,
-        spans + (u64)sequence * 4, first, end);
+        spans, sequence, first, end);
     block.run(q + before * s.q_stride + s.q_offset + (u64)kv_head * s.group * s.head_dim, first, end, meeting);
     block.finish(out + before * n_heads * s.head_dim, kv_head * s.group, n_heads, first, end);
 }
@@ -149,14 +149,14 @@ DEVICE void flash(f32* out, const f32* q, const u32* keys, const u32* values, co
         const f32* __restrict__ q,        /* [sequences, queries, q_stride] */                                           \
         const u32* __restrict__ keys,     /* row j of head h at j * kv_stride + h * kv_head_stride: two halves a word */ \
         const u32* __restrict__ values,   /* the same */                                                                 \
-        const u32* __restrict__ spans,    /* [sequences, 4]: first row and length of the prefix, then of the own rows */ \
+        const u32* __restrict__ spans,    /* [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages */ \
         u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride,                    \
-        u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 wide)                                                   \
+        u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 pages, u32 wide)                                                   \
     {                                                                                                                    \
         flash<D, WARPS, STAGES, FEW>(                                                                                    \
             out, q, keys, values, spans,                                                                                 \
             {queries, group, head_dim, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal,                   \
-             repeated_prefix, wide});                                                                                    \
+             repeated_prefix, pages, wide});                                                                                    \
     }
 
 FLASH(flash_64_few, 64, 4, 3, true, 4)

@@ -59,12 +59,19 @@ DEVICE void multiply_add(f32 (&c)[4], const u32 (&a)[4], u32 b0, u32 b1)
 }
 
 struct Shape {
-    u32 queries, group, head_dim, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, wide;
+    u32 queries, group, head_dim, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, wide;
 };
 
 // Words between the rows of a tile: eight of them, 16 bytes each, lie in different banks.
 template <u32 D> struct Tile {
     enum : u32 { PITCH = D / 2 + 4, STAGE = 2 * KEYS * PITCH };
+};
+
+template <bool FIRST, class A, class B> struct Choose {
+    typedef A Type;
+};
+template <class A, class B> struct Choose<false, A, B> {
+    typedef B Type;
 };
 
 // A block's work: rows of one sequence that share keys.
@@ -73,10 +80,13 @@ template <u32 D, u32 WARPS, u32 STAGES, bool FEW> struct Flash {
     // Pairs of 8 columns: all of them, and those of a warp.
     enum : u32 { PAIRS = D / 16, OWN = FEW ? (PAIRS + WARPS - 1) / WARPS : PAIRS };
 
+    // Many rows lie together: see src/cuda/flash.rs.
+    typedef typename Choose<FEW, Paged, Visible>::Type Sees;
+
     const Shape& s;
     u32* shared;
     const u32 *keys, *values;
-    const Visible sees;  // of the block's last row
+    const Sees sees;  // of the block's last row
     const u32 words, last, lane, warp;
     const f32 unit;  // what scores are multiplied by, for powers of two
     u32 count[2], seen;
@@ -84,21 +94,30 @@ template <u32 D, u32 WARPS, u32 STAGES, bool FEW> struct Flash {
     f32 o[2 * OWN][4], m[2], l[2];
 
     DEVICE Flash(
-        const Shape& s, u32* shared, const u32* keys, const u32* values, const u32* span, u32 first_row, u32 end_row)
+        const Shape& s, u32* shared, const u32* keys, const u32* values, const u32* spans, u32 sequence, u32 first_row,
+        u32 end_row)
         : s(s), shared(shared), keys(keys), values(values),
-          sees(span, (end_row - 1) / s.group, s.queries, s.kv_rows, s.causal, s.repeated_prefix),
+          sees(seen_by(s, spans, sequence, (end_row - 1) / s.group)),
           words((s.head_dim + 1) / 2), last(sees.prefix + sees.rest - 1), lane(threadIdx.x % 32), warp(threadIdx.x / 32),
           unit(1.0f / root((f32)s.head_dim) * 1.44269504f)
     {
         const u32 first = first_row + (FEW ? 0 : warp * 16);
         const auto of = [&](u32 r) {
-            const Visible sees(span, r / s.group, s.queries, s.kv_rows, s.causal, s.repeated_prefix);
+            const Sees sees = seen_by(s, spans, sequence, r / s.group);
             return sees.prefix + sees.rest;
         };
 #pragma unroll
         for (u32 i = 0; i < 2; i++)
             count[i] = first + lane / 4 + 8 * i < end_row ? of(first + lane / 4 + 8 * i) : 0;
         seen = first < end_row ? of(min(first + 16, end_row) - 1) : 0;
+    }
+
+    DEVICE static Sees seen_by(const Shape& s, const u32* spans, u64 sequence, u32 i)
+    {
+        if constexpr (FEW)
+            return Paged(spans, sequence, i, s.queries, s.kv_rows, s.causal, s.repeated_prefix, s.pages);
+        else
+            return Visible(spans + sequence * 4, i, s.queries, s.kv_rows, s.causal, s.repeated_prefix);
     }
 
     DEVICE u32* keys_of(u32 stage) const { return shared + stage * Tile<D>::STAGE; }

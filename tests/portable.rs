@@ -218,6 +218,7 @@ impl Same for Attentions {
             v_offset: 0,
             causal: true,
             repeated_prefix: false,
+            pages: 0,
         };
         let mut out = b.zeros(2 * self.0 * 10).unwrap();
         let (q, kv) = (random(b, 2 * self.0 * 11, 1), random(b, 100, 2));

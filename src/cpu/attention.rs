@@ -21,7 +21,7 @@ use super::simd::{Job, Lanes};
 use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::{Error, Result};
 use crate::math;
-use crate::ops::attention::{AttentionShape, KvFormat, RelativeShape, SPAN_WORDS};
+use crate::ops::attention::{AttentionShape, KvFormat, RelativeShape};
 use crate::ops::gemm::SUM_BLOCK;
 use crate::ops::norm::{lane_max, lane_sum};
 
@@ -55,8 +55,7 @@ impl Job for Queries<'_> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
         let (s, d, len) = (self.s, self.s.head_dim, self.tile.len);
-        let sequence = self.tile.row / s.queries;
-        let span = &self.spans[sequence * SPAN_WORDS..][..SPAN_WORDS];
+        let span = s.span(self.spans, self.tile.row);
         let first = self.tile.row % s.queries;
         let seen = |r: usize| {
             s.visible(span, first + r)
@@ -64,8 +63,7 @@ impl Job for Queries<'_> {
                 .map(|range| range.len())
                 .sum::<usize>()
         };
-        let [prefix, own] = s.visible(span, first + len - 1);
-        let rows = || prefix.clone().chain(own.clone());
+        let rows = || s.rows(span, first + len - 1);
         let n = seen(len - 1);
         let [k_len, v_len, p_len] = scratch(&s, n, len);
         let (packed_keys, rest) = self.scratch.split_at_mut(k_len);
@@ -314,6 +312,7 @@ impl Cpu {
             v_offset: 2 * width,
             causal: false,
             repeated_prefix: false,
+            pages: 0,
         };
         let bias = &bias[..s.n_heads * s.distances()];
         self.attend_biased(shape, qkv, [qkv; 2], &[0, 0, 0, rows], (s.scale, bias), out)

@@ -225,8 +225,10 @@ impl Device {
         if let Some(halves) = Halves::plan(kv, &s)? {
             return self.attend_halves((s, halves), q, [&keys, &values], spans, out);
         }
-        if self.attend_tiles((kv, s), q, [&keys, &values], spans, out)?
-            || kv == KvFormat::F32 && self.attend_wide(s, q, [&keys, &values], spans, out)?
+        // Kernels of many rows know no pages; the bits are the same.
+        if s.pages == 0
+            && (self.attend_tiles((kv, s), q, [&keys, &values], spans, out)?
+                || kv == KvFormat::F32 && self.attend_wide(s, q, [&keys, &values], spans, out)?)
         {
             return Ok(());
         }
@@ -242,7 +244,8 @@ impl Device {
             s.queries, group, s.head_dim, s.q_stride, s.q_offset, s.kv_rows,
         ];
         let [queries, group, head_dim, q_stride, q_offset, kv_rows] = words(kernel, sizes)?;
-        let [kv_stride, kv_head_stride] = words(kernel, [s.kv_stride, s.kv_head_stride])?;
+        let [kv_stride, kv_head_stride, pages] =
+            words(kernel, [s.kv_stride, s.kv_head_stride, s.pages])?;
         let (causal, repeated) = (u32::from(s.causal), u32::from(s.repeated_prefix));
         let f = self.function(family, kernel)?;
         let stream = self.current();
@@ -251,11 +254,11 @@ impl Device {
         args.arg(&spans.data).arg(&queries).arg(&group);
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
-        args.arg(&causal).arg(&repeated);
+        args.arg(&causal).arg(&repeated).arg(&pages);
         // SAFETY: attention, attention_bf16, attention_q8(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset,
-        // kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix), a block for each query row and head. `check_as`
+        // kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages), a block for each query row and head. `check_as`
         // proved that the last row of the last head lies inside keys and values behind their offsets; the kernel cuts
-        // every span to kv_rows. Shared memory holds two heads, and in 8 bits a rounded one.
+        // every span and every page to kv_rows. Shared memory holds two heads, and in 8 bits a rounded one.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }

@@ -139,6 +139,7 @@ impl Device {
         let sizes = [s.q_stride, s.q_offset, s.kv_stride, s.kv_head_stride];
         let [q_stride, q_offset, kv_stride, kv_head_stride] = words(OP, sizes)?;
         let [splits, slices, width] = words(OP, [split.parts[0], split.parts[1], split.width])?;
+        let [pages] = words(OP, [s.pages])?;
         let (causal, repeated) = (u32::from(s.causal), u32::from(s.repeated_prefix));
         let mut scores = self.bytes(OP, split.bytes)?;
         let f = self.function(Decode, first)?;
@@ -148,12 +149,12 @@ impl Device {
         args.arg(&spans.data).arg(&queries).arg(&group);
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
-        args.arg(&causal).arg(&repeated).arg(&splits).arg(&width);
-        args.arg(&split.whole);
+        args.arg(&causal).arg(&repeated).arg(&pages);
+        args.arg(&splits).arg(&width).arg(&split.whole);
         // SAFETY: attention_scores, attention_scores_q8(scores, q, keys, spans, queries, group, head_dim, q_stride,
-        // q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, splits, width, whole), `splits` blocks for each
+        // q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, splits, width, whole), `splits` blocks for each
         // query row and head. `check_as` proved that the last row of the last head lies inside keys; the kernel cuts every
-        // span to kv_rows, so that a head's scores are at most twice as many, its `width`. The plan gave the shared
+        // span and every page to kv_rows, so that a head's scores are at most twice as many, its `width`. The plan gave the shared
         // memory of a query and 64 keys, and offsets of whole copies.
         unsafe { args.launch(split.scores) }.map_err(|e| failed(first, e))?;
         let f = self.function(Decode, second)?;
@@ -163,9 +164,9 @@ impl Device {
         args.arg(&spans.data).arg(&queries).arg(&group);
         args.arg(&head_dim).arg(&kv_rows).arg(&kv_stride);
         args.arg(&kv_head_stride).arg(&causal).arg(&repeated);
-        args.arg(&slices).arg(&width);
+        args.arg(&pages).arg(&slices).arg(&width);
         // SAFETY: attention_values, attention_values_q8(out, scores, values, spans, queries, group, head_dim, kv_rows,
-        // kv_stride, kv_head_stride, causal, repeated_prefix, slices, width), `slices` warps for each query row and head.
+        // kv_stride, kv_head_stride, causal, repeated_prefix, pages, slices, width), `slices` warps for each query row and head.
         // As above; the first launch wrote a score for every row that this one reads, and out holds the heads' columns.
         unsafe { args.launch(split.values) }.map_err(|e| failed(second, e))?;
         Ok(())
@@ -209,6 +210,7 @@ impl Device {
         let [queries, group, head_dim, q_stride, q_offset] = words(OP, sizes)?;
         let sizes = [s.kv_rows, s.kv_stride, s.kv_head_stride, kept];
         let [kv_rows, kv_stride, kv_head_stride, kept] = words(OP, sizes)?;
+        let [pages] = words(OP, [s.pages])?;
         let (causal, repeated) = (u32::from(s.causal), u32::from(s.repeated_prefix));
         let f = self.function(Decode, kernel)?;
         let stream = self.current();
@@ -217,11 +219,12 @@ impl Device {
         args.arg(&spans.data).arg(&queries).arg(&group);
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
-        args.arg(&causal).arg(&repeated).arg(&kept).arg(&whole);
+        args.arg(&causal).arg(&repeated).arg(&pages);
+        args.arg(&kept).arg(&whole);
         // SAFETY: attention_row_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows,
-        // kv_stride, kv_head_stride, causal, repeated_prefix, kept, whole), a block for each query row and head. `check_as`
+        // kv_stride, kv_head_stride, causal, repeated_prefix, pages, kept, whole), a block for each query row and head. `check_as`
         // proved that the last row of the last head lies inside keys and values behind their offsets; the kernel cuts every
-        // span to kv_rows. Heads are as wide as the instance's columns at most; shared memory holds a query, two tiles of 64
+        // span and every page to kv_rows. Heads are as wide as the instance's columns at most; shared memory holds a query, two tiles of 64
         // rows and scores of `kept` tiles and one more; rows lie at multiples of `whole` words.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(true)
@@ -249,6 +252,7 @@ mod tests {
             v_offset: 0,
             causal: true,
             repeated_prefix: false,
+            pages: 0,
         }
     }
 

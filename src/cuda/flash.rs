@@ -64,7 +64,8 @@ impl Halves {
         };
         // Heads that share keys are rows of one matrix.
         let rows = product(OP, &[s.queries, s.n_heads / s.n_kv_heads])?;
-        let (kernel, block) = if rows <= ROWS {
+        // Only the kernels of few rows know pages; the bits are the same.
+        let (kernel, block) = if rows <= ROWS || s.pages > 0 {
             (width.few, ROWS)
         } else {
             (width.many, WARPS * ROWS)
@@ -116,7 +117,8 @@ impl Device {
             s.queries, group, s.head_dim, s.q_stride, s.q_offset, s.kv_rows,
         ];
         let [queries, group, head_dim, q_stride, q_offset, kv_rows] = words(OP, sizes)?;
-        let [kv_stride, kv_head_stride] = words(OP, [s.kv_stride, s.kv_head_stride])?;
+        let [kv_stride, kv_head_stride, pages] =
+            words(OP, [s.kv_stride, s.kv_head_stride, s.pages])?;
         // The kernel numbers rows of a sequence, what they see, and the words of a head in 32 bits.
         words(
             OP,
@@ -134,11 +136,11 @@ impl Device {
         args.arg(&spans.data).arg(&queries).arg(&group);
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
-        args.arg(&causal).arg(&repeated).arg(&wide);
+        args.arg(&causal).arg(&repeated).arg(&pages).arg(&wide);
         // SAFETY: flash_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows, kv_stride,
-        // kv_head_stride, causal, repeated_prefix, wide), blocks for the heads of keys, the rows and the sequences.
+        // kv_head_stride, causal, repeated_prefix, pages, wide), blocks for the heads of keys, the rows and the sequences.
         // `check_as` proved that the last row of the last head lies inside keys and values behind their offsets; the
-        // kernel cuts every span to kv_rows, and reads and writes no row behind a sequence's last. Shared memory holds the
+        // kernel cuts every span, and every page where it reads them, to kv_rows, and reads and writes no row behind a sequence's last. Shared memory holds the
         // ring's stages; rows are copied by 16 bytes only where all of them begin at such a multiple.
         unsafe { args.launch(halves.launch) }.map_err(|e| failed(kernel, e))?;
         Ok(())

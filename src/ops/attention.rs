@@ -7,6 +7,7 @@
 //! let s = AttentionShape {
 //!     sequences: 1, queries: 1, n_heads: 1, n_kv_heads: 1, head_dim: 2, q_stride: 2, q_offset: 0,
 //!     kv_rows: 2, kv_stride: 2, kv_head_stride: 4, k_offset: 0, v_offset: 0, causal: false, repeated_prefix: false,
+//!     pages: 0,
 //! };
 //! let (keys, values, mut out) = ([1.0; 4], [1.0, 2.0, 3.0, 4.0], [0.0; 2]);
 //! // No prefix; two rows of its own from row 0 on.
@@ -191,12 +192,30 @@ pub struct AttentionShape {
     pub causal: bool,
     /// Whether a prefix is one row that counts as often as its length says.
     pub repeated_prefix: bool,
+    /// Pages of a sequence's own rows, [`PAGE_ROWS`] each; none where they lie together.
+    pub pages: usize,
 }
 
-/// Words of one sequence in the `spans` of [`attention`]: first row and length of the prefix, then of the own rows.
+/// Words of one sequence in the `spans` of [`attention`]: first row and length of the prefix, then of the own rows. Where own
+/// rows lie in pages, the first row of each page follows, and the third word is not read.
 pub const SPAN_WORDS: usize = 4;
 
+/// Rows of a page. One that would reach past the end of the cache begins so many rows before it.
+pub const PAGE_ROWS: usize = 32;
+
 impl AttentionShape {
+    /// Words of one sequence in `spans`.
+    #[must_use]
+    pub const fn span_words(&self) -> usize {
+        SPAN_WORDS.saturating_add(self.pages)
+    }
+
+    /// What a query row's sequence has in `spans`.
+    pub(crate) fn span<'a>(&self, spans: &'a [u32], row: usize) -> &'a [u32] {
+        let words = self.span_words();
+        &spans[row / self.queries * words..][..words]
+    }
+
     /// Checks the lengths of q, keys, values, spans and out.
     ///
     /// # Errors
@@ -248,11 +267,14 @@ impl AttentionShape {
             covers(OP, "keys", keys, end.saturating_add(self.k_offset))?;
             covers(OP, "values", values, end.saturating_add(self.v_offset))?;
         }
+        if self.pages > 0 {
+            covers(OP, "kv_rows", self.kv_rows, PAGE_ROWS)?;
+        }
         covers(
             OP,
             "spans",
             spans,
-            product(OP, &[self.sequences, SPAN_WORDS])?,
+            product(OP, &[self.sequences, self.span_words()])?,
         )?;
         covers(
             OP,
@@ -263,7 +285,7 @@ impl AttentionShape {
     }
 
     /// The cache rows that query `i` of a sequence sees: prefix and own, each cut to the cache. None of fewer words than
-    /// [`SPAN_WORDS`].
+    /// [`SPAN_WORDS`]. Own rows that lie in pages are numbered from 0 on, see [`own_rows`](Self::own_rows).
     #[must_use]
     pub fn visible(&self, span: &[u32], i: usize) -> [core::ops::Range<usize>; 2] {
         let &[prefix, _, first, own, ..] = span else {
@@ -283,14 +305,39 @@ impl AttentionShape {
         } else {
             own
         };
-        [cut(prefix, self.prefix_rows(span)), cut(first, seen)]
+        let own = if self.pages > 0 {
+            let rows = self.pages.saturating_mul(PAGE_ROWS).min(self.kv_rows);
+            0..seen.min(rows)
+        } else {
+            cut(first, seen)
+        };
+        [cut(prefix, self.prefix_rows(span)), own]
+    }
+
+    /// The cache rows of some of a sequence's own rows, all of one page if they lie in pages.
+    #[inline(always)]
+    #[must_use]
+    pub fn own_rows(&self, span: &[u32], rows: core::ops::Range<usize>) -> core::ops::Range<usize> {
+        if self.pages == 0 {
+            return rows;
+        }
+        let page = span.get(SPAN_WORDS + rows.start / PAGE_ROWS);
+        let first = page.map_or(0, |&first| first as usize);
+        let first = first.min(self.kv_rows.saturating_sub(PAGE_ROWS)) + rows.start % PAGE_ROWS;
+        first..first + rows.len()
+    }
+
+    /// All cache rows that query `i` of a sequence sees, in their order.
+    pub(crate) fn rows(&self, span: &[u32], i: usize) -> impl Iterator<Item = usize> + Clone {
+        let [prefix, own] = self.visible(span, i);
+        prefix.chain(own.map(move |row| self.own_rows(span, row..row + 1).start))
     }
 
     /// Multiply-adds of the scores and of the sums over the rows that are seen.
     #[must_use]
     pub fn multiply_adds(&self, spans: &[u32]) -> u64 {
         let mut pairs: u64 = 0;
-        for span in spans.chunks_exact(SPAN_WORDS).take(self.sequences) {
+        for span in spans.chunks_exact(self.span_words()).take(self.sequences) {
             let seen = |i| self.visible(span, i).map(|rows| rows.len() as u64);
             pairs += if self.causal {
                 (0..self.queries).flat_map(seen).sum::<u64>()
@@ -341,7 +388,8 @@ pub fn attention(
     s.check(q.len(), keys.len(), values.len(), spans.len(), out.len())?;
     let scale = 1.0 / math::sqrt(s.head_dim as f32);
     let width = s.n_heads * s.head_dim;
-    for (sequence, span) in spans.chunks_exact(SPAN_WORDS).take(s.sequences).enumerate() {
+    let spans = spans.chunks_exact(s.span_words());
+    for (sequence, span) in spans.take(s.sequences).enumerate() {
         for i in 0..s.queries {
             let row = sequence * s.queries + i;
             for h in 0..s.n_heads {
@@ -374,7 +422,7 @@ fn weighted(
     add: impl Fn(f32, usize, &mut [f32]),
     out: &mut [f32],
 ) {
-    let rows = || s.visible(span, i).into_iter().flatten();
+    let rows = || s.rows(span, i);
     let largest = rows()
         .map(&score)
         .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });

@@ -171,6 +171,7 @@ fn long_caches_are_read_as_recorded() {
                 v_offset: 0,
                 causal: true,
                 repeated_prefix: false,
+                pages: 0,
             };
             let width = heads * head_dim;
             let mut q = device.zeros(2 * width).unwrap();
@@ -266,6 +267,7 @@ fn tiles_access_memory_as_recorded() {
             v_offset: 0,
             causal: false,
             repeated_prefix: false,
+            pages: 0,
         };
         let q = device.zeros(queries * width).unwrap();
         let mut of = device.zeros(4).unwrap();

@@ -47,6 +47,7 @@ fn shapes<const N: usize>(
             v_offset: 0,
             causal: i % 2 == 0,
             repeated_prefix: i % 3 == 0,
+            pages: 0,
         })
 }
 
@@ -185,6 +186,7 @@ fn caches_in_8_bits_agree() {
             v_offset: 0,
             causal: false,
             repeated_prefix: false,
+            pages: 0,
         };
         let append = AppendShape {
             rows: 5,

@@ -91,6 +91,7 @@ fn rows_in_8_bits_may_lie_apart() {
                 v_offset: 0,
                 causal: true,
                 repeated_prefix: false,
+                pages: 0,
             };
             // A row's heads side by side, and numbers that are none between them.
             let [keys, values] = [(0, k_offset), (1, 0)].map(|(i, offset)| {

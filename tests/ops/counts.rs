@@ -41,6 +41,7 @@ fn counts<B: Backend>(b: &B) -> Vec<u64> {
         v_offset: 0,
         causal: true,
         repeated_prefix: false,
+        pages: 0,
     };
     // Three shared rows and two of its own; no shared row and four of its own, of which one lies outside.
     let spans = [0, 3, 5, 2, 0, 0, 7, 4];

@@ -46,6 +46,7 @@ fn shape(queries: usize, [n_heads, n_kv_heads]: [usize; 2], head_dim: usize) -> 
         v_offset: 0,
         causal: true,
         repeated_prefix: false,
+        pages: 0,
     }
 }
 

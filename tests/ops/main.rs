@@ -73,6 +73,7 @@ mod copies;
 #[cfg(feature = "std")]
 mod counts;
 mod halves;
+mod pages;
 mod products;
 mod random_shapes;
 mod refusals;
@@ -209,6 +210,7 @@ fn attentions_agree() {
                 v_offset: heads[1] * head_dim,
                 causal,
                 repeated_prefix: false,
+                pages: 0,
             };
             for spans in [
                 [0, 64, 64, 130, 3, 1, 10, 0],

@@ -34,12 +34,13 @@ proptest! {
 
     #[test]
     fn prop_attentions_agree(
-        queries in 1_usize..60, head_dim in 1_usize..80, spans in any::<[u8; 8]>(), causal in any::<bool>(),
-        repeated_prefix in any::<bool>(),
+        queries in 1_usize..60, head_dim in 1_usize..80, spans in any::<[u8; 12]>(), causal in any::<bool>(),
+        repeated_prefix in any::<bool>(), pages in 0_usize..3,
     ) {
         let s = AttentionShape {
             sequences: 2, queries, n_heads: 4, n_kv_heads: 2, head_dim, q_stride: 4 * head_dim, q_offset: 0,
             kv_rows: 100, kv_stride: head_dim, kv_head_stride: 100 * head_dim, k_offset: 0, v_offset: 0, causal, repeated_prefix,
+            pages,
         };
         agree!(|b| attended(b, s, &spans.map(|word| u32::from(word) % 110)));
     }

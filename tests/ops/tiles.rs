@@ -24,6 +24,7 @@ fn shape(head_dim: usize, [sequences, queries, kv_rows]: [usize; 3]) -> Attentio
         v_offset: 0,
         causal: false,
         repeated_prefix: false,
+        pages: 0,
     }
 }
 

@@ -272,6 +272,7 @@ fn attention<'a, B: Backend>(device: &'a B, shape: &[usize]) -> Result<Vec<Case<
             v_offset: 0,
             causal,
             repeated_prefix: false,
+            pages: 0,
         };
         let (roof, amount) = if queries == 1 {
             (Roof::Read, 8.0 * (rows * kv_heads * words) as f64)

@@ -7,7 +7,7 @@ use core::ops::Range;
 use super::exponentials;
 use crate::cpu::simd::Lanes;
 use crate::cpu::tiles::{ROWS, Tile};
-use crate::ops::attention::{AttentionShape, SPAN_WORDS};
+use crate::ops::attention::{AttentionShape, PAGE_ROWS};
 
 /// Keys that are turned at a time.
 pub(super) const KEYS: usize = 32;
@@ -98,15 +98,28 @@ impl<'a, K> Few<'a, K> {
     }
 }
 
-/// So many rows of a range.
-fn part(range: &Range<usize>, from: usize, count: usize) -> Range<usize> {
-    range.start + from..range.start + from + count
-}
+// What is taken at a time lies in one page.
+const _: () = assert!(PAGE_ROWS.is_multiple_of(KEYS), "a page is whole");
 
 impl<K> Few<'_, K> {
     fn span(&self, row: usize) -> &[u32] {
-        let row = self.tile.row + row;
-        &self.spans[row / self.s.queries * SPAN_WORDS..][..SPAN_WORDS]
+        self.s.span(self.spans, self.tile.row + row)
+    }
+
+    /// The cache rows of a part of what a row sees: of its prefix, or of its own rows.
+    fn part(
+        &self,
+        row: usize,
+        own: bool,
+        range: &Range<usize>,
+        [from, count]: [usize; 2],
+    ) -> Range<usize> {
+        let part = range.start + from..range.start + from + count;
+        if own {
+            self.s.own_rows(self.span(row), part)
+        } else {
+            part
+        }
     }
 
     fn visible(&self, row: usize) -> [Range<usize>; 2] {
@@ -192,10 +205,11 @@ impl<K> Few<'_, K> {
             }
         }
         let mut shared = 0;
-        for range in &run.shared {
+        for (range, own) in run.shared.iter().zip([false, true]) {
             for from in (0..range.len()).step_by(KEYS) {
                 let count = KEYS.min(range.len() - from);
-                k.turn(&s, part(range, from, count), head, pieces.turned);
+                let part = self.part(run.rows.start, own, range, [from, count]);
+                k.turn(&s, part, head, pieces.turned);
                 let queries = pieces.queries.chunks_exact(query_words);
                 let scores = pieces.scores.chunks_exact_mut(words);
                 for (q, scores) in queries.zip(scores).take(run.rows.len() * group) {
@@ -213,7 +227,8 @@ impl<K> Few<'_, K> {
             let [_, range] = self.visible(r);
             for from in (0..range.len()).step_by(KEYS) {
                 let count = KEYS.min(range.len() - from);
-                k.turn(&s, part(&range, from, count), head, pieces.turned);
+                let part = self.part(r, true, &range, [from, count]);
+                k.turn(&s, part, head, pieces.turned);
                 let queries = pieces.queries[i * row_words..].chunks_exact(query_words);
                 let scores = pieces.scores[i * group * words..].chunks_exact_mut(words);
                 for (q, scores) in queries.zip(scores).take(group) {
@@ -253,15 +268,17 @@ impl<K> Few<'_, K> {
             self.tile.at(r)[column..][..group * d].fill(0.0);
         }
         let mut before = 0;
-        for range in &run.shared {
+        for (range, own) in run.shared.iter().zip([false, true]) {
             for from in (0..range.len()).step_by(KEYS) {
                 let count = KEYS.min(range.len() - from);
                 let at = before + from;
+                let part = self.part(run.rows.start, own, range, [from, count]);
                 for (r, p) in rows.clone().zip(pieces.scores.chunks_exact(group * words)) {
                     let count = count.min(self.seen(r).saturating_sub(at));
                     let out = &mut self.tile.at(r)[column..][..group * d];
                     for (out, p) in out.chunks_exact_mut(d).zip(p.chunks_exact(words)) {
-                        k.weigh(&s, &p[at..][..count], part(range, from, count), head, out);
+                        let part = part.start..part.start + count;
+                        k.weigh(&s, &p[at..][..count], part, head, out);
                     }
                 }
             }
@@ -270,14 +287,16 @@ impl<K> Few<'_, K> {
         for (i, r) in run.owners() {
             let [_, range] = self.visible(r);
             // Heads that share values take turns at some of them.
-            let block = if group == 1 { range.len().max(1) } else { KEYS };
-            let out = &mut self.tile.at(r)[column..][..group * d];
+            let together = group == 1 && s.pages == 0;
+            let block = if together { range.len().max(1) } else { KEYS };
             let p = &pieces.scores[i * group * words..];
             for from in (0..range.len()).step_by(block) {
                 let count = block.min(range.len() - from);
+                let part = self.part(r, true, &range, [from, count]);
+                let out = &mut self.tile.at(r)[column..][..group * d];
                 for (out, p) in out.chunks_exact_mut(d).zip(p.chunks_exact(words)) {
                     let p = &p[before + from..][..count];
-                    k.weigh(&s, p, part(&range, from, count), head, out);
+                    k.weigh(&s, p, part.clone(), head, out);
                 }
             }
         }

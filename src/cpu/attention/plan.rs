@@ -2,7 +2,7 @@
 
 use super::few;
 use crate::cpu::Cpu;
-use crate::ops::attention::{AttentionShape, SPAN_WORDS};
+use crate::ops::attention::AttentionShape;
 
 /// Most keys that a query sees.
 pub(super) fn most_keys(s: &AttentionShape, spans: &[u32]) -> usize {
@@ -10,7 +10,7 @@ pub(super) fn most_keys(s: &AttentionShape, spans: &[u32]) -> usize {
         let [prefix, own] = s.visible(span, s.queries.saturating_sub(1));
         prefix.len() + own.len()
     };
-    let spans = spans.chunks_exact(SPAN_WORDS).take(s.sequences);
+    let spans = spans.chunks_exact(s.span_words()).take(s.sequences);
     spans.map(most).max().unwrap_or(0)
 }
 

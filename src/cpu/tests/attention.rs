@@ -48,6 +48,7 @@ fn every_instruction_set_gives_the_reference_attention() {
                 v_offset: 2 * head_dim,
                 causal,
                 repeated_prefix: false,
+                pages: 0,
             };
             let spans = [0, 20, 20, 70, 5, 0, 90, 66];
             assert_eq!(
@@ -138,6 +139,7 @@ fn every_instruction_set_gives_the_reference_attention_over_8_bits() {
                 v_offset: 0,
                 causal,
                 repeated_prefix: queries == 1 && head_dim == 64,
+                pages: 0,
             };
             assert_eq!(
                 attended_q8(&cpu, s, spans),
@@ -176,6 +178,7 @@ fn shared_prefixes_give_the_reference_attention() {
                 v_offset: 0,
                 causal: false,
                 repeated_prefix: false,
+                pages: 0,
             };
             assert_eq!(
                 attended(&cpu, s, &spans),
@@ -225,6 +228,7 @@ fn what_is_no_number_in_8_bits_stays_with_its_rows() {
         v_offset: 0,
         causal: false,
         repeated_prefix: false,
+        pages: 0,
     };
     for isa in Isa::all() {
         let cpu = Cpu::with_instructions(2, isa.name()).unwrap();

@@ -371,6 +371,7 @@ impl<B: Backward> Stack<B> {
                 v_offset: c.q_width() + c.kv_width(),
                 causal,
                 repeated_prefix: false,
+                pages: 0,
             };
             let spans = &back.spans[usize::from(!causal)];
             let (qkv, out) = (&between.qkv, &mut between.context);

@@ -152,6 +152,7 @@ impl<B: Backend> Stack<B> {
             v_offset: 0,
             causal: false,
             repeated_prefix: false,
+            pages: 0,
         }
     }
 

@@ -335,6 +335,7 @@ impl<B: Backend> AttentionBlock<B> {
             v_offset: 2 * c,
             causal: false,
             repeated_prefix: false,
+            pages: 0,
         };
         backend.attention(shape, b, b, b, spans, a)?;
         self.project.apply_add(backend, rows, a, x)

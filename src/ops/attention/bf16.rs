@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS, weighted};
+use super::{AppendShape, AttentionShape, KvFormat, weighted};
 use crate::error::Result;
 use crate::math;
 use crate::ops::gemm::to_half;
@@ -72,7 +72,7 @@ pub fn attention_bf16(
     s.check_as(KvFormat::Bf16, lens)?;
     let (d, scale) = (s.head_dim, 1.0 / math::sqrt(s.head_dim as f32));
     for row in 0..s.sequences * s.queries {
-        let span = &spans[row / s.queries * SPAN_WORDS..][..SPAN_WORDS];
+        let span = s.span(spans, row);
         for h in 0..s.n_heads {
             let query = &q[row * s.q_stride + s.q_offset + h * d..][..d];
             let kv_head = h / (s.n_heads / s.n_kv_heads) * s.kv_head_stride;

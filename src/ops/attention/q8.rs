@@ -1,6 +1,6 @@
 //! Keys and values in blocks of 8 bits.
 
-use super::{AppendShape, AttentionShape, KvFormat, SPAN_WORDS, weighted};
+use super::{AppendShape, AttentionShape, KvFormat, weighted};
 use crate::error::Result;
 use crate::math;
 use crate::quant::{A8_BLOCK, quantise_a8};
@@ -96,7 +96,7 @@ pub fn attention_q8(
     s.check_as(KvFormat::Q8, lens)?;
     let (d, scale) = (s.head_dim, 1.0 / math::sqrt(s.head_dim as f32));
     for row in 0..s.sequences * s.queries {
-        let span = &spans[row / s.queries * SPAN_WORDS..][..SPAN_WORDS];
+        let span = s.span(spans, row);
         for h in 0..s.n_heads {
             let query = &q[row * s.q_stride + s.q_offset + h * d..][..d];
             let kv_head = h / (s.n_heads / s.n_kv_heads) * s.kv_head_stride;

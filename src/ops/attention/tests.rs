@@ -15,6 +15,7 @@ const SHAPE: AttentionShape = AttentionShape {
     v_offset: 0,
     causal: true,
     repeated_prefix: false,
+    pages: 0,
 };
 
 #[test]
