@@ -148,6 +148,8 @@ pub struct Pass<'a, B: Backend> {
     pub places: &'a B::Buffer<u32>,
     /// What each sequence sees of the cache: see [`attention`](crate::ops::attention::attention).
     pub spans: &'a B::Buffer<u32>,
+    /// Pages of each sequence's own rows; none where they lie together.
+    pub pages: usize,
 }
 
 /// A stage of a pass that a caller may look at.

@@ -330,6 +330,7 @@ impl<B: Backend> Vision<B> {
             positions: &s.places,
             places: &s.places,
             spans: &s.spans,
+            pages: 0,
         };
         self.stack.forward_watched(
             backend,

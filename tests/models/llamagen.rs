@@ -1,5 +1,6 @@
 //! Laws of the raster session on tiny random LlamaGen models: a picture is a function of prompt and seed alone.
 
+mod pages;
 mod refusals;
 
 use std::fs;
@@ -105,9 +106,15 @@ struct Drawing<B: Backend> {
 
 impl<B: Backend> Drawing<B> {
     fn load(backend: B, case: &str) -> Self {
+        Self::load_grid(backend, case, None)
+    }
+
+    /// Where it says so with another grid: no weight knows its size.
+    fn load_grid(backend: B, case: &str, side: Option<usize>) -> Self {
         let backend = Arc::new(backend);
         let weights = file(case, "model.safetensors");
-        let config = LlamaGenConfig::from_json(&json(case)).unwrap();
+        let mut config = LlamaGenConfig::from_json(&json(case)).unwrap();
+        config.grid = side.unwrap_or(config.grid);
         let source = Changed::nothing(&weights);
         let model = LlamaGen::load(Arc::clone(&backend), config, &source, Format::F32).unwrap();
         let weights = file("llamagen-vq8", "model.safetensors");

@@ -290,6 +290,7 @@ impl<B: Backend> Janus<B> {
             positions: &places,
             places: &places,
             spans: &spans,
+            pages: 0,
         };
         let (mut cache, mut work) = (stack.cache(b, rows)?, stack.scratch(b, rows)?);
         stack.forward(b, &pass, &mut x, &mut cache, &mut work)?;

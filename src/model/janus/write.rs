@@ -57,6 +57,7 @@ impl<B: Backend> Janus<B> {
                 positions: &places,
                 places: &places,
                 spans: &spans,
+                pages: 0,
             };
             lm.stack
                 .forward(b, &pass, &mut x, &mut cache, &mut scratch)?;

@@ -228,6 +228,7 @@ impl<B: Backend> LlamaGen<B> {
             positions: &positions,
             places: &places,
             spans: &spans,
+            pages: 0,
         };
         let (mut cache, mut scratch) = (self.stack.cache(b, rows)?, self.stack.scratch(b, rows)?);
         self.stack

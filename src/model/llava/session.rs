@@ -335,6 +335,7 @@ impl<B: Backend> LlavaSession<B> {
             positions: &self.positions,
             places: &self.places,
             spans: &self.spans,
+            pages: 0,
         };
         let memory = (&mut self.cache, &mut self.scratch);
         self.model

@@ -1,11 +1,14 @@
 //! What goes through the model: prefixes, drawn codes, and the draw itself.
 
+use core::ops::Range;
+
 use super::memory::{Memory, word};
+use super::pages::{Target, pages_of};
 use super::{PrefixReader, RasterModel, RasterSession};
 use crate::error::{Error, Result};
 use crate::model::transformer::Pass;
 use crate::ops::Backend;
-use crate::ops::attention::AppendShape;
+use crate::ops::attention::{AppendShape, PAGE_ROWS};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::GatherShape;
 
@@ -62,6 +65,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             positions: &m.positions,
             places: &m.places,
             spans: &m.spans,
+            pages: 0,
         };
         let stack = model.stack();
         stack.forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
@@ -174,16 +178,13 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
                 let c = &self.candidates[at];
                 let place = c.drawn + ahead - 1;
                 let prefix = c.prefix[half];
-                let (len, own) = (self.prefixes.get(prefix).len, self.layout.own_row(at, half));
+                let len = self.prefixes.get(prefix).len;
+                let pages = self.pages.of(self.layout.sequence(at, half));
                 h.codes.push(c.codes[place]);
                 h.positions.push(model.position(len, place));
-                h.places.push(own + word(place));
-                h.spans.extend([
-                    self.layout.kept_row(prefix),
-                    word(len),
-                    own,
-                    word(place + 1),
-                ]);
+                h.places.push(self.layout.own_row(pages, place));
+                let span = self.layout.span([prefix, len], pages, place + 1);
+                h.spans.extend(span);
             }
         }
         let rows = halves * group.len();
@@ -217,6 +218,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
             positions,
             places,
             spans,
+            pages: self.layout.most_pages(),
         };
         // What changes from code to code lies in the buffers.
         b.repeat(passes, [rows, 0], &mut || {
@@ -334,6 +336,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         let fed = drawn.saturating_sub(1);
         // Guidance that has ended never begins again.
         let halves = if self.options.guides(drawn) { 2 } else { 1 };
+        self.make_room(at, halves, 0..drawn)?;
         for half in 0..halves {
             for from in (0..fed).step_by(rows) {
                 let len = rows.min(fed - from);
@@ -341,21 +344,20 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
                 let b = &**model.backend();
                 let c = &self.candidates[at];
                 let prefix = c.prefix[half];
-                let (count, own) = (self.prefixes.get(prefix).len, self.layout.own_row(at, half));
+                let count = self.prefixes.get(prefix).len;
+                let pages = self.pages.of(self.layout.sequence(at, half));
                 h.clear();
                 h.positions
                     .extend((from..from + len).map(|place| model.position(count, place)));
-                h.places.extend((own + word(from)..).take(len));
+                let rows = from..from + len;
+                h.places
+                    .extend(rows.map(|row| self.layout.own_row(pages, row)));
                 b.write(&mut m.codes, 0, &c.codes[from..from + len])?;
                 b.write(&mut m.positions, 0, &h.positions)?;
                 b.write(&mut m.places, 0, &h.places)?;
-                let span = [
-                    self.layout.kept_row(prefix),
-                    word(count),
-                    own,
-                    word(from + len),
-                ];
-                b.write(&mut m.spans, 0, &span)?;
+                let span = self.layout.span([prefix, count], pages, from + len);
+                h.spans.extend(span);
+                b.write(&mut m.spans, 0, &h.spans)?;
                 model.embed(len, &m.codes, &mut m.inner, &mut m.x)?;
                 let pass = Pass {
                     sequences: 1,
@@ -364,6 +366,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
                     positions: &m.positions,
                     places: &m.places,
                     spans: &m.spans,
+                    pages: self.layout.most_pages(),
                 };
                 let stack = model.stack();
                 stack.forward(b, &pass, &mut m.x, &mut m.cache, &mut m.scratch)?;
@@ -382,15 +385,48 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         Ok(())
     }
 
-    /// Copies all rows of one candidate to another.
-    pub(super) fn copy_rows(&mut self, from: usize, to: usize) -> Result<()> {
+    /// Makes the rows that a candidate's halves are fed while codes are drawn its own: new pages, and a copy of what lies
+    /// in one that others go on in.
+    pub(super) fn make_room(
+        &mut self,
+        at: usize,
+        halves: usize,
+        drawn: Range<usize>,
+    ) -> Result<()> {
+        for half in 0..halves {
+            let rows = self.layout.fed(half, drawn.clone());
+            let sequence = self.layout.sequence(at, half);
+            for index in pages_of(&rows) {
+                let target = self.pages.target(sequence, index);
+                if target == Target::Own {
+                    continue;
+                }
+                let next = self.pages.next()?;
+                let filled = rows.start.saturating_sub(index * PAGE_ROWS);
+                if let Target::Shared(page) = target
+                    && filled > 0
+                {
+                    let rows = [page, next].map(|page| self.layout.page_row(page));
+                    let (model, cache) = (&*self.model, &mut self.memory.cache);
+                    let b = &**model.backend();
+                    model.stack().copy_rows(b, cache, rows, filled)?;
+                }
+                self.pages.put(sequence, index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a candidate go on from where another one is.
+    pub(super) fn share_rows(&mut self, from: usize, to: usize) -> Result<()> {
+        let drawn = 0..self.candidates[from].drawn;
+        for half in 0..self.layout.halves {
+            let rows = self.layout.fed(half, drawn.clone()).end;
+            let [from, to] = [from, to].map(|at| self.layout.sequence(at, half));
+            self.pages.share(from, to, rows);
+        }
         let (model, m, layout) = (&*self.model, &mut self.memory, &self.layout);
         let b = &**model.backend();
-        let fed = self.candidates[from].drawn.saturating_sub(1);
-        for half in 0..layout.halves {
-            let rows = [layout.own_row(from, half), layout.own_row(to, half)];
-            model.stack().copy_rows(b, &mut m.cache, rows, fed)?;
-        }
         if let Some(hidden) = &mut m.hidden {
             let len = layout.cells * model.stack().config().width;
             b.copy(hidden, from * len, &mut m.moved, 0, len)?;

@@ -47,6 +47,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         self.source_of_next(at, 0)?;
         let count = self.layout.drawn(step + 1) - from;
         covers("step", "draws", draws.len(), count)?;
+        self.make_room(at, self.layout.halves, from..from + count)?;
         let mut out = Vec::new();
         for (ahead, draw) in draws.iter().enumerate().take(count) {
             let source = self.source_of_next(at, ahead)?;

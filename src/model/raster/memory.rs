@@ -1,6 +1,7 @@
 //! What a session reserves at its start: nothing is allocated in a step.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::{PrefixRows, RasterModel, RasterOptions};
 use crate::codes::Code;
@@ -8,12 +9,12 @@ use crate::error::{Error, Result, product};
 use crate::model::session::reserved;
 use crate::model::transformer::{Cache, Scratch};
 use crate::ops::Backend;
-use crate::ops::attention::SPAN_WORDS;
+use crate::ops::attention::{PAGE_ROWS, SPAN_WORDS};
 use crate::ops::sample::DRAW_WORDS;
 
 const OP: &str = "session";
 
-/// Where things lie in the cache: kept prefixes, a prefix at work, then each candidate's rows, conditional ones first.
+/// Where things lie in the cache: kept prefixes, a prefix at work, then pages of candidates' rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     /// Codes of a grid.
@@ -30,7 +31,10 @@ pub(super) struct Layout {
     pub(super) rows: usize,
     kept: usize,
     work: usize,
-    own: usize,
+    /// Rows that a candidate feeds to each half at most.
+    own: [usize; 2],
+    /// Pages there are.
+    pub(super) pages: usize,
 }
 
 impl Layout {
@@ -46,6 +50,25 @@ impl Layout {
         }
         let halves = o.halves();
         let collapsed = model.prefix_rows() == PrefixRows::Collapsed;
+        // The last code is never fed, and guidance may end before.
+        let own = (cells - 1).max(1);
+        let guided = match (halves, o.guidance_interval) {
+            (1, _) => 0,
+            (_, None) => own,
+            (_, Some(k)) => own.min((k as usize).saturating_add(1)),
+        };
+        let each = own.div_ceil(PAGE_ROWS) + guided.div_ceil(PAGE_ROWS);
+        let most = product(OP, &[o.candidates, each])?;
+        let pages = o.pages.unwrap_or(most);
+        if pages < each {
+            return Err(Error::Range {
+                op: OP,
+                arg: "pages",
+                got: pages as u64,
+                min: each as u64,
+                max: most as u64,
+            });
+        }
         Ok(Self {
             cells,
             per_step: o.tokens_per_step.unwrap_or(cols).min(cells),
@@ -55,14 +78,14 @@ impl Layout {
             rows: product(OP, &[halves, o.batch])?.max(limit),
             kept: if collapsed { 1 } else { limit },
             work: if collapsed { limit } else { 0 },
-            // The last code is never fed.
-            own: (cells - 1).max(1),
+            own: [own, guided],
+            pages: pages.min(most),
         })
     }
 
     /// Rows of the cache.
-    fn cache_rows(&self, candidates: usize) -> Result<usize> {
-        let own = product(OP, &[candidates, self.halves, self.own])?;
+    fn cache_rows(&self) -> Result<usize> {
+        let own = product(OP, &[self.pages, PAGE_ROWS])?;
         let rows = product(OP, &[self.prefixes, self.kept])?
             .saturating_add(self.work)
             .saturating_add(own);
@@ -82,9 +105,46 @@ impl Layout {
         word(self.prefixes * self.kept)
     }
 
-    /// First of a candidate's own rows.
-    pub(super) fn own_row(&self, candidate: usize, half: usize) -> u32 {
-        word(self.prefixes * self.kept + self.work + (candidate * self.halves + half) * self.own)
+    /// First row of a page.
+    pub(super) fn page_row(&self, page: u32) -> u32 {
+        word(self.prefixes * self.kept + self.work + page as usize * PAGE_ROWS)
+    }
+
+    /// A row of a sequence, by its number in the pages that it has.
+    pub(super) fn own_row(&self, pages: &[u32], row: usize) -> u32 {
+        self.page_row(pages[row / PAGE_ROWS]) + word(row % PAGE_ROWS)
+    }
+
+    /// What a sequence sees that has drawn rows behind a kept prefix, as [`attention`](crate::ops::attention::attention)
+    /// reads it.
+    pub(super) fn span(
+        &self,
+        prefix: [usize; 2],
+        pages: &[u32],
+        rows: usize,
+    ) -> impl Iterator<Item = u32> {
+        let [place, len] = prefix;
+        let span = [self.kept_row(place), word(len), 0, word(rows)];
+        let pages = pages.iter().map(|&page| self.page_row(page));
+        // Of pages that it has not, nothing is seen.
+        let pages = pages.chain(core::iter::repeat(0)).take(self.most_pages());
+        span.into_iter().chain(pages)
+    }
+
+    /// Pages of a sequence at most.
+    pub(super) fn most_pages(&self) -> usize {
+        self.own[0].div_ceil(PAGE_ROWS)
+    }
+
+    /// Which of all sequences a candidate's half is.
+    pub(super) fn sequence(&self, candidate: usize, half: usize) -> usize {
+        candidate * self.halves + half
+    }
+
+    /// The rows that a half is fed while codes are drawn.
+    pub(super) fn fed(&self, half: usize, drawn: Range<usize>) -> Range<usize> {
+        let end = drawn.end.saturating_sub(1).min(self.own[half]);
+        drawn.start.saturating_sub(1).min(end)..end
     }
 
     /// Codes drawn after a number of steps.
@@ -155,7 +215,7 @@ impl<B: Backend> Memory<B> {
         let (v, rows) = (model.codebook(), layout.rows);
         let sequences = layout.halves * o.batch;
         let hidden = if o.hidden { layout.cells } else { 0 };
-        let cache_rows = layout.cache_rows(o.candidates)?;
+        let cache_rows = layout.cache_rows()?;
         Ok(Self {
             cache: model.stack().cache_as(b, cache_rows, o.kv)?,
             scratch: model.stack().scratch(b, rows)?,
@@ -175,7 +235,7 @@ impl<B: Backend> Memory<B> {
             step: words(&[o.batch, layout.per_step])?,
             positions: words(&[rows])?,
             places: words(&[rows])?,
-            spans: words(&[sequences, SPAN_WORDS])?,
+            spans: words(&[sequences, SPAN_WORDS + layout.most_pages()])?,
             order: words(&[o.batch, v])?,
             keys: words(&[o.batch, DRAW_WORDS])?,
             drawn: words(&[o.batch])?,
@@ -206,6 +266,7 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(layout: &Layout, o: &RasterOptions) -> Result<Self> {
+        let span = SPAN_WORDS + layout.most_pages();
         Ok(Self {
             batch: reserved(o.candidates)?,
             group: reserved(o.batch)?,
@@ -213,7 +274,7 @@ impl Host {
             codes: reserved(layout.rows)?,
             positions: reserved(layout.rows)?,
             places: reserved(layout.rows)?,
-            spans: reserved(layout.halves * o.batch * SPAN_WORDS)?,
+            spans: reserved(product(OP, &[layout.halves * o.batch, span])?)?,
             keys: reserved(o.batch * DRAW_WORDS)?,
             drawn: reserved(product(OP, &[o.batch, layout.per_step])?)?,
             owners: reserved(product(OP, &[o.batch, layout.per_step])?)?,

@@ -10,6 +10,7 @@ mod forward;
 mod given;
 mod memory;
 mod options;
+mod pages;
 mod prefixes;
 mod preview;
 mod session;

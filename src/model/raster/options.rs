@@ -60,8 +60,15 @@ pub struct RasterOptions {
     /// How keys and values are kept. In 8 bits they take 0.28 of the room (heads of 64), in halves of floats half of it,
     /// and a step reads less; logits move a little.
     pub kv: KvFormat,
-    /// Candidates that can be alive at once. Each has keys and values for the whole grid, twice with guidance.
+    /// Candidates that can be alive at once.
     pub candidates: usize,
+    /// Pages of keys and values for all candidates, [`PAGE_ROWS`] codes each; none are as many as they can ever need: the
+    /// whole grid each, twice with guidance. Those that were forked share the pages of the codes they have in common, so a
+    /// search that forks can do with fewer. A step for which too few are left is [`Error::Full`]: nobody has moved, and
+    /// pruning gives pages back.
+    ///
+    /// [`PAGE_ROWS`]: crate::ops::attention::PAGE_ROWS
+    pub pages: Option<usize>,
     /// Candidates that go through the model in one batch; more are taken in turns with the same result.
     pub batch: usize,
     /// Prompts whose prefixes are kept.
@@ -82,6 +89,7 @@ impl Default for RasterOptions {
             hidden: false,
             kv: KvFormat::F32,
             candidates: 8,
+            pages: None,
             batch: 8,
             prompts: 4,
             pictures: 1,
@@ -150,6 +158,13 @@ impl RasterOptions {
     #[must_use]
     pub const fn with_candidates(mut self, candidates: usize) -> Self {
         self.candidates = candidates;
+        self
+    }
+
+    /// So many pages of keys and values for all candidates.
+    #[must_use]
+    pub const fn with_pages(mut self, pages: usize) -> Self {
+        self.pages = Some(pages);
         self
     }
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::memory::{Host, Layout, Memory};
+use super::pages::Pages;
 use super::prefixes::Prefixes;
 use super::{PrefixPair, PrefixReader, RasterModel, RasterOptions};
 use crate::codes::{Code, CodeGrid, UNKNOWN};
@@ -38,6 +39,7 @@ pub struct RasterSession<B: Backend, M, P> {
     pub(super) options: RasterOptions,
     pub(super) layout: Layout,
     pub(super) prefixes: Prefixes,
+    pub(super) pages: Pages,
     pub(super) candidates: Vec<Candidate>,
     next: u64,
     pub(super) memory: Memory<B>,
@@ -87,6 +89,11 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         Ok(Self {
             pixels: pixels.map(scratch).transpose()?,
             prefixes: Prefixes::new(layout.prefixes)?,
+            pages: Pages::new(
+                layout.pages,
+                product("session", &[options.candidates, layout.halves])?,
+                layout.most_pages(),
+            )?,
             candidates,
             host: Host::new(&layout, &options)?,
             next: 0,
@@ -143,7 +150,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
                     if i == 0 {
                         session.drawing(|s| s.prefill(at))?;
                     } else {
-                        session.copy_rows(free[0], at)?;
+                        session.share_rows(free[0], at)?;
                     }
                 }
             }
@@ -180,7 +187,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         let places = (0..limit).filter(|&at| self.candidates[at].id.is_none());
         free.extend(places.take(count));
         let result = if free.len() == count {
-            f(self, &free)
+            f(self, &free).inspect_err(|_| self.release(&free))
         } else {
             Err(Error::Full {
                 what: "candidates of a session",
@@ -189,6 +196,15 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         };
         self.host.free = free;
         result
+    }
+
+    /// Gives back the pages of some places.
+    fn release(&mut self, places: &[usize]) {
+        for &at in places {
+            for half in 0..self.layout.halves {
+                self.pages.release(self.layout.sequence(at, half));
+            }
+        }
     }
 
     /// Gives the candidate at a place its id: from here on it is alive.
@@ -313,7 +329,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> Generator for RasterSess
         let from = self.at("fork", parent)?;
         self.with_free(seeds.len(), |session, free| {
             for (&at, &seed) in free.iter().zip(seeds) {
-                session.copy_rows(from, at)?;
+                session.share_rows(from, at)?;
                 if let Ok([parent, child]) = session.candidates.get_disjoint_mut([from, at]) {
                     (child.prefix, child.seed) = (parent.prefix, seed);
                     (child.step, child.drawn) = (parent.step, parent.drawn);
@@ -331,6 +347,11 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> Generator for RasterSess
         self.with_batch("step", ids, |session, batch| {
             for &at in batch {
                 session.source_of_next(at, 0)?;
+            }
+            for &at in batch {
+                let c = &session.candidates[at];
+                let drawn = c.drawn..session.layout.drawn(c.step + 1);
+                session.make_room(at, session.layout.halves, drawn)?;
             }
             for chunk in batch.chunks(session.options.batch) {
                 session.drawing(|s| s.draw_step(chunk))?;
@@ -383,6 +404,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> Generator for RasterSess
                     session.prefixes.entry(place).users -= 1;
                 }
             }
+            session.release(batch);
             Ok(())
         })
     }

@@ -473,6 +473,7 @@ impl<B: Backend> ShowO<B> {
             positions: &places,
             places: &places,
             spans: &spans,
+            pages: 0,
         };
         let (mut cache, mut scratch) = (self.stack.cache(b, rows)?, self.stack.scratch(b, rows)?);
         self.stack

@@ -197,6 +197,7 @@ impl<B: Backend> Stack<B> {
         let s = AttentionShape {
             causal: pass.causal,
             repeated_prefix: self.repeated_prefix,
+            pages: pass.pages,
             ..self.attention_shape(pass.sequences, pass.queries, cache)
         };
         match &mut cache.kept {

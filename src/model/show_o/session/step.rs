@@ -131,6 +131,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             positions,
             places,
             spans,
+            pages: 0,
         };
         // What changes from step to step lies in the buffers; how many places are still masked comes behind it.
         b.repeat(passes, [sequences, 0], &mut || {

@@ -36,6 +36,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
             positions: &m.positions,
             places: &m.places,
             spans: &m.spans,
+            pages: 0,
         };
         self.model
             .stack
