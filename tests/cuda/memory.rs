@@ -6,7 +6,7 @@ use maquette::model::raster::RasterModel;
 use maquette::model::show_o::ShowOOptions;
 use maquette::model::weights::Precision;
 use maquette::ops::Backend;
-use maquette::ops::attention::KvFormat;
+use maquette::ops::attention::{KvFormat, PAGE_ROWS};
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::Activation;
 use maquette::ops::reward_head::PoolShape;
@@ -169,20 +169,22 @@ fn a_plan_is_what_a_run_holds() {
 #[test]
 fn candidates_hold_rows_of_their_own_codes_alone() {
     let gpu = gpu::device();
-    let caches = |candidates| {
+    let caches = |candidates, pages| {
         let model = tiny_janus::load(gpu.planner().unwrap(), tiny_janus::config());
         let mut options = model.config().options();
-        (options.candidates, options.batch) = (candidates, 1);
+        (options.candidates, options.batch, options.pages) = (candidates, 1, pages);
         let session = model.draw(tiny_janus::words(), options).unwrap();
         let c = model.stack().config();
         let row = 2 * c.layers * c.n_kv_heads * c.head_dim * size_of::<f32>();
         // Guided: two sequences. The last code is never fed.
-        let own = 2 * (session.grid().len() - 1);
-        (model.backend().plan().caches, own * row)
+        let pages = 2 * (session.grid().len() - 1).div_ceil(PAGE_ROWS);
+        (model.backend().plan().caches, pages, PAGE_ROWS * row)
     };
-    let (few, own) = caches(1);
+    let (few, pages, page) = caches(1, None);
     // The prompt's rows are there once, however many begin with it.
-    assert_eq!(caches(31).0, few + 30 * own);
+    assert_eq!(caches(31, None).0, few + 30 * pages * page);
+    // Candidates that share what they have drawn are given fewer.
+    assert_eq!(caches(31, Some(pages + 9)).0, few + 9 * page);
 }
 
 #[test]

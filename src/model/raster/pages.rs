@@ -117,6 +117,9 @@ pub(super) const fn pages_of(rows: &Range<usize>) -> Range<usize> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+    use alloc::vec;
+
     use super::*;
 
     #[test]
@@ -138,7 +141,7 @@ mod tests {
         assert_eq!(pages.target(2, 1), Target::Missing);
         pages.put(2, 1);
         let full = pages.next().unwrap_err().to_string();
-        assert_eq!(full, "pages of a session: no room for more than 4");
+        assert_eq!(full, "pages of a session: all 4 places are taken");
         // A page is free when the last one has let go of it.
         pages.release(0);
         assert_eq!((pages.of(0), pages.next().unwrap()), (&[][..], 1));
