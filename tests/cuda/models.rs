@@ -178,10 +178,14 @@ fn passes_are_recorded_once_and_repeated() {
 
 #[test]
 fn a_fork_with_the_parents_seed_has_its_future() {
+    // A grid whose rows take two pages, of which the first is everybody's; the second is the parent's and each child's own.
+    let mut config = tiny_janus::config();
+    (config.side, config.vq.image_size) = (7, 7 * config.vq.scale());
     for kv in [KvFormat::F32, KvFormat::Bf16, KvFormat::Q8] {
-        let model = tiny_janus::load(gpu::device(), tiny_janus::config());
+        let model = tiny_janus::load(gpu::device(), config.clone());
         let mut options = model.config().options();
         (options.candidates, options.batch, options.kv) = (3, 3, kv);
+        (options.tokens_per_step, options.pages) = (Some(34), Some(2 + 3 * 2));
         let mut session = model.draw(tiny_janus::words(), options).unwrap();
         let prompt = Prompt::new("a red car");
         let mut ids = [CandidateId::default(); 3];
