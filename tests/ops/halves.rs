@@ -351,14 +351,16 @@ fn what_is_no_number_in_halves_stays_with_its_rows() {
         // Of a row of values two in every eight, which a GPU keeps in places of their own.
         let among = |c: usize| c % 8 / 2 == c / 8 % 4;
         let want = clean.run(b, &spans);
-        for place in 0..3 {
+        // From the fourth place on the next head begins with it.
+        for place in 0..2 + s.n_heads {
             let (mut q, mut floats) = (clean.q.clone(), clean.floats.clone());
             match place {
                 0 => q[(row - 20) * s.q_stride + s.q_offset + column] = f32::NAN,
                 1 => floats[0][row * d + column] = odd,
-                _ => (0..d)
+                2 => (0..d)
                     .filter(|&c| among(c))
                     .for_each(|c| floats[1][row * d + c] = odd),
+                _ => q[(row - 20) * s.q_stride + s.q_offset + (place - 2) * d] = f32::NAN,
             }
             let got = Case::of(s, q, floats).run(b, &spans);
             for (at, (got, want)) in got.iter().zip(&want).enumerate() {
@@ -367,7 +369,8 @@ fn what_is_no_number_in_halves_stays_with_its_rows() {
                 let hit = match place {
                     0 => query + 20 == row && head == 0,
                     1 => seen,
-                    _ => seen && among(c),
+                    2 => seen && among(c),
+                    _ => query + 20 == row && head == place - 2,
                 };
                 let what = format!("place {place}, query {query}, head {head}, column {c}: {s:?}");
                 if !hit {
@@ -385,6 +388,8 @@ fn what_is_no_number_in_halves_stays_with_its_rows() {
         (2, [3, 1], 128),
         (20, [1, 1], 80),
         (3, [2, 1], 72),
+        (3, [4, 1], 71),
+        (20, [2, 1], 67),
     ] {
         let clean = Case::new(shape(queries, heads, head_dim), 90);
         for odd in [f32::NAN, f32::INFINITY] {

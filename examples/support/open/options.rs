@@ -59,6 +59,10 @@ pub struct Options {
     /// How keys and values are kept. [default: f32]
     #[arg(long, value_enum)]
     kv: Option<Kv>,
+    /// Pages of keys and values for all candidates, 32 codes each; not for Show-o. Candidates that were forked share them
+    /// until they part. [default: as many as candidates without anything in common need]
+    #[arg(long)]
+    pages: Option<usize>,
     /// Which candidates choose their masks with noise; for Show-o alone. [default: reset]
     #[arg(long, value_enum)]
     temperature_policy: Option<Policy>,
@@ -93,6 +97,7 @@ impl Options {
             ("top-k", self.top_k.is_some()),
             ("top-p", self.top_p.is_some()),
             ("preview", self.preview.is_some()),
+            ("pages", self.pages.is_some()),
         ];
         lacks("a Show-o", &others)?;
         let mut o = ShowOOptions::default();
@@ -128,6 +133,7 @@ impl Options {
         o.filter.top_k = self.top_k.unwrap_or(o.filter.top_k);
         o.filter.top_p = self.top_p.unwrap_or(o.filter.top_p);
         o.kv = self.kv.map_or(o.kv, Kv::format);
+        o.pages = self.pages.or(o.pages);
         o.preview = match self.preview {
             None => o.preview,
             Some(Unseen::RepeatRow) => Preview::RepeatRow,
