@@ -19,6 +19,7 @@ use maquette::rng::{Stream, philox};
 use rand_core::Rng;
 use support::open::device::{Choice, Device};
 use support::open::{self, Res};
+use support::say;
 
 /// Counts the cost of a preference step.
 #[derive(Debug, Parser)]
@@ -114,7 +115,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Res<()> {
     let (device, told) = args.device.open(args.threads)?;
-    println!("{told}");
+    say!("{told}");
     match device {
         Device::Cpu(cpu) => on(cpu, args),
         Device::Cuda(gpu) => on(gpu, args),
@@ -139,7 +140,7 @@ fn on<B: Backward>(device: Arc<B>, args: &Args) -> Res<()> {
         },
     )?;
     let trained: usize = engine.parameters().iter().map(|p| p.values.len()).sum();
-    println!("{trained} numbers are trained");
+    say!("{trained} numbers are trained");
     let mut trainer = Trainer::new(
         engine,
         TrainerConfig::new(AdamWConfig::default(), Schedule::Constant),
@@ -167,7 +168,7 @@ fn on<B: Backward>(device: Arc<B>, args: &Args) -> Res<()> {
             .collect::<maquette::Result<_>>()?;
         let rows: usize = examples.iter().flatten().map(|e| e.positions.len()).sum();
         let labels: usize = examples.iter().flatten().map(|e| e.labels.len()).sum();
-        println!(
+        say!(
             "{} pairs of {rows} rows and {labels} labels in all",
             args.pairs
         );
@@ -176,17 +177,17 @@ fn on<B: Backward>(device: Arc<B>, args: &Args) -> Res<()> {
             .into_iter()
             .map(|pair| ScoredPair::new(trainer.engine_mut(), pair))
             .collect::<maquette::Result<Vec<_>>>()?;
-        println!("reference: {:.3} s a pair", each(start));
+        say!("reference: {:.3} s a pair", each(start));
         let start = Instant::now();
         let report = trainer.step(|engine| {
             Ok(dpo::batch(engine, &pairs, &DpoConfig::default(), &mut kept)?.loss)
         })?;
-        println!("step: {:.3} s a pair", each(start));
-        println!("loss {:.6}, gradient {:.4}", report.loss, report.gradient);
+        say!("step: {:.3} s a pair", each(start));
+        say!("loss {:.6}, gradient {:.4}", report.loss, report.gradient);
     }
     match peak_mib() {
-        Some(mib) => println!("at most {mib} MiB"),
-        None => println!("this system does not tell how much memory was used"),
+        Some(mib) => say!("at most {mib} MiB"),
+        None => say!("this system does not tell how much memory was used"),
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use maquette::reward::{Ask, ViewKey};
 use maquette::rng::{Rng, Stream};
 use maquette::search::{Cost, Decision, Event, MultiplyAdds, SearchStrategy};
 use maquette::{CandidateId, Flow, Generator, ImageBatch, Judgement, Prompt, RewardModel, Verdict};
+use support::say;
 use support::{open, png_file};
 
 /// Draws a path up to the step of the gate; one that the judge does not believe in by then makes room for another. The
@@ -211,7 +212,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     };
     png_file::writable_folder(Path::new("out"))?;
     png_file::write_whole(Path::new("out/gate.png"), &picture.png()?)?;
-    println!("out/gate.png: {:?}, {:?}", found.verdict, found.cost);
-    println!("{} on {}", models.describe(), models.device());
+    say!("out/gate.png: {:?}, {:?}", found.verdict, found.cost);
+    say!("{} on {}", models.describe(), models.device());
     Ok(())
 }

@@ -23,6 +23,7 @@ use support::open::{Models, Settings, picture_seed};
 use support::parts::Parts;
 use support::png_file::{Picture, writable_folder, write_whole};
 use support::record::{Counts, Record};
+use support::say;
 use support::{open, person, record, report, sheet};
 
 /// Draw pictures of a prompt, verified step by step.
@@ -151,16 +152,18 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
     if !cli.quiet {
         let seconds = started.elapsed().as_secs_f64();
-        println!(
+        say!(
             "{} pictures of \"{}\" in {seconds:.2} s -> {}",
             cli.images,
             cli.prompt,
             cli.out.display()
         );
         let row = |name: &str, c: Counts| {
-            println!(
+            say!(
                 "  {name:<22} {:>7} steps {:>7} decodes {:>7} questions",
-                c.steps, c.decodes, c.questions
+                c.steps,
+                c.decodes,
+                c.questions
             );
         };
         let spent = Counts {
@@ -176,7 +179,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         {
             let [all, generator, decoder, judge] =
                 [all, generator, decoder, judge].map(|n| n as f64 / 1e9);
-            println!(
+            say!(
                 "  10^9 multiply-adds: {all:.2}, generator {generator:.2}, decoder {decoder:.2}, judge {judge:.2}"
             );
         }

@@ -25,6 +25,7 @@ use support::open::{Models, Settings};
 use support::png_file::write_whole;
 use support::report::evaluation;
 use support::results::Lines;
+use support::say;
 use support::{detections, open, results, score, shard};
 
 /// Score a strategy on a set of prompts.
@@ -136,11 +137,11 @@ fn run() -> Result<(), Box<dyn Error>> {
     if drawn.new > 0 {
         let (n, seconds) = (drawn.new, started.elapsed().as_secs_f64());
         let each = seconds / n as f64;
-        println!("  {n} pictures drawn now in {seconds:.1} s, {each:.3} s each");
+        say!("  {n} pictures drawn now in {seconds:.1} s, {each:.3} s each");
     }
     write_page(page, &[(cli.strategy.name(), &drawn.lines)])?;
     if !cli.quiet {
-        println!("  {} jobs, {}", share.jobs, models.device());
+        say!("  {} jobs, {}", share.jobs, models.device());
     }
     Ok(())
 }
@@ -152,11 +153,11 @@ fn report(name: &str, lines: &Lines) {
         lines.values().filter_map(|l| l[key].as_f64()).sum::<f64>() / lines.len().max(1) as f64
     };
     let (steps, decodes, questions) = (mean("steps"), mean("decodes"), mean("questions"));
-    println!("  per picture: {steps:.1} steps, {decodes:.1} decodes, {questions:.1} questions");
+    say!("  per picture: {steps:.1} steps, {decodes:.1} decodes, {questions:.1} questions");
     // Files of earlier versions do not tell it, nor do devices that do not count.
     let work = ["generator", "decoder", "judge"].map(|part| results::work(lines, part));
     if let [Some(generator), Some(decoder), Some(judge)] = work.map(|n| n.map(|n| n / 1e9)) {
-        println!(
+        say!(
             "  10^9 multiply-adds per picture: {:.2}, generator {generator:.2}, decoder {decoder:.2}, judge {judge:.2}",
             generator + decoder + judge
         );
@@ -166,7 +167,7 @@ fn report(name: &str, lines: &Lines) {
 fn table(name: &str, lines: &Lines) {
     let n = lines.len();
     if lines.values().any(|line| line["correct"].is_null()) {
-        println!("{name} over {n} pictures, not scored");
+        say!("{name} over {n} pictures, not scored");
         return;
     }
     let scored = lines.values().any(|line| line["score"].is_number());
@@ -175,12 +176,12 @@ fn table(name: &str, lines: &Lines) {
     } else {
         "share correct"
     };
-    println!("{name} over {n} pictures ({what}, 95 % interval over prompts)");
+    say!("{name} over {n} pictures ({what}, 95 % interval over prompts)");
     for line in score::lines(&results::shares(lines)) {
-        println!("{line}");
+        say!("{line}");
     }
     let [pictures, prompts] = results::summary(lines);
-    println!(
+    say!(
         "  of all pictures {pictures:.3} are correct, of all prompts {prompts:.3} in at least one"
     );
 }
@@ -214,13 +215,13 @@ fn write_page(page: Option<&Path>, runs: &[(&str, &Lines)]) -> Result<(), Box<dy
 fn compare(a: &Path, b: &Path, page: Option<&Path>) -> Result<(), Box<dyn Error>> {
     let (first, second) = (results::read(a)?, results::read(b)?);
     let both = results::differences(&first, &second)?;
-    println!(
+    say!(
         "{} minus {} (difference of shares, 95 % interval over prompts)",
         b.display(),
         a.display()
     );
     for line in score::lines(&both) {
-        println!("{line}");
+        say!("{line}");
     }
     write_page(page, &[(&shown(a), &first), (&shown(b), &second)])
 }

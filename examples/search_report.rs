@@ -22,6 +22,7 @@ use maquette::{
     RewardModel, Verdict,
 };
 use support::open;
+use support::say;
 
 /// Prompts of searches.
 const SEARCHED: [&str; 3] = [
@@ -325,14 +326,14 @@ fn run(cli: &Cli) -> open::Res<()> {
             *known = (size, each);
         }
     }
-    println!("{}, {}", models.describe(), models.device());
+    say!("{}, {}", models.describe(), models.device());
     report(cli, wall, &searched, &best);
     let work = cost.multiply_adds;
     let parts = [work.total(), work.generator, work.decoder, work.judge];
     if let [Some(all), Some(generator), Some(decoder), Some(judge)] =
         parts.map(|part| part.map(|n| n as f64 / 1e9))
     {
-        println!(
+        say!(
             "10^9 multiply-adds: {all:.2}, generator {generator:.2}, decoder {decoder:.2}, judge {judge:.2}; {:.1} a second",
             all / wall
         );
@@ -367,11 +368,11 @@ fn report(
         line.at_best += f64::from(spent.items) * each;
         line.sizes.push(size);
     }
-    println!("PARM of {}, {} searches\n", cli.candidates, cli.searches);
-    println!(
+    say!("PARM of {}, {} searches\n", cli.candidates, cli.searches);
+    say!(
         "| part | items | calls | in the search, s | share | alone at best, s | best batch | ratio |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    say!("|---|---|---|---|---|---|---|---|");
     let (mut inside, mut sum) = (0.0, 0.0);
     for (name, line) in &lines {
         let Spent {
@@ -387,7 +388,7 @@ fn report(
             (Some(one), _) => one.to_string(),
             _ => String::new(),
         };
-        println!(
+        say!(
             "| {name} | {items} | {calls} | {seconds:.3} | {:.3} | {:.3} | {sizes} | {:.2} |",
             seconds / wall,
             line.at_best,
@@ -395,11 +396,11 @@ fn report(
         );
     }
     let own = wall - inside;
-    println!(
+    say!(
         "| the search itself | | | {own:.3} | {:.3} | | | |",
         own / wall
     );
-    println!(
+    say!(
         "| all | | | {wall:.3} | 1 | {sum:.3} | | {:.2} |",
         wall / sum
     );

@@ -23,6 +23,7 @@ use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
 use maquette::quant::Format;
 use support::random_file::Res;
+use support::say;
 use support::weights::Weights;
 use support::{layouts, random_file};
 
@@ -81,7 +82,7 @@ fn run(cli: &Cli) -> Res<()> {
     let begin = Instant::now();
     let format = cli.format.map(Weights::format);
     let bytes = random_file::write(&layout, format, cli.seed, &cli.out)?;
-    println!(
+    say!(
         "{} tensors, {parameters} elements, {bytes} bytes in {:.1} s, peak memory {}",
         layout.tensors.len(),
         begin.elapsed().as_secs_f64(),
@@ -129,7 +130,7 @@ fn load(cli: &Cli) -> Res<()> {
     };
     let seconds = begin.elapsed().as_secs_f64();
     drop(folder);
-    println!(
+    say!(
         "{format:?} in {seconds:.2} s, memory {} at its peak, {} now",
         status("VmHWM"),
         status("VmRSS")

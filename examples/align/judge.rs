@@ -12,6 +12,7 @@ use maquette::model::learner::Example;
 use maquette::model::llava::{JudgeOptions, Llava, LlavaConfig, LlavaLearner, LlavaSession};
 use maquette::ops::Backward;
 use serde_json::json;
+use support::say;
 
 use crate::Res;
 use crate::family::{Adapters, Home};
@@ -59,7 +60,7 @@ pub fn train<B: Backward + 'static>(args: &Args, home: &Home<B>) -> Res<()> {
     let mut session: LlavaSession<B> = LlavaSession::new(model, words, options())?;
     let lessons = Lessons::read(args, &home.device, &mut session)?;
     if !args.quiet {
-        println!("{lessons}");
+        say!("{lessons}");
     }
     let limits = Limits {
         rows: lessons.rows,

@@ -13,6 +13,7 @@ use maquette::model::learner::Learner;
 use maquette::ops::Backward;
 use serde_json::{Map, Value, json};
 use support::png_file::write_durably;
+use support::say;
 
 use crate::Res;
 use crate::curves::Curves;
@@ -66,7 +67,7 @@ impl<'a, B: Backward, L: Learner<B>> Training<'a, B, L> {
         let checkpoint = args.out.join("run.bin");
         let resumed = trainer.resume_file(&checkpoint)?;
         if resumed && !args.quiet {
-            println!("{} of {steps} steps are done", trainer.steps());
+            say!("{} of {steps} steps are done", trainer.steps());
         }
         Ok(Self {
             curves: Curves::open(&args.out.join("curves.jsonl"), trainer.steps())?,
@@ -148,7 +149,7 @@ impl<'a, B: Backward, L: Learner<B>> Training<'a, B, L> {
 
     /// Shows what a check said, and keeps it.
     pub fn checked(&self, text: &str) -> Res<()> {
-        print!("{text}");
+        say!("{}", text.strip_suffix('\n').unwrap_or(text));
         write_durably(&self.args.out.join("check.txt"), text.as_bytes())
     }
 

@@ -27,6 +27,7 @@ use sets::{Recipe, Set};
 use support::open::{Models, Settings, picture_seed};
 use support::results::{Lines, Results};
 use support::rules::Request;
+use support::say;
 use support::scorer::{Eye, Marker, Scorer};
 use support::shard::Shard;
 use support::{open, requests, results, score, scorer, shard};
@@ -132,9 +133,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let clean = requests::clean(all, &requests::read(&cli.evaluation)?);
     if !cli.quiet {
         let (n, leaked, repeated) = (clean.kept.len(), clean.leaked, clean.repeated);
-        println!(
-            "{n} prompts; {leaked} of the evaluation and {repeated} repeated ones are left out"
-        );
+        say!("{n} prompts; {leaked} of the evaluation and {repeated} repeated ones are left out");
     }
     let all = clean.kept.len();
     let keep = cli.limit.unwrap_or(all).min(all);
@@ -217,7 +216,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     bar.abandon();
     results.finish()?;
     if !cli.quiet {
-        println!("{jobs} jobs, {}", models.device());
+        say!("{jobs} jobs, {}", models.device());
     }
     if shard.world > 1 {
         return Ok(());
@@ -335,18 +334,18 @@ fn finish(cli: &Cli, lines: &Lines) -> Result<(), Box<dyn Error>> {
     let (sets, recipe) = recipe(&cli.out)?;
     let written = sets::write(lines, &sets, &recipe, &cli.out)?;
     let (file, n) = (cli.out.display(), lines.len());
-    println!("{file}: {n} pictures (share labelled right, 95 % interval over prompts)");
+    say!("{file}: {n} pictures (share labelled right, 95 % interval over prompts)");
     for line in score::lines(&results::shares(lines)) {
-        println!("{line}");
+        say!("{line}");
     }
-    println!("  set          items     yes      no");
+    say!("  set          items     yes      no");
     for set in written {
         let (name, items, path) = (set.name, set.items, set.path.display());
         let sides = match set.yes {
             Some(yes) => format!("{yes:>7} {:>7}", items - yes),
             None => format!("{:>7} {:>7}", "", ""),
         };
-        println!("  {name:<11} {items:>6} {sides}   {path}");
+        say!("  {name:<11} {items:>6} {sides}   {path}");
     }
     Ok(())
 }

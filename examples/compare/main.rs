@@ -21,6 +21,7 @@ use support::open::{self, Models, Panel, Res, Settings};
 use support::png_file::{writable_folder, write_whole};
 use support::report::evaluation::page;
 use support::results::{self, Lines};
+use support::say;
 use support::{chart, score, shard};
 
 use entries::{CURVES, Entry, chosen, scaling};
@@ -91,7 +92,7 @@ fn run() -> Res<()> {
         }
         if share.shard.world > 1 {
             if !cli.quiet {
-                println!("this rank is done; --merge makes the table once all are");
+                say!("this rank is done; --merge makes the table once all are");
             }
             return Ok(());
         }
@@ -149,10 +150,10 @@ fn write(cli: &Cli, rows: &[Row], curves: &[Scaling], models: &Models) -> Res<()
         panels.push(comparison::curves(curves).draw(1400));
     }
     chart::stacked(&panels).save(&cli.out.join("plot.png"))?;
-    print!("{told}");
+    say!("{}", told.strip_suffix('\n').unwrap_or(&told));
     if !cli.quiet {
         let out = cli.out.display();
-        println!("-> {out}/table.md, table.json, plot.png, report.html");
+        say!("-> {out}/table.md, table.json, plot.png, report.html");
     }
     Ok(())
 }

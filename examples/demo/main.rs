@@ -10,6 +10,7 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use support::say;
 use support::world::prompts::{Ask, TAGS, words};
 use support::world::scene::{Scene, Seen, questions, satisfies};
 use support::world::{COLOURS, KINDS, Painter, Rng, SIDE};
@@ -269,13 +270,13 @@ fn score(path: &Path, out: Option<&Path>) -> Outcome {
         sums[ask.task].1 += 1;
         marks.push_str(if right { "1\n" } else { "0\n" });
     }
-    let mut total = 0.0;
+    let (mut total, mut told) = (0.0, String::new());
     for (tag, (right, all)) in TAGS.iter().zip(sums) {
         let share = right as f64 / all.max(1) as f64;
         total += share / TAGS.len() as f64;
-        print!("{tag} {share:.3} ({all})  ");
+        told += &format!("{tag} {share:.3} ({all})  ");
     }
-    println!("overall {total:.3}");
+    say!("{told}overall {total:.3}");
     if let Some(out) = out {
         std::fs::write(out, marks)?;
     }

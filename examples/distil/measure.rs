@@ -1,6 +1,7 @@
 //! How far a head agrees with its teacher.
 
 use support::auc::{self, Ended, ranked};
+use support::say;
 
 use crate::looks::{ANSWERS, QUESTIONS};
 
@@ -27,7 +28,7 @@ fn end(said: &Said, score: f32) -> Ended {
 /// Prints agreement question by question, and how well the ends are foreseen.
 pub fn table(said: &[Said]) {
     let steps = said.iter().map(|one| one.step).max().unwrap_or(0);
-    println!("  question    views  judge's yes  accuracy   AUC");
+    say!("  question    views  judge's yes  accuracy   AUC");
     for (place, question) in QUESTIONS.iter().enumerate() {
         let asked = said.iter().filter(|one| !one.judge[place].is_nan());
         let scored: Vec<(f32, bool)> = asked
@@ -41,13 +42,13 @@ pub fn table(said: &[Said]) {
         let area = auc::of(scored.iter().map(|&(p, yes)| (f64::from(p), yes)))
             .map_or("-".into(), |a| format!("{a:.3}"));
         let name = format!("{question:?}").to_lowercase();
-        println!(
+        say!(
             "  {name:<10} {:>6} {yes:>12.3} {right:>9.3} {area:>5}",
             scored.len()
         );
     }
-    println!("  pictures of one prompt whose outcomes the judge tells apart, ranked right by");
-    println!("  after steps     potential  (pairs)  the judge's own potential  (pairs)");
+    say!("  pictures of one prompt whose outcomes the judge tells apart, ranked right by");
+    say!("  after steps     potential  (pairs)  the judge's own potential  (pairs)");
     for part in 0..6 {
         let (from, to) = (part * steps / 6 + 1, (part + 1) * steps / 6);
         let within = || {
@@ -61,9 +62,9 @@ pub fn table(said: &[Said]) {
         } else {
             format!("{own:.3}")
         };
-        println!("  {from:>2} to {to:>2} {ours:>16.3} {pairs:>9} {own:>19} {own_pairs:>15}");
+        say!("  {from:>2} to {to:>2} {ours:>16.3} {pairs:>9} {own:>19} {own_pairs:>15}");
     }
     let last = || said.iter().filter(|one| one.step == steps);
     let (ours, pairs) = ranked(last().map(|one| end(one, one.head[0])));
-    println!("  finished {ours:>15.3} {pairs:>9}  by the outcome");
+    say!("  finished {ours:>15.3} {pairs:>9}  by the outcome");
 }

@@ -13,6 +13,7 @@ use maquette::model::latent::LatentConfig;
 use maquette::model::latent::backward::LatentViews;
 use maquette::rng::philox;
 use support::png_file::write_whole;
+use support::say;
 
 use crate::looks::{ANSWERS, Looks, QUESTIONS};
 use crate::measure::{Said, table};
@@ -248,11 +249,11 @@ pub fn train(cli: &Train) -> Res<()> {
     write_whole(&cli.out.join("model.safetensors"), &trainer.write(true)?)?;
     write_whole(&cli.out.join("config.json"), config.to_json().as_bytes())?;
     let (n, prompts) = (places.len(), taught.len());
-    println!("{n} looks of {prompts} prompts, {steps} steps of {views}");
+    say!("{n} looks of {prompts} prompts, {steps} steps of {views}");
     if kept_apart.is_empty() {
         return Ok(());
     }
-    println!(
+    say!(
         "agreement on {} prompts that were kept apart",
         kept_apart.len()
     );
@@ -324,7 +325,7 @@ pub fn measure(cli: &Measure) -> Res<()> {
         let heads = heads.into_iter().enumerate();
         said.extend(heads.map(|(at, head)| one(*place, looks, at, head)));
     }
-    println!("{} looks of {} prompts", said.len(), all.len());
+    say!("{} looks of {} prompts", said.len(), all.len());
     table(&said);
     Ok(())
 }

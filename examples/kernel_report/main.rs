@@ -19,6 +19,7 @@ use support::kernels::clock::Clocked;
 use support::kernels::{Case, Op};
 use support::open::device::{Choice, Device};
 use support::open::{Res, ended};
+use support::say;
 use support::weights::Weights;
 
 /// Times kernels.
@@ -52,15 +53,15 @@ struct Cli {
 fn run(cli: &Cli) -> Res<()> {
     match cli.device.open(cli.threads)?.0 {
         Device::Cpu(cpu) => {
-            println!("cpu, {} threads, {}", cpu.threads(), cpu.instructions());
+            say!("cpu, {} threads, {}", cpu.threads(), cpu.instructions());
             table(&*cpu, cli)?;
         }
         Device::Cuda(gpu) => {
             let (major, minor) = gpu.capability();
-            println!("cuda, {}, compute capability {major}.{minor}", gpu.name());
+            say!("cuda, {}, compute capability {major}.{minor}", gpu.name());
             match gpu.best(Roof::Read)? {
-                Some(rate) => println!("a copy moves {:.1} Gbyte/s", rate / 1e9),
-                None => println!("stand-in driver, no time"),
+                Some(rate) => say!("a copy moves {:.1} Gbyte/s", rate / 1e9),
+                None => say!("stand-in driver, no time"),
             }
             table(&*gpu, cli)?;
         }
@@ -69,9 +70,12 @@ fn run(cli: &Cli) -> Res<()> {
 }
 
 fn table<B: Clocked>(device: &B, cli: &Cli) -> Result<()> {
-    println!(
+    say!(
         "{:<46} {:>10} {:>12} {:>6}",
-        "operation", "ms", "Gbyte|op/s", "roof"
+        "operation",
+        "ms",
+        "Gbyte|op/s",
+        "roof"
     );
     let ops = cli
         .op
@@ -114,12 +118,12 @@ fn report<B: Clocked>(
     times.sort_by(f64::total_cmp);
     let name = format!("{}/{shape}", op.name());
     let Some(median) = times.get(times.len() / 2) else {
-        println!("{name:<46} {:>10} {:>12} {:>6}", "no time", "", "");
+        say!("{name:<46} {:>10} {:>12} {:>6}", "no time", "", "");
         return Ok(());
     };
     let rate = amount / median;
     let share = best.map_or_else(String::new, |best| format!("{:.2}", rate / best));
-    println!(
+    say!(
         "{name:<46} {:>10.3} {:>12.1} {share:>6}",
         median * 1e3,
         rate / 1e9,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use support::say;
 
 /// All that was measured, by section.
 #[derive(Default)]
@@ -18,7 +19,7 @@ impl Report {
         section.clone_into(&mut self.section);
         self.sections
             .insert(section.to_owned(), Value::Object(Map::new()));
-        println!("{section}");
+        say!("{section}");
     }
 
     /// A measurement; the key tells the unit.
@@ -29,7 +30,7 @@ impl Report {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        println!("  {:<34} {shown}", key.replace('_', " "));
+        say!("  {:<34} {shown}", key.replace('_', " "));
         self.sections[&self.section][key] = value;
     }
 
@@ -50,7 +51,7 @@ impl Report {
 
     /// The last line.
     pub fn end(self) {
-        println!("{}", Value::Object(self.sections));
+        say!("{}", Value::Object(self.sections));
     }
 }
 

@@ -29,6 +29,7 @@ pub mod report;
 pub mod requests;
 pub mod results;
 pub mod rules;
+pub mod say;
 pub mod score;
 pub mod scorer;
 pub mod shard;

@@ -1,4 +1,8 @@
-//! The report of kernels' times, on the stand-in driver: its rows are all there, without times.
+//! The report of kernels' times, on the stand-in driver: its rows are all there, without times. And what a program does that
+//! cannot tell them.
+
+use std::fs::OpenOptions;
+use std::process::{Command, Stdio};
 
 use crate::programs::{example, has_driver, succeeds, with_gpu};
 
@@ -33,4 +37,28 @@ fn every_row_runs_without_a_gpu() {
     ] {
         assert_eq!(run(op, shape), rows, "{op}");
     }
+}
+
+#[test]
+fn output_that_cannot_be_written_ends_a_program_in_words() {
+    fn report() -> Command {
+        let mut command = example("kernel_report");
+        command.args(["--op", "rms_norm", "--shape", "3,40", "--seconds", "0.001"]);
+        command.stderr(Stdio::piped());
+        command
+    }
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let out = report().stdout(full).output().unwrap();
+    assert_eq!(
+        (out.status.code(), String::from_utf8_lossy(&out.stderr)),
+        (
+            Some(1),
+            "error: standard output: No space left on device (os error 28)\n".into()
+        )
+    );
+    // Nobody reads any more: nothing is wrong, and nothing is told.
+    let mut program = report().stdout(Stdio::piped()).spawn().unwrap();
+    drop(program.stdout.take());
+    let out = program.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), out.stderr), (Some(1), Vec::new()));
 }
