@@ -40,6 +40,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use cudarc::driver::result::DriverError;
+use cudarc::driver::sys::CUdevice_attribute;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig};
 
 use self::faults::Faults;
@@ -91,6 +92,8 @@ pub struct Device {
     faults: Faults,
     name: String,
     capability: (i32, i32),
+    /// Its multiprocessors.
+    processors: usize,
     /// No kernels of one kind of GPU alone.
     portable: bool,
     recording: Recording,
@@ -122,6 +125,8 @@ impl Device {
     fn on(context: Arc<CudaContext>) -> Result<Self> {
         let (major, minor) = context.compute_capability().map_err(unavailable)?;
         let name = context.name().map_err(unavailable)?;
+        let processors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let processors = context.attribute(processors).map_err(unavailable)?;
         let number = u64::try_from(major * 10 + minor).unwrap_or(0);
         if number < OLDEST {
             return Err(Error::Range {
@@ -144,6 +149,7 @@ impl Device {
             faults: Faults::default(),
             name,
             capability: (major, minor),
+            processors: usize::try_from(processors).unwrap_or(1).max(1),
             portable: false,
             recording: Recording::default(),
             tally: None,

@@ -26,8 +26,7 @@ const STAGES: usize = 8;
 /// Rows of a block of threads, and its threads: two warpgroups multiply, a warp copies, of which the largest has three more
 /// whose registers it takes.
 const SIZES: [(usize, u32); 5] = [(16, 288), (64, 288), (128, 288), (192, 288), (256, 384)];
-/// Multiprocessors, one block each; and what a block takes whatever its rows, in rows.
-const PROCESSORS: usize = 132;
+/// What a block takes whatever its rows, in rows.
 const START: usize = 32;
 
 /// A format's kernels for each of [`SIZES`].
@@ -70,12 +69,13 @@ const fn blocks(rows: usize, m: usize, n: usize) -> [usize; 2] {
     [m.div_ceil(rows), n.div_ceil(STRIPS * STRIP)]
 }
 
-/// Which of the kernels takes so many rows and outputs: that of the least time on a whole GPU.
-fn size(m: usize, n: usize) -> usize {
+/// Which of the kernels takes so many rows and outputs: that of the least time on so many multiprocessors, which have a block
+/// each.
+fn size(processors: usize, m: usize, n: usize) -> usize {
     let time = |rows: usize| {
         let [x, y] = blocks(rows, m, n);
         x.saturating_mul(y)
-            .div_ceil(PROCESSORS)
+            .div_ceil(processors)
             .saturating_mul(rows + START)
     };
     let all = 0..SIZES.len();
@@ -115,7 +115,7 @@ impl Device {
         if self.portable || self.capability != (9, 0) || s.k == 0 || !s.k.is_multiple_of(INPUTS) {
             return Ok(false);
         }
-        let which = size(s.m, s.n);
+        let which = size(self.processors, s.m, s.n);
         let (kernel, (rows, threads)) = (kernels[which], SIZES[which]);
         let [columns, outputs] = blocks(rows, s.m, s.n);
         let mut shape = grid(OP, product(OP, &[columns, outputs])?, 1, threads)?;
@@ -190,7 +190,7 @@ mod tests {
             (774, 2048),
             (17_200, 37_888),
         ] {
-            let (rows, _) = SIZES[size(m, n)];
+            let (rows, _) = SIZES[size(132, m, n)];
             let [x, y] = blocks(rows, m, n);
             assert!(
                 x * rows >= m && y * STRIPS * STRIP >= n,

@@ -18,6 +18,7 @@ mod cublaslt;
 mod device;
 #[path = "../gpu/mod.rs"]
 mod gpu;
+mod hopper;
 mod memory;
 mod models;
 mod products;

@@ -64,7 +64,7 @@ pub(super) fn exact(
 }
 
 /// The same of some rows.
-fn exact_rows(
+pub(super) fn exact_rows(
     s: GemmShape,
     format: Format,
     weights: &[f32],
@@ -280,57 +280,6 @@ fn numbers_that_are_no_ordinary_ones_stay_what_they_are() {
     assert!(got[2 * n..].iter().all(|v| v.is_finite()));
 }
 
-/// What Hopper has kernels of its own for, in each of their sizes, and with more stages of inputs than lie in shared memory at
-/// once. On every other GPU, and here, these are the kernels for all.
-#[test]
-fn kernels_of_one_gpu_are_as_near_as_those_for_all() {
-    let device = gpu::device();
-    let portable = gpu::device().portable();
-    let hopper = device.capability() == (9, 0);
-    let shapes: &[_] = match hopper {
-        true => &[
-            (20, 161, 128),
-            (130, 4312, 1280),
-            (1000, 2048, 1280),
-            (509, 4312, 1280),
-            (1024, 4096, 1280),
-        ],
-        false => &[(20, 161, 128), (70, 161, 1280)],
-    };
-    for &format in Format::ALL {
-        for &(m, n, k) in shapes {
-            if format.fitting(k) != format {
-                continue;
-            }
-            let s = GemmShape {
-                accumulate: true,
-                activations: Activations::Bf16,
-                ..GemmShape::new(m, n, k)
-            };
-            let (rows, numbers) = (numbers(m * k, 2), weights(format, n, k));
-            let w = matrix(format, [n, k], &numbers);
-            let of = |device: &Device, m| {
-                let w = device.pack(&w).unwrap();
-                product(device, GemmShape { m, ..s }, &w, &rows, true)
-            };
-            let (got, twin) = (of(&device, m), of(&portable, m));
-            // Some rows, the last among them.
-            let some = || (0..m).rev().step_by(m.div_ceil(16));
-            let want = exact_rows(s, format, &numbers.1, &rows, true, some());
-            for all in [&got, &twin] {
-                let all: Vec<f32> = some().flat_map(|i| all[i * n..][..n].to_vec()).collect();
-                assert!(near(&all, &want, format, k), "{format:?}, {s:?}");
-            }
-            assert!(hopper || got == twin, "{format:?}, {s:?}");
-            // Fewer rows go to other sizes, and have the same bits.
-            for fewer in [1, 17, 65, m / 2].into_iter().filter(|&fewer| fewer < m) {
-                let few = of(&device, fewer);
-                assert!(few == got[..fewer * n], "{format:?}, {s:?}, {fewer} rows");
-            }
-        }
-    }
-}
-
 /// Rows that go through an activation or a gate on their way have the bits of those that went through it before.
 #[test]
 fn activated_and_gated_rows_have_the_bits_of_two_operations() {
@@ -355,7 +304,7 @@ fn activated_and_gated_rows_have_the_bits_of_two_operations() {
             activations: Activations::Bf16,
             ..GemmShape::new(m, n, k)
         };
-        gpu::in_both_orders(|device| {
+        let agree = |device: &Device| {
             let w = device.pack(&w).unwrap();
             let filled = |values: &[f32]| {
                 let mut buffer = device.zeros(values.len()).unwrap();
@@ -406,6 +355,8 @@ fn activated_and_gated_rows_have_the_bits_of_two_operations() {
                     .activated_gemm(activations[0], s, &mut short, &w, None, &mut y)
                     .is_err()
             );
-        });
+        };
+        gpu::in_both_orders(agree);
+        gpu::on_hopper(agree);
     }
 }

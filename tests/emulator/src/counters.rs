@@ -47,6 +47,13 @@ impl Counters {
         }
     }
 
+    /// Counts a run of bytes of global memory.
+    pub(crate) fn run(&mut self, at: u64, bytes: usize) {
+        let end = at + bytes as u64;
+        self.useful_bytes += bytes as u64;
+        self.sector_bytes += end.next_multiple_of(SECTOR) - at / SECTOR * SECTOR;
+    }
+
     /// Counts one access of some lanes to `bytes` each.
     pub(crate) fn access(&mut self, space: Space, at: &[u64; 32], mask: u32, bytes: usize) {
         let lanes = || (0..32).filter(|l| mask >> l & 1 == 1).map(|l| (l, at[l]));

@@ -1,6 +1,7 @@
 //! Statements of a kernel's body into instructions.
 
 mod arithmetic;
+mod hopper;
 mod matrices;
 mod operands;
 pub(crate) mod text;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 
 use self::text::{compare, immediate, kind, split};
 use crate::Result;
-use crate::program::{ALWAYS, Atomic, Cmp, Inst, Kernel, Op, Round, Shuffle, Type};
+use crate::program::{ALWAYS, Atomic, Cmp, Hopper, Inst, Kernel, Op, Round, Shuffle, Type};
 
 /// Banks of registers: predicates, up to 32 bits, 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +31,22 @@ pub(crate) struct Decoder {
     /// The names outside each brace that is open: inside, a name may be declared again.
     outside: Vec<BTreeMap<String, (Bank, u32)>>,
     constants: BTreeMap<(bool, u64), u32>,
-    labels: BTreeMap<String, usize>,
-    jumps: Vec<(usize, String, u32)>,
+    /// The braces that are open, by number, and how many there were so far.
+    scopes: Vec<usize>,
+    scope_count: usize,
+    /// Labels by the brace that they stand in.
+    labels: BTreeMap<(usize, String), usize>,
+    jumps: Vec<Jump>,
+    /// Words that the statement names.
+    touched: Vec<u32>,
+}
+
+/// A jump: where it stands, to which label, and the braces around it.
+struct Jump {
+    at: usize,
+    label: String,
+    line: u32,
+    scopes: Vec<usize>,
 }
 
 impl Decoder {
@@ -47,8 +62,11 @@ impl Decoder {
             registers: BTreeMap::new(),
             outside: Vec::new(),
             constants: BTreeMap::new(),
+            scopes: vec![0],
+            scope_count: 1,
             labels: BTreeMap::new(),
             jumps: Vec::new(),
+            touched: Vec::new(),
         }
     }
 
@@ -56,18 +74,25 @@ impl Decoder {
     pub(crate) fn statement(&mut self, line: u32, text: &str) -> Result<()> {
         let at = |error: String| format!("line {line}: {error}: \"{text}\"");
         if let Some(label) = text.strip_suffix(':') {
-            self.labels.insert(label.to_owned(), self.kernel.code.len());
+            let scope = self.scopes.last().copied().unwrap_or_default();
+            let place = (scope, label.to_owned());
+            self.labels.insert(place, self.kernel.code.len());
         } else if text == "{" {
             self.outside.push(self.registers.clone());
+            self.scopes.push(self.scope_count);
+            self.scope_count += 1;
         } else if text == "}" {
             self.registers = self.outside.pop().unwrap_or_default();
+            self.scopes.pop();
         } else if text.starts_with(".reg") {
             self.declare(text).map_err(at)?;
         } else if text.starts_with(".pragma") || text.starts_with(".shared") {
         } else if text.starts_with('.') {
             return Err(at("not a known directive".into()));
         } else {
+            self.touched.clear();
             let inst = self.instruction(line, text).map_err(at)?;
+            self.touches(&inst);
             self.kernel.code.push(inst);
             self.kernel.lines.push(line);
         }
@@ -81,14 +106,32 @@ impl Decoder {
         end.guard = ALWAYS;
         self.kernel.code.push(end);
         self.kernel.lines.push(0);
-        for (at, label, line) in self.jumps {
-            let target = self
-                .labels
-                .get(&label)
-                .ok_or_else(|| format!("line {line}: no label {label}"))?;
-            self.kernel.code[at].extra = *target as i64;
+        self.touched.clear();
+        self.touches(&end);
+        for jump in self.jumps {
+            // A label is looked for from the inside to the outside.
+            let known = |scope: &usize| self.labels.get(&(*scope, jump.label.clone()));
+            let target = jump.scopes.iter().rev().find_map(known);
+            let target =
+                target.ok_or_else(|| format!("line {}: no label {}", jump.line, jump.label))?;
+            self.kernel.code[jump.at].extra = *target as i64;
+        }
+        // Nobody else asks for it.
+        if !self.kernel.has_products() {
+            self.kernel.touches.clear();
+            self.kernel.touched.clear();
         }
         Ok(self.kernel)
+    }
+
+    /// Notes the words that an instruction uses. Products look after their own.
+    fn touches(&mut self, inst: &Inst) {
+        let begin = self.kernel.touched.len();
+        if !matches!(inst.op, Op::Hopper(Hopper::Product(_))) {
+            self.kernel.touched.extend(&self.touched);
+        }
+        let range = (begin, self.kernel.touched.len());
+        self.kernel.touches.push(range);
     }
 
     fn instruction(&mut self, line: u32, text: &str) -> Result<Inst> {
@@ -159,6 +202,8 @@ impl Decoder {
                 }
                 Err(unknown())
             }
+            "mbarrier" | "fence" | "setmaxnreg" | "wgmma" => self.hopper(parts, args),
+            "cp" if parts.get(2) == Some(&"bulk") => self.hopper(parts, args),
             "cp" | "ldmatrix" | "mma" => self.matrices(parts, args),
             "ld" if parts[1] == "param" => {
                 let inner = arg(1)?.trim_start_matches('[').trim_end_matches(']');
@@ -224,8 +269,12 @@ impl Decoder {
                 Ok(inst)
             }
             "bra" => {
-                self.jumps
-                    .push((self.kernel.code.len(), arg(0)?.to_owned(), line));
+                self.jumps.push(Jump {
+                    at: self.kernel.code.len(),
+                    label: arg(0)?.to_owned(),
+                    line,
+                    scopes: self.scopes.clone(),
+                });
                 Ok(nothing(Op::Branch))
             }
             "ret" | "exit" => Ok(nothing(Op::Exit)),

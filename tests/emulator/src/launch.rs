@@ -5,7 +5,7 @@ use crate::counters::Counters;
 use crate::memory::Memory;
 use crate::program::Kernel;
 use crate::shared::Shared;
-use crate::warp::{Block, Status, Warp};
+use crate::warp::{Block, Status, Warp, place};
 
 /// Which of a grid's blocks and a block's warps run first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,11 +50,17 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
         ));
     }
     let shared = kernel.shared_bytes + launch.dynamic;
+    let count = u16::try_from(threads.div_ceil(32)).map_err(|e| e.to_string())?;
+    let descending = launch.order == Order::Descending;
     let mut block = Block {
         kernel,
         memory,
         params: &launch.params,
-        shared: Shared::new(shared, &kernel.gaps),
+        shared: if kernel.is_hopper() {
+            Shared::ordered(shared, &kernel.gaps, usize::from(count), !descending)
+        } else {
+            Shared::new(shared, &kernel.gaps)
+        },
         epoch: 0,
         any: false,
         budget: launch.budget,
@@ -66,9 +72,7 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
             ..Counters::default()
         }),
     };
-    let count = u16::try_from(threads.div_ceil(32)).map_err(|e| e.to_string())?;
     let mut warps: Vec<Warp> = (0..count).map(|w| Warp::new(kernel, w)).collect();
-    let descending = launch.order == Order::Descending;
     let [gx, gy, _] = launch.grid.map(u64::from);
     for n in 0..blocks {
         let n = if descending { blocks - 1 - n } else { n };
@@ -96,11 +100,22 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
 
 fn run(block: &mut Block<'_>, warps: &mut [Warp], descending: bool) -> Result<()> {
     loop {
+        let mut moved = false;
         for w in 0..warps.len() {
             let w = if descending { warps.len() - 1 - w } else { w };
+            if warps[w].status == Status::Waiting {
+                warps[w].retry();
+            }
             if warps[w].status == Status::Running {
                 warps[w].run(block)?;
+                moved |= warps[w].status != Status::Waiting;
             }
+        }
+        if warps.iter().any(|w| w.status == Status::Waiting) {
+            if !moved && !block.has_moved() {
+                go_on(block, warps)?;
+            }
+            continue;
         }
         let first = warps[0].status;
         // A barrier is one, wherever in the code its warps come to it.
@@ -117,12 +132,35 @@ fn run(block: &mut Block<'_>, warps: &mut [Warp], descending: bool) -> Result<()
             ));
         }
         if first == Status::Done {
-            return Ok(());
+            block.all_came()?;
+            return Warp::ran_the_same(warps, block.kernel);
         }
         for warp in &mut *warps {
             warp.release(block.kernel, block.any);
         }
+        block.shared.block_meets();
         block.epoch += 1;
         block.any = false;
     }
+}
+
+/// All warps wait, and nothing has changed since they asked: a copy that one of them waits for comes, the youngest first.
+fn go_on(block: &mut Block<'_>, warps: &[Warp]) -> Result<()> {
+    let waiting = || warps.iter().filter(|w| w.status == Status::Waiting);
+    let asked: Vec<usize> = waiting()
+        .flat_map(|w| w.asked.iter().map(|asked| asked.barrier))
+        .collect();
+    if block.land_youngest(&asked)? {
+        return Ok(());
+    }
+    let mut all = Vec::new();
+    for (number, warp) in warps.iter().enumerate() {
+        if let Status::Barrier(pc) = warp.status {
+            let at = place(block.kernel, pc);
+            all.push(format!("warp {number} at the barrier of {at}"));
+        }
+        let asked = warp.asked.iter().map(|asked| block.lacking(*asked));
+        all.extend(asked.map(|what| format!("warp {number} {what}")));
+    }
+    Err(format!("nobody can go on: {}", all.join("; ")))
 }

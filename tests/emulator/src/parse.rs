@@ -21,7 +21,8 @@ fn statements(ptx: &str) -> Vec<(u32, String)> {
         {
             continue;
         }
-        for c in line.chars() {
+        let mut chars = line.chars().peekable();
+        while let Some(c) = chars.next() {
             if text.is_empty() {
                 begin = number;
             }
@@ -29,6 +30,8 @@ fn statements(ptx: &str) -> Vec<(u32, String)> {
             let closes_vector = c == '}' && text.contains('{');
             match c {
                 ';' => out.push((begin, std::mem::take(&mut text))),
+                // Two are part of a name.
+                ':' if chars.next_if_eq(&':').is_some() => text.push_str("::"),
                 ':' if is_label(&text) => {
                     out.push((begin, std::mem::take(&mut text) + ":"));
                 }

@@ -44,6 +44,23 @@ pub struct Kernel {
     pub(crate) vectors: Vec<[u32; 4]>,
     /// Source lines of the instructions.
     pub(crate) lines: Vec<u32>,
+    /// Where products run beside the instructions: the words that each instruction uses, a range of the second.
+    pub(crate) touches: Vec<(usize, usize)>,
+    pub(crate) touched: Vec<u32>,
+}
+
+impl Kernel {
+    /// Whether anything happens beside the instructions, so that barriers of the block do not tell all of the order.
+    pub(crate) fn is_hopper(&self) -> bool {
+        let known = |inst: &Inst| matches!(inst.op, Op::Hopper(_));
+        self.code.iter().any(known)
+    }
+
+    /// Whether products of four warps run beside the instructions.
+    pub(crate) fn has_products(&self) -> bool {
+        let product = |inst: &Inst| matches!(inst.op, Op::Hopper(Hopper::Product(_)));
+        self.code.iter().any(product)
+    }
 }
 
 /// What a thread knows about itself.
@@ -155,6 +172,31 @@ pub(crate) enum Atomic {
     Add,
     MinU32,
     MaxU32,
+}
+
+/// What GPUs of compute capability 9.0 alone have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hopper {
+    /// Barriers of shared memory that count arrivals, and bytes of copies.
+    Init,
+    Arrive,
+    /// An arrival that expects so many bytes.
+    Expect,
+    /// Whether the phase of a parity is over.
+    TryWait,
+    /// Tells copies of the barriers that this thread began.
+    FenceInit,
+    /// A run of bytes from global into shared memory, of which a barrier is told.
+    CopyBulk,
+    /// Registers of a thread, for all of a warpgroup.
+    Registers,
+    /// What registers hold is there for products.
+    Fence,
+    /// BF16 of 64 x 16 in registers times 16 rows of so many times 8 in shared memory, onto floats.
+    Product(u8),
+    Commit,
+    /// All groups of products but the youngest are done.
+    Wait,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -276,4 +318,5 @@ pub(crate) enum Op {
     MultiplyBf16,
     /// Short floats of 16 x 8 times short floats of 8 x 8.
     MultiplyTf32,
+    Hopper(Hopper),
 }

@@ -1,5 +1,10 @@
 //! Shared memory of one block, with a record of who wrote and who read each word since the last barrier.
 
+mod barriers;
+mod clocks;
+mod ordered;
+
+pub(crate) use self::ordered::{BulkCopy, Ordered};
 use crate::Result;
 
 /// One who reads or writes: a thread, several threads of a warp, or several warps.
@@ -48,6 +53,8 @@ pub(crate) struct Shared {
     words: Vec<Word>,
     /// The block that runs: what is noted of another one counts as nothing.
     block: u32,
+    /// The record instead of the words', where things happen beside the instructions.
+    pub(crate) ordered: Option<Box<Ordered>>,
 }
 
 /// Who accesses, and when.
@@ -57,6 +64,8 @@ pub(crate) struct Access {
     /// The thread of the block; with `all` several lanes of its warp at once.
     pub(crate) thread: u16,
     pub(crate) all: bool,
+    /// The lane, or those.
+    pub(crate) lanes: u32,
     pub(crate) now: When,
 }
 
@@ -96,12 +105,40 @@ impl Shared {
             bytes: vec![0xff; len],
             words,
             block: 0,
+            ordered: None,
+        }
+    }
+
+    /// The same for so many warps with another record; whether what happens beside the instructions happens late.
+    pub(crate) fn ordered(len: usize, gaps: &[(usize, usize)], warps: usize, late: bool) -> Self {
+        Self {
+            bytes: vec![0xff; len],
+            words: Vec::new(),
+            block: 0,
+            ordered: Some(Box::new(Ordered::new(len, gaps, warps, late))),
         }
     }
 
     /// For a new block: nothing was written.
     pub(crate) fn reset(&mut self) {
         self.block += 1;
+        if let Some(ordered) = &mut self.ordered {
+            ordered.reset();
+        }
+    }
+
+    /// Lanes of a warp hear of each other.
+    pub(crate) fn lanes_meet(&mut self, warp: u16, lanes: u32) {
+        if let Some(ordered) = &mut self.ordered {
+            ordered.clocks.lanes_meet(warp, lanes);
+        }
+    }
+
+    /// All threads hear of each other.
+    pub(crate) fn block_meets(&mut self) {
+        if let Some(ordered) = &mut self.ordered {
+            ordered.clocks.block_meets();
+        }
     }
 
     /// A word as this block knows it.
@@ -139,7 +176,15 @@ impl Shared {
         }
     }
 
-    fn range(&self, at: u64, len: usize) -> Result<usize> {
+    /// That nothing happens beside the instructions: what the other record does not know.
+    fn plain(&self, what: &str) -> Result<()> {
+        match self.ordered {
+            Some(_) => Err(format!("{what} beside barriers that count are not known")),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn range(&self, at: u64, len: usize) -> Result<usize> {
         let inside = usize::try_from(at).ok().filter(|at| {
             at.checked_add(len)
                 .is_some_and(|end| end <= self.bytes.len())
@@ -163,6 +208,9 @@ impl Shared {
     #[inline]
     pub(crate) fn read(&mut self, at: u64, len: usize, by: Access) -> Result<usize> {
         let at = self.range(at, len)?;
+        if let Some(ordered) = &mut self.ordered {
+            return ordered.read(at, len, by).map(|()| at);
+        }
         let whole = (at | len).is_multiple_of(4);
         for index in at / 4..(at + len).div_ceil(4) {
             let bits = if whole {
@@ -206,6 +254,9 @@ impl Shared {
     #[inline]
     pub(crate) fn write(&mut self, at: u64, len: usize, by: Access) -> Result<usize> {
         let at = self.range(at, len)?;
+        if let Some(ordered) = &mut self.ordered {
+            return ordered.write(at, len, by).map(|()| at);
+        }
         let whole = (at | len).is_multiple_of(4);
         for index in at / 4..(at + len).div_ceil(4) {
             let bits = if whole {
@@ -241,6 +292,7 @@ impl Shared {
 
     /// Begins a copy of whole words: until it lands nobody may touch them.
     pub(crate) fn begin_copy(&mut self, at: u64, len: usize, by: Access) -> Result<usize> {
+        self.plain("copies of lanes")?;
         let at = self.write(at, len, by)?;
         for word in &mut self.words[at / 4..(at + len) / 4] {
             word.written = COPIED;
@@ -259,6 +311,7 @@ impl Shared {
 
     /// Checks an atomic operation on one word.
     pub(crate) fn atomic(&mut self, at: u64, by: Access) -> Result<usize> {
+        self.plain("atomic operations")?;
         let at = self.range(at, 4)?;
         let word = self.word(at / 4);
         if word.written & 15 != 15 {

@@ -1,15 +1,17 @@
 //! One warp: 32 lanes that run one instruction after the other, as long as they stand at the same one.
 
 mod access;
+mod bulk;
 mod copies;
 mod matrices;
 mod numbers;
+mod products;
 mod step;
 
 use crate::Result;
 use crate::counters::Counters;
 use crate::memory::Memory;
-use crate::program::{ALWAYS, Inst, Kernel, Op, Shuffle, Special};
+use crate::program::{ALWAYS, Hopper, Inst, Kernel, Op, Shuffle, Special};
 use crate::shared::Shared;
 
 /// What a group of lanes waits for.
@@ -19,6 +21,8 @@ enum Wait {
     /// Other lanes of the warp.
     Lanes,
     Barrier,
+    /// A phase that was not over when it was asked for: other warps are to run before it is asked for again.
+    Phase,
 }
 
 /// Lanes that stand at the same instruction.
@@ -35,7 +39,17 @@ pub(crate) enum Status {
     Running,
     /// At the barrier at this instruction.
     Barrier(usize),
+    /// It asked for phases that are not over.
+    Waiting,
     Done,
+}
+
+/// A phase of a barrier that counts, and where a warp asked for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) pc: usize,
+    pub(crate) barrier: usize,
+    pub(crate) parity: u32,
 }
 
 /// Registers and whereabouts of a warp.
@@ -54,6 +68,9 @@ pub(crate) struct Warp {
     /// Copies that have not landed, and the groups that each lane has committed.
     copies: Vec<copies::Copy>,
     committed: [u32; 32],
+    products: products::Products,
+    /// What it waits for as [`Status::Waiting`].
+    pub(crate) asked: Vec<Asked>,
     pub(crate) status: Status,
 }
 
@@ -106,6 +123,8 @@ impl Warp {
             epoch: 0,
             copies: Vec::new(),
             committed: [0; 32],
+            products: products::Products::new(kernel),
+            asked: Vec::new(),
             status: Status::Running,
         };
         for &(register, value) in &kernel.constants32 {
@@ -131,6 +150,8 @@ impl Warp {
         self.epoch = 0;
         self.copies.clear();
         self.committed = [0; 32];
+        self.products.begin();
+        self.asked.clear();
         self.status = Status::Running;
         self.groups.clear();
         self.groups.push(Group {
@@ -170,7 +191,17 @@ impl Warp {
         self.status = Status::Running;
     }
 
-    /// Runs to the next barrier or the end.
+    /// Lets the warp ask for its phases again.
+    pub(crate) fn retry(&mut self) {
+        let waiting = |group: &&mut Group| group.wait == Wait::Phase;
+        for group in self.groups.iter_mut().filter(waiting) {
+            group.wait = Wait::Nothing;
+        }
+        self.asked.clear();
+        self.status = Status::Running;
+    }
+
+    /// Runs to the next barrier, to a phase that is not over, or to the end.
     pub(crate) fn run(&mut self, block: &mut Block<'_>) -> Result<()> {
         #[cfg(target_arch = "x86_64")]
         {
@@ -216,6 +247,9 @@ impl Warp {
     fn stop(&mut self, block: &Block<'_>) -> Result<()> {
         match self.groups[..] {
             [] => self.status = Status::Done,
+            _ if self.groups.iter().any(|g| g.wait == Wait::Phase) => {
+                self.status = Status::Waiting;
+            }
             [group] if group.wait == Wait::Barrier => {
                 if self.live != self.begun {
                     return Err(format!(
@@ -260,6 +294,10 @@ impl Warp {
             if let Some(counters) = &mut block.counters {
                 counters.warp_instructions += 1;
                 counters.lane_instructions += u64::from(m.count_ones());
+            }
+            if !kernel.touches.is_empty() && m != 0 {
+                self.touch(kernel, pc)
+                    .map_err(|e| format!("{}: {e}", place(kernel, pc)))?;
             }
             match i.op {
                 Op::Branch => {
@@ -327,8 +365,13 @@ impl Warp {
                 | Op::MultiplyS8
                 | Op::MultiplyBf16
                 | Op::MultiplyTf32
-                    if m != 0 =>
-                {
+                | Op::Hopper(
+                    Hopper::Registers
+                    | Hopper::Fence
+                    | Hopper::Product(_)
+                    | Hopper::Commit
+                    | Hopper::Wait,
+                ) if m != 0 => {
                     let members = match i.op {
                         Op::WarpBarrier => Some(i.a),
                         Op::Ballot => Some(i.b),
@@ -357,7 +400,10 @@ impl Warp {
                         Op::Shuffle(mode) => self
                             .shuffle(kernel, i, m, mode)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
-                        Op::WarpBarrier => self.epoch += 1,
+                        Op::WarpBarrier => {
+                            self.epoch += 1;
+                            block.shared.lanes_meet(self.index, m);
+                        }
                         Op::Ballot => {
                             let votes = self.preds[i.a as usize] & m;
                             put(&mut self.words[i.d as usize], [votes; 32], m);
@@ -373,10 +419,26 @@ impl Warp {
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
                         Op::MultiplyBf16 => self.multiply_halves(i, kernel),
                         Op::MultiplyTf32 => self.multiply_short(i, kernel),
+                        Op::Hopper(op) => self
+                            .group_operation(op, pc, block)
+                            .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
                         _ => self.multiply(i, kernel),
                     }
                 }
                 _ if m == 0 => {}
+                Op::Hopper(op) => {
+                    let over = self
+                        .counted(op, m, pc, block)
+                        .map_err(|e| format!("{}: {e}", place(kernel, pc)))?;
+                    if !over {
+                        self.groups[at] = Group {
+                            pc: pc + 1,
+                            mask,
+                            wait: Wait::Phase,
+                        };
+                        return Ok(());
+                    }
+                }
                 _ => self
                     .step(i, m, block)
                     .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
@@ -426,6 +488,6 @@ impl Warp {
 }
 
 /// Where an instruction stands in the file.
-fn place(kernel: &Kernel, pc: usize) -> String {
+pub(crate) fn place(kernel: &Kernel, pc: usize) -> String {
     format!("{} line {}", kernel.name, kernel.lines[pc])
 }

@@ -134,7 +134,7 @@ impl Decoder {
     }
 
     /// A lane's words of a matrix.
-    fn fragment(&mut self, text: &str, count: u8) -> Result<u32> {
+    pub(super) fn fragment(&mut self, text: &str, count: u8) -> Result<u32> {
         if text.split(',').count() != usize::from(count) {
             return Err(format!("{text} are not {count} registers"));
         }

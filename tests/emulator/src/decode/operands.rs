@@ -77,6 +77,9 @@ impl Decoder {
     pub(super) fn operand(&mut self, bank: Bank, text: &str) -> Result<u32> {
         if let Some(&(found, register)) = self.registers.get(text) {
             return if found == bank {
+                if bank == Bank::Word {
+                    self.touched.push(register);
+                }
                 Ok(register)
             } else {
                 Err(format!("{text} is of another size"))

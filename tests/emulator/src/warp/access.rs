@@ -56,11 +56,13 @@ impl Warp {
         out
     }
 
-    pub(super) fn access(&self, lane: u32, all: bool, block: &Block<'_>) -> Access {
+    /// An access of one lane, or of several at once.
+    pub(super) fn access(&self, lane: u32, several: u32, block: &Block<'_>) -> Access {
         Access {
             warp: self.index,
             thread: self.index * 32 + lane as u16,
-            all,
+            all: several != 0,
+            lanes: if several == 0 { 1 << lane } else { several },
             now: (block.epoch, self.epoch),
         }
     }
@@ -131,7 +133,7 @@ impl Warp {
                 ));
             }
             let from = if shared {
-                let by = self.access(lane, same && all, block);
+                let by = self.access(lane, if same && all { m } else { 0 }, block);
                 let from = block.shared.read(at, total, by)?;
                 block.shared.bytes[from..from + total].as_ptr()
             } else {
@@ -226,7 +228,7 @@ impl Warp {
                 ));
             }
             let to = if shared {
-                let by = self.access(lane, false, block);
+                let by = self.access(lane, 0, block);
                 let to = block.shared.write(at, total, by)?;
                 block.shared.bytes[to..to + total].as_mut_ptr()
             } else {
@@ -281,7 +283,7 @@ impl Warp {
                 Atomic::MaxU32 => old.max(operand),
             };
             let old = if shared {
-                let by = self.access(lane, false, block);
+                let by = self.access(lane, 0, block);
                 let place = block.shared.atomic(at, by)?;
                 let word = &mut block.shared.bytes[place..place + 4];
                 let old = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);

@@ -59,7 +59,7 @@ impl Warp {
                     std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), len)
                 };
             }
-            let by = self.access(lane, false, block);
+            let by = self.access(lane, 0, block);
             let to = block.shared.begin_copy(to, len, by)?;
             self.copies.push(Copy {
                 lane,
@@ -92,7 +92,7 @@ impl Warp {
             if m >> copy.lane & 1 == 0 || copy.group >= ended {
                 return true;
             }
-            let by = self.access(copy.lane, false, block);
+            let by = self.access(copy.lane, 0, block);
             block.shared.land(copy.to, &copy.bytes[..copy.len], by);
             block.flight -= copy.read;
             false
@@ -107,6 +107,9 @@ impl Warp {
                 "lane {} leaves before its copies were waited for",
                 copy.lane
             )),
+            None if self.products.are_left() => {
+                Err("a warp leaves before its products were waited for".into())
+            }
             None => Ok(()),
         }
     }

@@ -30,7 +30,7 @@ impl Warp {
                 ));
             }
             // What one lane points to, others get: all of the warp read it.
-            let by = self.access(u32::try_from(lane).unwrap_or(0), true, block);
+            let by = self.access(u32::try_from(lane).unwrap_or(0), u32::MAX, block);
             let from = block.shared.read(at[lane], ROW_BYTES, by)?;
             let row = &block.shared.bytes[from..from + ROW_BYTES];
             let to = &mut self.words[registers[lane / 8] as usize];

@@ -398,6 +398,7 @@ impl Warp {
             | Op::Barrier
             | Op::BarrierOr
             | Op::WarpBarrier
+            | Op::Hopper(_)
             | Op::Shuffle(_) => return Err("waits in the wrong place".into()),
         }
         Ok(())

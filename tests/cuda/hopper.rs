@@ -1,0 +1,135 @@
+//! Products with rows of BF16 by Hopper's own instructions, of which each kernel takes another number of rows.
+
+use maquette::cuda::Device;
+use maquette::ops::Backend;
+use maquette::ops::gemm::{Activations, GemmShape};
+use maquette::quant::Format;
+
+use super::wide::{exact_rows, matrix, near, product, weights};
+use super::{gpu, numbers};
+
+/// What Hopper has kernels of its own for, in each of their sizes, and with more stages of inputs than lie in shared memory at
+/// once. Rows, outputs and strips end anywhere. On every other GPU these are the kernels for all.
+fn kernels_of_one_gpu_are_as_near_as_those_for_all(format: Format) {
+    let any = gpu::device();
+    if gpu::emulated() {
+        gpu::on_hopper(|device| {
+            // The largest number of rows goes to the kernel for 192, those below it to each of the five.
+            rows_have_the_same_bits(
+                device,
+                format,
+                (300, 161, 1280),
+                &[1, 2, 20, 64, 65, 180, 250],
+            );
+            rows_have_the_same_bits(device, format, (17, 31, 256), &[]);
+        });
+        return twin_is_as_near(&any, format, &[(20, 161, 128), (70, 161, 1280)]);
+    }
+    if any.capability() != (9, 0) {
+        return twin_is_as_near(&any, format, &[(20, 161, 128), (70, 161, 1280)]);
+    }
+    let shapes = [
+        (20, 161, 128),
+        (130, 4312, 1280),
+        (1000, 2048, 1280),
+        (509, 4312, 1280),
+        (1024, 4096, 1280),
+    ];
+    for (m, n, k) in shapes {
+        rows_have_the_same_bits(&any, format, (m, n, k), &[1, 17, 65, m / 2]);
+    }
+    twin_is_as_near(&any, format, &shapes);
+}
+
+fn shape((m, n, k): (usize, usize, usize)) -> GemmShape {
+    GemmShape {
+        accumulate: true,
+        activations: Activations::Bf16,
+        ..GemmShape::new(m, n, k)
+    }
+}
+
+/// A product's rows are near the exact ones, and fewer of them, which go to other kernels, have the same bits.
+fn rows_have_the_same_bits(
+    device: &Device,
+    format: Format,
+    of: (usize, usize, usize),
+    fewer: &[usize],
+) {
+    let s = shape(of);
+    if format.fitting(s.k) != format {
+        return;
+    }
+    let (rows, numbers) = (numbers(s.m * s.k, 2), weights(format, s.n, s.k));
+    let w = device.pack(&matrix(format, [s.n, s.k], &numbers)).unwrap();
+    let of = |m| product(device, GemmShape { m, ..s }, &w, &rows, true);
+    let got = of(s.m);
+    // Some rows, the last among them.
+    let some = || (0..s.m).rev().step_by(s.m.div_ceil(16));
+    let want = exact_rows(s, format, &numbers.1, &rows, true, some());
+    let of_some: Vec<f32> = some()
+        .flat_map(|i| got[i * s.n..][..s.n].to_vec())
+        .collect();
+    assert!(near(&of_some, &want, format, s.k), "{format:?}, {s:?}");
+    for &m in fewer.iter().filter(|&&m| m < s.m) {
+        assert!(of(m) == got[..m * s.n], "{format:?}, {s:?}, {m} rows");
+    }
+}
+
+/// The kernels for all GPUs are as near, and the same on those that have no others.
+fn twin_is_as_near(device: &Device, format: Format, shapes: &[(usize, usize, usize)]) {
+    let twin = gpu::device().portable();
+    for &of in shapes {
+        let s = shape(of);
+        if format.fitting(s.k) != format {
+            continue;
+        }
+        rows_have_the_same_bits(&twin, format, of, &[]);
+        if device.capability() != (9, 0) {
+            let (rows, numbers) = (numbers(s.m * s.k, 2), weights(format, s.n, s.k));
+            let w = matrix(format, [s.n, s.k], &numbers);
+            let of = |device: &Device| product(device, s, &device.pack(&w).unwrap(), &rows, true);
+            assert!(of(device) == of(&twin), "{format:?}, {s:?}");
+        }
+    }
+}
+
+#[test]
+fn kernels_of_one_gpu_for_halves_are_as_near_as_those_for_all() {
+    kernels_of_one_gpu_are_as_near_as_those_for_all(Format::Bf16);
+}
+
+#[test]
+fn kernels_of_one_gpu_for_bytes_are_as_near_as_those_for_all() {
+    kernels_of_one_gpu_are_as_near_as_those_for_all(Format::Q8_0);
+}
+
+#[test]
+fn kernels_of_one_gpu_for_nibbles_are_as_near_as_those_for_all() {
+    kernels_of_one_gpu_are_as_near_as_those_for_all(Format::Q4_0);
+    kernels_of_one_gpu_are_as_near_as_those_for_all(Format::Q4G128);
+}
+
+#[test]
+fn kernels_of_one_gpu_with_offsets_are_as_near_as_those_for_all() {
+    kernels_of_one_gpu_are_as_near_as_those_for_all(Format::Q4K);
+}
+
+#[test]
+fn kernels_of_one_gpu_keep_numbers_that_are_no_ordinary_ones() {
+    let (n, k) = (5, 128);
+    let w = weights(Format::Q8_0, n, k);
+    let w = matrix(Format::Q8_0, [n, k], &w);
+    let s = GemmShape {
+        accumulate: false,
+        ..shape((3, n, k))
+    };
+    let mut rows = numbers(3 * k, 2);
+    (rows[3], rows[k + 40]) = (f32::NAN, f32::INFINITY);
+    gpu::on_hopper(|device| {
+        let got = product(device, s, &device.pack(&w).unwrap(), &rows, false);
+        assert!(got[..n].iter().all(|v| v.is_nan()));
+        assert!(got[n..2 * n].iter().all(|v| !v.is_finite()));
+        assert!(got[2 * n..].iter().all(|v| v.is_finite()));
+    });
+}
