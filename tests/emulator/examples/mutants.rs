@@ -4,8 +4,7 @@
 //! cargo run --profile ci -p maquette-emulator --example mutants
 //! ```
 //!
-//! Every file of `kernels/ptx` is a family, but for those of kernels that one kind of GPU alone has (`_90a`): these are not
-//! interpreted. Of its faults a fixed number is chosen, by a fixed seed and the kernel's name,
+//! Every file of `kernels/ptx` is a family. Of its faults a fixed number is chosen, by a fixed seed and the kernel's name,
 //! evenly over the kernels and the kinds of faults: a change to one kernel leaves the faults of the others as they are. A
 //! fault counts as caught when a test of `tests/ops` or `tests/cuda` that launches its kernel fails; tests with random
 //! cases are left out, so that the figure is the same every time.
@@ -299,7 +298,7 @@ fn families(root: &Path) -> Outcome<BTreeMap<String, String>> {
     for entry in std::fs::read_dir(root.join("kernels/ptx"))? {
         let file = entry?.path();
         let family = file.file_stem().unwrap_or_default().to_string_lossy();
-        if file.extension().is_some_and(|e| e == "ptx") && !family.ends_with("_90a") {
+        if file.extension().is_some_and(|e| e == "ptx") {
             all.insert(family.into_owned(), std::fs::read_to_string(&file)?);
         }
     }

@@ -14,12 +14,19 @@ use crate::state::{
 use crate::{Counters, Module, Order};
 
 const OUT_OF_MEMORY: c_uint = 2;
+const NO_BINARY: c_uint = 209;
 const INVALID_PTX: c_uint = 218;
 const NOT_FOUND: c_uint = 500;
 
 /// Shared memory of a block that needs no asking.
 const SHARED_BYTES: usize = 48 << 10;
 const DYNAMIC_SHARED: c_int = 8;
+
+/// Shared memory that a block of this thread's GPU may ask for.
+fn most_shared() -> usize {
+    let kilobytes = if CAPABILITY.get() >= 90 { 227 } else { 163 };
+    kilobytes << 10
+}
 
 /// The host stands still until the device has done everything.
 fn waited() -> c_uint {
@@ -136,8 +143,8 @@ pub mod entry {
                 16 => 1,               // multiprocessors
                 75 => capability / 10, // compute capability
                 76 => capability % 10,
-                97 => 163 << 10, // shared memory of a block, asked for
-                115 => 1,        // memory pools
+                97 => c_int::try_from(most_shared()).unwrap_or(0),
+                115 => 1, // memory pools
                 _ => 0,
             },
         )
@@ -214,6 +221,10 @@ pub mod entry {
     extern "C" fn cuModuleLoadData(out: *mut usize, image: *const c_char) -> c_uint {
         // SAFETY: PTX ends with a zero byte.
         let text = unsafe { CStr::from_ptr(image) };
+        // What is compiled for one kind of GPU runs on no other, not even on younger ones.
+        if CAPABILITY.get() != 90 && text.to_string_lossy().contains("\n.target sm_90a") {
+            return NO_BINARY;
+        }
         let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(text.to_bytes()) {
             return set(out, std::ptr::from_ref(*module) as usize);
@@ -270,7 +281,7 @@ pub mod entry {
         // SAFETY: `cuModuleGetFunction` gave this address, and functions stay.
         let function = unsafe { &*function };
         match (which, usize::try_from(value)) {
-            (DYNAMIC_SHARED, Ok(bytes)) => {
+            (DYNAMIC_SHARED, Ok(bytes)) if bytes <= most_shared() => {
                 function.dynamic.store(bytes, Ordering::Relaxed);
                 SUCCESS
             }
@@ -329,6 +340,7 @@ pub mod entry {
         match code {
             INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
             OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
+            NO_BINARY => c"CUDA_ERROR_NO_BINARY_FOR_GPU",
             INVALID_PTX => c"CUDA_ERROR_INVALID_PTX",
             NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
             LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",

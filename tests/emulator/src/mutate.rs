@@ -154,6 +154,7 @@ fn edits(text: &str) -> Vec<(&'static str, String)> {
         "bar" | "barrier" => out.push(("dropped barrier", String::new())),
         "st" | "red" => out.push(("dropped store", String::new())),
         "cp" => out.push(("dropped copy", String::new())),
+        "mbarrier" | "fence" | "wgmma" => out.extend(unordered(&parts, opcode, &args)),
         _ => {}
     }
     if parts[0] == "setp"
@@ -200,7 +201,9 @@ fn edits(text: &str) -> Vec<(&'static str, String)> {
             out.push((kind, line(guard, other.trim_matches('.'), &args)));
         }
     }
-    if ["ld", "st", "red", "atom", "ldmatrix", "cp"].contains(&parts[0]) && parts[1] != "param" {
+    if ["ld", "st", "red", "atom", "ldmatrix", "cp", "mbarrier"].contains(&parts[0])
+        && parts[1] != "param"
+    {
         let count = ["v2", "v4"].iter().position(|v| parts.contains(v));
         let count = count.map_or(1, |at| 2 << at);
         let bytes = parts.last().and_then(|last| kind(last).ok());
@@ -220,7 +223,7 @@ fn edits(text: &str) -> Vec<(&'static str, String)> {
         }
     }
     let constants = match parts[0] {
-        "bar" | "barrier" | "bra" | "ret" | "ld" | "st" => 0..0,
+        "bar" | "barrier" | "bra" | "ret" | "ld" | "st" | "wgmma" => 0..0,
         "shfl" => 2..3,
         _ => 1..args.len(),
     };
@@ -238,6 +241,46 @@ fn edits(text: &str) -> Vec<(&'static str, String)> {
         out.push((kind, line(guard, opcode, &args)));
     }
     out
+}
+
+/// What may go wrong with the order of things that happen beside the instructions.
+fn unordered(parts: &[&str], opcode: &str, args: &[String]) -> Vec<(&'static str, String)> {
+    match (parts[1], args) {
+        // Nobody asks: the phase counts as over.
+        ("try_wait", [to, ..]) => vec![("dropped wait", format!("mov.pred {to}, 1;"))],
+        ("arrive", [to, at, _]) => vec![
+            ("dropped arrival", String::new()),
+            (
+                "dropped bytes",
+                format!("mbarrier.arrive.shared::cta.b64 {to}, {at};"),
+            ),
+        ],
+        ("arrive", _) => vec![("dropped arrival", String::new())],
+        ("init", _) => vec![("dropped barrier", String::new())],
+        ("fence" | "mbarrier_init", _) => vec![("dropped fence", String::new())],
+        ("commit_group", _) => vec![("dropped commit", String::new())],
+        ("wait_group", [rest]) => {
+            let more = another(rest).map(|rest| ("late wait", format!("{opcode} {rest};")));
+            let mut all = vec![("dropped wait", String::new())];
+            all.extend(more);
+            all
+        }
+        ("mma_async", [sums, words, more @ ..]) => {
+            let inner = words.trim_start_matches('{').trim_end_matches('}');
+            let mut names: Vec<&str> = inner.split(',').collect();
+            names.swap(0, 1);
+            let swapped = format!("{{{}}}", names.join(","));
+            let more = more.join(", ");
+            vec![
+                ("dropped product", String::new()),
+                (
+                    "swapped operands",
+                    format!("{opcode} {sums}, {swapped}, {more};"),
+                ),
+            ]
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// A constant near to another.

@@ -304,25 +304,31 @@ impl Ordered {
             .all(|word| word.block == self.block && word.written == 15)
     }
 
-    /// Checks that products of a warp may read 16 bytes, all lanes knowing of them, and notes it. Bytes that were never
-    /// written are no numbers then: a product of fewer rows than it has room for reads them and keeps nothing of it.
-    pub(crate) fn product_reads(&mut self, at: usize, by: Access, group: u32) -> Result<()> {
+    /// Checks that a product of a warp may read rows of 16 bytes, all lanes knowing of them, and notes it. Rows that were
+    /// never written are no numbers then: a product of fewer rows than it has room for reads them and keeps nothing of it.
+    pub(crate) fn product_reads(
+        &mut self,
+        rows: impl Iterator<Item = usize>,
+        by: Access,
+        group: u32,
+    ) -> Result<()> {
         let mut known = Writer::Nobody;
-        for index in at / 4..at / 4 + 4 {
+        for index in rows.flat_map(|at| at / 4..at / 4 + 4) {
             let Word {
                 written, writer, ..
             } = *self.word(index);
+            let at = index * 4;
             if written != 15 && written != 0 {
                 let parts = || format!("byte {at} of shared memory was written in parts");
                 return Err(Self::untouchable(written, at, "multiplied").unwrap_or_else(parts));
             }
-            if matches!(writer, Writer::Lanes { .. }) {
-                return Err(format!(
-                    "byte {at} of shared memory is multiplied, which {}: no fence tells products of that",
-                    self.name(writer)
-                ));
-            }
             if writer != known {
+                if matches!(writer, Writer::Lanes { .. }) {
+                    return Err(format!(
+                        "byte {at} of shared memory is multiplied, which {}: no fence tells products of that",
+                        self.name(writer)
+                    ));
+                }
                 self.knows_write(index, by, "multiplies")?;
                 known = writer;
             }

@@ -151,6 +151,7 @@ impl Warp {
 }
 
 /// Two BF16, the lower first.
+#[inline]
 pub(super) fn halves(word: u32) -> [f32; 2] {
     [word << 16, word & 0xffff_0000].map(f32::from_bits)
 }

@@ -145,9 +145,9 @@ impl Warp {
         let by = self.access(0, u32::MAX, block);
         for at in row_places(rows, eights) {
             block.shared.range(at as u64, 16)?;
-            if let Some(ordered) = &mut block.shared.ordered {
-                ordered.product_reads(at, by, group)?;
-            }
+        }
+        if let Some(ordered) = &mut block.shared.ordered {
+            ordered.product_reads(row_places(rows, eights), by, group)?;
         }
         self.products.youngest = group;
         let product = Product { group, pc, rows };
