@@ -11,23 +11,21 @@ use super::{gpu, numbers};
 /// What Hopper has kernels of its own for, in each of their sizes, and with more stages of inputs than lie in shared memory at
 /// once. Rows, outputs and strips end anywhere. On every other GPU these are the kernels for all.
 fn kernels_of_one_gpu_are_as_near_as_those_for_all(format: Format) {
-    let any = gpu::device();
-    if gpu::emulated() {
-        gpu::on_hopper(|device| {
-            // The largest number of rows goes to the kernel for 192, those below it to each of the five.
-            rows_have_the_same_bits(
-                device,
-                format,
-                (300, 161, 1280),
-                &[1, 2, 20, 64, 65, 180, 250],
-            );
-            rows_have_the_same_bits(device, format, (17, 31, 256), &[]);
+    if !gpu::emulated() && gpu::device().capability() == (9, 0) {
+        return every_size_of_a_whole_gpu(&gpu::device(), format);
+    }
+    if let Some(device) = gpu::hopper(1) {
+        // The largest number of rows goes to the kernel for 192, those below it to each of the five.
+        let fewer = [1, 2, 20, 64, 65, 180, 250];
+        gpu::each_order(|| {
+            rows_have_the_same_bits(&device, format, (300, 161, 1280), &fewer);
+            rows_have_the_same_bits(&device, format, (17, 31, 256), &[]);
         });
-        return twin_is_as_near(&any, format, &[(20, 161, 128), (70, 161, 1280)]);
     }
-    if any.capability() != (9, 0) {
-        return twin_is_as_near(&any, format, &[(20, 161, 128), (70, 161, 1280)]);
-    }
+    twin_is_as_near(&gpu::device(), format, &[(20, 161, 128), (70, 161, 1280)]);
+}
+
+fn every_size_of_a_whole_gpu(device: &Device, format: Format) {
     let shapes = [
         (20, 161, 128),
         (130, 4312, 1280),
@@ -36,9 +34,9 @@ fn kernels_of_one_gpu_are_as_near_as_those_for_all(format: Format) {
         (1024, 4096, 1280),
     ];
     for (m, n, k) in shapes {
-        rows_have_the_same_bits(&any, format, (m, n, k), &[1, 17, 65, m / 2]);
+        rows_have_the_same_bits(device, format, (m, n, k), &[1, 17, 65, m / 2]);
     }
-    twin_is_as_near(&any, format, &shapes);
+    twin_is_as_near(device, format, &shapes);
 }
 
 fn shape((m, n, k): (usize, usize, usize)) -> GemmShape {
@@ -126,10 +124,60 @@ fn kernels_of_one_gpu_keep_numbers_that_are_no_ordinary_ones() {
     };
     let mut rows = numbers(3 * k, 2);
     (rows[3], rows[k + 40]) = (f32::NAN, f32::INFINITY);
-    gpu::on_hopper(|device| {
-        let got = product(device, s, &device.pack(&w).unwrap(), &rows, false);
-        assert!(got[..n].iter().all(|v| v.is_nan()));
-        assert!(got[n..2 * n].iter().all(|v| !v.is_finite()));
-        assert!(got[2 * n..].iter().all(|v| v.is_finite()));
-    });
+    let Some(device) = gpu::hopper(1) else { return };
+    let got = product(&*device, s, &device.pack(&w).unwrap(), &rows, false);
+    assert!(got[..n].iter().all(|v| v.is_nan()));
+    assert!(got[n..2 * n].iter().all(|v| !v.is_finite()));
+    assert!(got[2 * n..].iter().all(|v| v.is_finite()));
+}
+
+/// The last row in each place of each kernel's tiles. So many multiprocessors have a block of rows each that the kernel is
+/// the quickest one.
+fn kernels_of_one_gpu_end_anywhere(format: Format) {
+    let k = format.block().max(128);
+    let (n, rows) = (40, numbers(1024 * k, 2));
+    let numbers = weights(format, n, k);
+    let w = matrix(format, [n, k], &numbers);
+    for (rows_of_block, tiles, processors) in [
+        (16, 0..2, 2),
+        (64, 0..8, 2),
+        (128, 0..16, 2),
+        (192, 0..8, 3),
+        (192, 8..24, 2),
+        (256, 0..16, 4),
+        (256, 16..32, 2),
+    ] {
+        let Some(device) = gpu::hopper(processors) else {
+            return;
+        };
+        let w = device.pack(&w).unwrap();
+        let before = rows_of_block * (processors as usize - 1);
+        let of = |m| product(&*device, shape((m, n, k)), &w, &rows, false);
+        let all = of(1024);
+        for m in tiles.flat_map(|tile| [8 * tile + tile % 4 * 2, 8 * tile + 7 - tile % 4 * 2]) {
+            let m = before + m;
+            let got = of(m);
+            assert!(got[..m * n] == all[..m * n], "{format:?}, {m} rows");
+        }
+    }
+}
+
+#[test]
+fn kernels_of_one_gpu_for_halves_end_anywhere() {
+    kernels_of_one_gpu_end_anywhere(Format::Bf16);
+}
+
+#[test]
+fn kernels_of_one_gpu_for_bytes_end_anywhere() {
+    kernels_of_one_gpu_end_anywhere(Format::Q8_0);
+}
+
+#[test]
+fn kernels_of_one_gpu_for_nibbles_end_anywhere() {
+    kernels_of_one_gpu_end_anywhere(Format::Q4_0);
+}
+
+#[test]
+fn kernels_of_one_gpu_with_offsets_end_anywhere() {
+    kernels_of_one_gpu_end_anywhere(Format::Q4K);
 }

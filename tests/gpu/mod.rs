@@ -126,27 +126,40 @@ pub fn in_both_orders(run: impl Fn(&Device)) {
     each_order(|| run(device));
 }
 
-/// Runs some lines as [`in_both_orders`] does, on a GPU of compute capability 9.0, which has kernels of its own. On a machine
-/// whose GPU is another one they are not run.
-pub fn on_hopper(run: impl Fn(&Device)) {
-    /// What the stand-in driver tells other tests.
-    struct Before;
-    impl Drop for Before {
-        fn drop(&mut self) {
-            report(80, 12_040);
-        }
+/// A GPU of compute capability 9.0. While it is there, the stand-in driver tells this thread of such a one.
+pub struct Hopper(Device);
+
+impl std::ops::Deref for Hopper {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.0
     }
-    static DEVICE: OnceLock<Device> = OnceLock::new();
-    let _before = Before;
-    report(90, 12_040);
-    let device = DEVICE.get_or_init(device);
-    if device.capability() != (9, 0) {
-        return;
-    }
-    each_order(|| run(device));
 }
 
-fn each_order(run: impl Fn()) {
+impl Drop for Hopper {
+    fn drop(&mut self) {
+        report(80, 12_040);
+    }
+}
+
+/// A GPU of compute capability 9.0, which has kernels of its own: the stand-in driver's, with so many multiprocessors, or
+/// the machine's, if it is one.
+pub fn hopper(processors: i32) -> Option<Hopper> {
+    let set = setting::<extern "C" fn(i32)>("emulator_processors");
+    if let Some(set) = &set {
+        set(processors);
+    }
+    report(90, 12_040);
+    let device = Hopper(device());
+    if let Some(set) = set {
+        set(1);
+    }
+    (device.capability() == (9, 0)).then_some(device)
+}
+
+/// Runs some lines with blocks and warps in ascending and in descending order.
+pub fn each_order(run: impl Fn()) {
     let Some(set) = setting::<extern "C" fn(u32)>("emulator_set_order") else {
         return run();
     };

@@ -80,7 +80,7 @@ impl Random {
 /// A module without its other kernels, which are quicker not to be read.
 fn alone(ptx: &str, kernel: &str) -> String {
     let entry = format!(".visible .entry {kernel}(");
-    let mut other = false;
+    let (mut other, mut depth) = (false, 0);
     let mut text = String::new();
     for line in ptx.lines() {
         other = if line.starts_with(".visible .entry ") {
@@ -92,7 +92,13 @@ fn alone(ptx: &str, kernel: &str) -> String {
             text.push_str(line);
             text.push('\n');
         }
-        other &= line != "}";
+        // There are braces within a kernel.
+        match line.trim() {
+            "{" => depth += 1,
+            "}" => depth -= 1,
+            _ => {}
+        }
+        other &= line != "}" || depth > 0;
     }
     text
 }

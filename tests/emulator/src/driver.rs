@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::graphs::{Node, recorded, refused};
 use crate::state::{
     CAPABILITY, CONTEXT, COUNTERS, FAIL_AFTER, Function, INVALID_VALUE, LAUNCH_FAILED, LIMIT, LIVE,
-    LIVE_BYTES, MODULES, ORDER, REPORTED, SUCCESS, WAITS, Work, planted, run, sticky,
+    LIVE_BYTES, MODULES, ORDER, PROCESSORS, REPORTED, SUCCESS, WAITS, Work, planted, run, sticky,
 };
 use crate::{Counters, Module, Order};
 
@@ -83,6 +83,12 @@ pub mod entry {
         REPORTED.set(version);
     }
 
+    /// The number of multiprocessors that this thread is told.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn emulator_processors(count: c_int) {
+        PROCESSORS.set(count);
+    }
+
     /// How often this thread has waited for the device so far.
     #[unsafe(no_mangle)]
     pub extern "C" fn emulator_waits() -> u64 {
@@ -137,10 +143,10 @@ pub mod entry {
         set(
             out,
             match which {
-                1 => 1024,             // threads of a block
-                8 => 48 << 10,         // shared memory of a block
-                10 => 32,              // lanes of a warp
-                16 => 1,               // multiprocessors
+                1 => 1024,     // threads of a block
+                8 => 48 << 10, // shared memory of a block
+                10 => 32,      // lanes of a warp
+                16 => PROCESSORS.get(),
                 75 => capability / 10, // compute capability
                 76 => capability % 10,
                 97 => c_int::try_from(most_shared()).unwrap_or(0),

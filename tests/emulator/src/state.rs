@@ -42,6 +42,7 @@ thread_local! {
     pub(crate) static FAIL_AFTER: Cell<u64> = const { Cell::new(u64::MAX) };
     pub(crate) static COUNTERS: Cell<Option<Counters>> = const { Cell::new(None) };
     pub(crate) static CAPABILITY: Cell<c_int> = const { Cell::new(80) };
+    pub(crate) static PROCESSORS: Cell<c_int> = const { Cell::new(1) };
     pub(crate) static REPORTED: Cell<c_int> = const { Cell::new(VERSION) };
     pub(crate) static WAITS: Cell<u64> = const { Cell::new(0) };
     pub(crate) static LIVE: Cell<usize> = const { Cell::new(0) };

@@ -97,9 +97,7 @@ fn who_waits_knows_what_those_knew_who_arrived() {
         "{error}"
     );
     // One lane arrives for all: it knows of its own word alone.
-    let one = CHAIN
-        .replace("192], 32", "192], 1")
-        .replace("_, [%r5+192]", "_, [%r5+192]");
+    let one = CHAIN.replace("192], 32", "192], 1");
     let first = "setp.eq.s32 %p6, %r4, 0;
         and.b32 %r8, %r1, 31;
         setp.ne.s32 %p7, %r8, 0;
