@@ -34,13 +34,6 @@ struct Word {
     block: u32,
 }
 
-/// Lanes of a warp that read a word last, and when.
-#[derive(Debug, Clone, Copy, Default)]
-struct Read {
-    lanes: u32,
-    time: u32,
-}
-
 /// A bulk copy on its way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BulkCopy {
@@ -63,8 +56,9 @@ pub(crate) struct Ordered {
     pub(crate) moved: bool,
     warps: usize,
     words: Vec<Word>,
-    /// By word and warp: reads of lanes, and the youngest group of products that reads it.
-    reads: Vec<Read>,
+    /// By word and warp: the lanes that read it last, and when; the youngest group of products that reads it.
+    lanes: Vec<u32>,
+    times: Vec<u32>,
     products: Vec<u32>,
     block: u32,
 }
@@ -91,7 +85,8 @@ impl Ordered {
             moved: false,
             warps,
             words,
-            reads: vec![Read::default(); count * warps],
+            lanes: vec![0; count * warps],
+            times: vec![0; count * warps],
             products: vec![0; count * warps],
             block: 0,
         }
@@ -116,7 +111,7 @@ impl Ordered {
                 word.written = 0;
             }
             let all = index * self.warps..(index + 1) * self.warps;
-            self.reads[all.clone()].fill(Read::default());
+            self.lanes[all.clone()].fill(0);
             self.products[all].fill(0);
         }
         word
@@ -180,9 +175,10 @@ impl Ordered {
     /// That a thread knows of all that was done with a word.
     fn knows_all(&self, index: usize, by: Access, done: &str) -> Result<()> {
         self.knows_write(index, by, done)?;
-        let reads = &self.reads[index * self.warps..][..self.warps];
-        for (read, warp) in reads.iter().zip(0..).filter(|(read, _)| read.lanes != 0) {
-            let read = (warp, read.lanes, read.time);
+        let all = index * self.warps..(index + 1) * self.warps;
+        let reads = self.lanes[all.clone()].iter().zip(&self.times[all.clone()]);
+        for (warp, (&lanes, &time)) in (0..).zip(reads).filter(|(_, read)| *read.0 != 0) {
+            let read = (warp, lanes, time);
             if Self::threads(by).any(|t| !self.clocks.knows(t, read)) {
                 return Err(format!(
                     "race in shared memory: thread {} {done} byte {}, which threads of warp {warp} read unknown to it",
@@ -191,7 +187,7 @@ impl Ordered {
                 ));
             }
         }
-        let products = &self.products[index * self.warps..][..self.warps];
+        let products = &self.products[all];
         for (warp, &group) in products.iter().enumerate().filter(|(_, group)| **group > 0) {
             if Self::threads(by).any(|t| !self.clocks.knows_products(t, warp, group)) {
                 return Err(format!(
@@ -215,19 +211,13 @@ impl Ordered {
             }
             self.knows_write(index, by, "reads")?;
             let (now, warp) = (self.clocks.now(by.warp), usize::from(by.warp));
-            let before = self.reads[index * self.warps + warp];
+            let place = index * self.warps + warp;
+            let (lanes, time) = (self.lanes[place], self.times[place]);
             // Who knows of the reads so far stands for them.
-            let known = (by.warp, before.lanes, before.time);
-            let stands = before.lanes == 0
-                || before.time != now && Self::threads(by).all(|t| self.clocks.knows(t, known));
-            self.reads[index * self.warps + warp] = Read {
-                lanes: if stands {
-                    by.lanes
-                } else {
-                    by.lanes | before.lanes
-                },
-                time: now,
-            };
+            let known = (by.warp, lanes, time);
+            let stands = time != now && Self::threads(by).all(|t| self.clocks.knows(t, known));
+            self.lanes[place] = if stands { by.lanes } else { by.lanes | lanes };
+            self.times[place] = now;
         }
         Ok(())
     }

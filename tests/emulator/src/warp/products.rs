@@ -215,7 +215,7 @@ impl Warp {
                     let row: &[[u8; 2]] = block.shared.bytes[at..at + 16].as_chunks().0;
                     for (k, x) in row.iter().enumerate() {
                         let x = f64::from(halves(u16::from_le_bytes(*x).into())[0]);
-                        for (dot, word) in dots.iter_mut().zip(words[half * 8 + k]) {
+                        for (dot, word) in dots.iter_mut().zip(&words[half * 8 + k]) {
                             *dot += x * word;
                         }
                     }
