@@ -179,8 +179,8 @@ pub(crate) fn module(ptx: &str) -> Result<Module> {
                 symbols.insert(name.clone(), at);
             }
             let mut begin = None;
-            for name in dynamic.iter().filter(|name: &&String| used(name)) {
-                let at = *begin.get_or_insert_with(|| place(&mut kernel, 0, 16));
+            for (name, align) in dynamic.iter().filter(|(name, _): &&(String, _)| used(name)) {
+                let at = *begin.get_or_insert_with(|| place(&mut kernel, 0, *align));
                 symbols.insert(name.clone(), at);
             }
             let mut decoder = Decoder::new(kernel, params, symbols);
@@ -194,7 +194,7 @@ pub(crate) fn module(ptx: &str) -> Result<Module> {
         } else if text.contains(".shared") {
             let (name, bytes, align) = declared(&text, line)?;
             if text.contains(".extern") || bytes.is_none() {
-                dynamic.push(name);
+                dynamic.push((name, align));
             } else {
                 file_shared.push((name, bytes, align));
             }
