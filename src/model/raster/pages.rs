@@ -112,6 +112,9 @@ impl Pages {
 
 /// The pages in which rows lie, by their number in the sequence.
 pub(super) const fn pages_of(rows: &Range<usize>) -> Range<usize> {
+    if rows.start >= rows.end {
+        return 0..0;
+    }
     rows.start / PAGE_ROWS..rows.end.div_ceil(PAGE_ROWS)
 }
 
@@ -158,6 +161,8 @@ mod tests {
         for (rows, want) in [(0..1, 0..1), (31..32, 0..1), (31..33, 0..2), (32..96, 1..3)] {
             assert_eq!(pages_of(&rows), want);
         }
-        assert!(pages_of(&(64..64)).is_empty());
+        for none in [0..0, 41..41, 64..64] {
+            assert!(pages_of(&none).is_empty());
+        }
     }
 }

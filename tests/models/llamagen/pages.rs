@@ -63,9 +63,9 @@ fn forks_of_forks_go_on_alone() {
 fn forks_need_fewer_pages() {
     let drawing = drawing();
     let seeds: Vec<u64> = (0..7).collect();
-    let run = |pages: Option<usize>| {
+    let run_with = |pages: Option<usize>, interval: Option<u32>| {
         let mut o = options();
-        o.pages = pages;
+        (o.pages, o.guidance_interval) = (pages, interval);
         let mut s = drawing.session(o);
         let mut ids = start(&mut s, "3", &[9]);
         for _ in 0..8 {
@@ -75,6 +75,7 @@ fn forks_need_fewer_pages() {
         s.step(&ids).unwrap();
         (s, ids)
     };
+    let run = |pages| run_with(pages, None);
     let codes = |s: &Session<Cpu>, ids: &[CandidateId]| -> Vec<_> {
         ids.iter().map(|&id| settled(s, id)).collect()
     };
@@ -100,6 +101,11 @@ fn forks_need_fewer_pages() {
     let others = [&ids[..3], &ids[4..]].concat();
     s.step(&others).unwrap();
     assert_eq!(codes(&s, &others), [&want[..3], &want[4..]].concat());
+    // Where guidance has ended before, all hold the same two pages of its half to the end: 2 + 3 + 7 + 8.
+    let (mut s, ids) = run_with(Some(20), Some(40));
+    s.step(&ids).unwrap();
+    let (mut s, ids) = run_with(Some(19), Some(40));
+    assert!(matches!(s.step(&ids), Err(Error::Full { limit: 19, .. })));
 }
 
 #[test]
