@@ -177,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention(
     const f32* __restrict__ q,        // [sequences, queries, q_stride]
     const f32* __restrict__ keys,     // row j of head h at j * kv_stride + h * kv_head_stride
     const f32* __restrict__ values,   // the same
-    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages
+    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows, pages
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
     u32 causal, u32 repeated_prefix, u32 pages)
 {
@@ -200,7 +200,7 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention_q8(
     const f32* __restrict__ q,        // [sequences, queries, q_stride]
     const u32* __restrict__ keys,     // row j of head h at j * kv_stride + h * kv_head_stride: levels, then scales
     const u32* __restrict__ values,   // the same
-    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages
+    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows, pages
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
     u32 causal, u32 repeated_prefix, u32 pages)
 {

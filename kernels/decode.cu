@@ -343,7 +343,7 @@ extern "C" __global__ void __launch_bounds__(64, 8) attention_scores(
     f32* __restrict__ scores,       // [sequences, queries, n_heads, width]: of each visible row
     const f32* __restrict__ q,      // [sequences, queries, q_stride]
     const u32* __restrict__ keys,   // row j of head h at j * kv_stride + h * kv_head_stride: floats
-    const u32* __restrict__ spans,  // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages
+    const u32* __restrict__ spans,  // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows, pages
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
     u32 causal, u32 repeated_prefix, u32 pages, u32 splits, u32 width, u32)
 {
@@ -374,8 +374,8 @@ extern "C" __global__ void __launch_bounds__(32) attention_values(
     u32 repeated_prefix, u32 pages, u32 slices, u32 width)
 {
     value_block(
-        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, slices,
-        width, Floats{head_dim});
+        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages,
+        slices, width, Floats{head_dim});
 }
 
 extern "C" __global__ void __launch_bounds__(32) attention_values_q8(
@@ -387,27 +387,27 @@ extern "C" __global__ void __launch_bounds__(32) attention_values_q8(
     u32 repeated_prefix, u32 pages, u32 slices, u32 width)
 {
     value_block(
-        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, slices,
-        width, Blocks{head_dim, (head_dim + 31) / 32, 1});
+        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages,
+        slices, width, Blocks{head_dim, (head_dim + 31) / 32, 1});
 }
 
 // Grid: [rows, n_heads].
-#define ROW(name, EACH, ROWS_OF)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(64, 8) name(                                                               \
-        f32* __restrict__ out,           /* [sequences, queries, n_heads, head_dim] */                                      \
-        const f32* __restrict__ q,       /* [sequences, queries, q_stride] */                                               \
-        const u32* __restrict__ keys,    /* row j of head h at j * kv_stride + h * kv_head_stride */                        \
-        const u32* __restrict__ values,  /* the same */                                                                     \
-        const u32* __restrict__ spans,   /* [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages */     \
-        u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,   \
-        u32 causal, u32 repeated_prefix, u32 pages, u32 kept, u32 whole)                                                               \
-    {                                                                                                                       \
-        const u32 row = blockIdx.x, h = blockIdx.y;                                                                         \
-        const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);     \
-        const u64 head = (u64)(h / group) * kv_head_stride;                                                                 \
-        attend_row<decltype(ROWS_OF), EACH>(                                                                                \
-            out + ((u64)row * gridDim.y + h) * head_dim, q + (u64)row * q_stride + q_offset + (u64)h * head_dim,            \
-            keys + head, values + head, sees, kv_stride, kept, ROWS_OF);                                                    \
+#define ROW(name, EACH, ROWS_OF)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(64, 8) name(                                                             \
+        f32* __restrict__ out,           /* [sequences, queries, n_heads, head_dim] */                                    \
+        const f32* __restrict__ q,       /* [sequences, queries, q_stride] */                                             \
+        const u32* __restrict__ keys,    /* row j of head h at j * kv_stride + h * kv_head_stride */                      \
+        const u32* __restrict__ values,  /* the same */                                                                   \
+        const u32* __restrict__ spans,   /* [sequences, 4 + pages]: of the prefix, of own rows, pages */                  \
+        u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride, \
+        u32 causal, u32 repeated_prefix, u32 pages, u32 kept, u32 whole)                                                  \
+    {                                                                                                                     \
+        const u32 row = blockIdx.x, h = blockIdx.y;                                                                       \
+        const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);          \
+        const u64 head = (u64)(h / group) * kv_head_stride;                                                               \
+        attend_row<decltype(ROWS_OF), EACH>(                                                                              \
+            out + ((u64)row * gridDim.y + h) * head_dim, q + (u64)row * q_stride + q_offset + (u64)h * head_dim,          \
+            keys + head, values + head, sees, kv_stride, kept, ROWS_OF);                                                  \
     }
 
 ROW(attention_row_64, 1, (Floats{head_dim}))

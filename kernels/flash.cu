@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(128, 8) attention_bf16(
     const f32* __restrict__ q,        // [sequences, queries, q_stride]
     const u32* __restrict__ keys,     // row j of head h at j * kv_stride + h * kv_head_stride: two halves a word
     const u32* __restrict__ values,   // the same
-    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages
+    const u32* __restrict__ spans,    // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows, pages
     u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
     u32 causal, u32 repeated_prefix, u32 pages)
 {
@@ -149,14 +149,14 @@ DEVICE void flash(f32* out, const f32* q, const u32* keys, const u32* values, co
         const f32* __restrict__ q,        /* [sequences, queries, q_stride] */                                           \
         const u32* __restrict__ keys,     /* row j of head h at j * kv_stride + h * kv_head_stride: two halves a word */ \
         const u32* __restrict__ values,   /* the same */                                                                 \
-        const u32* __restrict__ spans,    /* [sequences, 4 + pages]: first row and length of the prefix, then of the own rows; pages */ \
+        const u32* __restrict__ spans,    /* [sequences, 4 + pages]: of the prefix, of own rows, pages */                \
         u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride,                    \
-        u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 pages, u32 wide)                                                   \
+        u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 pages, u32 wide)                                        \
     {                                                                                                                    \
         flash<D, WARPS, STAGES, FEW>(                                                                                    \
             out, q, keys, values, spans,                                                                                 \
             {queries, group, head_dim, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal,                   \
-             repeated_prefix, pages, wide});                                                                                    \
+             repeated_prefix, pages, wide});                                                                             \
     }
 
 FLASH(flash_64_few, 64, 4, 3, true, 4)

@@ -125,9 +125,9 @@ impl Device {
         args.arg(&mut cache.data).arg(&x.data).arg(&places.data);
         args.arg(&rows).arg(&heads).arg(&head_dim);
         args.arg(&stride).arg(&offset).arg(&cache_rows);
-        // SAFETY: append, append_bf16, append_q8(cache, x, places, rows, heads, head_dim, stride, offset, cache_rows). `check_as`
-        // proved that heads lie inside a row and that the cache holds cache_rows of them in this format; the kernel
-        // compares each place with cache_rows, and threads past the last element or block leave.
+        // SAFETY: append, append_bf16, append_q8(cache, x, places, rows, heads, head_dim, stride, offset, cache_rows).
+        // `check_as` proved that heads lie inside a row and that the cache holds cache_rows of them in this format; the
+        // kernel compares each place with cache_rows, and threads past the last element or block leave.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }
@@ -255,10 +255,11 @@ impl Device {
         args.arg(&head_dim).arg(&q_stride).arg(&q_offset);
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
         args.arg(&causal).arg(&repeated).arg(&pages);
-        // SAFETY: attention, attention_bf16, attention_q8(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset,
-        // kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages), a block for each query row and head. `check_as`
-        // proved that the last row of the last head lies inside keys and values behind their offsets; the kernel cuts
-        // every span and every page to kv_rows. Shared memory holds two heads, and in 8 bits a rounded one.
+        // SAFETY: attention, attention_bf16, attention_q8(out, q, keys, values, spans, queries, group, head_dim,
+        // q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages), a block for each query
+        // row and head. `check_as` proved that the last row of the last head lies inside keys and values behind their
+        // offsets; the kernel cuts every span and every page to kv_rows. Shared memory holds two heads, and in 8 bits a
+        // rounded one.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }

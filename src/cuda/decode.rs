@@ -152,10 +152,10 @@ impl Device {
         args.arg(&causal).arg(&repeated).arg(&pages);
         args.arg(&splits).arg(&width).arg(&split.whole);
         // SAFETY: attention_scores, attention_scores_q8(scores, q, keys, spans, queries, group, head_dim, q_stride,
-        // q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, splits, width, whole), `splits` blocks for each
-        // query row and head. `check_as` proved that the last row of the last head lies inside keys; the kernel cuts every
-        // span and every page to kv_rows, so that a head's scores are at most twice as many, its `width`. The plan gave the shared
-        // memory of a query and 64 keys, and offsets of whole copies.
+        // q_offset, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, splits, width, whole), `splits`
+        // blocks for each query row and head. `check_as` proved that the last row of the last head lies inside keys; the
+        // kernel cuts every span and every page to kv_rows, so that a head's scores are at most twice as many, its
+        // `width`. The plan gave the shared memory of a query and 64 keys, and offsets of whole copies.
         unsafe { args.launch(split.scores) }.map_err(|e| failed(first, e))?;
         let f = self.function(Decode, second)?;
         let stream = self.current();
@@ -166,8 +166,9 @@ impl Device {
         args.arg(&kv_head_stride).arg(&causal).arg(&repeated);
         args.arg(&pages).arg(&slices).arg(&width);
         // SAFETY: attention_values, attention_values_q8(out, scores, values, spans, queries, group, head_dim, kv_rows,
-        // kv_stride, kv_head_stride, causal, repeated_prefix, pages, slices, width), `slices` warps for each query row and head.
-        // As above; the first launch wrote a score for every row that this one reads, and out holds the heads' columns.
+        // kv_stride, kv_head_stride, causal, repeated_prefix, pages, slices, width), `slices` warps for each query row
+        // and head. As above; the first launch wrote a score for every row that this one reads, and out holds the heads'
+        // columns.
         unsafe { args.launch(split.values) }.map_err(|e| failed(second, e))?;
         Ok(())
     }
@@ -222,10 +223,11 @@ impl Device {
         args.arg(&causal).arg(&repeated).arg(&pages);
         args.arg(&kept).arg(&whole);
         // SAFETY: attention_row_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows,
-        // kv_stride, kv_head_stride, causal, repeated_prefix, pages, kept, whole), a block for each query row and head. `check_as`
-        // proved that the last row of the last head lies inside keys and values behind their offsets; the kernel cuts every
-        // span and every page to kv_rows. Heads are as wide as the instance's columns at most; shared memory holds a query, two tiles of 64
-        // rows and scores of `kept` tiles and one more; rows lie at multiples of `whole` words.
+        // kv_stride, kv_head_stride, causal, repeated_prefix, pages, kept, whole), a block for each query row and head.
+        // `check_as` proved that the last row of the last head lies inside keys and values behind their offsets; the
+        // kernel cuts every span and every page to kv_rows. Heads are as wide as the instance's columns at most; shared
+        // memory holds a query, two tiles of 64 rows and scores of `kept` tiles and one more; rows lie at multiples of
+        // `whole` words.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(true)
     }

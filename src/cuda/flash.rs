@@ -138,10 +138,11 @@ impl Device {
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
         args.arg(&causal).arg(&repeated).arg(&pages).arg(&wide);
         // SAFETY: flash_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows, kv_stride,
-        // kv_head_stride, causal, repeated_prefix, pages, wide), blocks for the heads of keys, the rows and the sequences.
-        // `check_as` proved that the last row of the last head lies inside keys and values behind their offsets; the
-        // kernel cuts every span, and every page where it reads them, to kv_rows, and reads and writes no row behind a sequence's last. Shared memory holds the
-        // ring's stages; rows are copied by 16 bytes only where all of them begin at such a multiple.
+        // kv_head_stride, causal, repeated_prefix, pages, wide), blocks for the heads of keys, the rows and the
+        // sequences. `check_as` proved that the last row of the last head lies inside keys and values behind their
+        // offsets; the kernel cuts every span, and every page where it reads them, to kv_rows, and reads and writes no
+        // row behind a sequence's last. Shared memory holds the ring's stages; rows are copied by 16 bytes only where all
+        // of them begin at such a multiple.
         unsafe { args.launch(halves.launch) }.map_err(|e| failed(kernel, e))?;
         Ok(())
     }
