@@ -429,3 +429,35 @@ fn a_latent_head_looks_where_nothing_is_decoded() {
     let told = fails(example("generate").args(["a red car", "--latent=nowhere"]));
     assert!(told.contains("nowhere/config.json"), "{told}");
 }
+
+#[test]
+fn pages_are_a_setting_of_models_that_draw_code_by_code() {
+    let home = folder("pages");
+    let janus = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights/janus");
+    let draw = |more: &[&str]| {
+        let mut command = example("generate");
+        command.args(["a photo of a red car", "--strategy", "prm", "-n", "6"]);
+        command
+            .args(["--images", "1", "--quiet", "--out"])
+            .arg(&home);
+        command.args(more);
+        command
+    };
+    let of_janus = |pages| draw(&["--model-dir", janus, "--pages", pages]);
+    succeeds(&mut draw(&["--model-dir", janus]));
+    let picture = fs::read(home.join("picture-0.png")).unwrap();
+    // Rows 31 to 38 are drawn in one step: each path then needs a page of its own for the first of them, and one behind it.
+    succeeds(&mut of_janus("24"));
+    assert!(fs::read(home.join("picture-0.png")).unwrap() == picture);
+    for (mut command, want) in [
+        (
+            of_janus("23"),
+            "pages of a session: all 23 places are taken",
+        ),
+        (of_janus("3"), "\"pages\" is 3, allowed is 4 to "),
+        (draw(&["--pages", "9"]), "--pages is no setting of a Show-o"),
+    ] {
+        let told = fails(&mut command);
+        assert!(told.contains(want), "{told}");
+    }
+}
