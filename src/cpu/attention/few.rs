@@ -99,7 +99,7 @@ impl<'a, K> Few<'a, K> {
 }
 
 // What is taken at a time lies in one page.
-const _: () = assert!(PAGE_ROWS.is_multiple_of(KEYS), "a page is whole");
+const _: () = assert!(PAGE_ROWS.is_multiple_of(KEYS), "keys of two pages");
 
 impl<K> Few<'_, K> {
     fn span(&self, row: usize) -> &[u32] {

@@ -411,7 +411,7 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
                     let b = &**model.backend();
                     model.stack().copy_rows(b, cache, rows, filled)?;
                 }
-                self.pages.put(sequence, index);
+                self.pages.put(sequence, index)?;
             }
         }
         Ok(())

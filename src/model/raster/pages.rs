@@ -70,10 +70,9 @@ impl Pages {
     }
 
     /// Gives a sequence the [next](Self::next) page, behind those it has or in place of one.
-    pub(super) fn put(&mut self, sequence: usize, index: usize) {
-        let Some(page) = self.free.pop() else {
-            return;
-        };
+    pub(super) fn put(&mut self, sequence: usize, index: usize) -> Result<()> {
+        let page = self.next()?;
+        self.free.pop();
         self.holders[page as usize] = 1;
         let held = &mut self.held[sequence];
         let place = &mut self.tables[sequence * self.most + index];
@@ -83,6 +82,7 @@ impl Pages {
             *held = index + 1;
         }
         *place = page;
+        Ok(())
     }
 
     /// Lets a sequence without pages hold those in which the first `rows` rows of another lie.
@@ -129,8 +129,8 @@ mod tests {
     fn pages_go_from_hand_to_hand() {
         let mut pages = Pages::new(4, 3, 3).unwrap();
         assert_eq!(pages.target(0, 0), Target::Missing);
-        pages.put(0, 0);
-        pages.put(0, 1);
+        pages.put(0, 0).unwrap();
+        pages.put(0, 1).unwrap();
         assert_eq!((pages.of(0), pages.of(1)), (&[0, 1][..], &[][..]));
         // The second has the first 33 rows of the first, the third those of one page.
         pages.share(0, 1, 33);
@@ -138,11 +138,11 @@ mod tests {
         assert_eq!((pages.of(1), pages.of(2)), (&[0, 1][..], &[0][..]));
         assert_eq!(pages.target(0, 1), Target::Shared(1));
         assert_eq!(pages.next().unwrap(), 2);
-        pages.put(1, 1);
+        pages.put(1, 1).unwrap();
         assert_eq!(pages.of(1), [0, 2]);
         assert_eq!(pages.target(0, 1), Target::Own);
         assert_eq!(pages.target(2, 1), Target::Missing);
-        pages.put(2, 1);
+        pages.put(2, 1).unwrap();
         let full = pages.next().unwrap_err().to_string();
         assert_eq!(full, "pages of a session: all 4 places are taken");
         // A page is free when the last one has let go of it.
