@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(256) append_q8(
 extern "C" __global__ void __launch_bounds__(256) keep(KEEP_PARAMETERS(f32))
 {
     keep_heads(keys, values, x, positions, table, places, rows, q_heads, kv_heads, head_dim, rotary_dim, table_rows,
-               cache_rows, [=](f32* cache, u64 at, const f32* own) {
+               cache_rows, q_weight, q_bias, k_weight, k_bias, normalise, eps, [=](f32* cache, u64 at, const f32* own) {
                    for (u32 d = threadIdx.x % 32; d < head_dim; d += 32)
                        cache[at * head_dim + d] = own[d];
                });
@@ -77,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(256) keep(KEEP_PARAMETERS(f32))
 extern "C" __global__ void __launch_bounds__(256) keep_q8(KEEP_PARAMETERS(u32))
 {
     keep_heads(keys, values, x, positions, table, places, rows, q_heads, kv_heads, head_dim, rotary_dim, table_rows,
-               cache_rows, [=](u32* cache, u64 at, const f32* own) {
+               cache_rows, q_weight, q_bias, k_weight, k_bias, normalise, eps, [=](u32* cache, u64 at, const f32* own) {
                    const u32 blocks = (head_dim + 31) / 32, eighth = threadIdx.x % 8;
                    u32* const to = cache + at * (blocks * 9);
                    for (u32 base = 0; base < blocks; base += 4) {

@@ -93,18 +93,34 @@ struct Paged : Visible {
     }
 };
 
-// Rows of q, k and v side by side, a warp a head: queries and keys are rotated in place, keys and values put into their
-// caches by PUT(cache, row of a head in the cache, head's numbers).
+// Layer norm of a head in place by a warp, whose two halves make the same sums.
+DEVICE void normalise_head(f32* own, const f32* weight, const f32* bias, u32 head_dim, f32 eps)
+{
+    const f32 mean = lane_sum(head_dim, [=](u32 i) { return own[i]; }) / (f32)head_dim;
+    const f32 variance = lane_sum(head_dim, [=](u32 i) { return (own[i] - mean) * (own[i] - mean); }) / (f32)head_dim;
+    const f32 scale = scale_of(variance, eps);
+    // Other lanes have read them, and will read what comes.
+    __syncwarp();
+    for (u32 i = threadIdx.x % 32; i < head_dim; i += 32)
+        own[i] = (own[i] - mean) * scale * weight[i] + bias[i];
+    __syncwarp();
+}
+
+// Rows of q, k and v side by side, a warp a head: queries and keys are normalised and rotated in place, keys and values put
+// into their caches by PUT(cache, row of a head in the cache, head's numbers).
 template <class T, class PUT>
 DEVICE void keep_heads(
     T* keys, T* values, f32* x, const u32* positions, const f32* table, const u32* places, u32 rows, u32 q_heads,
-    u32 kv_heads, u32 head_dim, u32 rotary_dim, u32 table_rows, u32 cache_rows, PUT put)
+    u32 kv_heads, u32 head_dim, u32 rotary_dim, u32 table_rows, u32 cache_rows, const f32* q_weight, const f32* q_bias,
+    const f32* k_weight, const f32* k_bias, u32 normalise, f32 eps, PUT put)
 {
     const u32 unit = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 heads = q_heads + 2 * kv_heads, rotated = q_heads + kv_heads, row = unit / heads, h = unit % heads;
     if (row >= rows)
         return;
     f32* const own = x + ((u64)row * heads + h) * head_dim;
+    if (normalise && h < rotated)
+        normalise_head(own, h < q_heads ? q_weight : k_weight, h < q_heads ? q_bias : k_bias, head_dim, eps);
     if (rotary_dim > 0 && h < rotated) {
         const u32 half = rotary_dim / 2, p = positions[row];
         const f32* const angles = table + (u64)p * rotary_dim;
@@ -131,4 +147,9 @@ DEVICE void keep_heads(
         const u32 *__restrict__ positions,      /* [rows] */                                                           \
         const f32 *__restrict__ table,          /* [table_rows, rotary_dim]: cosines, sines */                         \
         const u32 *__restrict__ places,         /* [rows]: rows of the cache; one outside is skipped */                \
-        u32 rows, u32 q_heads, u32 kv_heads, u32 head_dim, u32 rotary_dim, u32 table_rows, u32 cache_rows
+        u32 rows, u32 q_heads, u32 kv_heads, u32 head_dim, u32 rotary_dim, u32 table_rows, u32 cache_rows,             \
+        const f32 *__restrict__ q_weight,           /* [head_dim], where heads are normalised */                       \
+        const f32 *__restrict__ q_bias,             /* the same */                                                     \
+        const f32 *__restrict__ k_weight,           /* the same */                                                     \
+        const f32 *__restrict__ k_bias,             /* the same */                                                     \
+        u32 normalise, f32 eps

@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(256) append_bf16(
 extern "C" __global__ void __launch_bounds__(256) keep_bf16(KEEP_PARAMETERS(u32))
 {
     keep_heads(keys, values, x, positions, table, places, rows, q_heads, kv_heads, head_dim, rotary_dim, table_rows,
-               cache_rows, [=](u32* cache, u64 at, const f32* own) {
+               cache_rows, q_weight, q_bias, k_weight, k_bias, normalise, eps, [=](u32* cache, u64 at, const f32* own) {
                    const u32 words = (head_dim + 1) / 2;
                    for (u32 w = threadIdx.x % 32; w < words; w += 32) {
                        const u32 high = 2 * w + 1 < head_dim ? upper_half(own[2 * w + 1]) : 0;

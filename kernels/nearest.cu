@@ -1,29 +1,27 @@
 // The nearest code of latents up to 8 wide, in three launches.
 //
 // prepare: a thread an entry, or a latent. It brings latents to their length, and writes both as 8 floats, the missing
-//   ones zeros: as they are, and each as a sum of two with 10 bits behind the point, in the order in which lanes of a
-//   matrix product take them.
+//   ones zeros: as they are, and each as a sum of two of BF16, in the order in which lanes of a matrix product take them.
 // screen: a warp takes 128 latents and 512 entries. Tensor cores make an approximation A of |e|^2 - 2 y e for each pair,
-//   out of three products of the short floats; what is kept is the least A of every 128 entries (those of a lane). The
-//   warps of a block take the same entries.
+//   out of all four products of the short floats, two an instruction; what is kept is the least A of every 128 entries
+//   (those of a lane). The warps of a block take the same entries.
 // finish: a warp takes a latent. Entries whose 128 may hold the nearest one are looked at again, with the floats and in
 //   the order of ops::vq: what comes out is the entry that a search through all of them finds, the first of equals.
 //
 // Which 128 those are. Let y be the latent as ops::vq scales it, D = |y - e|^2, u = 2^-24, M the largest |e| and
-//   S = |y| + M. The first short float of a number leaves 2^-11 of it, the second 2^-22; the product of the two second
-//   ones, 2^-22, is left out. So the terms of 2 y e are off by 3.1 * 2^-21 |y| M <= 2^-21 S^2 together. Each of the three
-//   sums, of 9 terms in single precision, is taken to be off by no more than 2^-19 of the sum of their sizes, which is at
-//   most S^2 (cutting each term off at 2^-23 of the largest gives that), and |e|^2 by 8 u. So A is off from D - |y|^2 by
-//   E <= (2^-21 + 3 * 2^-19 + 2^-21) S^2 < 2^-17 S^2. The distance of ops::vq is off from D by at most 12 u D. If it
-//   prefers entry j to k, which has the least A, then D(j) <= D(k) (1 + 25 u), and A(j) <= A(k) + 2 E + 25 u D(k), where
-//   D(k) <= S^2: no more than A(k) + (2^-16 + 2^-19) S^2. The kernel allows 2^-15 S^2, the roundings of this very sum
-//   included, and 1e-35 (1 + S) for numbers too small to be normal. Where that is no number, all entries are looked at
-//   again. An entry that is itself no number or infinite has no distance below infinity; it is as far from everything
-//   here.
+//   S = |y| + M. The first short float of a number leaves 2^-9 of it, the second 2^-18. So the terms of 2 y e are off by
+//   2^-16 |y| M <= 2^-18 S^2 together. Each of the two sums, of 17 terms in single precision, is taken to be off by no more
+//   than 2^-18 of the sum of their sizes, which is at most S^2 (cutting each term off at 2^-23 of the largest gives less),
+//   and |e|^2 by 8 u. So A is off from D - |y|^2 by E <= (2^-18 + 2 * 2^-18 + 2^-21) S^2 < 2^-16 S^2. The distance of
+//   ops::vq is off from D by at most 12 u D. If it prefers entry j to k, which has the least A, then
+//   D(j) <= D(k) (1 + 25 u), and A(j) <= A(k) + 2 E + 25 u D(k), where D(k) <= S^2: no more than
+//   A(k) + (2^-15 + 2^-19) S^2. The kernel allows 2^-14 S^2, the roundings of this very sum included, and 1e-35 (1 + S) for
+//   numbers too small to be normal. Where that is no number, all entries are looked at again. An entry that is itself no
+//   number or infinite has no distance below infinity; it is as far from everything here.
 //
-// Bound: screen by three products for 128 pairs of a lane's four, and two instructions for each pair's minimum; finish by
-// what the caches give. Compute capability 8.0.
-#include "common.cuh"
+// Bound: screen by two products for 128 pairs of a lane's four, and an instruction for each pair's minimum; finish by what
+// the caches give. Compute capability 8.0.
+#include "bf16.cuh"
 
 #define WIDTH 8
 #define LATENTS 128
@@ -34,23 +32,20 @@
 #define AHEAD 2
 #define WARPS 4
 
-// A number with 10 bits behind the point, the nearest one.
-DEVICE f32 shortened(f32 x) { return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u); }
-
-// 8 floats as the lanes take them: lane t of four the numbers t and t + 4, then what is left of them.
-DEVICE void put(float4* to, const f32 (&x)[WIDTH], f32 factor)
+// 8 floats as the lanes take them: lane t of four the numbers 2 t and 2 t + 1, then what is left of them.
+DEVICE void put(uint2* to, const f32 (&x)[WIDTH], f32 factor)
 {
 #pragma unroll
     for (u32 t = 0; t < 4; t++) {
-        const f32 one = shortened(x[t]), other = shortened(x[t + 4]);
-        to[t] = make_float4(factor * one, factor * other, factor * shortened(x[t] - one),
-                            factor * shortened(x[t + 4] - other));
+        const f32 one = factor * x[2 * t], other = factor * x[2 * t + 1];
+        const u32 first = pair(one, other);
+        to[t] = make_uint2(first, pair(one - from_bf16(first & 0xffff), other - from_bf16(first >> 16)));
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256) nearest_prepare(
     f32* __restrict__ exact,         // [padded, 8]
-    float4* __restrict__ table,      // [padded, 4], short
+    uint2* __restrict__ table,       // [padded, 4], short
     f32* __restrict__ side,          // [padded]: |e|^2; of latents |y|
     u32* most,                       // [1], zero at first: bits of the largest |e|^2; of latents not written
     const f32* __restrict__ source,  // [rows, width]
@@ -103,19 +98,22 @@ extern "C" __global__ void __launch_bounds__(256) nearest_prepare(
         atomicMax(most, bits);
 }
 
-// d = a b + d of 16 x 8 and 8 x 8 short floats. Lane 4 g + t holds of a the rows g and g + 8 at t, then at t + 4; of b
-// column g at t and t + 4; of d the columns 2 t and 2 t + 1 of its rows.
-DEVICE void multiply(f32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1)
+// a b + c of 16 x 16 and 16 x 8 short floats, whose columns hold their 8 numbers twice. Lane 4 g + t holds of a the rows g and
+// g + 8 at 2 t and 2 t + 1, then both at 8 further; of b column g at 2 t and 2 t + 1; of c and the product the columns 2 t and
+// 2 t + 1 of its rows.
+DEVICE float4 multiply(u32 a0, u32 a1, u32 a2, u32 a3, u32 b, float4 c)
 {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    float4 d;
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %8}, {%9, %10, %11, %12};"
+        : "=f"(d.x), "=f"(d.y), "=f"(d.z), "=f"(d.w)
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b), "f"(c.x), "f"(c.y), "f"(c.z), "f"(c.w));
+    return d;
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
     f32* __restrict__ least,             // [latents, groups, 4]
-    const uint4* __restrict__ latents,   // [latents, 4] short floats, times -2
-    const uint4* __restrict__ entries,   // [groups, 512, 4] short floats
+    const uint2* __restrict__ latents,   // [latents, 4] short floats, times -2
+    const uint2* __restrict__ entries,   // [groups, 512, 4] short floats
     const float2* __restrict__ squares,  // [groups, 256] pairs
     u32 groups, u32 padded)
 {
@@ -123,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
     const u32 first = (blockIdx.x * WARPS + threadIdx.x / 32) * LATENTS, row = first + lane / 4;
     if (first >= padded)
         return;
-    uint4 upper[TILES], lower[TILES];
+    uint2 upper[TILES], lower[TILES];
     f32 best[TILES][2];
 #pragma unroll
     for (u32 m = 0; m < TILES; m++) {
@@ -133,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
     }
     entries += (u64)group * GROUP * 4 + lane;
     squares += (u64)group * (GROUP / 2) + t;
-    uint4 b[AHEAD];
+    uint2 b[AHEAD];
     float2 c[AHEAD];
 #pragma unroll
     for (u32 i = 0; i < AHEAD; i++) {
@@ -143,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
     for (u32 tile = 0; tile < GROUP / COLUMNS; tile += AHEAD) {
 #pragma unroll
         for (u32 i = 0; i < AHEAD; i++) {
-            const uint4 columns = b[i];
+            const uint2 columns = b[i];
             const float2 sides = c[i];
             const u32 next = min(tile + i + AHEAD, GROUP / COLUMNS - 1);
             b[i] = entries[next * 32];
@@ -151,12 +149,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) nearest_screen(
             // The small terms first.
 #pragma unroll
             for (u32 m = 0; m < TILES; m++) {
-                f32 d[4] = {sides.x, sides.y, sides.x, sides.y};
-                multiply(d, upper[m].z, lower[m].z, upper[m].w, lower[m].w, columns.x, columns.y);
-                multiply(d, upper[m].x, lower[m].x, upper[m].y, lower[m].y, columns.z, columns.w);
-                multiply(d, upper[m].x, lower[m].x, upper[m].y, lower[m].y, columns.x, columns.y);
-                best[m][0] = fminf(best[m][0], fminf(d[0], d[1]));
-                best[m][1] = fminf(best[m][1], fminf(d[2], d[3]));
+                const float4 small = multiply(upper[m].x, lower[m].x, upper[m].y, lower[m].y, columns.y,
+                                              make_float4(sides.x, sides.y, sides.x, sides.y));
+                const float4 d = multiply(upper[m].x, lower[m].x, upper[m].y, lower[m].y, columns.x, small);
+                best[m][0] = fminf(fminf(best[m][0], d.x), d.y);
+                best[m][1] = fminf(fminf(best[m][1], d.z), d.w);
             }
         }
     }
@@ -190,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(256) nearest_finish(
     for (u32 step = 16; step > 0; step /= 2)
         limit = fminf(limit, __shfl_xor_sync(ALL, limit, step));
     const f32 length = lengths[row], largest = root(__uint_as_float(*most)), both = length + largest;
-    limit += 3.0517578e-5f * both * both + 1e-35f * (1.0f + both);
+    limit += 6.1035156e-5f * both * both + 1e-35f * (1.0f + both);
     const bool every = !finite(limit);
     f32 best = infinity();
     u32 at = count;

@@ -1,5 +1,5 @@
 // The products of wide.cu on Hopper, by its own instructions: y[m, n] (+)= x[m, k] wT + bias, rows and weights in BF16, k a
-// multiple of 128. Compute capability 9.0 alone; wide.cu is the twin for every other GPU.
+// multiple of 128, n of two. Compute capability 9.0 alone; wide.cu is the twin for every other GPU.
 //
 // Rows and weights are rounded as there, and summed in floats, 16 inputs an instruction, from the first inputs to the last.
 // Nothing knows of other rows, so a row has the same bits in each batch. Inside an instruction the order is the tensor
@@ -7,24 +7,24 @@
 //
 // An instruction of a warpgroup (four warps) multiplies 64 outputs, which lie in its registers, with up to 256 rows, which
 // lie in shared memory. Weights go from their levels into the registers as the instruction wants them: they are never
-// written as BF16. Lane 4 g + t of an instruction's warp holds of the outputs g and g + 8 the inputs 4 t to 4 t + 3 of the
+// written as BF16. Lane 4 g + t of an instruction's warp holds of two outputs the inputs 4 t to 4 t + 3 of the
 // instruction's 16; so the rows lie as matrices of 8 rows and 16 bytes to match, two an instruction,
 //   halves[stage of 64 inputs][tile of 8 rows][instruction][c][row]: inputs 4 t + 2 c and 4 t + 2 c + 1 for t = 0 to 3
 // and what a block reads of a stage is one run of bytes.
 //
-// A block owns 128 outputs and ROWS rows. One warp copies: for each stage one run of rows, and of each of four strips of 32
-// outputs a run of levels and one of scales (gemv.cu says how they lie). Two warpgroups own 64 outputs each:
+// A block owns ROWS rows and 64 outputs for each of one to three warpgroups, and goes from one such part of y to another until
+// there is none. Up to four warps copy: for each stage one run of rows, and of each strip of 32 outputs a run of levels and
+// one of scales (gemv.cu says how they lie). They go on while sums are written. A warpgroup:
 //
 //   wait for stage s  |  levels -> registers, while the tensor cores work on s - 1  |  begin s  |  wait for s - 1, give it back
 //
-// Bound: the tensor cores; levels take some 30 instructions a warp for 16 inputs.
+// Bound: the tensor cores; levels take some 30 instructions a warp for 16 inputs. With few rows it is the way of a stage from
+// its barrier to its products, some 400 cycles.
 #include "bf16.cuh"
 #include "inputs.cuh"
 
-#define STRIPS 4
 #define TURN 2
 #define STAGE_INPUTS 64
-#define WARPS 8
 // Row tiles that follow each other before the next outputs: what so many blocks read stays in the second cache.
 #define GROUP 12
 
@@ -84,6 +84,53 @@ DEVICE void multiply(f32 (&d)[96], const u32 (&a)[4], u64 b)
           "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
           "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
           "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+DEVICE void multiply(f32 (&d)[88], const u32 (&a)[4], u64 b)
+{
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n176k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87}, "
+        "{%88, %89, %90, %91}, %92, 1, 1, 1, 0;"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
+          "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
+          "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
+          "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
+          "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
+          "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
+          "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
+          "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+DEVICE void multiply(f32 (&d)[68], const u32 (&a)[4], u64 b)
+{
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n136k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67}, "
+        "{%68, %69, %70, %71}, %72, 1, 1, 1, 0;"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
+          "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
+          "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
+          "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
+          "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
+          "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
@@ -164,12 +211,12 @@ DEVICE void copy_run(u32 to, const void* from, u32 bytes, u32 barrier)
                  : "memory");
 }
 
-template <class W, u32 ROWS>
-DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const f32* bias, u32 m, u32 n, u32 k,
-                 u32 has_bias, u32 accumulate)
-{
+// What a block of ROWS rows and of 64 outputs for each of GROUPS warpgroups takes.
+template <class W, u32 GROUPS, u32 ROWS> struct Sizes {
     enum : u32 {
         PACKED = W::SCALE_BYTES > 0,
+        WARPS = 4 * GROUPS,
+        STRIPS = 2 * GROUPS,
         TILES = ROWS / 8,
         W_BYTES = W::PIECES * 512,
         SCALES = 32 * W::SCALE_BYTES,
@@ -179,63 +226,144 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         SCALES_AT = W_AT + STRIPS * TURN * W_BYTES,
         STAGE = SCALES_AT + STRIPS * TURN * SCALES,
         FIT = 224 * 1024 / STAGE,
-        STAGES = FIT < 8 ? FIT : 8
+        STAGES = FIT < 8 ? FIT : 8,
+        // Warps that copy: one alone would take longer to begin the copies of a stage than its products do.
+        COPIERS = STRIPS < 4 ? STRIPS + 1 : 4,
+        // Where sums fill the registers, those that copy give theirs away.
+        GIVES = GROUPS * ROWS > 400,
+        THREADS = 32 * (WARPS + COPIERS)
+    };
+};
+
+// What a block works on, one after the other: first tile of rows, first strip of outputs. GROUP row tiles of a group take
+// turns, and outputs are next.
+template <u32 TILES, u32 STRIPS> struct Places {
+    u32 columns, outputs;
+    DEVICE Places(u32 tiles, u32 strips) : columns((tiles + TILES - 1) / TILES), outputs((strips + STRIPS - 1) / STRIPS) {}
+    DEVICE u32 count() const { return columns * outputs; }
+    DEVICE uint2 operator[](u32 i) const
+    {
+        const u32 group = i / (GROUP * outputs), in_group = i % (GROUP * outputs);
+        const u32 wide = min(columns - group * GROUP, (u32)GROUP);
+        return make_uint2((group * GROUP + in_group % wide) * TILES, in_group / wide * STRIPS);
+    }
+};
+
+// Writes a lane's sums, or adds them to what stands there: of each tile of 8 rows two rows that follow each other, of two
+// outputs, which lie as one. AT is the first; so many rows are there from it on.
+template <u32 ROWS> DEVICE void put(f32* at, const f32 (&total)[ROWS / 2], float2 bias, u32 n, u32 left, u32 accumulate)
+{
+    // What is added to is read some tiles ahead: a load behind a store waits for it.
+    enum : u32 { TILES = ROWS / 8, AHEAD = 4, HELD = 2 * AHEAD };
+    float2 before[HELD][2];
+    const auto read = [&](u32 tile) {
+#pragma unroll
+        for (u32 c = 0; c < 2; c++) {
+            const bool there = accumulate && tile * 8 + c < left;
+            before[tile % HELD][c] = there ? *(const float2*)(at + (u64)(tile * 8 + c) * n) : make_float2(0.0f, 0.0f);
+        }
+    };
+#pragma unroll
+    for (u32 tile = 0; tile < AHEAD && tile < TILES; tile++)
+        read(tile);
+#pragma unroll
+    for (u32 first = 0; first < TILES; first += AHEAD) {
+#pragma unroll
+        for (u32 tile = first + AHEAD; tile < first + HELD && tile < TILES; tile++)
+            read(tile);
+#pragma unroll
+        for (u32 tile = first; tile < first + AHEAD && tile < TILES; tile++)
+#pragma unroll
+            for (u32 c = 0; c < 2; c++)
+                if (tile * 8 + c < left) {
+                    const float2 old = before[tile % HELD][c];
+                    *(float2*)(at + (u64)(tile * 8 + c) * n) = make_float2(
+                        old.x + (total[4 * tile + c] + bias.x), old.y + (total[4 * tile + 2 + c] + bias.y));
+                }
+    }
+}
+
+template <class W, u32 GROUPS, u32 ROWS>
+DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const f32* bias, u32 m, u32 n, u32 k,
+                 u32 has_bias, u32 accumulate)
+{
+    typedef Sizes<W, GROUPS, ROWS> S;
+    enum : u32 {
+        PACKED = S::PACKED, WARPS = S::WARPS, STRIPS = S::STRIPS, TILES = S::TILES, W_BYTES = S::W_BYTES,
+        SCALES = S::SCALES, TILE_BYTES = S::TILE_BYTES, W_AT = S::W_AT, SCALES_AT = S::SCALES_AT, STAGE = S::STAGE,
+        STAGES = S::STAGES, COPIERS = S::COPIERS
     };
     extern __shared__ __align__(128) u8 memory[];
     __shared__ __align__(8) u64 barriers[2 * STAGES + 1];
     // By a shuffle the compiler sees that it is the same for all lanes; else it makes products wait for each other.
     const u32 warp = __shfl_sync(ALL, threadIdx.x / 32, 0), lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const u32 blocks = k / 32, stages = k / STAGE_INPUTS, all_strips = (n + 31) / 32, all_tiles = (m + 7) / 8;
-    // GROUP row tiles of a group take turns, and outputs are next.
-    const u32 columns = (m + ROWS - 1) / ROWS, outputs = (all_strips + STRIPS - 1) / STRIPS;
-    const u32 group = blockIdx.x / (GROUP * outputs), in_group = blockIdx.x % (GROUP * outputs);
-    const u32 wide = min(columns - group * GROUP, (u32)GROUP);
-    const u32 first_tile = (group * GROUP + in_group % wide) * TILES, first_strip = in_group / wide * STRIPS;
+    const Places<TILES, STRIPS> places(all_tiles, all_strips);
     const u32 base = shared_address(memory), full = shared_address(barriers), empty = full + 8 * STAGES;
     if (threadIdx.x == 0) {
 #pragma unroll
         for (u32 i = 0; i < STAGES; i++) {
-            barrier_init(full + 8 * i, 1);
+            barrier_init(full + 8 * i, COPIERS);
             barrier_init(empty + 8 * i, WARPS);
         }
-        // Nobody waits here: where the first stage gives back what was before it.
+        // Nobody waits here: where a first stage gives back what was before it.
         barrier_init(empty + 8 * STAGES, WARPS);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
     if (warp >= WARPS) {
-        if (ROWS > 192)
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (warp > WARPS || lane > 0)
+        if (S::GIVES)
+            asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(GROUPS == 2 ? 40 : 32));
+        if (lane > 0)
             return;
-        const u32 rows = min(all_tiles - first_tile, (u32)TILES) * TILE_BYTES;
-        u32 slot = 0, parity = 1;
-#pragma unroll 1
-        for (u32 stage = 0; stage < stages; stage++) {
-            const u32 to = base + slot * STAGE, barrier = full + 8 * slot;
-            barrier_wait(empty + 8 * slot, parity);
-            barrier_expect(barrier, rows + STRIPS * TURN * (W_BYTES + SCALES));
-            copy_run(to, halves + ((u64)stage * all_tiles + first_tile) * TILE_BYTES, rows, barrier);
+        // Strips are shared out; the last one copies the rows as well.
+        enum : u32 { MOST = (STRIPS + COPIERS - 1) / COPIERS };
+        const u32 copier = warp - WARPS;
+        const bool brings_rows = copier == COPIERS - 1;
+        u32 slot = 0, parity = 1, own = 0;
 #pragma unroll
-            for (u32 i = 0; i < STRIPS; i++) {
+        for (u32 j = 0; j < MOST; j++)
+            own += copier + j * COPIERS < STRIPS ? TURN * (W_BYTES + SCALES) : 0;
+#pragma unroll 1
+        for (u32 i = blockIdx.x; i < places.count(); i += gridDim.x) {
+            const uint2 place = places[i];
+            const u32 rows = brings_rows ? min(all_tiles - place.x, (u32)TILES) * TILE_BYTES : 0;
+            const u8* of_rows = halves + (u64)place.x * TILE_BYTES;
+            u64 block[MOST];
+#pragma unroll
+            for (u32 j = 0; j < MOST; j++)
                 // Strips past the last are the last once more, and not written.
-                const u64 block = (u64)min(first_strip + i, all_strips - 1) * blocks + stage * TURN;
-                copy_run(to + W_AT + i * TURN * W_BYTES, w + block * W_BYTES, TURN * W_BYTES, barrier);
-                if (PACKED)
-                    copy_run(to + SCALES_AT + i * TURN * SCALES, scales + block * SCALES, TURN * SCALES, barrier);
+                block[j] = (u64)min(place.y + copier + j * COPIERS, all_strips - 1) * blocks;
+#pragma unroll 1
+            for (u32 stage = 0; stage < stages; stage++) {
+                const u32 to = base + slot * STAGE, barrier = full + 8 * slot;
+                barrier_wait(empty + 8 * slot, parity);
+                barrier_expect(barrier, rows + own);
+                if (brings_rows)
+                    copy_run(to, of_rows, rows, barrier);
+                of_rows += (u64)all_tiles * TILE_BYTES;
+#pragma unroll
+                for (u32 j = 0; j < MOST; j++) {
+                    const u32 strip = copier + j * COPIERS;
+                    if (strip < STRIPS) {
+                        copy_run(to + W_AT + strip * TURN * W_BYTES, w + block[j] * W_BYTES, TURN * W_BYTES, barrier);
+                        if (PACKED)
+                            copy_run(to + SCALES_AT + strip * TURN * SCALES, scales + block[j] * SCALES, TURN * SCALES,
+                                     barrier);
+                    }
+                    block[j] += TURN;
+                }
+                slot = slot + 1 == STAGES ? 0 : slot + 1;
+                parity ^= slot == 0;
             }
-            slot = slot + 1 == STAGES ? 0 : slot + 1;
-            parity ^= slot == 0;
         }
         return;
     }
-    if (ROWS > 192)
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    const u32 strip = warp / 2, row = warp % 2 * 16 + g;
+    if (S::GIVES)
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(GROUPS == 2 ? 232 : 160));
+    // A lane's two outputs are neighbours: together they are written.
+    const u32 strip = warp / 2, row = warp % 2 * 16 + 2 * g;
     f32 total[ROWS / 2];
-#pragma unroll
-    for (u32 e = 0; e < ROWS / 2; e++)
-        total[e] = 0.0f;
     u32 slot = 0, parity = 0, due = STAGES;
     const auto step = [&](u32 (&a)[4][4]) {
         barrier_wait(full + 8 * slot, parity);
@@ -246,11 +374,11 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
             if constexpr (PACKED) {
                 typedef typename W::Scale Scale;
                 const Scale* const scale = (const Scale*)(own + SCALES_AT + (strip * TURN + b) * SCALES);
-                const Scale upper = scale[row], lower = scale[row + 8];
+                const Scale upper = scale[row], lower = scale[row + 1];
 #pragma unroll
                 for (u32 i = 0; i < 2; i++) {
                     const uint2 up = weights<W>(W::word(levels + row * 16, t, i), upper);
-                    const uint2 low = weights<W>(W::word(levels + row * 16 + 128, t, i), lower);
+                    const uint2 low = weights<W>(W::word(levels + row * 16 + 16, t, i), lower);
                     a[b * 2 + i][0] = up.x;
                     a[b * 2 + i][1] = low.x;
                     a[b * 2 + i][2] = up.y;
@@ -260,7 +388,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
 #pragma unroll
                 for (u32 i = 0; i < 2; i++) {
                     const u8* const at = levels + (2 * i + t / 2) * 512 + row * 16 + t % 2 * 8;
-                    const uint2 up = *(const uint2*)at, low = *(const uint2*)(at + 128);
+                    const uint2 up = *(const uint2*)at, low = *(const uint2*)(at + 16);
                     a[b * 2 + i][0] = up.x;
                     a[b * 2 + i][1] = low.x;
                     a[b * 2 + i][2] = up.y;
@@ -287,45 +415,34 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
     };
     u32 even[4][4], odd[4][4];
 #pragma unroll 1
-    for (u32 stage = 0; stage < stages; stage += 2) {
-        step(even);
-        step(odd);
-    }
-    multiply_wait<0>();
-    const u32 output = (first_strip + strip) * 32 + row;
-    f32 more[2];
+    for (u32 i = blockIdx.x; i < places.count(); i += gridDim.x) {
+        const uint2 place = places[i];
 #pragma unroll
-    for (u32 i = 0; i < 2; i++)
-        more[i] = has_bias && output + 8 * i < n ? bias[output + 8 * i] : 0.0f;
-    // What is added to is read for some tiles at once: a load behind a store waits for it.
-    enum : u32 { PART = TILES < 8 ? TILES : 8 };
-#pragma unroll
-    for (u32 first = 0; first < TILES; first += PART) {
-        f32 before[PART][2][2];
-#pragma unroll
-        for (u32 e = 0; e < PART; e++)
-#pragma unroll
-            for (u32 c = 0; c < 2; c++)
-#pragma unroll
-                for (u32 i = 0; i < 2; i++) {
-                    const u32 r = (first_tile + first + e) * 8 + 2 * t + c, j = output + 8 * i;
-                    before[e][c][i] = accumulate && r < m && j < n ? y[(u64)r * n + j] : 0.0f;
-                }
-#pragma unroll
-        for (u32 e = 0; e < PART; e++)
-#pragma unroll
-            for (u32 c = 0; c < 2; c++)
-#pragma unroll
-                for (u32 i = 0; i < 2; i++) {
-                    const u32 r = (first_tile + first + e) * 8 + 2 * t + c, j = output + 8 * i;
-                    if (r < m && j < n)
-                        y[(u64)r * n + j] = before[e][c][i] + (total[4 * (first + e) + 2 * i + c] + more[i]);
-                }
+        for (u32 e = 0; e < ROWS / 2; e++)
+            total[e] = 0.0f;
+#pragma unroll 1
+        for (u32 stage = 0; stage < stages; stage += 2) {
+            step(even);
+            step(odd);
+        }
+        multiply_wait<0>();
+        // The last stage's memory: the next rows' first inputs may come while sums are written.
+        if (lane == 0)
+            barrier_arrive(empty + 8 * due);
+        due = STAGES;
+        // In a register that this turn alone knows: else the compiler keeps a multiple of it for each row from turn to turn.
+        u32 width = n;
+        asm volatile("" : "+r"(width));
+        const u32 output = (place.y + strip) * 32 + row, first = place.x * 8 + 2 * t;
+        if (first < m && output < n) {
+            const float2 more = has_bias ? *(const float2*)(bias + output) : make_float2(0.0f, 0.0f);
+            put<ROWS>(y + (u64)first * width + output, total, more, width, m - first, accumulate);
+        }
     }
 }
 
-#define WIDE(NAME, W, ROWS)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS + (ROWS > 192 ? 128 : 32), 1) NAME(                                        \
+#define WIDE(NAME, W, GROUPS, ROWS)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(Sizes<W, GROUPS, ROWS>::THREADS, 1) NAME(                             \
         f32* __restrict__ y,            /* [m, n] */                                                                   \
         const u8* __restrict__ halves,  /* [k / 64, m / 8, 4, 2, 8] of 16 bytes */                                     \
         const u8* __restrict__ w,       /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
@@ -333,15 +450,18 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         const f32* __restrict__ bias,   /* [n], where has_bias */                                                      \
         u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)                                                             \
     {                                                                                                                  \
-        wide<W, ROWS>(y, halves, w, scales, bias, m, n, k, has_bias, accumulate);                                      \
+        wide<W, GROUPS, ROWS>(y, halves, w, scales, bias, m, n, k, has_bias, accumulate);                              \
     }
 
 #define SIZES(NAME, W)                                                                                                 \
-    WIDE(NAME##_16, W, 16)                                                                                      \
-    WIDE(NAME##_64, W, 64)                                                                                      \
-    WIDE(NAME##_128, W, 128)                                                                                   \
-    WIDE(NAME##_192, W, 192)                                                                                    \
-    WIDE(NAME##_256, W, 256)
+    WIDE(NAME##_64x16, W, 1, 16)                                                                                       \
+    WIDE(NAME##_128x64, W, 2, 64)                                                                                      \
+    WIDE(NAME##_64x136, W, 1, 136)                                                                                     \
+    WIDE(NAME##_128x128, W, 2, 128)                                                                                    \
+    WIDE(NAME##_128x192, W, 2, 192)                                                                                    \
+    WIDE(NAME##_192x136, W, 3, 136)                                                                                    \
+    WIDE(NAME##_192x176, W, 3, 176)                                                                                    \
+    WIDE(NAME##_128x256, W, 2, 256)
 
 SIZES(hopper_bf16, Bf16)
 SIZES(hopper_q8, Q8)

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, product};
 use crate::ops::attention::{
     AppendShape, AttentionShape, KeepShape, KvFormat, RelativeShape, RotaryShape,
 };
-use crate::ops::{Element, Turn};
+use crate::ops::{Element, HeadNorms, Turn};
 use crate::quant::A8_BLOCK;
 
 /// Threads of a block: see `TILE` in `kernels/attention.cu`.
@@ -132,12 +132,12 @@ impl Device {
         Ok(())
     }
 
-    /// Rotation and both appends, a launch.
+    /// Norms of heads, rotation and both appends, a launch.
     pub(super) fn keep_heads<T: Element>(
         &self,
         (kv, s): (KvFormat, KeepShape),
         x: &mut Buffer<f32>,
-        turn: Option<Turn<'_, Self>>,
+        (norms, turn): (Option<HeadNorms<'_, Self>>, Option<Turn<'_, Self>>),
         places: &Buffer<u32>,
         [keys, values]: &mut [Buffer<T>; 2],
     ) -> Result<()> {
@@ -155,6 +155,13 @@ impl Device {
             }
             None => 0,
         };
+        if let Some(norms) = &norms {
+            let shapes = s.norms(norms.eps);
+            for (shape, [weight, bias]) in shapes.into_iter().zip([norms.queries, norms.keys]) {
+                shape.check(x.len, weight.len, bias.len)?;
+                self.owns(kernel, &[weight, bias])?;
+            }
+        }
         self.owns(kernel, &[x])?;
         places.belongs(kernel, &self.stream)?;
         for (append, cache) in s.appends().into_iter().zip([&*keys, &*values]) {
@@ -185,10 +192,29 @@ impl Device {
         args.arg(&places.data).arg(&rows).arg(&q_heads);
         args.arg(&kv_heads).arg(&head_dim).arg(&rotary_dim);
         args.arg(&table_rows).arg(&cache_rows);
+        let (normalise, eps) = (
+            u32::from(norms.is_some()),
+            norms.as_ref().map_or(0.0, |n| n.eps),
+        );
+        match &norms {
+            Some(norms) => {
+                for part in norms.queries.into_iter().chain(norms.keys) {
+                    args.arg(&part.data);
+                }
+            }
+            // Not read.
+            None => {
+                for _ in 0..4 {
+                    args.arg(&places.data);
+                }
+            }
+        }
+        args.arg(&normalise).arg(&eps);
         // SAFETY: keep, keep_bf16, keep_q8(keys, values, x, positions, table, places, rows, q_heads, kv_heads, head_dim,
-        // rotary_dim, table_rows, cache_rows), a warp for each head of each row. The checks proved that x holds them, that
-        // rotated pairs lie inside a head and that the caches hold cache_rows of each head in this format; the kernel
-        // compares positions with the table's rows and places with cache_rows, and warps past the last head leave.
+        // rotary_dim, table_rows, cache_rows, q_weight, q_bias, k_weight, k_bias, normalise, eps), a warp for each head of each
+        // row. The checks proved that x holds them, that norms hold a head and rotated pairs lie inside one, and that the caches
+        // hold cache_rows of each head in this format; the kernel compares positions with the table's rows and places with
+        // cache_rows, and warps past the last head leave.
         unsafe { args.launch(grid(kernel, units.div_ceil(HEADS), 1, KEEP_THREADS)?) }
             .map_err(|e| failed(kernel, e))?;
         Ok(())

@@ -13,7 +13,7 @@ use crate::ops::norm::{Activation, GateShape, GroupNormShape, HeadNormShape, Nor
 use crate::ops::reward_head::{AnswerShape, PoolShape};
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
 use crate::ops::vq::{GatherShape, LfqShape, NearestShape};
-use crate::ops::{Backend, Element, KvPair, Sealed, Turn, tally};
+use crate::ops::{Backend, Element, HeadNorms, KvPair, Sealed, Turn, tally};
 use crate::quant::{Format, QuantMatrix};
 
 impl Sealed for Device {}
@@ -276,14 +276,14 @@ impl Backend for Device {
         &self,
         s: KeepShape,
         x: &mut Buffer<f32>,
-        turn: Option<Turn<'_, Self>>,
+        first: (Option<HeadNorms<'_, Self>>, Option<Turn<'_, Self>>),
         places: &Buffer<u32>,
         cache: KvPair<'_, Self>,
     ) -> Result<()> {
         self.run(|| match cache {
-            KvPair::F32(kv) => self.keep_heads((KvFormat::F32, s), x, turn, places, kv),
-            KvPair::Bf16(kv) => self.keep_heads((KvFormat::Bf16, s), x, turn, places, kv),
-            KvPair::Q8(kv) => self.keep_heads((KvFormat::Q8, s), x, turn, places, kv),
+            KvPair::F32(kv) => self.keep_heads((KvFormat::F32, s), x, first, places, kv),
+            KvPair::Bf16(kv) => self.keep_heads((KvFormat::Bf16, s), x, first, places, kv),
+            KvPair::Q8(kv) => self.keep_heads((KvFormat::Q8, s), x, first, places, kv),
         })
     }
 

@@ -75,7 +75,7 @@ impl Device {
             |count| self.bytes(KERNEL, product(KERNEL, &[padded, count, size_of::<f32>()])?);
         let mut to = Prepared {
             exact: floats(WIDTH)?,
-            short: floats(2 * WIDTH)?,
+            short: floats(WIDTH)?,
             sides: floats(1)?,
         };
         let shape = elements(KERNEL, padded)?;
@@ -95,7 +95,7 @@ impl Device {
         args.arg(&rows).arg(&width).arg(&padded);
         args.arg(&is_latents).arg(&normalise);
         // SAFETY: nearest_prepare(exact, table, side, most, source, rows, width, padded, latents, normalise). The source
-        // holds rows · width floats, width at most 8; the others have 8, 16 and 1 for each of padded rows, and one word.
+        // holds rows · width floats, width at most 8; the others have 8, 8 and 1 for each of padded rows, and one word.
         // Entries are padded to whole blocks of threads, whose warps meet at shuffles.
         unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
         Ok(to)

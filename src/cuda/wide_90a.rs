@@ -19,73 +19,108 @@ const INPUTS: usize = 2 * STAGE;
 /// Bytes of a tile's rows of a stage, and pieces of 16 of them.
 const TILE_BYTES: usize = TILE * STAGE * 2;
 const PIECES: usize = TILE_BYTES / 16;
-/// Of a block of threads: strips, blocks of 32 inputs of a stage, stages at once at most. See `kernels/wide_90a.cu`.
-const STRIPS: usize = 4;
+/// Of a block of threads: blocks of 32 inputs of a stage, stages at once at most. See `kernels/wide_90a.cu`.
 const TURN: usize = 2;
 const STAGES: usize = 8;
-/// Rows of a block of threads, and its threads: two warpgroups multiply, a warp copies, of which the largest has three more
-/// whose registers it takes.
-const SIZES: [(usize, u32); 5] = [(16, 288), (64, 288), (128, 288), (192, 288), (256, 384)];
-/// What a block takes whatever its rows, in rows.
-const START: usize = 32;
 
-/// A format's kernels for each of [`SIZES`].
-const fn kernels(format: Format) -> Option<[&'static str; SIZES.len()]> {
-    match format {
-        Format::F32 => None,
-        Format::Bf16 => Some([
-            "hopper_bf16_16",
-            "hopper_bf16_64",
-            "hopper_bf16_128",
-            "hopper_bf16_192",
-            "hopper_bf16_256",
-        ]),
-        Format::Q8_0 => Some([
-            "hopper_q8_16",
-            "hopper_q8_64",
-            "hopper_q8_128",
-            "hopper_q8_192",
-            "hopper_q8_256",
-        ]),
-        Format::Q4_0 | Format::Q4G128 => Some([
-            "hopper_q4_16",
-            "hopper_q4_64",
-            "hopper_q4_128",
-            "hopper_q4_192",
-            "hopper_q4_256",
-        ]),
-        Format::Q4K => Some([
-            "hopper_q4k_16",
-            "hopper_q4k_64",
-            "hopper_q4k_128",
-            "hopper_q4k_192",
-            "hopper_q4k_256",
-        ]),
+/// What a block of threads takes at once.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    /// Outputs and rows.
+    outputs: usize,
+    rows: usize,
+    /// Threads: a warpgroup for each 64 outputs, and three or four warps that copy.
+    threads: u32,
+    /// Blocks for whose registers a multiprocessor has room.
+    most: usize,
+}
+
+impl Size {
+    const fn new([outputs, rows]: [usize; 2], threads: u32, most: usize) -> Self {
+        Self {
+            outputs,
+            rows,
+            threads,
+            most,
+        }
+    }
+
+    /// How often a block's work is there.
+    const fn count(self, m: usize, n: usize) -> usize {
+        m.div_ceil(self.rows)
+            .saturating_mul(n.div_ceil(self.outputs))
+    }
+
+    /// Shared memory: as many stages as there is room for.
+    fn shared_bytes(self, strip_bytes: usize) -> usize {
+        let stage = self.rows / TILE * TILE_BYTES + self.outputs / STRIP * TURN * strip_bytes;
+        stage * (HOPPER_BYTES as usize / stage).min(STAGES)
+    }
+
+    /// Blocks that a multiprocessor has at once.
+    fn together(self, strip_bytes: usize) -> usize {
+        // Barriers, and what each block takes beside its own.
+        const MORE: usize = 2 << 10;
+        let fit = HOPPER_BYTES as usize / (self.shared_bytes(strip_bytes) + MORE);
+        fit.clamp(1, self.most)
+    }
+
+    /// Time of a product on so many multiprocessors, in that of the products of 128 outputs and a row. Blocks that run at once
+    /// share the tensor cores, and the instructions that make levels into weights; each waits for its own levels as long as
+    /// some rows take, and for its first inputs and the sums' way.
+    fn time(self, (m, n): (usize, usize), processors: usize, strip_bytes: usize) -> usize {
+        const START: usize = 16;
+        const WAIT: usize = 75;
+        const LEVELS: usize = 30;
+        let (count, together) = (self.count(m, n), self.together(strip_bytes));
+        let turns = count.div_ceil(processors.saturating_mul(together));
+        let beside = together.min(count.div_ceil(processors));
+        let own = self.outputs * self.rows.max(LEVELS) / 128;
+        turns.saturating_mul(START + WAIT.max(own * beside))
     }
 }
 
-/// Blocks of threads along rows and outputs.
-const fn blocks(rows: usize, m: usize, n: usize) -> [usize; 2] {
-    [m.div_ceil(rows), n.div_ceil(STRIPS * STRIP)]
+const SIZES: [Size; 8] = [
+    Size::new([64, 16], 224, 4),
+    Size::new([128, 64], 384, 1),
+    Size::new([64, 136], 224, 1),
+    Size::new([128, 128], 384, 1),
+    Size::new([128, 192], 384, 1),
+    Size::new([192, 136], 512, 1),
+    Size::new([192, 176], 512, 1),
+    Size::new([128, 256], 384, 1),
+];
+
+/// A format's kernels for each of [`SIZES`].
+const fn kernels(format: Format) -> Option<[&'static str; SIZES.len()]> {
+    macro_rules! sizes {
+        ($name:literal) => {
+            [
+                concat!($name, "_64x16"),
+                concat!($name, "_128x64"),
+                concat!($name, "_64x136"),
+                concat!($name, "_128x128"),
+                concat!($name, "_128x192"),
+                concat!($name, "_192x136"),
+                concat!($name, "_192x176"),
+                concat!($name, "_128x256"),
+            ]
+        };
+    }
+    Some(match format {
+        Format::F32 => return None,
+        Format::Bf16 => sizes!("hopper_bf16"),
+        Format::Q8_0 => sizes!("hopper_q8"),
+        Format::Q4_0 | Format::Q4G128 => sizes!("hopper_q4"),
+        Format::Q4K => sizes!("hopper_q4k"),
+    })
 }
 
-/// Which of the kernels takes so many rows and outputs: that of the least time on so many multiprocessors, which have a block
-/// each.
-fn size(processors: usize, m: usize, n: usize) -> usize {
-    let time = |rows: usize| {
-        let [x, y] = blocks(rows, m, n);
-        x.saturating_mul(y)
-            .div_ceil(processors)
-            .saturating_mul(rows + START)
-    };
+/// Which of the kernels takes so many rows and outputs: that of the least time.
+fn size(processors: usize, strip_bytes: usize, m: usize, n: usize) -> usize {
+    let time = |size: Size| size.time((m, n), processors, strip_bytes);
     let all = 0..SIZES.len();
-    all.min_by_key(|&i| time(SIZES[i].0)).unwrap_or(0)
-}
-
-/// Shared memory of a block of threads: as many stages as there is room for.
-fn shared_bytes(rows: usize, strip_bytes: usize) -> usize {
-    let stage = rows / TILE * TILE_BYTES + STRIPS * TURN * strip_bytes;
-    stage * (HOPPER_BYTES as usize / stage).min(STAGES)
+    all.min_by_key(|&i| time(SIZES[i])).unwrap_or(0)
 }
 
 impl Device {
@@ -112,14 +147,16 @@ impl Device {
         let Some(kernels) = kernels(w.format) else {
             return Ok(false);
         };
-        if self.portable || self.capability != (9, 0) || s.k == 0 || !s.k.is_multiple_of(INPUTS) {
+        let fits = s.k > 0 && s.k.is_multiple_of(INPUTS) && s.n.is_multiple_of(2);
+        if self.portable || self.capability != (9, 0) || !fits {
             return Ok(false);
         }
-        let which = size(self.processors, s.m, s.n);
-        let (kernel, (rows, threads)) = (kernels[which], SIZES[which]);
-        let [columns, outputs] = blocks(rows, s.m, s.n);
-        let mut shape = grid(OP, product(OP, &[columns, outputs])?, 1, threads)?;
-        [shape.shared_mem_bytes] = words(OP, [shared_bytes(rows, w.strip_bytes())])?;
+        let (processors, strip_bytes) = (self.processors.max(1), w.strip_bytes());
+        let which = size(processors, strip_bytes, s.m, s.n);
+        let (kernel, size) = (kernels[which], SIZES[which]);
+        let at_once = processors.saturating_mul(size.together(strip_bytes));
+        let mut shape = grid(OP, size.count(s.m, s.n).min(at_once), 1, size.threads)?;
+        [shape.shared_mem_bytes] = words(OP, [size.shared_bytes(strip_bytes)])?;
         let [m, n, k] = words(OP, [s.m, s.n, s.k])?;
         let (has_bias, accumulate) = (u32::from(bias.is_some()), u32::from(s.accumulate));
         let halves = self.hopper_halves((inputs, s), x)?;
@@ -135,10 +172,11 @@ impl Device {
         };
         args.arg(&m).arg(&n).arg(&k);
         args.arg(&has_bias).arg(&accumulate);
-        // SAFETY: hopper_*(y, halves, w, scales, bias, m, n, k, has_bias, accumulate). The callers' checks proved that y and
-        // bias hold m · n and n elements and that w is [n, k]; `hopper_halves` made halves for whole tiles and stages, of
-        // which there is an even number. The kernels read strips and tiles that are there, and write below m and n; the
-        // shared memory is that of stages as they lay it out, and the GPU is of their kind.
+        // SAFETY: hopper_*(y, halves, w, scales, bias, m, n, k, has_bias, accumulate). The callers' checks proved that y, which
+        // begins with a row, and bias hold m · n and n elements, n even, and that w is [n, k]; `hopper_halves` made halves for
+        // whole tiles and stages, of which there is an even number. Blocks share what there is to do whatever their number; they
+        // read strips and tiles that are there, and write below m and n; the shared memory is that of stages as they lay it
+        // out, and the GPU is of their kind.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(true)
     }
@@ -182,31 +220,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_size_covers_its_rows_within_what_a_gpu_has() {
-        for (m, n) in [
-            (1, 1),
-            (17, 4096),
-            (774, 6144),
-            (774, 2048),
-            (17_200, 37_888),
-        ] {
-            let (rows, _) = SIZES[size(132, m, n)];
-            let [x, y] = blocks(rows, m, n);
-            assert!(
-                x * rows >= m && y * STRIPS * STRIP >= n,
-                "{m} rows, {n} outputs"
-            );
-        }
-        for (rows, _) in SIZES {
-            // Strips of a block of 32 inputs: BF16, 8 bits, 4 bits, 4 bits with offsets.
-            for strip in [2048, 1024 + 64, 512 + 64, 512 + 256] {
-                let bytes = shared_bytes(rows, strip);
-                let stage = rows / TILE * TILE_BYTES + STRIPS * TURN * strip;
+    fn every_size_fits_into_what_a_gpu_has() {
+        // Strips of a block of 32 inputs: BF16, 8 bits, 4 bits, 4 bits with offsets.
+        for strip in [2048, 1024 + 64, 512 + 64, 512 + 256] {
+            for size in SIZES {
+                let bytes = size.shared_bytes(strip);
+                let rows = size.rows / TILE * TILE_BYTES;
+                let stage = rows + size.outputs / STRIP * TURN * strip;
                 assert!(
                     bytes <= HOPPER_BYTES as usize && bytes >= 2 * stage,
-                    "{rows} rows"
+                    "{size:?}"
                 );
+                let threads = size.threads as usize * size.together(strip);
+                assert!(threads <= 1024, "{size:?}");
             }
+            // Few rows leave no multiprocessor idle, and many go to a kernel of many.
+            assert_eq!(SIZES[size(132, strip, 11, 3584)].outputs, 64);
+            assert!(SIZES[size(132, strip, 10_320, 8192)].rows > 128);
         }
     }
 }

@@ -5,11 +5,14 @@ mod adapters;
 pub mod backward;
 mod cache;
 mod config;
+mod watch;
 
 pub(in crate::model) use adapters::peft_prefix;
 pub use adapters::{AdapterConfig, Adapters, BlockAdapters, PEFT_PREFIX, Site};
 pub use cache::Cache;
 pub use config::{Mlp, Norm, Rotary, StackConfig};
+use watch::Watch;
+pub use watch::{Look, Stage};
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -17,9 +20,9 @@ use alloc::vec::Vec;
 use crate::error::{Error, Result};
 use crate::model::linear::Linear;
 use crate::model::weights::{Loader, zeros};
-use crate::ops::Backend;
 use crate::ops::attention::rotary_table;
-use crate::ops::norm::{Activation, GateShape, HeadNormShape, NormShape};
+use crate::ops::norm::{Activation, GateShape, NormShape};
+use crate::ops::{Backend, HeadNorms};
 
 /// Names of one block's tensors, without `.weight` and `.bias`. Names that a configuration does not use stay empty.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +95,18 @@ struct Block<B: Backend> {
     mlp_out: Linear<B>,
 }
 
+impl<B: Backend> Block<B> {
+    /// The norms of heads, if it has them.
+    fn head_norms(&self, eps: f32) -> Option<HeadNorms<'_, B>> {
+        let (q, k) = (self.q_norm.as_ref()?, self.k_norm.as_ref()?);
+        Some(HeadNorms {
+            queries: [&q.weight, q.bias.as_ref()?],
+            keys: [&k.weight, k.bias.as_ref()?],
+            eps,
+        })
+    }
+}
+
 /// A stack of blocks. Immutable: everything that changes lies in [`Cache`] and [`Scratch`].
 #[derive(Debug)]
 pub struct Stack<B: Backend> {
@@ -151,27 +166,6 @@ pub struct Pass<'a, B: Backend> {
     /// Pages of each sequence's own rows; none where they lie together.
     pub pages: usize,
 }
-
-/// A stage of a pass that a caller may look at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stage {
-    /// Output of the first norm.
-    Norm,
-    /// q, k and v side by side after the head norms, before the rotation.
-    HeadNorm,
-    /// The same after the rotation.
-    Rotated,
-    /// Output of the attention before its output layer.
-    Context,
-    /// The rows after the MLP was added to them.
-    Mlp,
-    /// Output of the block.
-    Output,
-}
-
-/// Looks at one stage of one layer.
-pub type Look<'a, B> = &'a mut dyn FnMut(usize, Stage, &<B as Backend>::Buffer<f32>) -> Result<()>;
 
 impl<B: Backend> Stack<B> {
     /// Reads the blocks; `names` gives the tensors of each layer.
@@ -340,7 +334,7 @@ impl<B: Backend> Stack<B> {
         cache: &mut Cache<B>,
         scratch: &mut Scratch<B>,
     ) -> Result<()> {
-        self.forward_watched(backend, pass, x, (cache, scratch), &mut |_, _, _| Ok(()))
+        self.passed(backend, pass, x, (cache, scratch), Watch(None))
     }
 
     /// As [`forward`](Self::forward), showing every stage to `look`.
@@ -352,22 +346,34 @@ impl<B: Backend> Stack<B> {
         backend: &B,
         pass: &Pass<'_, B>,
         x: &mut B::Buffer<f32>,
-        (cache, scratch): (&mut Cache<B>, &mut Scratch<B>),
+        memory: (&mut Cache<B>, &mut Scratch<B>),
         look: Look<'_, B>,
     ) -> Result<()> {
+        self.passed(backend, pass, x, memory, Watch(Some(look)))
+    }
+
+    fn passed(
+        &self,
+        backend: &B,
+        pass: &Pass<'_, B>,
+        x: &mut B::Buffer<f32>,
+        (cache, scratch): (&mut Cache<B>, &mut Scratch<B>),
+        mut watch: Watch<'_, B>,
+    ) -> Result<()> {
         for (layer, block) in self.blocks.iter().enumerate() {
-            self.attend(backend, (layer, block), pass, x, (cache, scratch), look)?;
+            let memory = (&mut *cache, &mut *scratch);
+            self.attend(backend, (layer, block), pass, x, memory, watch.again())?;
             let s = self.norm_shape(pass.sequences * pass.queries);
             if let Some(norm) = &block.norm2 {
                 self.attended(backend, layer, s.rows, scratch, x)?;
                 norm.apply(backend, s, x, &mut scratch.normed)?;
             }
             self.mlp(backend, (layer, block), s.rows, scratch, x)?;
-            look(layer, Stage::Mlp, x)?;
+            watch.see(layer, Stage::Mlp, x)?;
             if block.norm2.is_none() {
                 self.attended(backend, layer, s.rows, scratch, x)?;
             }
-            look(layer, Stage::Output, x)?;
+            watch.see(layer, Stage::Output, x)?;
         }
         Ok(())
     }
@@ -388,45 +394,22 @@ impl<B: Backend> Stack<B> {
         pass: &Pass<'_, B>,
         x: &B::Buffer<f32>,
         (cache, scratch): (&mut Cache<B>, &mut Scratch<B>),
-        look: Look<'_, B>,
+        mut watch: Watch<'_, B>,
     ) -> Result<()> {
-        let c = &self.config;
         let rows = pass.sequences * pass.queries;
-        let stride = c.qkv_width();
         block
             .norm1
             .apply(backend, self.norm_shape(rows), x, &mut scratch.normed)?;
-        look(layer, Stage::Norm, &scratch.normed)?;
+        watch.see(layer, Stage::Norm, &scratch.normed)?;
         let both = (&scratch.normed, &mut scratch.qkv);
         let inner = &mut scratch.inner;
         self.apply(backend, (layer, Site::Qkv), (rows, false), both, inner)?;
-        let parts = [
-            (&block.q_norm, c.n_heads, 0),
-            (&block.k_norm, c.n_kv_heads, c.q_width()),
-        ];
-        for (norm, heads, offset) in parts {
-            if let Some(NormWeights {
-                weight,
-                bias: Some(bias),
-            }) = norm
-            {
-                let s = HeadNormShape {
-                    rows,
-                    heads,
-                    head_dim: c.head_dim,
-                    stride,
-                    offset,
-                    eps: c.eps,
-                };
-                backend.head_norm(s, &mut scratch.qkv, weight, bias)?;
-            }
-        }
-        look(layer, Stage::HeadNorm, &scratch.qkv)?;
-        self.keep(backend, pass, &mut scratch.qkv, (layer, cache))?;
-        look(layer, Stage::Rotated, &scratch.qkv)?;
+        let own = (layer, &mut *cache);
+        self.keep(backend, pass, &mut scratch.qkv, own, watch.again())?;
+        watch.see(layer, Stage::Rotated, &scratch.qkv)?;
         let Scratch { qkv, context, .. } = &mut *scratch;
         self.attend_cached(backend, pass, qkv, (layer, cache), context)?;
-        look(layer, Stage::Context, &scratch.context)
+        watch.see(layer, Stage::Context, &scratch.context)
     }
 
     /// x += the attention's output layer (scratch.context).

@@ -39,7 +39,7 @@ pub use rotary::{RotaryShape, rotary, rotary_table};
 use crate::error::{Error, Result, covers, product};
 use crate::math;
 use crate::ops::counted;
-use crate::ops::norm::nonzero;
+use crate::ops::norm::{HeadNormShape, nonzero};
 
 /// Heads of rows that are copied into a cache, `[heads, cache_rows, head_dim]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +112,25 @@ impl KeepShape {
         self.q_heads
             .saturating_add(self.kv_heads.saturating_mul(2))
             .saturating_mul(self.head_dim)
+    }
+
+    /// The norms of queries and of keys.
+    #[must_use]
+    pub const fn norms(&self, eps: f32) -> [HeadNormShape; 2] {
+        let queries = HeadNormShape {
+            rows: self.rows,
+            heads: self.q_heads,
+            head_dim: self.head_dim,
+            stride: self.stride(),
+            offset: 0,
+            eps,
+        };
+        let keys = HeadNormShape {
+            heads: self.kv_heads,
+            offset: self.q_heads.saturating_mul(self.head_dim),
+            ..queries
+        };
+        [queries, keys]
     }
 
     /// The rotation of queries and keys.

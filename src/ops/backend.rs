@@ -27,6 +27,17 @@ pub type Turn<'a, B> = (
     &'a <B as Backend>::Buffer<f32>,
 );
 
+/// What heads of queries and of keys are normalised by: a weight and a bias for each.
+#[derive(Debug)]
+pub struct HeadNorms<'a, B: Backend> {
+    /// Of queries.
+    pub queries: [&'a B::Buffer<f32>; 2],
+    /// Of keys.
+    pub keys: [&'a B::Buffer<f32>; 2],
+    /// Added to the variance.
+    pub eps: f32,
+}
+
 /// Keys and values of a layer, in the format that they are kept in.
 #[derive(Debug)]
 pub enum KvPair<'a, B: Backend> {
@@ -220,19 +231,36 @@ pub trait Backend: Sealed + Debug + Send + Sync {
         places: &Self::Buffer<u32>,
         cache: &mut Self::Buffer<f32>,
     ) -> Result<()>;
-    /// Rotates the queries and keys of rows by their positions, and puts keys and values to the places that a buffer names:
-    /// [`rotary`](Self::rotary) and, by their format, two appends.
+    /// [`head_norm`](Self::head_norm) of the queries and of the keys of rows.
+    fn head_norms(
+        &self,
+        s: KeepShape,
+        x: &mut Self::Buffer<f32>,
+        norms: &HeadNorms<'_, Self>,
+    ) -> Result<()>
+    where
+        Self: Sized,
+    {
+        let [queries, keys] = s.norms(norms.eps);
+        self.head_norm(queries, x, norms.queries[0], norms.queries[1])?;
+        self.head_norm(keys, x, norms.keys[0], norms.keys[1])
+    }
+    /// Normalises the heads of queries and keys, rotates them by their positions, and puts keys and values to the places that
+    /// a buffer names: [`head_norms`](Self::head_norms), [`rotary`](Self::rotary) and, by their format, two appends.
     fn keep(
         &self,
         s: KeepShape,
         x: &mut Self::Buffer<f32>,
-        turn: Option<Turn<'_, Self>>,
+        (norms, turn): (Option<HeadNorms<'_, Self>>, Option<Turn<'_, Self>>),
         places: &Self::Buffer<u32>,
         cache: KvPair<'_, Self>,
     ) -> Result<()>
     where
         Self: Sized,
     {
+        if let Some(norms) = &norms {
+            self.head_norms(s, x, norms)?;
+        }
         if let Some((positions, table)) = turn {
             self.rotary(s.rotary(), x, positions, table)?;
         }

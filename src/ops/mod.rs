@@ -32,7 +32,7 @@ fn counted(sizes: &[usize]) -> u64 {
 #[cfg(feature = "alloc")]
 pub(crate) use backend::Sealed;
 #[cfg(feature = "alloc")]
-pub use backend::{Backend, KvPair, Turn};
+pub use backend::{Backend, HeadNorms, KvPair, Turn};
 #[cfg(feature = "align")]
 pub use backward::Backward;
 #[cfg(feature = "alloc")]

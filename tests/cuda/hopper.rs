@@ -15,11 +15,12 @@ fn kernels_of_one_gpu_are_as_near_as_those_for_all(format: Format) {
         return every_size_of_a_whole_gpu(&gpu::device(), format);
     }
     if let Some(device) = gpu::hopper(1) {
-        // The largest number of rows goes to the kernel for 192, those below it to each of the five.
+        // Kernels of two and three warpgroups; one multiprocessor does all blocks' work.
         let fewer = [1, 2, 20, 64, 65, 180, 250];
         gpu::each_order(|| {
-            rows_have_the_same_bits(&device, format, (300, 161, 1280), &fewer);
-            rows_have_the_same_bits(&device, format, (17, 31, 256), &[]);
+            rows_have_the_same_bits(&device, format, (300, 162, 1280), &fewer);
+            rows_have_the_same_bits(&device, format, (300, 100, 1280), &[130, 250]);
+            rows_have_the_same_bits(&device, format, (17, 30, 256), &[]);
         });
     }
     twin_is_as_near(&gpu::device(), format, &[(20, 161, 128), (70, 161, 1280)]);
@@ -27,10 +28,12 @@ fn kernels_of_one_gpu_are_as_near_as_those_for_all(format: Format) {
 
 fn every_size_of_a_whole_gpu(device: &Device, format: Format) {
     let shapes = [
-        (20, 161, 128),
+        (20, 162, 128),
         (130, 4312, 1280),
         (1000, 2048, 1280),
-        (509, 4312, 1280),
+        (509, 2100, 1280),
+        (509, 6100, 1280),
+        (509, 8190, 1280),
         (1024, 4096, 1280),
     ];
     for (m, n, k) in shapes {
@@ -115,7 +118,7 @@ fn kernels_of_one_gpu_with_offsets_are_as_near_as_those_for_all() {
 
 #[test]
 fn kernels_of_one_gpu_keep_numbers_that_are_no_ordinary_ones() {
-    let (n, k) = (5, 128);
+    let (n, k) = (6, 128);
     let w = weights(Format::Q8_0, n, k);
     let w = matrix(Format::Q8_0, [n, k], &w);
     let s = GemmShape {
@@ -135,29 +138,60 @@ fn kernels_of_one_gpu_keep_numbers_that_are_no_ordinary_ones() {
 /// the quickest one.
 fn kernels_of_one_gpu_end_anywhere(format: Format) {
     let k = format.block().max(128);
-    let (n, rows) = (40, numbers(1024 * k, 2));
-    let numbers = weights(format, n, k);
-    let w = matrix(format, [n, k], &numbers);
-    for (rows_of_block, tiles, processors) in [
-        (16, 0..2, 2),
-        (64, 0..8, 2),
-        (128, 0..16, 2),
-        (192, 0..8, 3),
-        (192, 8..24, 2),
-        (256, 0..16, 4),
-        (256, 16..32, 2),
+    let rows = numbers(1024 * 1280, 2);
+    // Outputs and rows of a block, outputs of the matrix, multiprocessors and rows before those that end anywhere.
+    for ([outputs, of_block], n, processors, before) in [
+        ([64, 16], 40, 2, 16),
+        ([128, 64], 100, 2, 64),
+        ([64, 136], 40, 1, 136),
+        ([128, 128], 100, 3, 256),
+        ([128, 192], 100, 2, 576),
+        ([192, 136], 162, 4, 408),
+        // Its first rows are quicker elsewhere.
+        ([192, 176], 162, 5, 704),
+        ([128, 256], 100, 2, 768),
     ] {
         let Some(device) = gpu::hopper(processors) else {
             return;
         };
-        let w = device.pack(&w).unwrap();
-        let before = rows_of_block * (processors as usize - 1);
+        let numbers = weights(format, n, k);
+        let w = device.pack(&matrix(format, [n, k], &numbers)).unwrap();
         let of = |m| product(&*device, shape((m, n, k)), &w, &rows, false);
         let all = of(1024);
-        for m in tiles.flat_map(|tile| [8 * tile + tile % 4 * 2, 8 * tile + 7 - tile % 4 * 2]) {
-            let m = before + m;
-            let got = of(m);
-            assert!(got[..m * n] == all[..m * n], "{format:?}, {m} rows");
+        for tile in 0..of_block / 8 {
+            for m in [1, 2].map(|more| before + 8 * tile + tile % 4 * 2 + more) {
+                let got = of(m);
+                assert!(got[..m * n] == all[..m * n], "{format:?}, {m} rows");
+            }
+        }
+        // More stages than lie in shared memory at once, and sums that are not added to what was there.
+        let (m, k) = (before + of_block, 1280);
+        let (rows, numbers) = (&rows[..m * k], weights(format, n, k));
+        let w = device.pack(&matrix(format, [n, k], &numbers)).unwrap();
+        let s = GemmShape {
+            accumulate: false,
+            ..shape((m, n, k))
+        };
+        let few = product(&*device, GemmShape { m: 5, ..s }, &w, rows, true);
+        let many = product(&*device, s, &w, rows, true);
+        let kernel = format!("{format:?}, {outputs} outputs, {of_block} rows");
+        assert!(many[..few.len()] == few, "{kernel}");
+        let added = product(&*device, shape((m, n, k)), &w, rows, true);
+        let there = super::numbers(m * n, 3);
+        let sums = many.iter().zip(&there).map(|(sum, there)| there + sum);
+        assert!(sums.eq(added.iter().copied()), "{kernel}");
+        // The kernel that is meant: what lies in its shared memory are stages of so many rows and outputs, and barriers.
+        if let Some([.., shared, _]) = gpu::counted(|| drop(of(m))) {
+            let strip = match format {
+                Format::Bf16 => 2048,
+                Format::Q8_0 => 1024 + 64,
+                Format::Q4K => 512 + 256,
+                _ => 512 + 64,
+            };
+            let stage = (128 * of_block + outputs / 32 * 2 * strip) as u64;
+            let stages = (shared / stage).min(8);
+            assert!(stages == (224 * 1024 / stage).min(8), "{kernel}: {shared}");
+            assert!(shared - stages * stage <= 256, "{kernel}: {shared}");
         }
     }
 }

@@ -295,7 +295,7 @@ fn activated_and_gated_rows_have_the_bits_of_two_operations() {
         (Format::Bf16, 3, 72),
         (Format::F32, 2, 33),
     ] {
-        let (n, weights, mut both) = (33, weights(format, 33, k), numbers(m * 2 * k, 5));
+        let (n, weights, mut both) = (34, weights(format, 34, k), numbers(m * 2 * k, 5));
         // Both parts of an error function, and exponents of either sign.
         both.iter_mut().step_by(2).for_each(|v| *v *= 4.0);
         let w = matrix(format, [n, k], &weights);

@@ -2,7 +2,7 @@
 
 use maquette::ops::attention::{AppendShape, AttentionShape, KeepShape, KvFormat};
 use maquette::ops::conv::ConvShape;
-use maquette::ops::{Backend, KvPair, Reference};
+use maquette::ops::{Backend, HeadNorms, KvPair, Reference};
 
 use super::{bits, buffer, convolution, numbers, random, words};
 
@@ -118,7 +118,8 @@ fn rows_in_8_bits_may_lie_apart() {
 }
 
 /// Rows of queries, keys and values on their way into a cache: heads of odd widths, of more than a warp and of several blocks
-/// of 8 bits; positions behind the table and places behind the cache; with and without a rotation.
+/// of 8 bits; positions behind the table and places behind the cache; with and without a rotation, and norms
+/// of the heads before it.
 #[test]
 fn kept_rows_agree() {
     for (head_dim, rotary_dim, q_heads, kv_heads) in [
@@ -128,6 +129,8 @@ fn kept_rows_agree() {
         (72, 0, 2, 2),
         (128, 128, 3, 3),
         (160, 70, 1, 1),
+        // Twice four numbers, pairs and words a lane, and more.
+        (600, 560, 1, 1),
     ] {
         let s = KeepShape {
             rows: 3,
@@ -144,11 +147,19 @@ fn kept_rows_agree() {
             let (positions, places) = (buffer(b, &[5_u32, 0, 6]), buffer(b, &[2_u32, 4, 0]));
             let table = random(b, s.positions * rotary_dim.max(1), 2);
             let turn = turned.then_some((&positions, &table));
+            let scales = [3, 4, 5, 6].map(|seed| random(b, head_dim, seed));
+            let norms = |eps| {
+                Some(HeadNorms {
+                    queries: [&scales[0], &scales[1]],
+                    keys: [&scales[2], &scales[3]],
+                    eps,
+                })
+            };
             let mut all = Vec::new();
             let mut x = random(b, 3 * width, 1);
             let mut floats = [7, 8].map(|seed| random(b, 4 * kv_heads * head_dim, seed));
             let kept = KvPair::F32(&mut floats);
-            b.keep(s, &mut x, turn, &places, kept).unwrap();
+            b.keep(s, &mut x, (None, turn), &places, kept).unwrap();
             all.extend(bits(b, &x));
             all.extend(floats.iter().flat_map(|cache| bits(b, cache)));
             for kv in [KvFormat::Bf16, KvFormat::Q8] {
@@ -159,21 +170,52 @@ fn kept_rows_agree() {
                     KvFormat::Q8 => KvPair::Q8(&mut packed),
                     _ => KvPair::Bf16(&mut packed),
                 };
-                b.keep(s, &mut x, turn, &places, kept).unwrap();
+                b.keep(s, &mut x, (norms(1e-5), turn), &places, kept)
+                    .unwrap();
                 all.extend(bits(b, &x));
                 all.extend(packed.iter().flat_map(|cache| words(b, cache)));
             }
             // Caches, tables and rows that are too short.
             let short = KeepShape { cache_rows: 5, ..s };
             assert!(
-                b.keep(short, &mut x, turn, &places, KvPair::F32(&mut floats))
-                    .is_err()
+                b.keep(
+                    short,
+                    &mut x,
+                    (None, turn),
+                    &places,
+                    KvPair::F32(&mut floats)
+                )
+                .is_err()
             );
             let short = KeepShape { rows: 4, ..s };
             assert!(
-                b.keep(short, &mut x, turn, &places, KvPair::F32(&mut floats))
+                b.keep(
+                    short,
+                    &mut x,
+                    (None, turn),
+                    &places,
+                    KvPair::F32(&mut floats)
+                )
+                .is_err()
+            );
+            // Norms that do not hold a head.
+            let none = b.zeros(0).unwrap();
+            let short = HeadNorms {
+                keys: [&scales[2], &none],
+                ..norms(1e-5).unwrap()
+            };
+            let kept = KvPair::F32(&mut floats);
+            assert!(
+                b.keep(s, &mut x, (Some(short), turn), &places, kept)
                     .is_err()
             );
+            // Norms before what is kept in floats.
+            let mut x = random(b, 3 * width, 1);
+            let kept = KvPair::F32(&mut floats);
+            b.keep(s, &mut x, (norms(1e-3), turn), &places, kept)
+                .unwrap();
+            all.extend(bits(b, &x));
+            all.extend(floats.iter().flat_map(|cache| bits(b, cache)));
             all
         });
     }

@@ -2,7 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::{Pass, Stack};
+use super::watch::Watch;
+use super::{Pass, Stack, Stage};
 use crate::error::{Error, Result, product};
 use crate::model::session::made;
 use crate::ops::attention::{
@@ -156,13 +157,15 @@ impl<B: Backend> Stack<B> {
         }
     }
 
-    /// Rotates the rows of q, k and v where the stack does, and puts keys and values into the cache.
+    /// Normalises and rotates the rows of q, k and v where the stack does, and puts keys and values into the cache. Who looks
+    /// sees what the norms leave.
     pub(super) fn keep(
         &self,
         backend: &B,
         pass: &Pass<'_, B>,
         qkv: &mut B::Buffer<f32>,
         (layer, cache): (usize, &mut Cache<B>),
+        mut watch: Watch<'_, B>,
     ) -> Result<()> {
         let c = &self.config;
         let (dim, positions) = c.rotary.map_or((0, 0), |r| (r.dim, r.positions));
@@ -182,7 +185,14 @@ impl<B: Backend> Stack<B> {
             Kept::Bf16(layers) => KvPair::Bf16(layers.of(layer)?),
             Kept::Q8(layers) => KvPair::Q8(layers.of(layer)?),
         };
-        backend.keep(s, qkv, turn, pass.places, kept)
+        let mut norms = self.blocks[layer].head_norms(c.eps);
+        if watch.0.is_some() {
+            if let Some(norms) = norms.take() {
+                backend.head_norms(s, qkv, &norms)?;
+            }
+            watch.see(layer, Stage::HeadNorm, qkv)?;
+        }
+        backend.keep(s, qkv, (norms, turn), pass.places, kept)
     }
 
     /// Attends to the cache.

@@ -5,10 +5,12 @@ use crate::Result;
 use crate::program::{Hopper, Inst, Op, Space};
 
 /// The columns of a product, times eight, by its name.
-const SHAPES: [(&str, u8); 5] = [
+const SHAPES: [(&str, u8); 7] = [
     ("m64n16k16", 2),
     ("m64n64k16", 8),
     ("m64n128k16", 16),
+    ("m64n136k16", 17),
+    ("m64n176k16", 22),
     ("m64n192k16", 24),
     ("m64n256k16", 32),
 ];

@@ -165,7 +165,7 @@ fn other_forms_are_refused() {
 /// One product of every shape: a barrier, a copy of all rows, words out of the thread's number.
 #[test]
 fn products_of_four_warps_are_those_of_the_manual() {
-    for columns in [16_usize, 64, 128, 192, 256] {
+    for columns in [16_usize, 64, 128, 136, 176, 192, 256] {
         let names: Vec<String> = (0..columns / 2).map(|i| format!("%s{i}")).collect();
         let mut lines = format!(".reg .f32 %s<{}>;\n", columns / 2);
         for name in &names {
