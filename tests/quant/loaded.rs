@@ -250,32 +250,32 @@ fn a_matrix_that_is_filled_up_has_the_numbers_of_one_with_zeros() {
     for (format, whole) in [
         (Format::F32, 40),
         (Format::Bf16, 40),
-        (Format::Q8_0, 64),
-        (Format::Q4_0, 64),
-        (Format::Q4G128, 64),
-        (Format::Q4K, 64),
+        (Format::Q8_0, 128),
+        (Format::Q4_0, 128),
+        (Format::Q4G128, 128),
+        (Format::Q4K, 128),
     ] {
         let loader = Loader::new(&Reference, &source, format, &same);
         assert_eq!(loader.whole(40), whole, "{format:?}");
         assert_eq!(loader.whole(256), 256);
-        let got = loader.filled("w.weight", [70, 40], [96, 64]).unwrap();
-        let mut zeros = vec![0.0; 96 * 64];
-        for (row, from) in zeros.chunks_mut(64).zip(numbers.chunks(40)) {
+        let got = loader.filled("w.weight", [70, 40], [96, 128]).unwrap();
+        let mut zeros = vec![0.0; 96 * 128];
+        for (row, from) in zeros.chunks_mut(128).zip(numbers.chunks(40)) {
             row[..40].copy_from_slice(from);
         }
-        let want = loader.pack(96, 64, &zeros).unwrap();
-        let x: Vec<f32> = (0..3 * 64).map(|i| (i as f32 * 0.11).cos()).collect();
+        let want = loader.pack(96, 128, &zeros).unwrap();
+        let x: Vec<f32> = (0..3 * 128).map(|i| (i as f32 * 0.11).cos()).collect();
         let mut rows = Reference.zeros(x.len()).unwrap();
         Reference.write(&mut rows, 0, &x).unwrap();
         let product = |matrix: &_| {
             let (mut y, mut out) = (Reference.zeros(3 * 96).unwrap(), [0.0; 3 * 96]);
-            let shape = GemmShape::new(3, 96, 64);
+            let shape = GemmShape::new(3, 96, 128);
             Reference.gemm(shape, &rows, matrix, None, &mut y).unwrap();
             Reference.read(&y, 0, &mut out).unwrap();
             out
         };
         assert_eq!(product(&got), product(&want), "{format:?}");
-        assert!(loader.filled("w.weight", [70, 40], [69, 64]).is_err());
+        assert!(loader.filled("w.weight", [70, 40], [69, 128]).is_err());
         assert!(loader.filled("w.weight", [70, 40], [96, 39]).is_err());
     }
 }

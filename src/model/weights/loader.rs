@@ -222,13 +222,13 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(matrix)
     }
 
-    /// A width filled up with zeros to whole blocks of the loader's format, or of Q4_0 in place of other formats of 4 bits:
-    /// rows of that width need no floats.
+    /// A width filled up with zeros where it is not of whole blocks of the loader's format, nor of Q4_0 in place of other
+    /// formats of 4 bits: rows of that width need no floats, and are of the length that every device has kernels for.
     #[must_use]
     pub const fn whole(&self, width: usize) -> usize {
         match self.precision.format.fitting(width) {
             Format::F32 if self.precision.format.block() > 1 => {
-                width.next_multiple_of(Format::Q4_0.block())
+                width.next_multiple_of(Format::Q4G128.block())
             }
             _ => width,
         }
