@@ -176,28 +176,11 @@ fn kept_rows_agree() {
                 all.extend(packed.iter().flat_map(|cache| words(b, cache)));
             }
             // Caches, tables and rows that are too short.
-            let short = KeepShape { cache_rows: 5, ..s };
-            assert!(
-                b.keep(
-                    short,
-                    &mut x,
-                    (None, turn),
-                    &places,
-                    KvPair::F32(&mut floats)
-                )
-                .is_err()
-            );
-            let short = KeepShape { rows: 4, ..s };
-            assert!(
-                b.keep(
-                    short,
-                    &mut x,
-                    (None, turn),
-                    &places,
-                    KvPair::F32(&mut floats)
-                )
-                .is_err()
-            );
+            for short in [KeepShape { cache_rows: 5, ..s }, KeepShape { rows: 4, ..s }] {
+                let kept = KvPair::F32(&mut floats);
+                let result = b.keep(short, &mut x, (None, turn), &places, kept);
+                assert!(result.is_err());
+            }
             // Norms that do not hold a head.
             let none = b.zeros(0).unwrap();
             let short = HeadNorms {
@@ -205,10 +188,8 @@ fn kept_rows_agree() {
                 ..norms(1e-5).unwrap()
             };
             let kept = KvPair::F32(&mut floats);
-            assert!(
-                b.keep(s, &mut x, (Some(short), turn), &places, kept)
-                    .is_err()
-            );
+            let result = b.keep(s, &mut x, (Some(short), turn), &places, kept);
+            assert!(result.is_err());
             // Norms before what is kept in floats.
             let mut x = random(b, 3 * width, 1);
             let kept = KvPair::F32(&mut floats);
