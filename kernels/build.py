@@ -107,7 +107,7 @@ class Compiler:
 
 
 def assembled(products):
-    """A table of what the assembler says of every kernel; nothing where there is no assembler."""
+    """A table of what the assembler says of every kernel; nothing where there is no assembler, which a check wants."""
     ptxas = packages() / "cuda_nvcc" / "bin" / "ptxas"
     if not ptxas.exists():
         return None
@@ -154,6 +154,8 @@ def main():
     products = {source.stem: compiler.compile(source) for source in sources()}
     wanted = {f"{stem}.ptx": text for stem, text in products.items()}
     table = assembled(products)
+    if table is None and check:
+        sys.exit("no ptxas: nothing says whether all GPUs can be assembled for, and whether registers spill")
     if table is not None:
         wanted["registers.tsv"] = table.encode()
     if not check:

@@ -3,7 +3,7 @@
 // A warp takes 16 rows, a row being a head of a query: heads that share keys stand beside each other, so that one query
 // of 7 heads is 7 rows of one matrix. Keys come in tiles of 64, counted from the first row that a sequence sees; their
 // scores, softened against the largest so far, are rounded to halves where they lie and multiplied with the tile's values.
-// Sums move with the largest score. Two stages in a ring: while a tile is multiplied, the next one is on its way.
+// Sums move with the largest score. Two or three stages in a ring: while a tile is multiplied, the next is on its way.
 //
 //   flash_*_many   a block of 4 warps: 64 rows, all of them over the same tiles
 //   flash_*_few    a block of 4 warps and one matrix of 16 rows: a warp makes the scores of 16 keys of each tile, all

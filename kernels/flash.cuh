@@ -169,18 +169,27 @@ template <u32 D, u32 WARPS, u32 STAGES, bool FEW> struct Flash {
     DEVICE void load_queries(const f32* from, u32 first_row, u32 end_row)
     {
         u32* to = keys_of(STAGES - 1);
-        constexpr u32 EACH = ROWS / WARPS;
-#pragma unroll 4
-        for (u32 i = 0; i < EACH; i++) {
-            const u32 row = warp * EACH + i, r = first_row + row;
-            const f32* x = from + (u64)(r / s.group) * s.q_stride + r % s.group * s.head_dim;
+        constexpr u32 EACH = ROWS / WARPS, TIMES = (D / 2 + 31) / 32;
+        const u32 first = warp * EACH, there = end_row > first_row + first ? end_row - first_row - first : 0;
 #pragma unroll
-            for (u32 w = lane; w < D / 2; w += 32)
-                if (w < words) {
-                    const f32 a = r < end_row ? x[2 * w] : 0.0f;
-                    const f32 b = r < end_row && 2 * w + 1 < s.head_dim ? x[2 * w + 1] : 0.0f;
-                    to[row * PITCH + w] = upper_halves(a, b);
-                }
+        for (u32 j = 0; j < TIMES; j++) {
+            // All are asked for before the first is written. What is not there is the first query once more.
+            const u32 w = j * 32 + lane, low = min(2 * w, s.head_dim - 1), high = min(2 * w + 1, s.head_dim - 1);
+            u32 query = (first_row + first) / s.group, head = (first_row + first) % s.group;
+            f32 a[EACH], b[EACH];
+#pragma unroll
+            for (u32 i = 0; i < EACH; i++) {
+                const f32* x = from + (i < there ? (u64)query * s.q_stride + head * s.head_dim : 0);
+                a[i] = x[low];
+                b[i] = x[high];
+                head = head + 1 < s.group ? head + 1 : 0;
+                query += head == 0;
+            }
+            if (w < words)
+#pragma unroll
+                for (u32 i = 0; i < EACH; i++)
+                    to[(first + i) * PITCH + w] =
+                        upper_halves(i < there ? a[i] : 0.0f, i < there && 2 * w + 1 < s.head_dim ? b[i] : 0.0f);
         }
         __syncthreads();
         const u32 row = (FEW ? 0 : warp * 16) + lane % 16;

@@ -23,7 +23,7 @@ DEVICE void product(f32* y, const f32* x, const uint4* w, const u16* scales, con
                     u32 has_bias, u32 accumulate)
 {
     // The row count bounds the shared memory: 8 KB a row.
-    __shared__ f32 inputs[WARPS][R][SUM_BLOCK];
+    __shared__ __align__(16) f32 inputs[WARPS][R][SUM_BLOCK];
     __shared__ f32 parts[WARPS][R][32];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u32 blocks = (k + 31) / 32, sums = (k + SUM_BLOCK - 1) / SUM_BLOCK, first = blockIdx.x * R;

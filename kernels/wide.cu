@@ -16,7 +16,7 @@
 //
 //   copy s + 2  |  levels of s + 1 -> halves  |  multiply s  |  barrier
 //
-// Bound: the instructions that multiply, 64 P a warp and stage beside some 250 for the levels. Compute capability 8.0.
+// Bound: the instructions that multiply, 16 P a warp and stage beside some 250 for the levels. Compute capability 8.0.
 #include "bf16.cuh"
 #include "inputs.cuh"
 

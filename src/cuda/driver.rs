@@ -17,7 +17,7 @@ const NAMES: [&str; 1] = ["nvcuda.dll"];
 const OLDEST: u64 = 12_040;
 
 /// Calls that this backend makes through the bindings.
-const CALLS: [&str; 45] = [
+const CALLS: [&str; 46] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGet",
@@ -59,6 +59,7 @@ const CALLS: [&str; 45] = [
     "cuModuleLoadData",
     "cuModuleUnload",
     "cuModuleGetFunction",
+    "cuFuncGetAttribute",
     "cuFuncSetAttribute",
     "cuLaunchKernel",
     "cuGetErrorName",

@@ -11,13 +11,10 @@ use cudarc::nvrtc::Ptx;
 use super::failed;
 use crate::error::Result;
 
-/// Shared memory that a block may ask for on every GPU of compute capability 8.0 and up; without leave it is 48 KB.
+/// Shared memory that a block may have on every GPU of compute capability 8.0 and up, a kernel's own arrays included;
+/// without leave it is 48 KB.
 pub(super) const SHARED_BYTES: i32 = 99 << 10;
-/// The same of kernels that have arrays of their own beside it: 16 384 keys and entries that are sorted; 1024 rows of 16
-/// numbers, and a row's room in every 16.
-pub(super) const FILTER_BYTES: i32 = 96 << 10;
-pub(super) const SAMPLE_BYTES: i32 = 68 << 10;
-/// The same on GPUs of compute capability 9.0, less what barriers take.
+/// What a launch may ask for on GPUs of compute capability 9.0: all but what barriers take.
 pub(super) const HOPPER_BYTES: i32 = 224 << 10;
 
 /// A family of kernels: a source file.
@@ -140,18 +137,19 @@ impl Modules {
             .load_function(kernel)
             .map_err(|e| failed(kernel, e))?;
         let shared = match family {
-            "filter" => FILTER_BYTES,
-            "decode" | "flash" | "gemm" | "gemm_many" | "heads" | "tiles" | "wide" => SHARED_BYTES,
-            "sample" => SAMPLE_BYTES,
+            "decode" | "filter" | "flash" | "gemm" | "gemm_many" | "heads" | "sample" | "tiles"
+            | "wide" => {
+                let own = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+                let own = function.get_attribute(own).map_err(|e| failed(kernel, e))?;
+                SHARED_BYTES.saturating_sub(own)
+            }
             "wide_90a" => HOPPER_BYTES,
             _ => 0,
         };
         if shared > 0 {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function
-                .set_attribute(
-                    CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                    shared,
-                )
+                .set_attribute(most, shared)
                 .map_err(|e| failed(kernel, e))?;
         }
         loaded.functions.insert(kernel, function.clone());

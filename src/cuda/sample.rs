@@ -5,7 +5,6 @@ use cudarc::driver::PushKernelArg;
 use super::faults::Check;
 use super::memory::Buffer;
 use super::module::Family::{Filter, Sample};
-use super::module::{FILTER_BYTES, SAMPLE_BYTES};
 use super::{Device, along, failed, grid, words};
 use crate::error::Result;
 use crate::ops::sample::{Draw, DrawShape, FilterShape, GuideShape};
@@ -81,7 +80,6 @@ impl Device {
         };
         let shared = if s.filter.top_p < 1.0 { sorted } else { 0 };
         let shared = shared.max(HISTOGRAM_BYTES);
-        debug_assert!(shared <= FILTER_BYTES.unsigned_abs() as usize);
         let [width, top_k, threads, shared] = words(OP, [s.width, top_k, threads, shared])?;
         let temperature = s.filter.temperature.max(1e-5);
         let idle = u32::from(s.filter.is_idle(s.width));
@@ -138,7 +136,6 @@ impl Device {
         // The row, or a tile of it: numbers in rows of 16, and one such row's room after every 16.
         let row = s.width.min(threads * HELD).next_multiple_of(256);
         let [width, threads, shared] = words(OP, [s.width, threads, row / 16 * 17 * 4])?;
-        debug_assert!(shared <= SAMPLE_BYTES.unsigned_abs());
         let mut shape = grid(OP, s.rows, 1, threads)?;
         shape.shared_mem_bytes = shared;
         let mut faults = self.faults()?;

@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use libloading::{Library, Symbol};
 use maquette::cuda::Device;
 
+/// Multiprocessors of the stand-in driver's GPU: those of a large one.
+const PROCESSORS: i32 = 132;
+
 /// The stand-in driver, unless there is a real one.
 fn stand_in() -> Option<&'static Library> {
     static LOADED: OnceLock<Option<Library>> = OnceLock::new();
@@ -139,23 +142,25 @@ impl std::ops::Deref for Hopper {
 
 impl Drop for Hopper {
     fn drop(&mut self) {
-        report(80, 12_040);
+        report(86, 12_040);
     }
 }
 
 /// A GPU of compute capability 9.0, which has kernels of its own: the stand-in driver's, with so many multiprocessors, or
 /// the machine's, if it is one.
 pub fn hopper(processors: i32) -> Option<Hopper> {
-    let set = setting::<extern "C" fn(i32)>("emulator_processors");
-    if let Some(set) = &set {
-        set(processors);
-    }
     report(90, 12_040);
-    let device = Hopper(device());
-    if let Some(set) = set {
-        set(1);
-    }
+    let device = Hopper(device_of(processors));
     (device.capability() == (9, 0)).then_some(device)
+}
+
+/// The stand-in driver's GPU with so many multiprocessors, or the machine's.
+pub fn device_of(processors: i32) -> Device {
+    let set = setting::<extern "C" fn(i32)>("emulator_processors");
+    set.iter().for_each(|set| set(processors));
+    let device = device();
+    set.iter().for_each(|set| set(PROCESSORS));
+    device
 }
 
 /// Runs some lines with blocks and warps in ascending and in descending order.

@@ -353,7 +353,8 @@ impl Decoder {
                 let [to, from] = [kind(parts[parts.len() - 2])?, kind(last)?];
                 let round = match parts[1..parts.len() - 2] {
                     [] => Round::Exact,
-                    ["rn"] | ["rni"] => Round::Nearest,
+                    ["rn"] => Round::Nearest,
+                    ["rni"] if to.bytes() < 8 && !matches!(to, Type::F32) => Round::Nearest,
                     ["rz"] | ["rzi"] => Round::Zero,
                     ["rmi"] => Round::Down,
                     ["rpi"] => Round::Up,

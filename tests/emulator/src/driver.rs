@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::graphs::{Node, recorded, refused};
 use crate::state::{
     CAPABILITY, CONTEXT, COUNTERS, FAIL_AFTER, Function, INVALID_VALUE, LAUNCH_FAILED, LIMIT, LIVE,
-    LIVE_BYTES, MODULES, ORDER, PROCESSORS, REPORTED, SUCCESS, WAITS, Work, planted, run, sticky,
+    LIVE_BYTES, MODULES, ORDER, PROCESSORS, REPORTED, SUCCESS, WAITS, Work, planted, ready, run,
+    sticky,
 };
 use crate::{Counters, Module, Order};
 
@@ -20,11 +21,16 @@ const NOT_FOUND: c_uint = 500;
 
 /// Shared memory of a block that needs no asking.
 const SHARED_BYTES: usize = 48 << 10;
+const STATIC_SHARED: c_int = 1;
 const DYNAMIC_SHARED: c_int = 8;
 
 /// Shared memory that a block of this thread's GPU may ask for.
 fn most_shared() -> usize {
-    let kilobytes = if CAPABILITY.get() >= 90 { 227 } else { 163 };
+    let kilobytes = match CAPABILITY.get() {
+        80 => 163,
+        90..120 => 227,
+        _ => 99,
+    };
     kilobytes << 10
 }
 
@@ -149,6 +155,8 @@ pub mod entry {
                 16 => PROCESSORS.get(),
                 75 => capability / 10, // compute capability
                 76 => capability % 10,
+                // Of all blocks of a multiprocessor one kilobyte more than of one.
+                81 => c_int::try_from(most_shared() + 1024).unwrap_or(0),
                 97 => c_int::try_from(most_shared()).unwrap_or(0),
                 115 => 1, // memory pools
                 _ => 0,
@@ -279,6 +287,20 @@ pub mod entry {
     }
 
     #[unsafe(no_mangle)]
+    extern "C" fn cuFuncGetAttribute(
+        out: *mut c_int,
+        which: c_int,
+        function: *const Function,
+    ) -> c_uint {
+        // SAFETY: `cuModuleGetFunction` gave this address, and functions stay.
+        let function = unsafe { &*function };
+        match (which, c_int::try_from(function.kernel.static_bytes)) {
+            (STATIC_SHARED, Ok(bytes)) => set(out, bytes),
+            _ => INVALID_VALUE,
+        }
+    }
+
+    #[unsafe(no_mangle)]
     extern "C" fn cuFuncSetAttribute(
         function: *const Function,
         which: c_int,
@@ -287,7 +309,9 @@ pub mod entry {
         // SAFETY: `cuModuleGetFunction` gave this address, and functions stay.
         let function = unsafe { &*function };
         match (which, usize::try_from(value)) {
-            (DYNAMIC_SHARED, Ok(bytes)) if bytes <= most_shared() => {
+            (DYNAMIC_SHARED, Ok(bytes))
+                if function.kernel.static_bytes + bytes <= most_shared() =>
+            {
                 function.dynamic.store(bytes, Ordering::Relaxed);
                 SUCCESS
             }
@@ -309,14 +333,15 @@ pub mod entry {
         params: *const *const c_void,
         _extra: *const *const c_void,
     ) -> c_uint {
-        if sticky() != SUCCESS {
-            return sticky();
+        if ready() != SUCCESS {
+            return ready();
         }
         // SAFETY: `cuModuleGetFunction` gave this address, and functions stay.
         let Function { kernel, dynamic } = unsafe { &*function };
-        let most = (SHARED_BYTES - kernel.shared_bytes.min(SHARED_BYTES))
+        let most = (SHARED_BYTES - kernel.static_bytes.min(SHARED_BYTES))
             .max(dynamic.load(Ordering::Relaxed));
-        if shared as usize > most || grid_y > 65_535 || grid_z > 65_535 || grid_x > 1 << 31 {
+        let too_wide = grid_x >= 1 << 31 || grid_y > 65_535 || grid_z > 65_535 || block_z > 64;
+        if shared as usize > most || too_wide {
             eprintln!("emulator: {}: a launch outside the limits", kernel.name);
             return INVALID_VALUE;
         }

@@ -67,7 +67,7 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
         hit: 0,
         flight: 0,
         counters: launch.count.then(|| Counters {
-            block_shared_bytes: shared as u64,
+            block_shared_bytes: (kernel.static_bytes + launch.dynamic) as u64,
             block_threads: threads,
             ..Counters::default()
         }),

@@ -47,6 +47,18 @@ impl Allocation {
         }
     }
 
+    /// Records that a byte holds nothing.
+    fn emptied(&self, at: usize) {
+        if self.full.swap(false, Ordering::Relaxed) {
+            for word in &self.written {
+                word.store(u64::MAX, Ordering::Relaxed);
+            }
+        }
+        for (word, bits) in words(at, 1) {
+            self.written[word].fetch_and(!bits, Ordering::Relaxed);
+        }
+    }
+
     /// Whether these bytes were all written.
     #[inline]
     pub(crate) fn was_written(&self, at: usize, len: usize) -> bool {
@@ -176,16 +188,24 @@ impl Memory {
         Ok(())
     }
 
-    /// Copies between allocations; what was never written stays so only where all of it was not.
+    /// Copies between allocations; what was never written counts so at its new place.
     ///
     /// # Errors
     /// Bytes outside every allocation.
     pub fn copy(&self, from: u64, to: u64, len: usize) -> Result<()> {
-        self.find(from, len)?;
+        let (source, begin) = self.find(from, len)?;
         let (index, offset) = self.find(to, len)?;
+        let (source, target) = (&self.all[source], &self.all[index]);
+        let holes: Vec<usize> = match source.was_written(begin, len) {
+            true => Vec::new(),
+            false => (0..len)
+                .filter(|i| !source.was_written(begin + i, 1))
+                .collect(),
+        };
         // SAFETY: as in `write`; `copy` allows an overlap.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) };
-        self.all[index].wrote(offset, len);
+        target.wrote(offset, len);
+        holes.iter().for_each(|i| target.emptied(offset + i));
         Ok(())
     }
 

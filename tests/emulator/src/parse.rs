@@ -8,6 +8,8 @@ use crate::program::{Kernel, Module};
 
 /// Bytes between two arrays of shared memory that no access may touch.
 const GAP: usize = 64;
+/// Bytes before the first array.
+const RESERVED: usize = 1024;
 
 /// Statements with the line they begin on: text up to `;`, a label's `:`, or a brace.
 fn statements(ptx: &str) -> Vec<(u32, String)> {
@@ -122,15 +124,18 @@ fn entry(text: &str, line: u32) -> Result<(Kernel, BTreeMap<String, usize>)> {
     Ok((kernel, names))
 }
 
-/// Places an array in shared memory behind a gap.
+/// Places an array in shared memory behind a gap. The first begins not at zero, so that its address counts, and is aligned
+/// as it asks and no better.
 fn place(kernel: &mut Kernel, bytes: usize, align: usize) -> usize {
-    if kernel.shared_bytes > 0 {
-        let end = kernel.shared_bytes.next_multiple_of(4);
-        kernel.shared_bytes = (end + GAP).next_multiple_of(align.max(16));
-        kernel.gaps.push((end, kernel.shared_bytes));
-    }
-    let at = kernel.shared_bytes;
+    let end = kernel.shared_bytes.next_multiple_of(4);
+    let at = if end == 0 {
+        RESERVED + align % RESERVED
+    } else {
+        (end + GAP).next_multiple_of(align.max(16))
+    };
+    kernel.gaps.push((end, at));
     kernel.shared_bytes = at + bytes;
+    kernel.static_bytes = kernel.static_bytes.next_multiple_of(align) + bytes;
     at
 }
 

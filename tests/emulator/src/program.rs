@@ -30,7 +30,9 @@ pub struct Kernel {
     pub(crate) param_bytes: usize,
     /// Most threads of a block, from `.maxntid`.
     pub(crate) max_threads: u32,
-    /// Bytes of static shared memory, and where no access may go: between the arrays.
+    /// Bytes of static shared memory, as a GPU counts them.
+    pub(crate) static_bytes: usize,
+    /// The same as it lies here, and where no access may go: before the arrays and between them.
     pub(crate) shared_bytes: usize,
     pub(crate) gaps: Vec<(usize, usize)>,
     pub(crate) registers: [usize; 3],
@@ -316,7 +318,5 @@ pub(crate) enum Op {
     MultiplyS8,
     /// BF16 of 16 x 16 times BF16 of 16 x 8, to floats.
     MultiplyBf16,
-    /// Short floats of 16 x 8 times short floats of 8 x 8.
-    MultiplyTf32,
     Hopper(Hopper),
 }

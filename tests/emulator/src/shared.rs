@@ -33,6 +33,62 @@ struct Word {
     block: u32,
 }
 
+impl Word {
+    /// As a block knows it: what is noted of another one counts as nothing.
+    #[inline(always)]
+    fn of(&mut self, block: u32) -> &mut Self {
+        if self.block != block {
+            let written = match self.written {
+                FORBIDDEN => FORBIDDEN,
+                _ => 0,
+            };
+            *self = Self {
+                written,
+                block,
+                ..FRESH
+            };
+        }
+        self
+    }
+
+    /// Whom a read would race with.
+    #[inline(always)]
+    fn writes_over(&self, by: Access) -> Option<Who> {
+        by.collides(self.writer, self.wrote).then_some(self.writer)
+    }
+
+    /// Whom a write would race with, and what that has done.
+    #[inline(always)]
+    fn uses(&self, by: Access) -> Option<(Who, &'static str)> {
+        if by.collides(self.writer, self.wrote) {
+            Some((self.writer, "wrote"))
+        } else {
+            by.collides(self.reader, self.read)
+                .then_some((self.reader, "read"))
+        }
+    }
+
+    /// Notes a read.
+    #[inline(always)]
+    fn was_read(&mut self, by: Access) {
+        if self.read.0 != by.now.0 || self.reader == Who::Nobody {
+            self.reader = by.who();
+        } else if self.reader != by.who() {
+            let same_warp = match self.reader {
+                Who::Thread(t) => t / 32 == by.warp,
+                Who::Warp(w) => w == by.warp,
+                _ => false,
+            };
+            self.reader = if same_warp {
+                Who::Warp(by.warp)
+            } else {
+                Who::Many
+            };
+        }
+        self.read = by.now;
+    }
+}
+
 const FRESH: Word = Word {
     writer: Who::Nobody,
     wrote: (0, 0),
@@ -51,6 +107,8 @@ const COPIED: u8 = 0xe0;
 pub(crate) struct Shared {
     pub(crate) bytes: Vec<u8>,
     words: Vec<Word>,
+    /// The same of each byte, for accesses to parts of words; nothing before the first.
+    parts: Vec<Word>,
     /// The block that runs: what is noted of another one counts as nothing.
     block: u32,
     /// The record instead of the words', where things happen beside the instructions.
@@ -104,6 +162,7 @@ impl Shared {
         Self {
             bytes: vec![0xff; len],
             words,
+            parts: Vec::new(),
             block: 0,
             ordered: None,
         }
@@ -114,6 +173,7 @@ impl Shared {
         Self {
             bytes: vec![0xff; len],
             words: Vec::new(),
+            parts: Vec::new(),
             block: 0,
             ordered: Some(Box::new(Ordered::new(len, gaps, warps, late))),
         }
@@ -144,31 +204,29 @@ impl Shared {
     /// A word as this block knows it.
     #[inline(always)]
     fn word(&mut self, index: usize) -> &mut Word {
-        let block = self.block;
-        let word = &mut self.words[index];
-        if word.block != block {
-            let written = word.written
-                & if word.written == FORBIDDEN {
-                    FORBIDDEN
-                } else {
-                    0
-                };
-            *word = Word {
-                written,
-                block,
-                ..FRESH
-            };
+        self.words[index].of(self.block)
+    }
+
+    /// The records of some bytes of a word. Of a whole word none is looked at before a part of one was accessed.
+    #[inline(always)]
+    fn parts(&mut self, index: usize, bits: u8) -> impl Iterator<Item = &mut Word> {
+        if bits != 15 && self.parts.is_empty() {
+            self.parts = vec![FRESH; self.words.len() * 4];
         }
-        word
+        let block = self.block;
+        let of = self
+            .parts
+            .get_mut(index * 4..index * 4 + 4)
+            .unwrap_or_default();
+        let parts = of.iter_mut().enumerate();
+        parts.filter_map(move |(i, part)| (bits >> i & 1 == 1).then(|| part.of(block)))
     }
 
     /// Why a word may not be read or written, if it may not be touched at all.
     #[cold]
     fn untouchable(written: u8, at: usize, done: &str) -> Option<String> {
         match written {
-            FORBIDDEN => Some(format!(
-                "byte {at} of shared memory lies between two arrays"
-            )),
+            FORBIDDEN => Some(format!("byte {at} of shared memory lies in no array")),
             COPIED => Some(format!(
                 "byte {at} of shared memory is {done} before its copy was waited for"
             )),
@@ -223,28 +281,21 @@ impl Shared {
                 let never = || format!("byte {at} of shared memory was never written");
                 return Err(Self::untouchable(word.written, at, "read").unwrap_or_else(never));
             }
-            if by.collides(word.writer, word.wrote) {
-                return Err(format!(
-                    "race in shared memory: thread {} reads byte {at}, which {:?} wrote since the last barrier",
-                    by.thread, word.writer
-                ));
+            let mut other = word.writes_over(by);
+            if bits == 15 {
+                word.was_read(by);
             }
-            if word.read.0 != by.now.0 || word.reader == Who::Nobody {
-                (word.reader, word.read) = (by.who(), by.now);
-            } else if word.reader != by.who() {
-                let same_warp = match word.reader {
-                    Who::Thread(t) => t / 32 == by.warp,
-                    Who::Warp(w) => w == by.warp,
-                    _ => false,
-                };
-                word.reader = if same_warp {
-                    Who::Warp(by.warp)
-                } else {
-                    Who::Many
-                };
-                word.read = by.now;
-            } else {
-                word.read = by.now;
+            for part in self.parts(index, bits) {
+                other = other.or_else(|| part.writes_over(by));
+                if bits != 15 {
+                    part.was_read(by);
+                }
+            }
+            if let Some(who) = other {
+                return Err(format!(
+                    "race in shared memory: thread {} reads byte {at}, which {who:?} wrote since the last barrier",
+                    by.thread
+                ));
             }
         }
         Ok(at)
@@ -270,22 +321,24 @@ impl Shared {
             {
                 return Err(why);
             }
+            word.written |= bits;
             // Parts of one word may belong to different threads.
-            if len >= 4 {
-                for (who, when, what) in [
-                    (word.writer, word.wrote, "wrote"),
-                    (word.reader, word.read, "read"),
-                ] {
-                    if by.collides(who, when) {
-                        return Err(format!(
-                            "race in shared memory: thread {} writes byte {at}, which {who:?} {what} since the last barrier",
-                            by.thread
-                        ));
-                    }
+            let mut other = word.uses(by);
+            if bits == 15 {
+                (word.writer, word.wrote) = (by.who(), by.now);
+            }
+            for part in self.parts(index, bits) {
+                other = other.or_else(|| part.uses(by));
+                if bits != 15 {
+                    (part.writer, part.wrote) = (by.who(), by.now);
                 }
             }
-            word.written |= bits;
-            (word.writer, word.wrote) = (by.who(), by.now);
+            if let Some((who, what)) = other {
+                return Err(format!(
+                    "race in shared memory: thread {} writes byte {at}, which {who:?} {what} since the last barrier",
+                    by.thread
+                ));
+            }
         }
         Ok(at)
     }
@@ -318,12 +371,16 @@ impl Shared {
             return Err(format!("byte {at} of shared memory was never written"));
         }
         let plain = word.writer != Who::Atomic && by.collides(word.writer, word.wrote);
-        if plain || by.collides(word.reader, word.read) {
+        let mut races = plain || by.collides(word.reader, word.read);
+        (word.writer, word.wrote) = (Who::Atomic, by.now);
+        for part in self.parts(at / 4, 15) {
+            races |= part.uses(by).is_some();
+        }
+        if races {
             return Err(format!(
                 "race in shared memory: an atomic operation on byte {at}"
             ));
         }
-        (word.writer, word.wrote) = (Who::Atomic, by.now);
         Ok(at)
     }
 }

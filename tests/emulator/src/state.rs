@@ -12,6 +12,7 @@ use crate::{Counters, Kernel, Launch, Memory, Module, Order, changed, launch};
 
 pub(crate) const SUCCESS: c_uint = 0;
 pub(crate) const INVALID_VALUE: c_uint = 1;
+pub(crate) const INVALID_CONTEXT: c_uint = 201;
 pub(crate) const LAUNCH_FAILED: c_uint = 719;
 
 /// The driver of CUDA 12.4, which is the first to read this PTX.
@@ -41,8 +42,9 @@ thread_local! {
     pub(crate) static ORDER: Cell<Order> = const { Cell::new(Order::Ascending) };
     pub(crate) static FAIL_AFTER: Cell<u64> = const { Cell::new(u64::MAX) };
     pub(crate) static COUNTERS: Cell<Option<Counters>> = const { Cell::new(None) };
-    pub(crate) static CAPABILITY: Cell<c_int> = const { Cell::new(80) };
-    pub(crate) static PROCESSORS: Cell<c_int> = const { Cell::new(1) };
+    /// Of all that the kernels are for, one with the least shared memory.
+    pub(crate) static CAPABILITY: Cell<c_int> = const { Cell::new(86) };
+    pub(crate) static PROCESSORS: Cell<c_int> = const { Cell::new(132) };
     pub(crate) static REPORTED: Cell<c_int> = const { Cell::new(VERSION) };
     pub(crate) static WAITS: Cell<u64> = const { Cell::new(0) };
     pub(crate) static LIVE: Cell<usize> = const { Cell::new(0) };
@@ -141,4 +143,12 @@ pub(crate) fn allocated() -> MutexGuard<'static, Arc<Memory>> {
 
 pub(crate) fn sticky() -> c_uint {
     STICKY.load(Ordering::Relaxed)
+}
+
+/// The same for calls that want this thread to have a context.
+pub(crate) fn ready() -> c_uint {
+    match CONTEXT.get() {
+        0 => INVALID_CONTEXT,
+        _ => sticky(),
+    }
 }

@@ -7,24 +7,27 @@ mod pipeline;
 use crate::program::Space;
 use crate::{Counters, Launch, Memory, Module, Order, changed, launch, mutants};
 
-const SHIPPED: [&str; 10] = [
-    include_str!("../../../kernels/ptx/attention.ptx"),
-    include_str!("../../../kernels/ptx/conv.ptx"),
-    include_str!("../../../kernels/ptx/flash.ptx"),
-    include_str!("../../../kernels/ptx/gemm.ptx"),
-    include_str!("../../../kernels/ptx/gemv.ptx"),
-    include_str!("../../../kernels/ptx/norm.ptx"),
-    include_str!("../../../kernels/ptx/reward_head.ptx"),
-    include_str!("../../../kernels/ptx/sample.ptx"),
-    include_str!("../../../kernels/ptx/vq.ptx"),
-    include_str!("../../../kernels/ptx/wide_90a.ptx"),
-];
+/// The shipped modules, by their files' names.
+fn shipped() -> Vec<(String, String)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels/ptx");
+    let files = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let modules = files.filter(|path| path.extension().is_some_and(|kind| kind == "ptx"));
+    let of = |path: std::path::PathBuf| {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        (name, std::fs::read_to_string(&path).unwrap())
+    };
+    modules.map(of).collect()
+}
 
 #[test]
 fn every_shipped_instruction_is_known() {
-    for text in SHIPPED {
-        let module = Module::new(text).unwrap_or_else(|e| panic!("{e}"));
-        assert!(!module.kernels.is_empty());
+    let all = shipped();
+    assert!(all.len() > 20, "{} modules", all.len());
+    for (name, text) in all {
+        let module = Module::new(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(!module.kernels.is_empty(), "{name}");
     }
 }
 
@@ -268,6 +271,52 @@ fn barriers_bring_warps_together() {
 }
 
 #[test]
+fn parts_of_words_have_owners_of_their_own() {
+    let reversed = "mul.wide.u32 %rd8, %r1, 2;
+        add.s64 %rd8, %rd7, %rd8;
+        st.shared.u16 [%rd8], %r1;
+        bar.sync 0;
+        sub.s32 %r4, 63, %r1;
+        mul.wide.u32 %rd9, %r4, 2;
+        add.s64 %rd9, %rd7, %rd9;
+        ld.shared.u16 %r3, [%rd9];
+        st.global.u32 [%rd1], %r3;";
+    let got = run(reversed, &numbers(64)).unwrap();
+    assert_eq!(got, (0..64).rev().collect::<Vec<u32>>());
+    let races = |lines: &str| {
+        let error = fault(lines, 64);
+        assert!(error.contains("race in shared memory"), "{error}");
+    };
+    // Another thread's half, and a word of two of them.
+    let write = "bar.sync 0; st.shared.u16 [%rd8], %r1;";
+    races(&reversed.replace("bar.sync 0;", write));
+    let (again, word) = (
+        reversed.replace("bar.sync 0;", write),
+        "ld.shared.u32 %r3, [%rd7];",
+    );
+    races(&again.replace("ld.shared.u16 %r3, [%rd9];", word));
+    // A half that others have read, alone or with its word.
+    let later = "st.shared.u16 [%rd8], %r1; st.global.u32";
+    races(&reversed.replace("st.global.u32", later));
+    let whole = reversed.replace("ld.shared.u16 %r3, [%rd9];", word);
+    races(&whole.replace("st.global.u32", later));
+    // The same half twice.
+    races(&reversed.replace("bar.sync 0;", "bar.sync 0; st.shared.u16 [%rd7], %r1;"));
+}
+
+#[test]
+fn copies_take_along_what_was_never_written() {
+    let mut memory = Memory::default();
+    let (from, to) = (memory.allocate(12).unwrap(), memory.allocate(12).unwrap());
+    memory.write(from, &[1; 8]).unwrap();
+    memory.write(to, &[2; 12]).unwrap();
+    memory.copy(from + 4, to + 2, 8).unwrap();
+    let (index, offset) = memory.find(to, 12).unwrap();
+    let written = |at, len| memory.allocation(index).was_written(offset + at, len);
+    assert!(written(0, 6) && written(10, 2) && !written(6, 1) && !written(9, 1));
+}
+
+#[test]
 fn accesses_are_checked() {
     let copy = format!("{LOAD} mov.u32 %r3, %r2; {STORE}");
     assert_eq!(run(&copy, &numbers(40)).unwrap(), numbers(40));
@@ -354,6 +403,7 @@ fn what_is_not_known_is_refused_with_its_line() {
     for line in [
         "ex2.approx.f32 %f1, %f1;",
         "cvt.rn.relu.bf16x2.f32 %r1, %f1, %f1;",
+        "cvt.rni.f32.f32 %f1, %f1;",
         "add.ftz.f32 %f1, %f1, %f1;",
         "ld.local.u32 %r1, [%rd1];",
     ] {
@@ -412,18 +462,43 @@ fn accesses_are_counted_as_a_gpu_serves_them() {
 
 #[test]
 fn planted_faults_change_one_line() {
+    let mut all = shipped();
     // The longest file is left out.
-    for text in &SHIPPED[..9] {
+    all.retain(|(name, _)| name != "wide_90a");
+    for (_, text) in &all {
         for (kernel, faults) in mutants(text) {
             assert!(faults.len() > 8, "{kernel}");
-            for fault in faults.iter().step_by(61) {
+            for fault in faults.iter().step_by(610) {
                 let other = changed(text, &kernel, fault.place, &fault.to).unwrap();
                 let lines = text.lines().zip(other.lines());
                 assert_eq!(lines.filter(|(a, b)| a != b).count(), 1, "{fault}");
             }
         }
     }
-    assert!(changed(SHIPPED[0], "no_such_kernel", 1, "").is_none());
+    assert!(changed(&all[0].1, "no_such_kernel", 1, "").is_none());
+}
+
+#[test]
+fn explained_faults_are_still_there() {
+    let all = shipped();
+    let mut faults = std::collections::BTreeMap::new();
+    for row in include_str!("../survivors.tsv").lines().skip(1) {
+        let cells: Vec<&str> = row.split('\t').collect();
+        let [kernel, place, from, to, reason] = cells[..] else {
+            panic!("{row}");
+        };
+        assert!(!reason.is_empty(), "{row}");
+        let head = format!(".entry {kernel}(");
+        let (_, text) = all.iter().find(|(_, text)| text.contains(&head)).unwrap();
+        let of = faults.entry(text.as_str()).or_insert_with(|| mutants(text));
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let same = |fault: &crate::Mutant| {
+            fault.place.to_string() == place
+                && words(&fault.from) == words(from)
+                && words(&fault.to) == words(to)
+        };
+        assert!(of[kernel].iter().any(same), "no such line any more: {row}");
+    }
 }
 
 #[test]

@@ -365,7 +365,6 @@ impl Warp {
                 | Op::LoadMatrix(..)
                 | Op::MultiplyS8
                 | Op::MultiplyBf16
-                | Op::MultiplyTf32
                 | Op::Hopper(
                     Hopper::Registers
                     | Hopper::Fence
@@ -419,7 +418,6 @@ impl Warp {
                             .load_matrix(i, (count, turned), block)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,
                         Op::MultiplyBf16 => self.multiply_halves(i, kernel),
-                        Op::MultiplyTf32 => self.multiply_short(i, kernel),
                         Op::Hopper(op) => self
                             .group_operation(op, pc, block)
                             .map_err(|e| format!("{}: {e}", place(kernel, pc)))?,

@@ -107,28 +107,6 @@ impl Decoder {
                 inst.c = self.fragment(c, 4)?;
                 Ok(inst)
             }
-            (
-                [
-                    "mma",
-                    "sync",
-                    "aligned",
-                    "m16n8k8",
-                    "row",
-                    "col",
-                    "f32",
-                    "tf32",
-                    "tf32",
-                    "f32",
-                ],
-                [d, a, b, c],
-            ) => {
-                let mut inst = nothing(Op::MultiplyTf32);
-                inst.d = self.fragment(d, 4)?;
-                inst.a = self.fragment(a, 4)?;
-                inst.b = self.fragment(b, 2)?;
-                inst.c = self.fragment(c, 4)?;
-                Ok(inst)
-            }
             _ => Err("an unknown instruction".into()),
         }
     }

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use super::{OUT_OF_MEMORY, set};
 use crate::graphs::{Node, given_back, recorded, records, refused};
 use crate::state::{
-    FAIL_AFTER, INVALID_VALUE, LIMIT, LIVE, LIVE_BYTES, SUCCESS, allocated, freed, memory, sticky,
+    FAIL_AFTER, INVALID_VALUE, LIMIT, LIVE, LIVE_BYTES, SUCCESS, allocated, freed, memory, ready,
+    sticky,
 };
 
 const POOL_USED: c_int = 7;
@@ -52,8 +53,8 @@ pub mod entry {
     use super::*;
 
     fn allocate(out: *mut u64, bytes: usize) -> c_uint {
-        if sticky() != SUCCESS {
-            return sticky();
+        if ready() != SUCCESS {
+            return ready();
         }
         if bytes == 0 {
             return INVALID_VALUE;
@@ -141,6 +142,9 @@ pub mod entry {
         bytes: usize,
         stream: usize,
     ) -> c_uint {
+        if ready() != SUCCESS {
+            return ready();
+        }
         // The host's memory may be gone when a graph is launched.
         if let Some(status) = refused(stream) {
             return status;
@@ -160,6 +164,9 @@ pub mod entry {
         bytes: usize,
         stream: usize,
     ) -> c_uint {
+        if ready() != SUCCESS {
+            return ready();
+        }
         // The host's memory may be gone when a graph is launched.
         if let Some(status) = refused(stream) {
             return status;
@@ -174,6 +181,9 @@ pub mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) -> c_uint {
+        if ready() != SUCCESS {
+            return ready();
+        }
         match recorded(stream, Node::Copy { to, from, bytes }) {
             Ok(status) => status,
             Err(_) => copied(memory().copy(from, to, bytes)),
@@ -199,6 +209,9 @@ pub mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn cuMemsetD8Async(at: u64, byte: u8, bytes: usize, stream: usize) -> c_uint {
+        if ready() != SUCCESS {
+            return ready();
+        }
         match recorded(stream, Node::Fill { at, byte, bytes }) {
             Ok(status) => status,
             Err(_) => copied(memory().fill(at, byte, bytes)),

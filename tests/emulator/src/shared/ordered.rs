@@ -247,10 +247,7 @@ impl Ordered {
             {
                 return Err(why);
             }
-            // Parts of one word may belong to different threads.
-            if len >= 4 {
-                self.knows_all(index, by, done)?;
-            }
+            self.knows_all(index, by, done)?;
         }
         Ok(())
     }

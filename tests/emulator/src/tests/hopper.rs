@@ -92,7 +92,7 @@ fn who_waits_knows_what_those_knew_who_arrived() {
     let early = early.replace(wait, "@!%p3 bra $again;");
     let error = fault(&early, 96);
     assert!(
-        error.contains("race in shared memory: thread 64 reads byte 124, which thread 31 wrote")
+        error.contains("race in shared memory: thread 64 reads byte 1164, which thread 31 wrote")
             || error.contains("never written"),
         "{error}"
     );

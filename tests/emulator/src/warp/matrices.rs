@@ -121,33 +121,6 @@ impl Warp {
             self.words[register as usize] = out;
         }
     }
-
-    /// d = a b + c of floats of which the upper 19 bits count. Lane 4 g + t holds of a the rows g and g + 8 at k = t, then
-    /// at k = 4 + t, of b the column g at both; of c and d what [`multiply`](Self::multiply) says. A sum is cut off, where
-    /// the tensor cores of some generations do worse.
-    pub(super) fn multiply_short(&mut self, i: &Inst, kernel: &Kernel) {
-        let [d, a, b, c] = [i.d, i.a, i.b, i.c].map(|v| kernel.vectors[v as usize]);
-        let of = |register: u32, lane: usize, mask: u32| {
-            f64::from(f32::from_bits(self.words[register as usize][lane] & mask))
-        };
-        let short = |register, lane| of(register, lane, !0x1fff);
-        let mut out = [[0; 32]; 4];
-        for (part, out) in out.iter_mut().enumerate() {
-            for (lane, out) in out.iter_mut().enumerate() {
-                let (row, col) = (lane / 4, lane % 4 * 2 + part % 2);
-                let sum: f64 = (0..8)
-                    .map(|k| {
-                        let x = short(a[part / 2 + k / 4 * 2], row * 4 + k % 4);
-                        x * short(b[k / 4], col * 4 + k % 4)
-                    })
-                    .sum();
-                *out = cut(sum + of(c[part], lane, !0));
-            }
-        }
-        for (register, out) in d.into_iter().zip(out) {
-            self.words[register as usize] = out;
-        }
-    }
 }
 
 /// Two BF16, the lower first.
@@ -156,31 +129,15 @@ pub(super) fn halves(word: u32) -> [f32; 2] {
     [word << 16, word & 0xffff_0000].map(f32::from_bits)
 }
 
-/// A number as the nearest BF16, of equals the even one; as a normal one.
-fn half(x: f64) -> u32 {
-    if x.is_nan() {
+/// A float as the nearest BF16, of equals the even one.
+fn half(word: u32) -> u32 {
+    if f32::from_bits(word).is_nan() {
         return 0x7fff;
     }
-    let bits = x.to_bits();
-    let nearest = (bits + (1 << 44) - 1 + (bits >> 45 & 1)) >> 45 << 45;
-    #[expect(clippy::cast_possible_truncation, reason = "has the bits of a BF16")]
-    let near = f64::from_bits(nearest) as f32;
-    near.to_bits() >> 16
+    (word + 0x7fff + (word >> 16 & 1)) >> 16
 }
 
 /// Two floats as BF16, the second in the low half.
 pub(super) fn joined_halves(a: u32, b: u32) -> u32 {
-    let [a, b] = [a, b].map(|word| half(f64::from(f32::from_bits(word))));
-    b | a << 16
-}
-
-/// The bits of the nearest float that is no larger.
-fn cut(x: f64) -> u32 {
-    let near = x as f32;
-    let near = if f64::from(near).abs() > x.abs() {
-        f32::from_bits(near.to_bits() - 1)
-    } else {
-        near
-    };
-    near.to_bits()
+    half(b) | half(a) << 16
 }

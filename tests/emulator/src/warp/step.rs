@@ -391,7 +391,6 @@ impl Warp {
             Op::LoadMatrix(..)
             | Op::MultiplyS8
             | Op::MultiplyBf16
-            | Op::MultiplyTf32
             | Op::Ballot
             | Op::Branch
             | Op::Exit
