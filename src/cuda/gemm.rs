@@ -15,8 +15,6 @@ const TILE: usize = 8;
 /// Bytes of the levels of a block of inputs, and of their scale and sum.
 const LEVELS_BYTES: usize = 32;
 const SIDE_BYTES: usize = 8;
-/// Multiprocessors of a large GPU: how the work is parted for many rows is what takes the least time on so many.
-const PROCESSORS: usize = 132;
 /// Warps that multiply in a block for up to 8 rows.
 const PARTS: usize = 8;
 /// Bytes of a row of their terms where other warps add them up: of 32 outputs, and 16 more.
@@ -81,11 +79,11 @@ impl Way {
         ]
     }
 
-    /// What the fullest multiprocessor spends.
-    const fn time(&self, s: GemmShape) -> usize {
+    /// What the fullest of so many multiprocessors spends.
+    const fn time(&self, s: GemmShape, processors: usize) -> usize {
         let [x, y] = self.blocks(s);
         x.saturating_mul(y)
-            .div_ceil(PROCESSORS)
+            .div_ceil(processors)
             .saturating_mul(self.cost)
     }
 }
@@ -180,8 +178,14 @@ struct Plan {
 }
 
 impl Plan {
-    /// A plan for a matrix whose strips have so many bytes for a block of inputs; nothing for a format without blocks.
-    fn new(s: GemmShape, format: Format, strip_bytes: usize) -> Result<Option<Self>> {
+    /// A plan for a matrix whose strips have so many bytes for a block of inputs, and for so many multiprocessors; nothing
+    /// for a format without blocks.
+    fn new(
+        s: GemmShape,
+        format: Format,
+        strip_bytes: usize,
+        processors: usize,
+    ) -> Result<Option<Self>> {
         const OP: &str = "gemm";
         let Some(kernels) = kernels(format) else {
             return Ok(None);
@@ -213,13 +217,13 @@ impl Plan {
                 rounded: s.m > 4,
             }));
         }
-        Self::many(s, &kernels, format, strip_bytes).map(Some)
+        let way = many(s, &kernels, processors);
+        Self::many(s, way, format, strip_bytes).map(Some)
     }
 
     /// The plan for nine rows and more.
-    fn many(s: GemmShape, kernels: &Kernels, format: Format, strip_bytes: usize) -> Result<Self> {
+    fn many(s: GemmShape, way: Way, format: Format, strip_bytes: usize) -> Result<Self> {
         const OP: &str = "gemm";
-        let way = many(s, kernels);
         let side_bytes = if format == Format::Q4K { SIDE_BYTES } else { 4 };
         let tile_bytes = TILE * (LEVELS_BYTES + side_bytes);
         let bytes = way.ring * (way.strips * strip_bytes + way.tiles * tile_bytes);
@@ -237,10 +241,10 @@ impl Plan {
 }
 
 /// The way for nine rows and more: that of large products once it gives every multiprocessor work, else the one of the least
-/// time with as few tiles as the rows need.
-fn many(s: GemmShape, kernels: &Kernels) -> Way {
+/// time with as few tiles as the rows need. No bit depends on it.
+fn many(s: GemmShape, kernels: &Kernels, processors: usize) -> Way {
     let [x, y] = kernels.large.blocks(s);
-    if x > 1 && x.saturating_mul(y) >= PROCESSORS {
+    if x > 1 && x.saturating_mul(y) >= processors {
         return kernels.large;
     }
     // Blocks of threads along the rows share them evenly.
@@ -248,7 +252,10 @@ fn many(s: GemmShape, kernels: &Kernels) -> Way {
     let tiles = all.div_ceil(all.div_ceil(TILES));
     let of = |ways: &[Way]| ways.iter().copied().find(|way| way.tiles >= tiles);
     let ways = [of(&kernels.broad), of(&kernels.narrow)];
-    let fastest = ways.into_iter().flatten().min_by_key(|way| way.time(s));
+    let fastest = ways
+        .into_iter()
+        .flatten()
+        .min_by_key(|way| way.time(s, processors));
     fastest.unwrap_or(kernels.large)
 }
 
@@ -263,7 +270,7 @@ impl Device {
         y: &mut CudaViewMut<'_, u8>,
     ) -> Result<bool> {
         const OP: &str = "gemm";
-        let Some(plan) = Plan::new(s, w.format, w.strip_bytes())? else {
+        let Some(plan) = Plan::new(s, w.format, w.strip_bytes(), self.processors)? else {
             return Ok(false);
         };
         let [m, n, k] = words(OP, [s.m, s.n, s.k])?;
@@ -355,15 +362,18 @@ mod tests {
                 _ => (1, 2),
             };
             for n in [1, 32, 33, 4096, 8192, 16_384, 40_000] {
-                for m in (1..=140).chain([1000, 4097]) {
+                for (m, processors) in (1..=140)
+                    .chain([1000, 4097])
+                    .zip([132, 1, 46].into_iter().cycle())
+                {
                     let s = GemmShape {
                         activations: Activations::A8,
                         ..GemmShape::new(m, n, 256)
                     };
-                    let plan = Plan::new(s, format, STRIP * (16 * pieces + scale));
-                    let plan = plan.unwrap().unwrap();
+                    let bytes = STRIP * (16 * pieces + scale);
+                    let plan = Plan::new(s, format, bytes, processors).unwrap().unwrap();
                     let (x, y, _) = plan.shape.grid_dim;
-                    let way = many(s, &kernels(format).unwrap());
+                    let way = many(s, &kernels(format).unwrap(), processors);
                     let [strips, tiles] = match m {
                         ..=TILE => [1, 1],
                         _ => [way.strips, way.tiles],
@@ -379,7 +389,7 @@ mod tests {
                 }
             }
         }
-        let floats = Plan::new(GemmShape::new(1, 1, 1), Format::F32, 0);
+        let floats = Plan::new(GemmShape::new(1, 1, 1), Format::F32, 0, 132);
         assert!(floats.unwrap().is_none());
     }
 }

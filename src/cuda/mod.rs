@@ -40,7 +40,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use cudarc::driver::result::DriverError;
-use cudarc::driver::sys::CUdevice_attribute;
+use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig};
 
 use self::faults::Faults;
@@ -92,8 +92,9 @@ pub struct Device {
     faults: Faults,
     name: String,
     capability: (i32, i32),
-    /// Its multiprocessors.
+    /// Its multiprocessors, and the shared memory of each.
     processors: usize,
+    shared_bytes: usize,
     /// No kernels of one kind of GPU alone.
     portable: bool,
     recording: Recording,
@@ -118,6 +119,12 @@ impl Device {
     /// of CUDA 12.4 or a GPU of compute capability below 8.0. An application may then use the CPU.
     pub fn new(ordinal: usize) -> Result<Self> {
         driver::probe()?;
+        // The driver numbers GPUs in 31 bits, and the bindings cut off what is above.
+        if i32::try_from(ordinal).is_err() {
+            return Err(unavailable(DriverError(
+                CUresult::CUDA_ERROR_INVALID_DEVICE,
+            )));
+        }
         Self::on(CudaContext::new(ordinal).map_err(unavailable)?)
     }
 
@@ -125,8 +132,14 @@ impl Device {
     fn on(context: Arc<CudaContext>) -> Result<Self> {
         let (major, minor) = context.compute_capability().map_err(unavailable)?;
         let name = context.name().map_err(unavailable)?;
-        let processors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let processors = context.attribute(processors).map_err(unavailable)?;
+        let attribute = |which| {
+            let value = context.attribute(which).map_err(unavailable)?;
+            Ok(usize::try_from(value).unwrap_or(1).max(1))
+        };
+        let processors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared_bytes = attribute(
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+        )?;
         let number = u64::try_from(major * 10 + minor).unwrap_or(0);
         if number < OLDEST {
             return Err(Error::Range {
@@ -149,7 +162,8 @@ impl Device {
             faults: Faults::default(),
             name,
             capability: (major, minor),
-            processors: usize::try_from(processors).unwrap_or(1).max(1),
+            processors,
+            shared_bytes,
             portable: false,
             recording: Recording::default(),
             tally: None,
@@ -162,8 +176,12 @@ impl Device {
     /// As [`Device::new`], but for the GPU itself.
     pub fn count() -> Result<usize> {
         driver::probe()?;
-        let count = CudaContext::device_count().map_err(|e| failed("count", e))?;
-        Ok(usize::try_from(count).unwrap_or(0))
+        match CudaContext::device_count() {
+            Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
+            // A driver without a GPU says so instead of counting.
+            Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(0),
+            Err(error) => Err(unavailable(error)),
+        }
     }
 
     /// The GPU's name.

@@ -24,8 +24,10 @@ const HALVES_BYTES: usize = TILE * BLOCK * 2;
 const UNPACKED_BYTES: usize = STRIP * BLOCK * 2;
 /// Tiles of a block of threads: few, and many.
 const TILES: [usize; 2] = [4, 16];
-/// Blocks of threads that a large GPU runs at once.
-const AT_ONCE: usize = 264;
+/// Blocks of threads that a multiprocessor has registers for.
+const TOGETHER: usize = 2;
+/// Shared memory that the driver takes of a block.
+const RESERVED: usize = 1024;
 
 /// A format's kernels for each of [`TILES`].
 const fn kernels(format: Format) -> Option<[&'static str; 2]> {
@@ -72,15 +74,15 @@ impl Inputs {
     }
 }
 
-/// Which of the kernels takes so many rows and outputs: that of the least time, which is a block's tiles, and something for
-/// what all its tiles share, once for every turn in which the GPU runs as many blocks as it can.
-fn size(m: usize, n: usize) -> usize {
-    let time = |tiles: usize| {
-        let blocks = m.div_ceil(tiles * TILE) * n.div_ceil(STRIPS * STRIP);
-        blocks.div_ceil(AT_ONCE) * (tiles + 8)
+/// Shared memory of a block, by its tiles.
+const fn shared_bytes(format: Format, strip_bytes: usize, tiles: usize) -> usize {
+    // Slots of stages: of weights as they are kept, of rows, and of weights in BF16 where they are not kept so.
+    let (kept, unpacked) = match format {
+        Format::Bf16 => (3, 0),
+        _ => (2, 2),
     };
-    let all = 0..TILES.len();
-    all.min_by_key(|&i| time(TILES[i])).unwrap_or(0)
+    let strips = STRIPS * (kept * strip_bytes + unpacked * UNPACKED_BYTES);
+    TURN * (strips + 3 * tiles * HALVES_BYTES)
 }
 
 impl Device {
@@ -127,15 +129,9 @@ impl Device {
         let Some(kernels) = kernels(w.format) else {
             return Ok(false);
         };
-        let which = size(s.m, s.n);
+        let which = self.wide_size(s, w);
         let (kernel, tiles) = (kernels[which], TILES[which]);
-        // Slots of stages: of weights as they are kept, of rows, and of weights in BF16 where they are not kept so.
-        let (kept, unpacked) = match w.format {
-            Format::Bf16 => (3, 0),
-            _ => (2, 2),
-        };
-        let strips = STRIPS * (kept * w.strip_bytes() + unpacked * UNPACKED_BYTES);
-        let shared = TURN * (strips + 3 * tiles * HALVES_BYTES);
+        let shared = shared_bytes(w.format, w.strip_bytes(), tiles);
         let (columns, rows) = (s.m.div_ceil(tiles * TILE), s.n.div_ceil(STRIPS * STRIP));
         let mut shape = grid(OP, columns, rows, THREADS)?;
         [shape.shared_mem_bytes] = words(OP, [shared])?;
@@ -160,6 +156,19 @@ impl Device {
         // stages as they lay it out.
         unsafe { args.launch(shape) }.map_err(|e| failed(kernel, e))?;
         Ok(true)
+    }
+
+    /// Which of the kernels takes so many rows and outputs: that of the least time, which is a block's tiles, and something
+    /// for what all its tiles share, for every block that a multiprocessor has at once and every turn of so many.
+    fn wide_size(&self, s: GemmShape, w: &Matrix) -> usize {
+        let time = |tiles: usize| {
+            let blocks = s.m.div_ceil(tiles * TILE) * s.n.div_ceil(STRIPS * STRIP);
+            let shared = shared_bytes(w.format, w.strip_bytes(), tiles) + RESERVED;
+            let together = (self.shared_bytes / shared).clamp(1, TOGETHER);
+            blocks.div_ceil(self.processors * together) * together * (tiles + 8)
+        };
+        let all = 0..TILES.len();
+        all.min_by_key(|&i| time(TILES[i])).unwrap_or(0)
     }
 
     /// The rows in BF16, in tiles.
