@@ -31,6 +31,7 @@ impl Device {
         s.check(x.len, bias.len, y.len)?;
         let [n, k] = w.size();
         s.product(1).check_matrix(n, k)?;
+        w.belongs(OP, self)?;
         self.owns(OP, &[x, bias, y])?;
         let [rows, cols] = s.output();
         let pixels = product(OP, &[s.images, rows, cols])?;

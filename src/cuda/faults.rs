@@ -118,14 +118,17 @@ impl Device {
         self.not_recording()?;
         let mut words = NONE;
         let id = std::thread::current().id();
-        let pending = match self.lock().get_mut(&id) {
-            Some(own) if own.pending => {
-                own.pending = false;
-                self.stream.memcpy_dtoh(&own.bytes, &mut words)
-            }
+        // A copy waits for the device, and other threads' launches must not wait for that: nobody else knows these words.
+        let noted = self.lock().remove(&id);
+        let copied = match &noted {
+            Some(own) if own.pending => self.stream.memcpy_dtoh(&own.bytes, &mut words),
             _ => Ok(()),
         };
-        pending
+        if let Some(mut own) = noted {
+            own.pending &= copied.is_err();
+            self.lock().insert(id, own);
+        }
+        copied
             .and_then(|()| {
                 let mut parts = parts.iter_mut();
                 parts.try_for_each(|(from, to)| self.stream.memcpy_dtoh(from, *to))

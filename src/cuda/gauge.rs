@@ -21,8 +21,9 @@ impl Device {
     /// A model holds its weights, and a session all that its candidates will need: both reserve when they are made, or
     /// fail with [`Error::OutOfMemory`](crate::Error::OutOfMemory). The difference of two calls is what lies between
     /// them, known before the first step; [`planner`](Self::planner) says it before anything is loaded. Beside it a call
-    /// may take memory that it gives back at its end: rows rounded to 8 bits, up to 64 MiB of a convolution's inputs, up
-    /// to 32 MiB of attention's scores or, on the way back, of its probabilities.
+    /// may take memory that it gives back at its end: rows rounded to 8 bits or to BF16, up to 32 MiB of a convolution's
+    /// inputs, up to 72 MiB of attention's scores or, on the way back, 32 MiB of its probabilities, up to 64 MiB of
+    /// distances from a codebook.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the driver does not say.

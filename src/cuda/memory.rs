@@ -59,6 +59,7 @@ impl Device {
         (kind, what): (Kind, &'static str),
         len: usize,
     ) -> Result<(CudaSlice<u8>, Option<Ticket>)> {
+        self.not_recording()?;
         match &self.tally {
             None => Ok((self.zero_bytes(what, len)?, None)),
             Some(tally) => {
@@ -103,6 +104,9 @@ impl Device {
         if s.len == 0 || s.heads == 0 {
             return Ok(());
         }
+        // The bindings' own calls do this; the thread may not have touched the GPU before.
+        let bound = self.context.bind_to_thread();
+        bound.map_err(|e| failed(OP, e))?;
         let stream = self.current();
         let size = size_of::<T>();
         let (at, _order) = cache.data.device_ptr_mut(&stream);

@@ -17,8 +17,9 @@ const LATENTS: usize = 128;
 const GROUP: usize = 512;
 const WARPS: usize = 4;
 const PARTS: usize = 4;
-/// Latents of a portion: the minima of more would fill the memory.
+/// Latents of a portion, and bytes of their minima: those of more would fill the memory.
 const PORTION: usize = 16_384;
+const MINIMA_BYTES: usize = 64 << 20;
 /// Warps of a block that finishes.
 const FINISHERS: usize = 8;
 /// Threads of both.
@@ -47,8 +48,10 @@ impl Device {
         let all = codebook.part(OP, "codebook", 0, s.entries * s.width)?;
         let size = [s.entries, s.width, product(OP, &[groups, GROUP])?];
         let entries = self.prepared(size, &all, &mut most, None)?;
-        for first in (0..s.n).step_by(PORTION) {
-            let some = PORTION.min(s.n - first);
+        let fitting = MINIMA_BYTES / (groups * PARTS * size_of::<f32>()).max(1);
+        let portion = (fitting / LATENTS * LATENTS).clamp(LATENTS, PORTION);
+        for first in (0..s.n).step_by(portion) {
+            let some = portion.min(s.n - first);
             let rows = latents.part(OP, "latents", first * s.width, some * s.width)?;
             let size = [some, s.width, some.next_multiple_of(LATENTS)];
             let rows = self.prepared(size, &rows, &mut most, Some(s.normalise))?;

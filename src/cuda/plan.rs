@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Device;
+use super::{Device, failed};
 use crate::error::{Error, Result};
 
 /// What memory is for.
@@ -112,6 +112,8 @@ impl Device {
     /// # Errors
     /// [`Error::Range`] with both numbers; [`Error::Device`] if the driver does not say what is free.
     pub fn fits(&self) -> Result<()> {
+        // What was dropped before is free once the work before it has run.
+        self.context.synchronize().map_err(|e| failed("plan", e))?;
         let (planned, (free, _)) = (self.plan().total(), self.memory()?);
         if planned <= free {
             return Ok(());

@@ -30,7 +30,8 @@ enum State {
     Met,
     /// It waits for the device or talks to it: it runs anew each time.
     Never,
-    Ready(Graph, Counted),
+    /// Of the device value with this stream.
+    Ready(Graph, Counted, Arc<CudaStream>),
 }
 
 /// A graph that has been made ready.
@@ -131,7 +132,7 @@ impl Device {
         match self.recording.stream() {
             None => Ok(()),
             Some(_) => Err(Error::Unsupported {
-                what: "reading, writing or checking in work that is repeated",
+                what: "reserving, reading, writing or checking in work that is repeated",
             }),
         }
     }
@@ -142,6 +143,10 @@ impl Device {
         key: [usize; 2],
         work: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
+        // Inside of work that is recorded it is a part of that.
+        if self.recording.stream().is_some() {
+            return work();
+        }
         let all = &mut records.0;
         let Some((_, state)) = all.iter_mut().find(|(of, _)| *of == key) else {
             work()?;
@@ -153,12 +158,12 @@ impl Device {
         };
         if matches!(state, State::Met) {
             *state = match self.record(work) {
-                Some((graph, counted)) => State::Ready(graph, counted),
+                Some((graph, counted)) => State::Ready(graph, counted, Arc::clone(&self.stream)),
                 None => State::Never,
             };
         }
         match state {
-            State::Ready(Graph(graph), counted) => {
+            State::Ready(Graph(graph), counted, of) if Arc::ptr_eq(of, &self.stream) => {
                 const OP: &str = "repeat";
                 let bound = self.context.bind_to_thread();
                 bound.map_err(|e| failed(OP, e))?;

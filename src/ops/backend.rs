@@ -116,7 +116,9 @@ pub trait Backend: Sealed + Debug + Send + Sync {
     ) -> Result<()>;
     /// Runs operations that differ from those of the last call with the same `records` and `key` in nothing but the numbers
     /// that their buffers hold: the same shapes, the same buffers, all of them alive as long as `records`. A device may
-    /// record them, and repeat the record without calling `work`.
+    /// record them, and repeat the record without calling `work`: it then writes to addresses that it cannot check, so that
+    /// a buffer which is dropped before its records is as wrong as a pointer to it would be. Nothing is reserved, read or
+    /// written by the host meanwhile; work in work is a part of the outer one.
     fn repeat(
         &self,
         records: &mut Self::Records,
