@@ -92,6 +92,11 @@ fn training() -> Option<Family> {
     None
 }
 
+/// What a case has in the names of the transformers library, too.
+const TRANSFORMERS: &str = "golden.transformers.safetensors";
+/// The crate's own cases, and how many of them have that.
+const CASES: [usize; 2] = [20, 4];
+
 /// Families of a feature that may be off.
 const OPTIONAL: [&str; 1] = ["train-"];
 
@@ -176,6 +181,14 @@ fn agree(passes: &[Pass<'_>]) {
             folder.display()
         ));
     }
+    // A case or a file that is lost is not one that agrees.
+    if std::env::var_os("MAQUETTE_GOLDEN").is_none() {
+        let of_transformers = |case: &&PathBuf| case.join(TRANSFORMERS).is_file();
+        let got = [cases.len(), cases.iter().filter(of_transformers).count()];
+        if got != CASES {
+            failures.push(format!("{got:?} cases, not {CASES:?}"));
+        }
+    }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -211,6 +224,9 @@ fn case_agrees(path: &Path, families: &[Family], passes: &[Pass<'_>]) -> Outcome
             if !transformers {
                 out.failures
                     .push(format!("{name}: golden.safetensors is missing"));
+            } else if path.join(TRANSFORMERS).is_file() {
+                out.failures
+                    .push(format!("{name}: the weights of {TRANSFORMERS} are missing"));
             }
             continue;
         };

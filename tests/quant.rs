@@ -53,6 +53,8 @@ fn near(x: &[f32], y: &[f32], bound: impl Fn(f32) -> f32) -> Result<(), TestCase
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn prop_f32_is_kept_and_bf16_keeps_eight_bits(x in numbers()) {
         for (format, share) in [(Format::F32, 0.0), (Format::Bf16, 1.0 / 256.0)] {

@@ -113,7 +113,7 @@ fn what_else_a_header_says_is_passed_over() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn prop_changed_torch_files_are_errors_or_read_right(file in 0..TORCH.len(), changes in changes()) {

@@ -174,7 +174,7 @@ fn a_wrong_value_under_any_key_is_an_error_or_a_shape() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Several wrong values at once, among them those that agree with each other.
     #[test]

@@ -108,7 +108,7 @@ fn strategies(n: u32) -> [Strategy; 6] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn prop_pruned_parm_draws_what_released_parm_draws(seed: u64, at in 0..PROMPTS.len(), clear_from in 1..6u32) {

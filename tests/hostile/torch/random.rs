@@ -33,7 +33,7 @@ fn instruction() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn prop_any_instructions_are_an_error_or_a_table(codes in prop::collection::vec(instruction(), 0..60)) {
