@@ -3,7 +3,9 @@
 # weights, every kernel beside a copy, and PyTorch in the same shapes where there is one. A part leaves a file in FOLDER and
 # is not run again while that lies there; one that fails leaves its log and does not stop the others. Tens of minutes, 12 GB.
 #   gpu.sh [FOLDER]          PYTHON: an interpreter with torch        JOBS: sanitizers at once
+#                            SANITIZER: compute-sanitizer's path, where a later one is wanted (RESULTS.md)
 set -u
+export SANITIZER=${SANITIZER:-compute-sanitizer}
 
 # A process of a sanitizer's part; not to be called by hand.
 one() { # FOLDER TOOL NAME PATH TEST
@@ -12,7 +14,7 @@ one() { # FOLDER TOOL NAME PATH TEST
   # Calls that fail are the crate's own errors, and one test wants one.
   [ "$2" = memcheck ] && more="--report-api-errors no"
   # shellcheck disable=SC2086
-  GPU_TESTS=require CARGO_MANIFEST_DIR=$PWD timeout 1800 compute-sanitizer --tool "$2" $more --error-exitcode 86 \
+  GPU_TESTS=require CARGO_MANIFEST_DIR=$PWD timeout 1800 "$SANITIZER" --tool "$2" $more --error-exitcode 86 \
     "$4" --exact "$5" --test-threads 1 > "$log" 2>&1
   rc=$?
   # The sanitizer's own answer to a test that passes and never calls the GPU.
@@ -77,11 +79,11 @@ fi
 part build cargo build --release --all-features --examples
 part executables executables
 part tests tests
-if command -v compute-sanitizer > "$out/where"; then
+if "$SANITIZER" --version > "$out/sanitizer/version"; then
   part memcheck sanitize memcheck
   part racecheck sanitize racecheck
 else
-  echo "no compute-sanitizer on the path: nothing of that"
+  echo "no compute-sanitizer: nothing of that"
 fi
 part models models
 # shellcheck disable=SC2086
