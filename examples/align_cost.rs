@@ -19,7 +19,7 @@ use maquette::rng::{Stream, philox};
 use rand_core::Rng;
 use support::open::device::{Choice, Device};
 use support::open::{self, Res};
-use support::say;
+use support::{say, status};
 
 /// Counts the cost of a preference step.
 #[derive(Debug, Parser)]
@@ -101,14 +101,6 @@ impl WeightSource for Anything {
     fn names(&self, _: &mut dyn FnMut(&str)) {}
 }
 
-/// The most memory that this process has had, in MiB.
-fn peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024)
-}
-
 fn main() -> ExitCode {
     open::ended(run(&Args::parse()))
 }
@@ -185,8 +177,8 @@ fn on<B: Backward>(device: Arc<B>, args: &Args) -> Res<()> {
         say!("step: {:.3} s a pair", each(start));
         say!("loss {:.6}, gradient {:.4}", report.loss, report.gradient);
     }
-    match peak_mib() {
-        Some(mib) => say!("at most {mib} MiB"),
+    match status::kib("VmHWM") {
+        Some(kib) => say!("at most {} MiB", kib / 1024),
         None => say!("this system does not tell how much memory was used"),
     }
     Ok(())

@@ -4,7 +4,6 @@
 //!
 //! The same seed gives the same bytes. `--load` reads a folder back into the CPU device and tells time and memory.
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,10 +21,9 @@ use maquette::model::show_o::{ShowO, ShowOConfig};
 use maquette::model::t5::{T5, T5Config};
 use maquette::model::vq::{Vq, VqConfig};
 use maquette::quant::Format;
-use support::random_file::Res;
-use support::say;
+use support::open::{self, Res};
 use support::weights::Weights;
-use support::{layouts, random_file};
+use support::{layouts, random_file, say, status};
 
 /// Random checkpoints in published layouts.
 #[derive(Debug, Parser)]
@@ -49,19 +47,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                text += &format!(": {error}");
-                cause = error.source();
-            }
-            eprintln!("error: {text}");
-            ExitCode::FAILURE
-        }
-    }
+    open::ended(run(&Cli::parse()))
 }
 
 fn run(cli: &Cli) -> Res<()> {
@@ -86,7 +72,7 @@ fn run(cli: &Cli) -> Res<()> {
         "{} tensors, {parameters} elements, {bytes} bytes in {:.1} s, peak memory {}",
         layout.tensors.len(),
         begin.elapsed().as_secs_f64(),
-        status("VmHWM")
+        memory("VmHWM")
     );
     Ok(())
 }
@@ -132,18 +118,14 @@ fn load(cli: &Cli) -> Res<()> {
     drop(folder);
     say!(
         "{format:?} in {seconds:.2} s, memory {} at its peak, {} now",
-        status("VmHWM"),
-        status("VmRSS")
+        memory("VmHWM"),
+        memory("VmRSS")
     );
     drop(model);
     Ok(())
 }
 
-/// A line of what the system knows of this process.
-fn status(key: &str) -> String {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    line.map_or_else(|| "unknown".to_owned(), |value| value.trim().to_owned())
+/// Memory of this process.
+fn memory(key: &str) -> String {
+    status::kib(key).map_or_else(|| "unknown".to_owned(), |kib| format!("{kib} kB"))
 }

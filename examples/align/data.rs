@@ -8,6 +8,7 @@ use maquette::Code;
 use maquette::align::masked::PairConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use support::open;
 
 use crate::Res;
 use crate::family::{Family, Pair, Picture};
@@ -67,7 +68,7 @@ pub fn pairs<F: Family>(paths: &[PathBuf], family: &mut F) -> Res<Vec<Pair>> {
         };
         let tried = family.pair(&PairConfig::default(), out.len(), &pair);
         out.push(pair);
-        tried.map(|_| ()).map_err(|e| e.to_string())
+        tried.map(|_| ()).map_err(|e| open::told(&e))
     })?;
     if out.is_empty() {
         return Err(format!("{}: there are no pairs", names(paths)).into());
@@ -97,7 +98,7 @@ pub fn pictures<F: Family>(pairs: &[Pair], items: &[PathBuf], family: &mut F) ->
         if item.answer == "yes" {
             out.push(picture);
         }
-        tried.map(|_| ()).map_err(|e| e.to_string())
+        tried.map(|_| ()).map_err(|e| open::told(&e))
     })?;
     if out.is_empty() {
         return Err(format!("{}: no picture is right", names(items)).into());

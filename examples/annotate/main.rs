@@ -201,7 +201,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             scope.spawn(move || {
                 if let Err(e) = work(shared, &send) {
                     // Nobody listens any more once another job has failed.
-                    let _ = send.send(Err(e.to_string()));
+                    let _ = send.send(Err(open::told(&*e)));
                 }
             });
         }
@@ -270,7 +270,7 @@ fn work(
     let mut marker = Marker::of(shared.eye, judge).ok_or("nobody marks")?;
     while let Some(task) = shared.todo.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
         let lines = one_prompt(cli, ways, &mut *generator, &mut marker, task)
-            .map_err(|e| format!("\"{}\": {e}", task.request.prompt))?;
+            .map_err(|e| format!("\"{}\": {}", task.request.prompt, open::told(&*e)))?;
         for line in lines {
             send.send(Ok(line))?;
         }

@@ -13,6 +13,7 @@ use maquette::model::files::safetensors::{Entry, SafetensorsSource, header};
 use maquette::model::weights::{Tensor, WeightSource};
 use maquette::reward::{Answer, Ask, ViewKey};
 use maquette::{CandidateId, Generator, Judgement, Prompt, RewardModel, Verdict};
+use support::open::told;
 use support::png_file::write_whole;
 
 /// The questions, in the order of the head's answers.
@@ -186,7 +187,7 @@ impl Looks {
     pub fn read(path: &Path) -> Result<Self, Box<dyn Error>> {
         let wrong = |what: &str| format!("{}: {what}", path.display());
         let bytes = fs::read(path).map_err(|e| wrong(&e.to_string()))?;
-        let source = SafetensorsSource::new(&bytes).map_err(|e| wrong(&e.to_string()))?;
+        let source = SafetensorsSource::new(&bytes).map_err(|e| wrong(&told(&e)))?;
         let tensor = |name: &str| {
             source
                 .tensor(name)

@@ -29,6 +29,7 @@ use report::{Report, weights_gb};
 use script::{QUESTIONS, Script, Scripted};
 use support::measured;
 use support::measured::{Drawing, Model, Res};
+use support::open;
 use support::open::device::{Choice, Device};
 use support::precision::{Arithmetic, Kv, precision};
 use support::weights::Weights;
@@ -111,13 +112,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    open::ended(run(&Cli::parse()))
 }
 
 /// A model's name in the report, its folder and its precision.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use support::say;
+use support::{say, status};
 
 /// All that was measured, by section.
 #[derive(Default)]
@@ -44,8 +44,8 @@ impl Report {
     /// Memory of this process: now, and at its peak so far.
     pub fn memory(&mut self) {
         for (key, line) in [("resident_gib", "VmRSS"), ("peak_gib", "VmHWM")] {
-            let gib = status(line).map_or_else(|| "unknown".into(), Value::from);
-            self.put(key, gib);
+            let gib = status::kib(line).map(|kib| kib as f64 / f64::from(1 << 20));
+            self.put(key, gib.map_or_else(|| "unknown".into(), Value::from));
         }
     }
 
@@ -53,14 +53,6 @@ impl Report {
     pub fn end(self) {
         say!("{}", Value::Object(self.sections));
     }
-}
-
-/// GiB that Linux states under this key of the process.
-fn status(key: &str) -> Option<f64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    let kib = line.strip_prefix(':')?.trim().strip_suffix("kB")?;
-    Some(kib.trim().parse::<f64>().ok()? / f64::from(1 << 20))
 }
 
 /// GB of the weights in a folder.

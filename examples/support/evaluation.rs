@@ -19,7 +19,7 @@ use crate::checker::Checker;
 use crate::choice::{Effort, Search, Strategy};
 use crate::layout;
 use crate::memory::{Memory, Remembering, RememberingJudge};
-use crate::open::{Models, Res, picture_seed};
+use crate::open::{Models, Res, picture_seed, told};
 use crate::png_file::{Picture, writable_folder};
 use crate::results::{Lines, Results};
 use crate::rules::Request;
@@ -182,7 +182,10 @@ pub fn draw(
             make(task, lacking, &mut |at, line| {
                 Ok(send.send(Ok(Some((at, line))))?)
             })
-            .map_err(|e| format!("\"{}\", image {}: {e}", task.request.prompt, task.image))?;
+            .map_err(|e| {
+                let Request { prompt, .. } = task.request;
+                format!("\"{prompt}\", image {}: {}", task.image, told(&*e))
+            })?;
             send.send(Ok(None))?;
         }
         Ok(())
@@ -194,7 +197,7 @@ pub fn draw(
             scope.spawn(move || {
                 if let Err(e) = work(&send) {
                     // Nobody listens any more once another job has failed.
-                    let _ = send.send(Err(e.to_string()));
+                    let _ = send.send(Err(told(&*e)));
                 }
             });
         }

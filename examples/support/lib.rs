@@ -34,5 +34,6 @@ pub mod score;
 pub mod scorer;
 pub mod shard;
 pub mod sheet;
+pub mod status;
 pub mod weights;
 pub mod world;

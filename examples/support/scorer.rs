@@ -11,6 +11,7 @@ use maquette::image::{ImageBatch, ImageSize};
 use maquette::reward::{self, Answer, ViewKey};
 use maquette::{CandidateId, Generator, Judgement, Prompt, RewardModel, Verdict};
 
+use crate::open::told;
 use crate::rules::{Detection, Request, Rules, Wanted};
 use crate::world::detector::Detector;
 use crate::world::prompts::{Ask, Include};
@@ -215,7 +216,7 @@ impl From<Include> for Wanted {
 /// What a detector sees in a picture.
 pub fn seen(eye: &Eye, pixels: &[u8]) -> maquette::Result<Vec<Detection<'static>>> {
     let seen = eye.detect(pixels);
-    seen.map_err(|e| maquette::Error::Foreign(Foreign::new(e.to_string())))
+    seen.map_err(|e| maquette::Error::Foreign(Foreign::new(told(&*e))))
 }
 
 /// Marks a picture by GenEval's rules.

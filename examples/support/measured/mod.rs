@@ -24,6 +24,7 @@ use maquette::{Generator, RewardModel};
 mod words;
 
 use crate::open::device::Device;
+use crate::open::told;
 use words::{AnyWords, RandomFeatures};
 
 /// What can go wrong.
@@ -51,14 +52,13 @@ enum On<B: Backend> {
 
 /// Reads a folder.
 pub fn load(device: &Device, path: &Path, precision: Precision) -> Res<Model> {
-    let within = |e: maquette::Error| format!("{}: {e}", path.display());
-    let folder = ModelFolder::open(path).map_err(within)?;
+    let within = |e: &(dyn Error + 'static)| format!("{}: {}", path.display(), told(e));
+    let folder = ModelFolder::open(path).map_err(|e| within(&e))?;
     let read = match device {
         Device::Cpu(cpu) => read(cpu, &folder, precision).map(Place::Cpu),
         Device::Cuda(gpu) => read(gpu, &folder, precision).map(Place::Cuda),
     };
-    let place = read.map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(Model(place))
+    Ok(Model(read.map_err(|e| within(&*e))?))
 }
 
 fn read<B: Backend>(device: &Arc<B>, folder: &ModelFolder, precision: Precision) -> Res<On<B>> {

@@ -28,6 +28,7 @@ use adapters::AdapterFolder;
 use device::Choice;
 use drawing::{Drawing, Folders};
 use folder::Reading;
+pub use folder::told;
 use judging::{Judging, Nobody};
 use latent::Latent;
 use options::Options;
@@ -170,7 +171,7 @@ pub fn ended(result: Res<()>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
-    eprintln!("error: {}", folder::told(&*error));
+    eprintln!("error: {}", told(&*error));
     ExitCode::FAILURE
 }
 

@@ -10,8 +10,8 @@ use maquette::reward::{Ask, ViewKey};
 use maquette::{Error, Judgement, RewardModel, Verdict};
 use serde_json::{Map, Value, json};
 
-use super::Res;
 use super::latent::LatentArgs;
+use super::{Res, told};
 use crate::scorer::{self, Eye, Scorer};
 
 /// Who answers which questions.
@@ -41,7 +41,7 @@ impl Panel {
             return Ok(None);
         }
         let eye = scorer::detector(size, &[], "label")
-            .map_err(|e| format!("--outcomes-by {}: {e}", self.outcomes_by.name()))?;
+            .map_err(|e| format!("--outcomes-by {}: {}", self.outcomes_by.name(), told(&*e)))?;
         Ok(Some(ByRules {
             eye: Arc::new(eye),
             alone: !self.outcomes_by.has_judge(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::generate;
 use super::tiny::{self, PROMPT};
-use crate::programs::{fails, folder};
+use crate::programs::{example, fails, folder};
 
 /// Folders, further arguments, and what the error must say.
 type Case<'a> = (&'a [(&'a str, &'a PathBuf)], &'a [&'a str], &'a [&'a str]);
@@ -147,4 +147,6 @@ fn what_does_not_fit_is_told() {
             "{dirs:?} {more:?}: {told}"
         );
     }
+    let told = fails(example("measure").arg("--model-dir").arg(&nowhere));
+    assert!(told.contains("No such file"), "{told}");
 }
