@@ -103,7 +103,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         table(&path.display().to_string(), &lines);
         return write_page(page, &[(&shown(path), &lines)]);
     }
-    let share = cli.set.share()?;
+    let share = cli.set.share(&cli.settings)?;
     // The jobs share the cores already.
     cli.settings.threads = cli.settings.threads.or(Some(1));
     if share.shard.world > 1 && !cli.quiet {

@@ -77,7 +77,8 @@ struct Cli {
     /// Ways on from each step for the process labels.
     #[arg(long, default_value_t = 4)]
     rollouts: u32,
-    /// Prompts drawn at the same time; changes no result. [default: all cores, shared with other ranks of this machine]
+    /// Prompts drawn at the same time; changes no result. [default: all cores, shared with other ranks of this machine; 1
+    /// on a GPU]
     #[arg(long)]
     jobs: Option<usize>,
     /// File of the pictures; an unfinished one of the same settings is gone on with. The sets stand beside it.
@@ -148,8 +149,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         .into());
     }
     let shard = Shard::find(cli.rank.zip(cli.world), |name| std::env::var(name).ok())?;
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = cli.jobs.unwrap_or(cores / shard.local).max(1);
+    let jobs = cli.jobs.unwrap_or_else(|| cli.settings.jobs(shard.local));
+    let jobs = jobs.max(1);
     // The jobs share the cores already.
     cli.settings.threads = cli.settings.threads.or(Some(1));
     if shard.world > 1 && !cli.quiet {

@@ -74,7 +74,7 @@ fn run() -> Res<()> {
     if cli.scaling > 0 {
         entries.extend(scaling(cli.most)?);
     }
-    let share = cli.set.share()?;
+    let share = cli.set.share(&cli.settings)?;
     // The jobs share the cores already.
     cli.settings.threads = cli.settings.threads.or(Some(1));
     writable_folder(&cli.out)?;

@@ -16,7 +16,7 @@ mkdir -p "$RUN"
 
 # srun tells each process its rank, and Slurm shows each its own GPU.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" "$GENEVAL" --quiet --prompts "$SLURM_SUBMIT_DIR/evaluation_metadata.jsonl" --strategy parm \
-  --model-dir "$SLURM_SUBMIT_DIR/Janus-Pro-1B" --format q8_0 --jobs "$SLURM_CPUS_PER_TASK" \
+  --model-dir "$SLURM_SUBMIT_DIR/Janus-Pro-1B" --format q8_0 --device cuda --jobs 1 \
   --pictures "$RUN/pictures" --out "$RUN/results.jsonl"
 
 # Outside of srun there is one process, and merging needs no model.

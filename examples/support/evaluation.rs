@@ -19,7 +19,7 @@ use crate::checker::Checker;
 use crate::choice::{Effort, Search, Strategy};
 use crate::layout;
 use crate::memory::{Memory, Remembering, RememberingJudge};
-use crate::open::{Models, Res, picture_seed, told};
+use crate::open::{Models, Res, Settings, picture_seed, told};
 use crate::png_file::{Picture, writable_folder};
 use crate::results::{Lines, Results};
 use crate::rules::Request;
@@ -42,7 +42,8 @@ pub struct Set {
     /// Only so many prompts, spread evenly over the set.
     #[arg(long)]
     pub limit: Option<usize>,
-    /// Pictures drawn at the same time; changes no result. [default: all cores, shared with other ranks of this machine]
+    /// Pictures drawn at the same time; changes no result. [default: all cores, shared with other ranks of this machine; 1
+    /// on a GPU]
     #[arg(long)]
     jobs: Option<usize>,
     /// Draw every so many-th prompt alone: rank of this process. [default: as torchrun, mpirun, srun, Kubernetes indexed
@@ -76,14 +77,11 @@ pub struct Share {
 
 impl Set {
     /// Reads the prompts and finds this process's part of the work.
-    pub fn share(&self) -> Res<Share> {
+    pub fn share(&self, settings: &Settings) -> Res<Share> {
         let all = records(&self.prompts)?;
         let given = self.rank.zip(self.world);
         let shard = Shard::find(given, |name| std::env::var(name).ok())?;
-        let jobs = self.jobs.unwrap_or_else(|| {
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            cores / shard.local
-        });
+        let jobs = self.jobs.unwrap_or_else(|| settings.jobs(shard.local));
         let (n, jobs) = (all.len(), jobs.max(1));
         let keep = self.limit.unwrap_or(n).min(n);
         let wanted = |i: usize| (0..keep).any(|k| k * n / keep == i);

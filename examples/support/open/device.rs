@@ -70,6 +70,15 @@ impl Device {
 }
 
 impl Choice {
+    /// Whether it is a GPU, as far as can be told before it is opened.
+    pub fn is_gpu(self) -> bool {
+        match self {
+            Self::Cpu => false,
+            Self::Auto => cuda::Device::count().is_ok_and(|n| n > 0),
+            Self::Cuda(_) | Self::Cublaslt(_) => true,
+        }
+    }
+
     /// The device, and what runs record of it.
     pub fn open(self, threads: Option<usize>) -> Res<(Device, Value)> {
         match self {

@@ -15,6 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 
 use clap::Args;
 use maquette::ops::Backend;
@@ -49,7 +50,7 @@ pub struct Settings {
     /// large products in BF16 through that library: its pictures depend on how many are drawn at once.
     #[arg(long, default_value = "cpu")]
     device: Choice,
-    /// Threads of one search on the CPU. [default: all cores]
+    /// Threads of one search on the CPU. [default: all cores; 1 where several pictures or prompts are drawn at the same time]
     #[arg(long)]
     pub threads: Option<usize>,
     /// Folder of the generator as downloaded: Show-o, LlamaGen (its file of weights will do), Janus or Janus-Pro.
@@ -80,6 +81,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Searches at the same time, unless a number is given: the cores' share of one of so many processes, or one on a GPU,
+    /// which its batches fill.
+    #[must_use]
+    pub fn jobs(&self, processes: usize) -> usize {
+        if self.device.is_gpu() {
+            return 1;
+        }
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        (cores / processes.max(1)).max(1)
+    }
+
     /// Whether the generator is the bundled Show-o.
     #[must_use]
     pub fn draws_bundled(&self) -> bool {

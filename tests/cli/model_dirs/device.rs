@@ -1,11 +1,13 @@
 //! The same picture on a GPU, and what is said where there is none. The GPU is the stand-in driver, which interprets the
 //! kernels, unless the machine has its own.
 
-use serde_json::Value;
+use std::fs;
+
+use serde_json::{Value, json};
 
 use super::tiny::{self, PROMPT};
 use super::{drawn, generate};
-use crate::programs::{fails, folder, has_driver, with_gpu};
+use crate::programs::{example, fails, folder, has_driver, succeeds, with_gpu};
 
 #[test]
 fn a_gpu_draws_and_judges_the_same() {
@@ -24,6 +26,29 @@ fn a_gpu_draws_and_judges_the_same() {
         assert_eq!(trace["device"]["backend"], "cuda", "{device}");
         assert_eq!(got, want, "{device}");
     }
+}
+
+#[test]
+fn an_evaluation_on_a_gpu_has_one_job_unless_told_otherwise() {
+    let home = folder("device-jobs");
+    let model = home.join("janus");
+    tiny::janus(&model);
+    let prompts = home.join("prompts.jsonl");
+    let line = json!({ "tag": "single_object", "prompt": PROMPT, "include": [{ "class": "car", "count": 1 }] });
+    fs::write(&prompts, line.to_string()).unwrap();
+    let jobs = |name: &str, more: &[&str]| {
+        let mut command = example("geneval");
+        command.args(["--images", "1", "--steps", "2", "--device", "cuda:0"]);
+        command.arg("--model-dir").arg(&model);
+        command.arg("--prompts").arg(&prompts);
+        command.arg("--out").arg(home.join(name)).args(more);
+        let told = succeeds(with_gpu(&mut command));
+        let line = told.lines().find(|line| line.contains(" jobs, "));
+        line.unwrap().trim().split(' ').next().map(str::to_owned)
+    };
+    assert_eq!(jobs("own.jsonl", &[]).as_deref(), Some("1"));
+    let told = jobs("told.jsonl", &["--jobs", "2"]);
+    assert_eq!(told.as_deref(), Some("2"));
 }
 
 #[test]
