@@ -170,7 +170,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let header = json!({
         "scorer": cli.scorer.name(), "images": cli.images, "seed": cli.seed,
         "pictures": kept.len() * cli.images as usize, "prompts": path.file_name().map(|n| n.to_string_lossy()),
-        "limit": cli.limit, "leaked": clean.leaked, "repeated": clean.repeated, "sets": names, "pairs": cli.pairs,
+        "prompts_digest": requests::digest(&kept)?, "limit": cli.limit, "leaked": clean.leaked, "repeated": clean.repeated, "sets": names, "pairs": cli.pairs,
         "across": cli.across, "margin": cli.margin, "looks": cli.looks, "rollouts": cli.rollouts, "models": models.describe(),
     });
     let mut results = Results::open(&shard.file(&cli.out), &header)?;

@@ -233,15 +233,16 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Everything that decides what is drawn.
-    fn header(&self) -> Value {
+    fn header(&self) -> Res<Value> {
         let set = self.set;
-        json!({
+        Ok(json!({
             "strategy": self.strategy.name(), "candidates": self.effort.candidates, "effort": self.effort.describe(),
             "images": set.images, "seed": set.seed, "pictures": self.share.kept.len() * set.images as usize,
-            "prompts": set.prompts.file_name().map(|n| n.to_string_lossy()), "limit": set.limit,
+            "prompts": set.prompts.file_name().map(|n| n.to_string_lossy()), "prompts_digest": requests::digest(&self.share.kept)?,
+            "limit": set.limit,
             "models": self.models.describe(),
             "scored": self.checker.map_or(Value::Bool(false), Checker::describe),
-        })
+        }))
     }
 
     /// Draws what the result file does not have yet.
@@ -278,7 +279,7 @@ impl<'a> Evaluation<'a> {
 
     /// Its result file, to go on with or to begin.
     pub fn open(&self, out: &Path) -> Res<Results> {
-        Results::open(&self.share.shard.file(out), &self.header())
+        Results::open(&self.share.shard.file(out), &self.header()?)
     }
 
     /// Sessions of one picture's own: what they remember is never another picture's, so that what it costs does not hang

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use maquette::align::annotation::Leakage;
+use serde::Serialize;
 
 use crate::rules::Request;
 
@@ -72,6 +73,15 @@ pub fn read(path: &Path) -> Result<Vec<Request>, Box<dyn Error>> {
         .into_iter()
         .map(|(request, _)| request)
         .collect())
+}
+
+/// What tells sets of the same name apart: FNV-1a of their JSON.
+pub fn digest(set: &impl Serialize) -> Result<String, serde_json::Error> {
+    let bytes = serde_json::to_vec(set)?;
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Ok(format!("{hash:016x}"))
 }
 
 /// What is left of a set, with the places in it.

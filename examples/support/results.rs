@@ -76,6 +76,22 @@ impl Results {
         }
         let bytes = fs::read(path).map_err(told)?;
         let (found, old, whole) = parse(path, &bytes)?;
+        // Nothing is cut off before it is known that the file is one of these settings.
+        let begun = match found {
+            None if header.as_bytes().starts_with(&bytes) => false,
+            None => {
+                let path = path.display();
+                return Err(format!("{path} is no result file; take another --out").into());
+            }
+            Some(found) if found == header => true,
+            Some(found) => {
+                return Err(format!(
+                    "{} was made with other settings; take another --out\n  there {found}\n  here  {header}",
+                    path.display()
+                )
+                .into());
+            }
+        };
         file.set_len(whole as u64)?;
         let mut results = Self {
             path: path.into(),
@@ -84,16 +100,8 @@ impl Results {
             lines: Lines::new(),
             raw: BTreeMap::new(),
         };
-        match found {
-            None => results.append(&header)?,
-            Some(found) if found == header => {}
-            Some(found) => {
-                return Err(format!(
-                    "{} was made with other settings; take another --out\n  there {found}\n  here  {header}",
-                    path.display()
-                )
-                .into());
-            }
+        if !begun {
+            results.append(&header)?;
         }
         for (line, raw) in old {
             let key = place(&line)

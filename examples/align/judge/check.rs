@@ -121,7 +121,8 @@ pub fn run<B: Backward + 'static>(
     let drawn = args.check_pictures.clone();
     let drawn = drawn.unwrap_or_else(|| args.out.join("check-pictures.jsonl"));
     let header = json!({
-        "prompts": path.file_name().map(|name| name.to_string_lossy()), "images": args.check_images,
+        "prompts": path.file_name().map(|name| name.to_string_lossy()), "prompts_digest": requests::digest(&requests)?,
+        "images": args.check_images,
         "seed": args.seed, "guidance": args.guidance, "detector": "eval",
         "generator": args.generator_dir.as_ref().map(|path| path.display().to_string()),
         "tokenizer": args.tokenizer_dir.as_ref().map(|path| path.display().to_string()),
