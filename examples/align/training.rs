@@ -1,7 +1,7 @@
 //! A run on disk, whatever it learns: its trainer, its curves, its checkpoint, what it leaves.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use maquette::align::lora::{adapter_config, write_adapters};
@@ -13,7 +13,7 @@ use maquette::model::learner::Learner;
 use maquette::ops::Backward;
 use serde_json::{Map, Value, json};
 use support::png_file::write_durably;
-use support::say;
+use support::{say, settings};
 
 use crate::Res;
 use crate::curves::Curves;
@@ -62,8 +62,10 @@ impl<'a, B: Backward, L: Learner<B>> Training<'a, B, L> {
             .with_clip(args.clip),
         )?;
         fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
-        let settings = args.describe(steps, &lora.targets);
-        same_settings(&args.out.join("run.json"), &settings)?;
+        settings::same(
+            &args.out.join("run.json"),
+            &args.describe(steps, &lora.targets),
+        )?;
         let checkpoint = args.out.join("run.bin");
         let resumed = trainer.resume_file(&checkpoint)?;
         if resumed && !args.quiet {
@@ -160,23 +162,6 @@ impl<'a, B: Backward, L: Learner<B>> Training<'a, B, L> {
             &self.args.out.join("adapter_config.json"),
             config.as_bytes(),
         )
-    }
-}
-
-/// Fails for a run that was begun with other settings.
-fn same_settings(path: &Path, settings: &Value) -> Res<()> {
-    let here = format!("{settings}\n");
-    match fs::read_to_string(path) {
-        Ok(there) if there == here => Ok(()),
-        Ok(there) => Err(format!(
-            "{}: this run was begun with other settings; take another --out\n  there {}\n  here  {}",
-            path.display(),
-            there.trim_end(),
-            here.trim_end()
-        )
-        .into()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_durably(path, here.as_bytes()),
-        Err(e) => Err(format!("{}: {e}", path.display()).into()),
     }
 }
 

@@ -12,7 +12,7 @@ mod train;
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -20,8 +20,9 @@ use std::thread;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use maquette::Prompt;
+use serde_json::{Value, json};
 use support::open::{Models, Settings, picture_seed};
-use support::{open, requests};
+use support::{open, requests, settings};
 
 use looks::{Looks, Plan};
 
@@ -50,9 +51,10 @@ struct Draw {
     /// Records of the evaluation: prompts with the same words are left out.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/eval_prompts.jsonl"))]
     evaluation: PathBuf,
-    /// Folder of what is seen, a file a prompt; those that are there are not drawn again.
-    #[arg(long, default_value = "out/looks")]
-    looks: PathBuf,
+    /// Folder of what is seen, a file a prompt; an unfinished one of the same settings is gone on with. [default: out/looks,
+    /// out/looks-held-out for the prompts of the evaluation]
+    #[arg(long)]
+    looks: Option<PathBuf>,
     /// Pictures of each prompt.
     #[arg(long, default_value_t = 4)]
     images: u32,
@@ -67,7 +69,7 @@ struct Draw {
     /// Draw the prompts of the evaluation themselves, to measure a head and never to train one.
     #[arg(long)]
     held_out: bool,
-    /// Prompts drawn at the same time; changes no result. [default: all cores]
+    /// Prompts drawn at the same time; changes no result. [default: all cores; 1 on a GPU]
     #[arg(long)]
     jobs: Option<usize>,
     #[arg(long)]
@@ -84,6 +86,20 @@ fn main() -> ExitCode {
     })
 }
 
+/// Begins a folder or goes on with it: what lies there was made with the same settings.
+fn begin(folder: &Path, begun: bool, settings: &Value) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let path = folder.join("run.json");
+    if begun && !path.exists() {
+        let folder = folder.display();
+        return Err(format!(
+            "{folder}: begun with settings that nobody knows; take another folder"
+        )
+        .into());
+    }
+    settings::same(&path, settings)
+}
+
 fn draw(mut cli: Draw) -> Result<(), Box<dyn Error>> {
     let all = requests::read(&cli.prompts)?;
     let kept: Vec<(usize, String)> = if cli.held_out {
@@ -96,15 +112,26 @@ fn draw(mut cli: Draw) -> Result<(), Box<dyn Error>> {
             .map(|(at, r)| (at, r.prompt))
             .collect()
     };
-    fs::create_dir_all(&cli.looks)?;
-    let file = |at: usize| cli.looks.join(format!("{at:05}.safetensors"));
-    let todo: Vec<&(usize, String)> = kept.iter().filter(|(at, _)| !file(*at).exists()).collect();
-    let jobs = cli
-        .jobs
-        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let folder = cli.looks.clone().unwrap_or_else(|| {
+        let name = if cli.held_out {
+            "out/looks-held-out"
+        } else {
+            "out/looks"
+        };
+        name.into()
+    });
+    let jobs = cli.jobs.unwrap_or_else(|| cli.settings.jobs(1));
     // The jobs share the cores already.
     cli.settings.threads = cli.settings.threads.or(Some(1));
     let models = Models::load(&cli.settings, true)?;
+    let file = |at: usize| folder.join(format!("{at:05}.safetensors"));
+    let todo: Vec<&(usize, String)> = kept.iter().filter(|(at, _)| !file(*at).exists()).collect();
+    let settings = json!({
+        "prompts": cli.prompts.file_name().map(|name| name.to_string_lossy()), "prompts_digest": requests::digest(&kept)?,
+        "held_out": cli.held_out, "images": cli.images, "every": cli.every, "asked": cli.asked, "seed": cli.seed,
+        "models": models.describe(),
+    });
+    begin(&folder, todo.len() < kept.len(), &settings)?;
     let bar = ProgressBar::new(kept.len() as u64);
     if cli.quiet {
         bar.set_draw_target(ProgressDrawTarget::hidden());
@@ -116,7 +143,7 @@ fn draw(mut cli: Draw) -> Result<(), Box<dyn Error>> {
     bar.reset_eta();
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), String> {
-        let told = |e: Box<dyn Error>| e.to_string();
+        let told = |e: Box<dyn Error>| open::told(&*e);
         let mut generator = models.open_generator(cli.images).map_err(told)?;
         let mut judge = models.judge(cli.images).map_err(told)?;
         while let Some((at, text)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -130,14 +157,16 @@ fn draw(mut cli: Draw) -> Result<(), Box<dyn Error>> {
                 asked: cli.asked,
             };
             let looks = Looks::draw(&mut *generator, &mut *judge, &Prompt::new(text), plan);
-            let looks = looks.map_err(|e| format!("\"{text}\": {e}"))?;
+            let looks = looks.map_err(|e| format!("\"{text}\": {}", told(e)))?;
             looks.write(&file(*at)).map_err(told)?;
             bar.inc(1);
         }
         Ok(())
     };
+    // Once one has failed, the others end with the prompt that they are at.
+    let job = || work().inspect_err(|_| next.store(usize::MAX / 2, Ordering::Relaxed));
     thread::scope(|scope| -> Result<(), Box<dyn Error>> {
-        let all: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let all: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(job)).collect();
         for job in all {
             job.join().map_err(|_| "a job broke off")??;
         }

@@ -12,9 +12,11 @@ use maquette::cpu::Cpu;
 use maquette::model::latent::LatentConfig;
 use maquette::model::latent::backward::LatentViews;
 use maquette::rng::philox;
+use serde_json::{Value, json};
 use support::png_file::write_whole;
-use support::say;
+use support::{requests, say};
 
+use crate::begin;
 use crate::looks::{ANSWERS, Looks, QUESTIONS};
 use crate::measure::{Said, table};
 
@@ -43,7 +45,7 @@ pub struct Train {
     /// Folders of what was seen, several apart by commas.
     #[arg(long, value_delimiter = ',', default_value = "out/looks")]
     looks: Vec<PathBuf>,
-    /// Folder of the head; a run of the same settings that was not finished is gone on with.
+    /// Folder of the head; an unfinished run of the same settings is gone on with.
     #[arg(long, default_value = "out/latent")]
     out: PathBuf,
     /// Times that every look is learnt from.
@@ -78,6 +80,22 @@ pub struct Measure {
     /// Folder of the head.
     #[arg(long, default_value = "out/latent")]
     head: PathBuf,
+}
+
+impl Train {
+    /// Everything that decides what is learnt from these looks.
+    fn describe(&self, all: &[(usize, Looks)]) -> Res<Value> {
+        let bits = |looks: &Looks| looks.answers.iter().map(|p| p.to_bits()).collect();
+        let seen: Vec<(usize, Vec<u32>)> =
+            all.iter().map(|(at, looks)| (*at, bits(looks))).collect();
+        let shape = &self.shape;
+        Ok(json!({
+            "looks": self.looks, "seen": requests::digest(&seen)?, "prompts": all.len(), "epochs": self.epochs,
+            "batch": self.batch, "rate": self.rate, "decay": self.decay, "held": self.held, "seed": self.seed,
+            "codebook": shape.codebook, "width": shape.width, "heads": shape.heads, "head_dim": shape.head_dim,
+            "mlp": shape.mlp,
+        }))
+    }
 }
 
 type Res<T> = Result<T, Box<dyn Error>>;
@@ -188,6 +206,9 @@ pub fn train(cli: &Train) -> Res<()> {
             .collect()
     };
     let places = of(&taught);
+    if places.is_empty() {
+        return Err(format!("--held {} keeps every prompt apart", cli.held).into());
+    }
     let each = (places.len() / cli.batch.max(1)).max(1);
     let steps = cli.epochs * each as u64;
     let settings = TrainerConfig::new(
@@ -203,8 +224,8 @@ pub fn train(cli: &Train) -> Res<()> {
     let device = device(cli.threads)?;
     let views = cli.batch.clamp(1, places.len());
     let mut trainer = LatentTrainer::new(device, config.clone(), settings, cli.seed, views)?;
-    fs::create_dir_all(&cli.out)?;
     let run = cli.out.join("run.bin");
+    begin(&cli.out, run.exists(), &cli.describe(&all)?)?;
     if run.exists() {
         trainer.resume(&fs::read(&run)?)?;
     }

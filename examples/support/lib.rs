@@ -32,6 +32,7 @@ pub mod rules;
 pub mod say;
 pub mod score;
 pub mod scorer;
+pub mod settings;
 pub mod shard;
 pub mod sheet;
 pub mod status;

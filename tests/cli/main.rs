@@ -4,6 +4,7 @@
 mod align;
 mod c_program;
 mod comparison;
+mod distil;
 mod drawing;
 mod evaluation;
 mod interrupted;
