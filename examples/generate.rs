@@ -91,7 +91,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     if cli.reasons {
         reward = Box::new(Inspector::new(reward, Parts));
     }
-    let mut strategy = cli.effort.build(cli.strategy, generator.steps())?;
+    let mut strategy = cli
+        .effort
+        .build(cli.strategy, generator.steps(), models.is_raster())?;
     if let Some(seconds) = cli.max_seconds {
         let limit = Duration::try_from_secs_f64(seconds)
             .map_err(|_| "--max-seconds is a number of zero or more")?;

@@ -74,7 +74,8 @@ pub struct Effort {
     /// How a picture is corrected: `scattered` forgets codes all over it, `region` those that the judge
     /// misses least where tiles are covered, `objects` those outside of what the bundled world's labelling detector finds
     /// right, all for Show-o; `tail` its last rows, for the models that draw code by code; `prompted` shows it to a
-    /// generator that was trained for it. [default: scattered]
+    /// generator that was trained for it. [default: scattered; tail for the
+    /// models that draw code by code]
     #[arg(long, value_enum, requires = "reflections")]
     correction: Option<How>,
     /// Tiles along each side of a picture whose region at fault is looked for. [default: 4]
@@ -233,11 +234,27 @@ impl Effort {
         }
     }
 
-    /// The search itself, for a generator of so many steps.
+    /// How a generator's pictures are corrected. What it could not do would fail behind the whole search.
+    fn correction(&self, raster: bool) -> Result<How, Box<dyn Error>> {
+        match (self.correction, raster) {
+            (None, true) => Ok(How::Tail),
+            (None, false) => Ok(How::Scattered),
+            (Some(How::Prompted), _) => {
+                Err("--correction prompted: no generator here was trained to be shown a picture for a correction".into())
+            }
+            (Some(How::Scattered | How::Region | How::Objects), true) => {
+                Err("--correction: a generator that draws code by code is corrected by its tail alone".into())
+            }
+            (Some(how), _) => Ok(how),
+        }
+    }
+
+    /// The search itself, for a generator of so many steps, which draws code by code or not.
     pub fn build<G: Generator + ?Sized + 'static, R: RewardModel + ?Sized + 'static>(
         &self,
         strategy: Strategy,
         steps: u32,
+        raster: bool,
     ) -> Result<Search<G, R>, Box<dyn Error>> {
         self.check(strategy)?;
         let n = self.round.unwrap_or(self.candidates);
@@ -275,11 +292,11 @@ impl Effort {
         }
         if let Some(rounds) = self.reflections {
             let from = self.keep_steps.unwrap_or(steps / 2);
-            let correction = match self.correction {
-                None | Some(How::Scattered) => Correction::Scattered { from },
-                Some(How::Region | How::Objects) => Correction::Region { from },
-                Some(How::Tail) => Correction::Tail { from },
-                Some(How::Prompted) => Correction::Prompted,
+            let correction = match self.correction(raster)? {
+                How::Scattered => Correction::Scattered { from },
+                How::Region | How::Objects => Correction::Region { from },
+                How::Tail => Correction::Tail { from },
+                How::Prompted => Correction::Prompted,
             };
             let cover = Occlusion::new().with_side(self.tiles());
             let reflect = Reflect::new(search, correction)

@@ -309,7 +309,9 @@ impl<'a> Evaluation<'a> {
             } else {
                 self.models.nobody()
             }),
-            search: self.effort.build(self.strategy, generator.steps())?,
+            search: self
+                .effort
+                .build(self.strategy, generator.steps(), self.models.is_raster())?,
             generator: generators(generator),
         })
     }

@@ -164,6 +164,11 @@ impl<B: Backend + 'static> Drawing<B> {
         })
     }
 
+    /// Whether it draws code by code.
+    pub fn is_raster(&self) -> bool {
+        !matches!(self, Self::ShowO { .. })
+    }
+
     /// Everything beside the weights that decides what is drawn.
     pub fn describe(&self) -> Value {
         match self {

@@ -142,6 +142,7 @@ pub struct Models {
 trait Loaded: std::fmt::Debug + Send + Sync {
     fn generator(&self, candidates: usize, hidden: bool) -> Res<Box<dyn Generator>>;
     fn judge(&self, views: usize) -> Res<Box<dyn RewardModel>>;
+    fn is_raster(&self) -> bool;
 }
 
 /// Models of one device.
@@ -172,6 +173,10 @@ impl<B: Backend + Send + Sync + 'static> Loaded for On<B> {
             Some(latent) => latent.before(judge, views),
             None => Ok(judge),
         }
+    }
+
+    fn is_raster(&self) -> bool {
+        self.drawing.is_raster()
     }
 }
 
@@ -248,6 +253,11 @@ impl Models {
     /// The same, of candidates whose hidden rows can be seen.
     pub fn open_generator(&self, candidates: u32) -> Res<Box<dyn Generator>> {
         self.loaded.generator(candidates as usize, true)
+    }
+
+    /// Whether the generator draws code by code.
+    pub fn is_raster(&self) -> bool {
+        self.loaded.is_raster()
     }
 
     /// A session of the judge for searches over `n` candidates: all their views in one batch, all kept.

@@ -137,6 +137,23 @@ fn janus_draws_and_judges_with_one_set_of_weights() {
     let again = events(Some(&copy));
     assert_eq!(again.0, copy.display().to_string());
     assert_eq!((again.1, again.2), (own.1, own.2));
+    // A picture that is drawn code by code is corrected by its tail, unless told otherwise.
+    let corrected = [
+        "--strategy",
+        "plain",
+        "--reflections",
+        "1",
+        "--satisfied",
+        "2",
+    ];
+    let dirs: &[_] = &[("model-dir", &model)];
+    let (trace, _) = drawn(&home, &mut generate(PROMPT, dirs, &corrected));
+    assert_eq!(trace["cost"]["steps"], 4 + 2);
+    for how in ["scattered", "region"] {
+        let args = [&corrected[..], &["--correction", how]].concat();
+        let told = fails(generate(PROMPT, dirs, &args).arg("--out").arg(&home));
+        assert!(told.contains("by its tail alone"), "{told}");
+    }
     // It judges the drawings of others, too.
     let [other, pixels] = tiny::llamagen_class(&home);
     let words = [(0, "7"), (3, "match"), (8, "?"), (123, "yes"), (7, "no")];
