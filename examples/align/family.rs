@@ -27,8 +27,6 @@ use crate::Res;
 pub use janus::JanusFamily;
 pub use show_o::ShowOFamily;
 
-const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights");
-
 /// A picture of a prompt and a better one.
 #[derive(Debug, Clone)]
 pub struct Pair {
@@ -119,11 +117,6 @@ pub struct Home<B> {
     pub device: Arc<B>,
     pub format: Format,
     pub guidance: Option<f32>,
-}
-
-/// The bundled folder of this name.
-pub fn bundled(name: &str) -> PathBuf {
-    Path::new(BUNDLED).join(name)
 }
 
 /// The words of a folder.

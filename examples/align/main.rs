@@ -32,9 +32,6 @@ use options::{Args, Objective};
 
 type Res<T> = Result<T, Box<dyn Error>>;
 
-/// Guidance of the bundled Show-o.
-const GUIDANCE: f32 = 3.0;
-
 fn run(args: &Args) -> Res<()> {
     args.check()?;
     match args.device.open(args.threads)?.0 {
@@ -45,16 +42,15 @@ fn run(args: &Args) -> Res<()> {
 
 fn on<B: Backward + 'static>(device: Arc<B>, args: &Args) -> Res<()> {
     let judge = args.objective == Objective::Judge;
-    let own = args.model_dir.is_none();
     let path = args.model_dir.clone();
-    let path = path.unwrap_or_else(|| family::bundled(if judge { "judge" } else { "show-o" }));
+    let path = path.unwrap_or_else(|| open::bundled(if judge { "judge" } else { "show-o" }));
     let home = Home {
         folder: ModelFolder::open(&path)?,
         words: family::words(&path)?,
-        path,
         device,
         format: args.format.format(),
-        guidance: args.guidance.or(own.then_some(GUIDANCE)),
+        guidance: args.guidance.or(open::guidance(&path)),
+        path,
     };
     match home.folder.model {
         ModelType::Llava if judge => judge::train(args, &home),

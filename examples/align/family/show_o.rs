@@ -17,8 +17,9 @@ use maquette::ops::Backward;
 use maquette::prompt::{TokenId, Tokenize};
 use maquette::quant::Format;
 use maquette::{Generator, Prompt, RewardModel};
+use support::open::bundled;
 
-use super::{Adapters, Family, Home, Pair, Picture, bundled, words};
+use super::{Adapters, Family, Home, Pair, Picture, words};
 use crate::Res;
 use crate::online::seed;
 

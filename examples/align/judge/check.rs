@@ -16,26 +16,25 @@ use support::png_file::write_durably;
 use support::results::Results;
 use support::rules::{Request, Rules};
 use support::scorer::Eye;
-use support::{requests, scorer};
+use support::{open, requests, scorer};
 
 use super::lessons::Pictures;
+use crate::Res;
 use crate::family::{self, Adapters, Family, Home, ShowOFamily};
 use crate::online::seed;
 use crate::options::Args;
 use crate::training::bar;
-use crate::{GUIDANCE, Res};
 
 /// A session of the generator whose pictures are asked about.
 fn generator<B: Backward + 'static>(args: &Args, judge: &Home<B>) -> Res<Box<dyn Generator>> {
-    let own = args.generator_dir.is_none();
     let path = args.generator_dir.clone();
-    let path = path.unwrap_or_else(|| family::bundled("show-o"));
+    let path = path.unwrap_or_else(|| open::bundled("show-o"));
     let home = Home {
         folder: ModelFolder::open(&path)?,
         words: family::words(&path)?,
         device: Arc::clone(&judge.device),
         format: Format::F32,
-        guidance: args.guidance.or(own.then_some(GUIDANCE)),
+        guidance: args.guidance.or(open::guidance(&path)),
         path,
     };
     if home.folder.model != ModelType::ShowO {

@@ -15,11 +15,11 @@ use maquette::ops::{Backend, Backward};
 use maquette::quant::Format;
 use maquette::{Code, ImageBatch, ImageSize, Judgement};
 use serde::Deserialize;
+use support::open::{self, bundled};
 use support::requests;
 
 use super::{VIEWS, shuffled};
 use crate::Res;
-use crate::family::bundled;
 use crate::options::Args;
 use crate::training::bar;
 
@@ -214,7 +214,7 @@ impl Lessons {
             reason: item.reason.as_deref(),
         };
         let example = session.lesson(&lesson, &self.pictures[item.picture]);
-        example.map_err(|e| format!("{}: {e}", item.place).into())
+        example.map_err(|e| format!("{}: {}", item.place, open::told(&e)).into())
     }
 }
 

@@ -36,8 +36,6 @@ use options::Options;
 use panel::ByRules;
 pub use panel::Panel;
 
-/// The guidance that the bundled generator was tuned for: w = 2.
-const GUIDANCE: f32 = 3.0;
 const BUNDLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/weights");
 
 /// Which models, and how they run.
@@ -95,10 +93,7 @@ impl Settings {
     /// Whether the generator is the bundled Show-o.
     #[must_use]
     pub fn draws_bundled(&self) -> bool {
-        let bundled = Path::new(BUNDLED).join("show-o");
-        self.model_dir
-            .as_ref()
-            .is_none_or(|dir| same(dir, &bundled))
+        self.model_dir.as_deref().is_none_or(is_bundled)
     }
 
     /// The same with others beside the judge, where they are named.
@@ -113,10 +108,9 @@ impl Settings {
     #[must_use]
     pub fn with_weights(&self, dir: &Path) -> Self {
         let mut other = self.clone();
-        let bundled = |name: &str| Path::new(BUNDLED).join(name);
         let model = self.model_dir.clone().unwrap_or_else(|| bundled("show-o"));
-        if same(&model, &bundled("show-o")) {
-            other.options.guidance.get_or_insert(GUIDANCE);
+        other.options.guidance = other.options.guidance.or(guidance(&model));
+        if is_bundled(&model) {
             for (dir, name) in [
                 (&mut other.tokenizer_dir, "magvitv2"),
                 (&mut other.judge_dir, "judge"),
@@ -195,6 +189,21 @@ pub fn ended(result: Res<()>) -> ExitCode {
 /// Whether two paths lead to the same folder.
 fn same(a: &Path, b: &Path) -> bool {
     a == b || fs::canonicalize(a).is_ok_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
+}
+
+/// The bundled folder of this name.
+pub fn bundled(name: &str) -> PathBuf {
+    Path::new(BUNDLED).join(name)
+}
+
+/// Whether a folder is that of the bundled Show-o.
+fn is_bundled(model: &Path) -> bool {
+    same(model, &bundled("show-o"))
+}
+
+/// The guidance scale of a folder's generator where it is not its kind's: the bundled Show-o was tuned for w = 2.
+pub fn guidance(model: &Path) -> Option<f32> {
+    is_bundled(model).then_some(3.0)
 }
 
 /// A folder as settings name it.
@@ -289,9 +298,8 @@ fn on<B: Backend + Send + Sync + 'static>(
 ) -> Res<(Box<dyn Loaded>, Value)> {
     let precision = precision(s.format, s.activations);
     let reading = Reading { device, precision };
-    let bundled = |name: &str| Path::new(BUNDLED).join(name);
     let model = s.model_dir.clone().unwrap_or_else(|| bundled("show-o"));
-    let own = same(&model, &bundled("show-o"));
+    let own = is_bundled(&model);
     let or_bundled = |dir: &Option<PathBuf>, name: &str| {
         let dir = dir.clone();
         dir.or_else(|| own.then(|| bundled(name)))
@@ -299,9 +307,7 @@ fn on<B: Backend + Send + Sync + 'static>(
     let tokenizer = or_bundled(&s.tokenizer_dir, "magvitv2");
     let judge = or_bundled(&s.judge_dir, "judge");
     let mut options = s.options.clone();
-    if own {
-        options.guidance.get_or_insert(GUIDANCE);
-    }
+    options.guidance = options.guidance.or(guidance(&model));
     let adapters = s.adapters.as_deref();
     let adapters = adapters.map(AdapterFolder::open).transpose()?;
     let folders = Folders {

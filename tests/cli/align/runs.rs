@@ -109,12 +109,14 @@ fn the_released_reward_teaches_nothing_and_the_two_others_do() {
         .into_iter()
         .zip(curve(&released, "loss"));
     assert!(losses.into_iter().all(|(plain, released)| released > plain));
-    for (name, args) in [
-        ("pairs", &["--guide", "pairs"][..]),
-        ("score", &["--guide", "score", "--passes", "2"]),
-    ] {
+    let score = ["--guide", "score", "--passes", "2"];
+    for (name, args) in [("pairs", &["--guide", "pairs"][..]), ("score", &score)] {
         assert!(adapters(&plain) != adapters(&run(name, args)), "{name}");
     }
+    // The bundled model draws with its own guidance under its name as well.
+    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/weights/show-o");
+    let named = run("named", &[&score[..], &["--model-dir", bundled]].concat());
+    assert!(adapters(&home.join("score")) == adapters(&named));
 }
 
 #[test]
