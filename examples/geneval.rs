@@ -122,6 +122,9 @@ fn run() -> Result<(), Box<dyn Error>> {
             }
         },
     };
+    if checker.is_none() && page.is_some() {
+        return Err("--report shows how pictures are scored: name a program that marks them with --checker, or give what a detector saw to --score".into());
+    }
     let started = Instant::now();
     let drawn = Evaluation {
         set: &cli.set,

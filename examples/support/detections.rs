@@ -12,23 +12,23 @@ use serde_json::{Value, json};
 use crate::results::{Lines, picture_of};
 use crate::rules::{Detection, Request, Rules};
 
-/// The evaluator's settings, the published ones unless given.
+/// The evaluator's settings, the published ones unless given; of the argument `score`.
 #[derive(Debug, Clone, Args)]
 pub struct RuleArgs {
     /// Detections must score above this. [default: 0.3]
-    #[arg(long)]
+    #[arg(long, requires = "score")]
     threshold: Option<f32>,
     /// In counting tasks detections must score above this. [default: 0.9]
-    #[arg(long)]
+    #[arg(long, requires = "score")]
     counting_threshold: Option<f32>,
     /// Detections kept for each class. [default: 16]
-    #[arg(long)]
+    #[arg(long, requires = "score")]
     max_objects: Option<usize>,
     /// Overlap with a better detection of the class from which on one is dropped. [default: 1, none is]
-    #[arg(long)]
+    #[arg(long, requires = "score")]
     max_overlap: Option<f32>,
     /// Part of both boxes' sizes that an offset must exceed to be a relation. [default: 0.1]
-    #[arg(long)]
+    #[arg(long, requires = "score")]
     position_threshold: Option<f32>,
 }
 

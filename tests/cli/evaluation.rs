@@ -168,6 +168,12 @@ fn the_prompts_say_what_is_asked_for_where_detections_do_not() {
     let bench = r#"{"filename":"x/00000/samples/0000.png","details":{"bench":[[0,0,9,9,0.5]]}}"#;
     let told = succeeds(&mut score(bench));
     assert!(told.contains("single        1.000"), "{told}");
+    // The rules of detections are of no use without any.
+    let mut command = example("geneval");
+    let out = command.args(["--threshold", "0.5"]).output().unwrap();
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{told}");
+    assert!(told.contains("--score"), "{told}");
     // Line 299 asks for a black dining table: without colours nobody can tell.
     let table =
         r#"{"filename":"x/00299/samples/0000.png","details":{"dining table":[[0,0,9,9,0.5]]}}"#;

@@ -287,4 +287,14 @@ fn an_evaluation_takes_other_models_for_the_official_scorer() {
     assert!(told.contains("other settings"), "{told}");
     let told = fails(example("geneval").arg("--compare").args([&out, &out]));
     assert!(told.contains("not scored"), "{told}");
+    // A page is of pictures that are scored: said before they are drawn.
+    let others = home.join("others");
+    let mut command = geneval(&["--report", "page.html"]);
+    let told = fails(command.arg("--pictures").arg(&others));
+    assert!(told.contains("--report"), "{told}");
+    assert!(!others.exists());
+    // Prompts of another file of that name are another set.
+    fs::write(&prompts, line.to_string().replace("car", "cup")).unwrap();
+    let told = fails(geneval(&[]).arg("--pictures").arg(&pictures));
+    assert!(told.contains("other settings"), "{told}");
 }
