@@ -49,7 +49,8 @@ struct Cli {
     /// Most candidates of the curves, which double from 1 on.
     #[arg(long, default_value_t = 32)]
     most: u32,
-    /// Prompts on which every row is drawn alone, timed and its multiply-adds counted; 0 leaves those columns empty.
+    /// Prompts on which every row is drawn alone, timed and its multiply-adds counted; 0 leaves those columns empty, and so does
+    /// --merge until a run without ranks has filled them.
     #[arg(long, default_value_t = 8)]
     timed: u32,
     /// Make one result file of those that all ranks wrote, and draw nothing.
@@ -101,7 +102,9 @@ fn run() -> Res<()> {
     for (entry, lines) in entries[..rows].iter().zip(&all) {
         table.push(Row::new(&entry.label, &entry.command(), &all[0], lines)?);
     }
-    if cli.timed > 0 {
+    let timed = cli.out.join("timing.jsonl");
+    // What ranks drew is timed by a run without ranks.
+    if cli.timed > 0 && (!cli.merge || timing::whole(&timed, cli.timed, rows)?) {
         for (row, alone) in table.iter_mut().zip(loaded.alone(rows, &all)?) {
             row.alone = Some(alone);
         }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use support::comparison::Alone;
 use support::evaluation::{Evaluation, Task, multiply_adds};
 use support::open::Res;
-use support::results::{Lines, Results};
+use support::results::{self, Lines, Results};
 
 use crate::entries::Entry;
 
@@ -20,6 +20,16 @@ const SIZES: [u32; 5] = [1, 2, 4, 8, 20];
 /// The times that were taken, in a file of their own.
 pub struct Clock {
     results: Results,
+}
+
+/// Whether all of these times were taken.
+pub fn whole(file: &Path, rounds: u32, rows: usize) -> Res<bool> {
+    if !file.exists() {
+        return Ok(false);
+    }
+    let lines = results::read(file)?;
+    let mut all = (0..rounds).flat_map(|round| (0..rows).map(move |at| (round, at)));
+    Ok(all.all(|(round, at)| lines.contains_key(&(round.into(), at as u64))))
 }
 
 impl Clock {
