@@ -105,7 +105,12 @@ fn run() -> Result<(), Box<dyn Error>> {
     let (mut usual, mut runs, mut shown) = (Counts::default(), Vec::new(), Vec::new());
     let mut told = Vec::new();
     // The released code has no rungs, rounds or budgets.
-    let released = cli.strategy != Strategy::Halving && cli.effort.describe().is_null();
+    let mut effort = cli.effort.describe();
+    if let Some(seconds) = cli.max_seconds {
+        // A picture that time bounds may be another one the next time.
+        effort["max_seconds"] = seconds.into();
+    }
+    let released = cli.strategy != Strategy::Halving && effort.is_null();
     for image in 0..cli.images {
         let run = one_picture(&cli, image, &mut *generator, &mut *reward, &mut *strategy)?;
         total += run.decision.cost;
@@ -138,7 +143,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     );
     page.save(&cli.out.join("sheet.png"))?;
     let trace = json!({
-        "prompt": cli.prompt, "strategy": cli.strategy.name(), "candidates": cli.effort.candidates, "effort": cli.effort.describe(), "images": cli.images,
+        "prompt": cli.prompt, "strategy": cli.strategy.name(), "candidates": cli.effort.candidates, "effort": effort, "images": cli.images,
         "seed": cli.seed, "models": models.describe(), "device": models.device(), "cost": record::cost(&total), "pictures": runs,
     });
     write_whole(

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::programs::{example, fails, folder, succeeds};
 
@@ -246,6 +246,25 @@ fn multiply_adds_bound_a_search() {
         assert_eq!(out.status.code(), Some(2), "{wrong}: {told}");
         assert!(told.contains("it is a whole number"), "{wrong}: {told}");
     }
+}
+
+#[test]
+fn a_search_that_time_bounds_says_so_in_its_trace() {
+    let home = folder("in-time");
+    let draw = |more: &[&str]| {
+        let mut command = example("generate");
+        command.args(["a photo of a red car", "-n", "2", "--steps", "2"]);
+        command
+            .args(["--strategy", "best-of-n", "--images", "1"])
+            .args(more);
+        let told = succeeds(command.arg("--out").arg(&home));
+        let trace: Value =
+            serde_json::from_slice(&fs::read(home.join("trace.json")).unwrap()).unwrap();
+        (trace["effort"].clone(), told.contains("as released"))
+    };
+    assert_eq!(draw(&[]), (Value::Null, true));
+    let bounded = draw(&["--max-seconds", "1000"]);
+    assert_eq!(bounded, (json!({ "max_seconds": 1000.0 }), false));
 }
 
 #[test]
