@@ -10,10 +10,12 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use support::say;
+use std::process::ExitCode;
+use support::png_file::{Picture, write_whole};
 use support::world::prompts::{Ask, TAGS, words};
 use support::world::scene::{Scene, Seen, questions, satisfies};
 use support::world::{COLOURS, KINDS, Painter, Rng, SIDE};
+use support::{open, say};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -181,7 +183,8 @@ fn draw(set: Set, count: usize, seed: u64, out: &Path) -> Outcome {
         serde_json::to_writer(&mut lines, &line)?;
         lines.write_all(b"\n")?;
     }
-    Ok(())
+    pixels.flush()?;
+    Ok(lines.flush()?)
 }
 
 fn sheet(set: Set, seed: u64, out: &Path) -> Outcome {
@@ -200,14 +203,13 @@ fn sheet(set: Set, seed: u64, out: &Path) -> Outcome {
             page[at..at + SIDE * 3].copy_from_slice(line);
         }
     }
-    let mut png = png::Encoder::new(
-        BufWriter::new(File::create(out)?),
-        u32::try_from(width)?,
-        u32::try_from(height)?,
-    );
-    png.set_color(png::ColorType::Rgb);
-    png.write_header()?.write_image_data(&page)?;
-    Ok(())
+    let pixels = &page;
+    let picture = Picture {
+        width,
+        height,
+        pixels,
+    };
+    write_whole(out, &picture.png()?)
 }
 
 fn write_records(asks: &[Ask], out: &Path) -> Outcome {
@@ -216,7 +218,7 @@ fn write_records(asks: &[Ask], out: &Path) -> Outcome {
         serde_json::to_writer(&mut file, &ask.record())?;
         file.write_all(b"\n")?;
     }
-    Ok(())
+    Ok(file.flush()?)
 }
 
 fn eval_prompts(out: &Path) -> Outcome {
@@ -294,7 +296,7 @@ fn write_questions(path: &Path, each: usize, seed: u64, out: &Path) -> Outcome {
         serde_json::to_writer(&mut file, &asked)?;
         file.write_all(b"\n")?;
     }
-    Ok(())
+    Ok(file.flush()?)
 }
 
 fn write_words(out: &Path) -> Outcome {
@@ -341,8 +343,12 @@ fn write_words(out: &Path) -> Outcome {
     Ok(())
 }
 
-fn main() -> Outcome {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    open::ended(run(Cli::parse().command))
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
         Command::Draw {
             set,
             count,

@@ -13,7 +13,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use maquette::Result;
 use maquette::cpu::Roof;
 use support::kernels::clock::Clocked;
 use support::kernels::{Case, Op};
@@ -34,20 +33,25 @@ struct Cli {
     /// One operation alone. [default: all]
     #[arg(long, value_enum)]
     op: Option<Op>,
-    /// Its sizes: m,n,k of gemm; size,c_in,c_out of conv2d; sequences,queries,keys,heads,head_dim of attention, and
-    /// keys of a prefix that all share; n,width,entries of nearest;
-    /// rows,heads,head_dim of rotary_append; rows,width of the others. [default: some of each]
+    /// Its sizes: m,n,k of gemm; size,c_in,c_out of conv2d; sequences,queries,keys,heads,head_dim of attention, then
+    /// keys of a prefix that all share, then heads of keys and values, with which queries see no later keys;
+    /// n,width,entries of nearest; rows,heads,head_dim of rotary_append; rows,width of the others. [default: some of each]
     #[arg(long, value_delimiter = ',')]
     shape: Vec<usize>,
     /// The format of the weights of products. [default: all]
     #[arg(long, value_enum)]
     format: Option<Weights>,
     /// Seconds for each row.
-    #[arg(long, default_value_t = 0.5)]
-    seconds: f64,
+    #[arg(long, default_value = "0.5", value_parser = seconds)]
+    seconds: Duration,
     /// MiB of weights that are rotated through.
     #[arg(long, default_value_t = 256)]
     cold: usize,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|e| format!("{e}"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 fn run(cli: &Cli) -> Res<()> {
@@ -69,7 +73,7 @@ fn run(cli: &Cli) -> Res<()> {
     Ok(())
 }
 
-fn table<B: Clocked>(device: &B, cli: &Cli) -> Result<()> {
+fn table<B: Clocked>(device: &B, cli: &Cli) -> Res<()> {
     say!(
         "{:<46} {:>10} {:>12} {:>6}",
         "operation",
@@ -80,6 +84,7 @@ fn table<B: Clocked>(device: &B, cli: &Cli) -> Result<()> {
     let ops = cli
         .op
         .map_or_else(|| Op::value_variants().to_vec(), |op| vec![op]);
+    let mut rows = 0;
     for op in ops {
         let shapes = match cli.shape.as_slice() {
             [] => op.shapes(),
@@ -88,8 +93,14 @@ fn table<B: Clocked>(device: &B, cli: &Cli) -> Result<()> {
         for shape in shapes {
             for case in op.cases(device, cli.cold, &shape, cli.format.map(Weights::format))? {
                 report(device, op, case, cli.seconds)?;
+                rows += 1;
             }
         }
+    }
+    if rows == 0 {
+        return Err(
+            "no operation has these sizes in this format: --help says what --shape takes".into(),
+        );
     }
     Ok(())
 }
@@ -99,12 +110,12 @@ fn report<B: Clocked>(
     device: &B,
     op: Op,
     (shape, roof, amount, mut call): Case<'_>,
-    seconds: f64,
-) -> Result<()> {
+    seconds: Duration,
+) -> maquette::Result<()> {
     let before = device.best(roof)?;
     call(0)?;
     let (mut times, mut turn, begin) = (Vec::new(), 0, Instant::now());
-    while times.len() < 5 || begin.elapsed() < Duration::from_secs_f64(seconds) {
+    while times.len() < 5 || begin.elapsed() < seconds {
         let mut next = || {
             turn += 1;
             call(turn)

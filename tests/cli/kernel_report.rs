@@ -1,10 +1,10 @@
 //! The report of kernels' times, on the stand-in driver: its rows are all there, without times. And what a program does that
 //! cannot tell them.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::process::{Command, Stdio};
 
-use crate::programs::{example, has_driver, succeeds, with_gpu};
+use crate::programs::{example, fails, folder, has_driver, succeeds, with_gpu};
 
 #[test]
 fn every_row_runs_without_a_gpu() {
@@ -36,6 +36,62 @@ fn every_row_runs_without_a_gpu() {
         ("nearest", "3,8,40", 1),
     ] {
         assert_eq!(run(op, shape), rows, "{op}");
+    }
+}
+
+#[test]
+fn sizes_and_times_that_make_no_row_are_told() {
+    let report = |args: &[&str]| {
+        let mut command = example("kernel_report");
+        command.args(["--threads", "1", "--cold", "0"]).args(args);
+        command
+    };
+    for (op, shape) in [
+        ("gemm", "20,4096"),
+        ("gemm", "20,0,4096"),
+        ("conv2d", "4,32,0"),
+        ("attention", "2,1,3,2"),
+        ("attention", "2,1,3,0,8"),
+        ("rms_norm", "3,40,5"),
+    ] {
+        let told = fails(&mut report(&["--op", op, "--shape", shape]));
+        assert!(told.contains("no operation has these sizes"), "{op} {told}");
+    }
+    for wrong in ["-1", "NaN", "1e40", "soon"] {
+        let seconds = format!("--seconds={wrong}");
+        let out = report(&[&seconds, "--op", "gate"]).output().unwrap();
+        let told = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{wrong}: {told}");
+    }
+}
+
+/// The world's files, on a disk that is full.
+#[test]
+fn files_that_cannot_be_written_end_a_program_in_words() {
+    let home = folder("full-disk");
+    let full = |name: &str| {
+        let path = home.join(name);
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        path
+    };
+    let readings = home.join("readings.jsonl");
+    let reading = r#"{"prompt":"a photo of a red car","seen":[[4,0,8.0,8.0,24.0]]}"#;
+    fs::write(&readings, reading).unwrap();
+    let (list, set) = (full("list.jsonl"), full("set.npy"));
+    let demo = |args: &[&str]| {
+        let mut command = example("demo");
+        command.args(args);
+        command
+    };
+    let mut questions = demo(&["questions", "--readings"]);
+    questions.arg(&readings);
+    for (mut command, out) in [
+        (demo(&["prompts", "--count", "1"]), &list),
+        (questions, &list),
+        (demo(&["draw", "train", "--count", "0"]), &set),
+    ] {
+        let told = fails(command.arg("--out").arg(out));
+        assert_eq!(told, "error: No space left on device (os error 28)\n");
     }
 }
 

@@ -86,7 +86,19 @@ impl Op {
         shapes.iter().map(|shape| shape.to_vec()).collect()
     }
 
-    /// The cases of a shape, in every format or (products) one; `cold` MiB of weights are rotated through.
+    /// Whether a shape has the sizes of this kind. Only a shared prefix may be empty.
+    fn takes(self, shape: &[usize]) -> bool {
+        let sizes = match self {
+            Self::Gemm | Self::Conv2d | Self::RotaryAppend | Self::Nearest => 3..=3,
+            Self::Attention => 5..=7,
+            _ => 2..=2,
+        };
+        let mut each = shape.iter().enumerate();
+        sizes.contains(&shape.len()) && each.all(|(at, &size)| size > 0 || at == 5)
+    }
+
+    /// The cases of a shape, in every format or (products) one; `cold` MiB of weights are rotated through. None of a shape of
+    /// another kind.
     ///
     /// # Errors
     /// What the device says.
@@ -97,6 +109,9 @@ impl Op {
         shape: &[usize],
         only: Option<Format>,
     ) -> Result<Vec<Case<'a>>> {
+        if !self.takes(shape) {
+            return Ok(Vec::new());
+        }
         match self {
             Self::Gemm => gemm(device, cold, shape, only),
             Self::Conv2d => conv2d(device, cold, shape),
