@@ -293,7 +293,7 @@ fn norms(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
 fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let (rows, width) = (64, 8192);
     let start = numbers(2 * rows * width);
-    let mut logits = buffer(cpu, &start)?;
+    let (fresh, mut logits) = (buffer(cpu, &start)?, buffer(cpu, &start)?);
     let (keys, noise) = (
         buffer(cpu, &(0..4 * 64).collect::<Vec<u32>>())?,
         buffer(cpu, &vec![1.0; rows * width])?,
@@ -306,6 +306,8 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     ] {
         let name = format!("draw/{name}/r64_v8192");
         time(c, &name, floats(2 * rows * width), || {
+            // What a draw leaves are probabilities, from which the next one would be nearly even.
+            cpu.copy(&fresh, 0, &mut logits, 0, rows * width)?;
             cpu.draw(s, &mut logits, &draw, &mut codes, &mut p)
         });
     }
