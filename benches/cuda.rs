@@ -1,6 +1,7 @@
 //! Every kind of kernel on a GPU, by the device's own clock, in the shapes of the example `kernel_report`:
-//! `cargo bench -p maquette-benches --bench cuda`. Without a GPU it says so.
+//! `cargo bench -p maquette-benches --bench cuda`. Without a GPU it fails.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -8,6 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use maquette::Result;
 use maquette::cpu::Roof;
 use maquette::cuda::Device;
+use maquette_benches::run;
 use support::kernels::{Case, Op};
 
 /// MiB of weights that are rotated through: more than caches hold.
@@ -52,13 +54,6 @@ fn kernels(c: &mut Criterion, gpu: &Device) -> Result<()> {
     Ok(())
 }
 
-fn main() {
-    let mut c = Criterion::default().configure_from_args();
-    match Device::new(0) {
-        Err(error) => println!("no device: {error}"),
-        Ok(gpu) => match kernels(&mut c, &gpu) {
-            Ok(()) => c.final_summary(),
-            Err(error) => println!("{error}"),
-        },
-    }
+fn main() -> ExitCode {
+    run(|c| kernels(c, &Device::new(0)?))
 }

@@ -107,7 +107,7 @@ part parm-one-by-one measure --device cuda $show_o $judge $halves $parm --batch 
 part parm-from-9 measure --device cuda $show_o $judge $halves $parm --batch 20 --views 20 --min-clarity-step 9
 part gradients "$bin/align_cost" --device cuda --steps 3
 part kernels "$bin/kernel_report" --device cuda
-part steps cargo bench -p maquette-benches --bench steps
+part steps env DEVICE=cuda cargo bench -p maquette-benches --bench steps
 if [ -n "${PYTHON:-}" ]; then
   part torch "$PYTHON" benches/torch_gpu.py
   part torch-compiled "$PYTHON" benches/torch_gpu.py --compile

@@ -1,6 +1,8 @@
 //! What the benches share: numbers, buffers of the CPU, and one timed call.
 
+use std::fmt::Display;
 use std::hint::black_box;
+use std::process::ExitCode;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use maquette::Result;
@@ -41,17 +43,43 @@ pub fn floats(n: usize) -> Throughput {
 }
 
 /// Times one call; `amount` is what it must read and write at least, or its multiply-adds.
+///
+/// # Errors
+/// What the call said.
 pub fn time(
     c: &mut Criterion,
     name: &str,
     amount: Throughput,
     mut call: impl FnMut() -> Result<()>,
-) {
+) -> Result<()> {
     let (family, rest) = name.split_once('/').unwrap_or((name, ""));
     let mut group = c.benchmark_group(family);
     group.throughput(amount);
+    let mut result = Ok(());
     group.bench_function(BenchmarkId::from_parameter(rest), |b| {
-        b.iter(|| black_box(call()))
+        b.iter(|| {
+            if let Err(error) = black_box(call()) {
+                result = Err(error);
+            }
+        });
     });
     group.finish();
+    result
+}
+
+/// A bench's `main`: what failed is told, and is a failure to whoever started it.
+pub fn run<E: Display>(
+    benches: impl FnOnce(&mut Criterion) -> core::result::Result<(), E>,
+) -> ExitCode {
+    let mut c = Criterion::default().configure_from_args();
+    match benches(&mut c) {
+        Ok(()) => {
+            c.final_summary();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

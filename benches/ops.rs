@@ -1,6 +1,8 @@
 //! Every operation on the CPU device: `cargo bench -p maquette-benches --bench ops`.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use std::process::ExitCode;
+
+use criterion::{Criterion, Throughput};
 use maquette::Result;
 use maquette::cpu::Cpu;
 use maquette::ops::Backend;
@@ -12,7 +14,7 @@ use maquette::ops::reward_head::{AnswerShape, PoolShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape, GuideShape};
 use maquette::ops::vq::{GatherShape, LfqShape, NearestShape};
 use maquette::quant::{Format, QuantMatrix};
-use maquette_benches::{buffer, floats, numbers, random, time};
+use maquette_benches::{buffer, floats, numbers, random, run, time};
 
 fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     for (m, n, k) in [
@@ -51,7 +53,7 @@ fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             let amount = Throughput::Elements((m * n * k) as u64);
             time(c, &format!("gemm/{format}/m{m}_n{n}_k{k}"), amount, || {
                 cpu.gemm(s, &x, &matrix, None, &mut y)
-            });
+            })?;
             if w.format().block() > 1 {
                 let s = GemmShape {
                     activations: Activations::A8,
@@ -59,7 +61,7 @@ fn products(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
                 };
                 let name = format!("gemm/{format}_a8/m{m}_n{n}_k{k}");
                 let amount = Throughput::Elements((m * n * k) as u64);
-                time(c, &name, amount, || cpu.gemm(s, &x, &matrix, None, &mut y));
+                time(c, &name, amount, || cpu.gemm(s, &x, &matrix, None, &mut y))?;
             }
         }
     }
@@ -84,13 +86,13 @@ fn convolutions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
         let amount = Throughput::Elements((rows * cols * c_out * s.k()) as u64);
         let up = if upsample { "_up" } else { "" };
         let name = format!("conv2d/f32/{rows}x{cols}_in{c_in}_out{c_out}{up}");
-        time(c, &name, amount, || cpu.conv2d(s, &x, &w, &bias, &mut y));
+        time(c, &name, amount, || cpu.conv2d(s, &x, &w, &bias, &mut y))?;
     }
     let mut out = cpu.zeros(256 * 256 * 3)?;
     let x = random(cpu, 256 * 256 * 3)?;
     time(c, "to_bytes/f32/256x256", floats(256 * 256 * 3), || {
         cpu.to_bytes(Rounding::Truncate, 256 * 256 * 3, &x, &mut out)
-    });
+    })?;
     let s = PatchShape {
         images: 1,
         height: 256,
@@ -100,7 +102,7 @@ fn convolutions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let mut patches = cpu.zeros(256 * 256 * 3)?;
     time(c, "patchify/u8/256x256_p14", floats(256 * 256 * 3), || {
         cpu.patchify(s, &out, &mut patches)
-    });
+    })?;
     Ok(())
 }
 
@@ -142,7 +144,7 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
         let shape = format!("s{sequences}_q{queries}_k{keys}_h{heads}_d{head_dim}");
         time(c, &format!("attention/f32/{shape}"), amount(), || {
             cpu.attention(s, &q, &kv, &kv, &spans, &mut out)
-        });
+        })?;
         let words = KvFormat::Q8.words(head_dim);
         let s = AttentionShape {
             kv_stride: words,
@@ -163,10 +165,10 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
         let written = Throughput::Bytes(4 * (sequences * keys * (width + heads * words)) as u64);
         time(c, &format!("append/q8/{shape}"), written, || {
             cpu.append_q8(append, &kv, &places, &mut rounded)
-        });
+        })?;
         time(c, &format!("attention/q8/{shape}"), amount(), || {
             cpu.attention_q8(s, &q, &rounded, &rounded, &spans, &mut out)
-        });
+        })?;
     }
     let s = RelativeShape {
         rows: 120,
@@ -182,7 +184,7 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let amount = Throughput::Elements(2 * 120 * 120 * 2048);
     time(c, "relative_attention/f32/r120_h32_d64", amount, || {
         cpu.relative_attention(s, &qkv, &bias, &mut out)
-    });
+    })?;
     let s = RotaryShape {
         rows: 256,
         heads: 8,
@@ -196,7 +198,7 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let (mut x, table) = (random(cpu, 256 * 512)?, random(cpu, 256 * 64)?);
     time(c, "rotary/f32/r256_h8_d64", floats(2 * 256 * 512), || {
         cpu.rotary(s, &mut x, &positions, &table)
-    });
+    })?;
     let s = AppendShape {
         rows: 256,
         heads: 8,
@@ -208,7 +210,7 @@ fn attentions(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let mut cache = cpu.zeros(256 * 512)?;
     time(c, "append/f32/r256_w512", floats(2 * 256 * 512), || {
         cpu.append(s, &x, &positions, &mut cache)
-    });
+    })?;
     Ok(())
 }
 
@@ -228,10 +230,10 @@ fn norms(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     };
     time(c, "layer_norm/f32/r1320_w128", floats(2 * len), || {
         cpu.layer_norm(s, &x, &weight, &bias, &mut y)
-    });
+    })?;
     time(c, "rms_norm/f32/r1320_w128", floats(2 * len), || {
         cpu.rms_norm(s, &x, &weight, &mut y)
-    });
+    })?;
     let s = HeadNormShape {
         rows,
         heads: 4,
@@ -242,7 +244,7 @@ fn norms(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     };
     time(c, "head_norm/f32/r1320_h4_d32", floats(2 * len), || {
         cpu.head_norm(s, &mut heads, &weight, &bias)
-    });
+    })?;
     let s = GateShape {
         rows,
         width,
@@ -250,10 +252,10 @@ fn norms(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     };
     time(c, "gate/f32/r1320_w128", floats(3 * len), || {
         cpu.gate(s, &x, &mut y)
-    });
+    })?;
     time(c, "add/f32/168960", floats(3 * len), || {
         cpu.add(len, &x, &mut y)
-    });
+    })?;
     let kinds = [
         ("gelu_tanh", Activation::GeluTanh),
         ("gelu_erf", Activation::GeluErf),
@@ -270,7 +272,7 @@ fn norms(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
                 cpu.copy(&x, 0, &mut heads, 0, len)?;
                 cpu.activate(activation, len, &mut heads)
             },
-        );
+        )?;
     }
     let s = GroupNormShape {
         images: 1,
@@ -286,7 +288,7 @@ fn norms(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
         "group_norm/f32/64x64_c128_g32",
         floats(2 * 64 * 64 * 128),
         || cpu.group_norm(s, &x, &weight, &bias, &mut y),
-    );
+    )?;
     Ok(())
 }
 
@@ -309,7 +311,7 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             // What a draw leaves are probabilities, from which the next one would be nearly even.
             cpu.copy(&fresh, 0, &mut logits, 0, rows * width)?;
             cpu.draw(s, &mut logits, &draw, &mut codes, &mut p)
-        });
+        })?;
     }
     let mut order = cpu.zeros(rows * width)?;
     let f = FilterShape {
@@ -326,7 +328,9 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
             cpu.write(&mut logits, 0, &start)?;
             cpu.filter(f, &mut logits, &mut order)
         },
-    );
+    )?;
+    // A filter leaves infinities.
+    cpu.write(&mut logits, 0, &start)?;
     let g = GuideShape {
         rows,
         width,
@@ -334,7 +338,7 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     };
     time(c, "guide/f32/r64_v8192", floats(3 * rows * width), || {
         cpu.guide(g, &mut logits)
-    });
+    })?;
     let a = AnswerShape {
         rows,
         width,
@@ -344,7 +348,7 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let mut out = cpu.zeros(2 * rows)?;
     time(c, "answer/f32/r64_v8192", floats(rows * width), || {
         cpu.answer(a, &logits, &mut out)
-    });
+    })?;
     let s = PoolShape {
         views: 20,
         rows: 256,
@@ -357,7 +361,7 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
         "pool_rows/f32/v20_r256_h8_d16",
         floats(20 * 256 * 136),
         || cpu.pool_rows(s, &x, &mut out),
-    );
+    )?;
     let s = GatherShape {
         rows: 256,
         width: 512,
@@ -367,20 +371,20 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let mut out = cpu.zeros(256 * 512)?;
     time(c, "gather/f32/r256_w512", floats(2 * 256 * 512), || {
         cpu.gather(s, &index, &logits, &mut out)
-    });
+    })?;
     let table = cpu.matrix(Format::Q8_0, 256, 512)?;
     let amount = Throughput::Bytes(256 * 512 / 32 * 34 + 256 * 512 * 4);
     time(c, "gather_rows/q8_0/r256_w512", amount, || {
         cpu.gather_rows(s, &index, &table, &mut out)
-    });
+    })?;
     let s = LfqShape { n: 256, bits: 13 };
     let mut codes = buffer(cpu, &(0..256).collect::<Vec<u32>>())?;
     time(c, "lfq_lookup/f32/n256_b13", floats(256 * 14), || {
         cpu.lfq_lookup(s, &codes, &mut out)
-    });
+    })?;
     time(c, "lfq_codes/f32/n256_b13", floats(256 * 14), || {
         cpu.lfq_codes(s, &out, &mut codes)
-    });
+    })?;
     let s = NearestShape {
         n: 256,
         width: 8,
@@ -391,19 +395,17 @@ fn draws(c: &mut Criterion, cpu: &Cpu) -> Result<()> {
     let amount = Throughput::Elements((s.n * s.entries * s.width) as u64);
     time(c, "nearest/f32/n256_v16384_d8", amount, || {
         cpu.nearest(s, &out, &codebook, &mut codes)
-    });
+    })?;
     Ok(())
 }
 
-fn all(c: &mut Criterion) {
+fn main() -> ExitCode {
     let cpu = Cpu::new();
-    let result = products(c, &cpu)
-        .and_then(|()| convolutions(c, &cpu))
-        .and_then(|()| attentions(c, &cpu))
-        .and_then(|()| norms(c, &cpu))
-        .and_then(|()| draws(c, &cpu));
-    assert!(result.is_ok(), "{result:?}");
+    run(|c| {
+        products(c, &cpu)?;
+        convolutions(c, &cpu)?;
+        attentions(c, &cpu)?;
+        norms(c, &cpu)?;
+        draws(c, &cpu)
+    })
 }
-
-criterion_group!(benches, all);
-criterion_main!(benches);

@@ -1,14 +1,18 @@
 //! Whole steps of generators of the published widths, cut to a few layers, with random weights in Q4_0 and 8-bit activations;
-//! on a GPU where there is one, else on the CPU: `cargo bench -p maquette-benches --bench steps`. A step ends where its codes
+//! on a GPU where there is one, else on the CPU, or where the variable `DEVICE` says, as in `DEVICE=cuda`:
+//! `cargo bench -p maquette-benches --bench steps`. A step ends where its codes
 //! have been read, so the host's clock sees all of it. `measure` runs models with all their layers.
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use maquette::{CandidateId, Generator, Prompt};
+use maquette_benches::run;
 use support::measured::{Drawing, Res, load};
 use support::open::device::{Choice, Device};
+use support::open::told;
 use support::precision::{Arithmetic, Kv, precision};
 use support::weights::Weights;
 use support::{layouts, random_file};
@@ -107,21 +111,20 @@ fn model(
     Ok(())
 }
 
-fn run(c: &mut Criterion) -> Res<()> {
-    let (device, told) = Choice::Auto.open(None)?;
+fn models(c: &mut Criterion) -> Res<()> {
+    let choice = std::env::var("DEVICE").map_or(Ok(Choice::Auto), |name| name.parse())?;
+    let (device, told) = choice.open(None)?;
     println!("{told}");
     let home = std::env::temp_dir().join(format!("maquette-steps-{}", std::process::id()));
     let done = [("show-o-256", None), ("janus-pro-1b", Some(1))]
         .into_iter()
         .try_for_each(|(name, tokens)| model(c, &device, &home, name, tokens));
-    std::fs::remove_dir_all(&home)?;
-    done
+    let removed = std::fs::remove_dir_all(&home);
+    // Where a model failed, its error is the one to tell.
+    done?;
+    Ok(removed?)
 }
 
-fn main() {
-    let mut c = Criterion::default().configure_from_args();
-    match run(&mut c) {
-        Ok(()) => c.final_summary(),
-        Err(error) => println!("{error}"),
-    }
+fn main() -> ExitCode {
+    run(|c| models(c).map_err(|error| told(&*error)))
 }
