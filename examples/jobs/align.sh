@@ -9,7 +9,7 @@ on="--device ${2:-cpu}"
 weights=examples/demo/weights
 cargo build --release --all-features --example demo --example annotate --example align --example geneval \
   --example compare
-bin=target/release/examples
+bin=${CARGO_TARGET_DIR:-target}/release/examples
 mkdir -p "$out"
 # A merged model and what belongs to it.
 aligned() { echo "--model-dir $out/$1/merged --tokenizer-dir $weights/magvitv2 --guidance 3"; }

@@ -7,7 +7,8 @@ set -eu
 out=${1:-out/align}
 device=${2:-cpu}
 for model in dpo iterative guided; do
-  if [ ! -d "$out/$model/merged" ]; then
+  # The last file of a run: behind the merged model.
+  if [ ! -f "$out/$model/adapter_config.json" ]; then
     sh "$(dirname "$0")/align.sh" "$out" "$device"
   fi
 done

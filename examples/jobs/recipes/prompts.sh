@@ -5,7 +5,7 @@ out=${1:-out/recipes}
 steps=${2:-100}
 weights=examples/demo/weights
 cargo build --release --all-features --example demo --example annotate --example align --example geneval
-bin=target/release/examples
+bin=${CARGO_TARGET_DIR:-target}/release/examples
 mkdir -p "$out"
 $bin/demo prompts --seed 61 --count 900 --out "$out/all.jsonl"
 head -n 750 "$out/all.jsonl" > "$out/prompts.jsonl"
