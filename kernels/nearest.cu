@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(256) nearest_prepare(
 #pragma unroll
         for (u32 d = 0; d < WIDTH; d++)
             sum += x[d] * x[d];
-        const f32 scale = 1.0f / fmaxf(root(sum), 1e-12f);
+        const f32 scale = sum < infinity() ? 1.0f / fmaxf(root(sum), 1e-12f) : __uint_as_float(0x7fc00000u);
 #pragma unroll
         for (u32 d = 0; d < WIDTH; d++)
             x[d] = x[d] * scale;

@@ -32,6 +32,7 @@ extern "C" __global__ void __launch_bounds__(256) lfq_lookup(
 
 extern "C" __global__ void __launch_bounds__(256) lfq_codes(
     u32* __restrict__ codes,          // [n]
+    u32* bad,                         // [1]: the lowest latent with a NaN
     const f32* __restrict__ latents,  // [n, bits]
     u32 n, u32 bits)
 {
@@ -39,9 +40,16 @@ extern "C" __global__ void __launch_bounds__(256) lfq_codes(
     if (r >= n)
         return;
     u32 code = 0;
-    for (u32 c = 0; c < bits; c++)
-        code = code << 1 | (latents[(u64)r * bits + c] > 0.0f);
-    codes[r] = code;
+    bool all = true;
+    for (u32 c = 0; c < bits; c++) {
+        const f32 v = latents[(u64)r * bits + c];
+        all = all && v == v;
+        code = code << 1 | (v > 0.0f);
+    }
+    if (all)
+        codes[r] = code;
+    else
+        atomicMin(bad, r);
 }
 
 extern "C" __global__ void __launch_bounds__(256) nearest(
@@ -60,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(256) nearest(
         f32 sum = 0.0f;
         for (u32 d = 0; d < width; d++)
             sum += z[d] * z[d];
-        scale = 1.0f / fmaxf(root(sum), 1e-12f);
+        scale = sum < infinity() ? 1.0f / fmaxf(root(sum), 1e-12f) : __uint_as_float(0x7fc00000u);
     }
     f32 best = infinity();
     u32 at = entries;

@@ -20,16 +20,18 @@ pub(super) enum Check {
     PoolRows,
     Answer,
     Nearest,
+    Lfq,
     ToBytes,
 }
 
 impl Check {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Filter,
         Self::Draw,
         Self::PoolRows,
         Self::Answer,
         Self::Nearest,
+        Self::Lfq,
         Self::ToBytes,
     ];
 
@@ -41,6 +43,7 @@ impl Check {
             Self::PoolRows => ("pool_rows", "scores"),
             Self::Answer => ("answer", "logits"),
             Self::Nearest => ("nearest", "latents"),
+            Self::Lfq => ("lfq", "latents"),
             Self::ToBytes => ("to_bytes", "x"),
         }
     }

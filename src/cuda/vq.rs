@@ -74,12 +74,14 @@ impl Device {
             return Ok(());
         };
         let [n, bits] = words(KERNEL, [s.n, s.bits])?;
+        let mut faults = self.faults()?;
+        let mut bad = faults.word(Check::Lfq)?;
         let f = self.function(Vq, KERNEL)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
-        args.arg(&mut codes.data).arg(&latents.data);
+        args.arg(&mut codes.data).arg(&mut bad).arg(&latents.data);
         args.arg(&n).arg(&bits);
-        // SAFETY: lfq_codes(codes, latents, n, bits). As lfq_lookup.
+        // SAFETY: lfq_codes(codes, bad, latents, n, bits). As lfq_lookup; bad is a word.
         unsafe { args.launch(shape) }.map_err(|e| failed(KERNEL, e))?;
         Ok(())
     }

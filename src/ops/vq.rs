@@ -152,13 +152,20 @@ pub fn lfq_lookup(s: LfqShape, codes: &[u32], out: &mut [f32]) -> Result<()> {
 /// codes\[i\] = Σ_c 2^(bits − 1 − c) · \[latents\[i, c\] > 0\].
 ///
 /// # Errors
-/// See [`LfqShape::check`].
+/// See [`LfqShape::check`]; [`Error::NotFinite`] for a latent that is NaN: it has no sign.
 pub fn lfq_codes(s: LfqShape, latents: &[f32], codes: &mut [u32]) -> Result<()> {
     s.check(codes.len(), latents.len())?;
-    for (row, code) in latents.chunks_exact(s.bits).zip(codes).take(s.n) {
-        *code = row
-            .iter()
-            .fold(0, |code, &v| code << 1 | u32::from(v > 0.0));
+    let latents = latents.chunks_exact(s.bits).take(s.n);
+    for (row, (latent, code)) in latents.zip(codes).enumerate() {
+        if latent.iter().any(|v| v.is_nan()) {
+            return Err(Error::NotFinite {
+                op: "lfq",
+                arg: "latents",
+                row,
+            });
+        }
+        let bits = latent.iter().map(|&v| u32::from(v > 0.0));
+        *code = bits.fold(0, |code, bit| code << 1 | bit);
     }
     Ok(())
 }
@@ -202,11 +209,16 @@ impl NearestShape {
     }
 }
 
-/// What a vector is multiplied with to have length 1: 1 / max(‖x‖, 1e-12).
+/// What a vector is multiplied with to have length 1: 1 / max(‖x‖, 1e-12). NaN where the length is none, or too large.
 #[inline(always)]
 #[must_use]
 pub(crate) fn unit_scale(x: &[f32]) -> f32 {
-    1.0 / math::sqrt(x.iter().fold(0.0, |sum, v| sum + v * v)).max(1e-12)
+    let squares = x.iter().fold(0.0, |sum, v| sum + v * v);
+    if squares < f32::INFINITY {
+        1.0 / math::sqrt(squares).max(1e-12)
+    } else {
+        f32::NAN
+    }
 }
 
 /// The entry at the least squared distance from `scale` · `latent`, the first of equals; none if a number is NaN.
@@ -228,7 +240,7 @@ pub(crate) fn nearest_entry(scale: f32, latent: &[f32], codebook: &[f32]) -> Opt
 /// codes\[i\] = argmin_j ‖latents\[i\] − codebook\[j\]‖², the first of equals.
 ///
 /// # Errors
-/// See [`NearestShape::check`]; [`Error::NotFinite`] for a latent that is NaN or infinite.
+/// See [`NearestShape::check`]; [`Error::NotFinite`] for a latent that is NaN, infinite, or too large for its square.
 ///
 /// # Source
 /// van den Oord et al., "Neural Discrete Representation Learning", arXiv 1711.00937; normalised as in Yu et al.,

@@ -6,7 +6,7 @@ use maquette::ops::gemm::GemmShape;
 use maquette::ops::norm::NormShape;
 use maquette::ops::reward_head::{AnswerShape, PoolShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
-use maquette::ops::vq::NearestShape;
+use maquette::ops::vq::{LfqShape, NearestShape};
 use maquette::ops::{Backend, Reference};
 use maquette::quant::QuantMatrix;
 use maquette::{Error, Result};
@@ -63,6 +63,28 @@ fn refuses<B: Backend>(b: &B) {
             let mut codes = b.zeros(3).unwrap();
             let result = b.nearest(s, &buffer(b, &x), &book, &mut codes);
             assert_eq!(refused(b, result), ("nearest", row));
+            // A length that no float holds.
+            let mut long = numbers(3 * width, 1);
+            long[row * width] = 1e20;
+            let to_length_1 = NearestShape {
+                normalise: true,
+                ..s
+            };
+            let result = b.nearest(to_length_1, &buffer(b, &long), &book, &mut codes);
+            assert_eq!(refused(b, result), ("nearest", row));
+            // Infinities have a sign.
+            let s = LfqShape {
+                n: 3,
+                bits: width.min(31),
+            };
+            let mut signs = numbers(3 * s.bits, 1);
+            signs[(row + 1) * s.bits - 1] = wrong;
+            let result = b.lfq_codes(s, &buffer(b, &signs), &mut codes);
+            if wrong.is_nan() {
+                assert_eq!(refused(b, result), ("lfq", row));
+            } else {
+                result.unwrap();
+            }
             // Minus infinity rules a code out; of a whole row it leaves nothing.
             if wrong < 0.0 {
                 x[row * width..].fill(wrong);
