@@ -97,7 +97,11 @@ impl Walk<'_> {
         let ids = self.ids;
         let ids = &ids[..];
         let mut decision = Decision::new(ids[0], Cost::default());
-        self.tell(Event::Started { ids, parent: None });
+        self.tell(Event::Started {
+            ids,
+            parent: None,
+            taken: 0,
+        });
         for step in 1..=generator.steps() {
             if !self.stopped && !self.chosen {
                 let spent = MultiplyAdds::of(generator, reward);

@@ -27,7 +27,7 @@ pub struct Life {
     pub parent: Option<CandidateId>,
     /// Row of the contact sheet; a fork takes the row that somebody rejected left.
     pub row: usize,
-    /// Steps its parent had taken when it was forked.
+    /// Steps it had taken when it was started: those of its parent, or of the picture that it corrects.
     pub born: u32,
     pub taken: u32,
     pub sights: BTreeMap<u32, Sight>,
@@ -119,13 +119,10 @@ impl Record {
     pub fn hear(&mut self, event: &Event<'_>) {
         let numbers = |ids: &[CandidateId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
         let line = match *event {
-            Event::Started { ids, parent } => {
+            Event::Started { ids, parent, taken } => {
                 for &id in ids {
                     let row = self.free_row(parent);
                     self.rows = self.rows.max(row + 1);
-                    let taken = parent
-                        .and_then(|p| self.lives.get(&p))
-                        .map_or(0, |p| p.taken);
                     let life = Life {
                         parent,
                         row,
@@ -143,10 +140,6 @@ impl Record {
                 self.counts.steps += ids.len() as u64;
                 for id in ids {
                     if let Some(life) = self.lives.get_mut(id) {
-                        if life.taken == 0 {
-                            // A correction may begin where the picture before it stood.
-                            life.born = step - 1;
-                        }
                         life.taken = step;
                     }
                 }

@@ -271,7 +271,7 @@ impl Ledger<'_> {
     /// Books an event, and says whether the search must end now.
     fn hear(&mut self, event: &Event<'_>) -> Flow {
         match *event {
-            Event::Started { ids, parent } => return self.enrol(ids, parent),
+            Event::Started { ids, taken, .. } => return self.enrol(ids, taken),
             Event::Stepping { ids, spent } => {
                 let after = self.least_left(ids);
                 let n = ids.len() as u64;
@@ -360,14 +360,12 @@ impl Ledger<'_> {
         Flow::Stop
     }
 
-    fn enrol(&mut self, ids: &[CandidateId], parent: Option<CandidateId>) -> Flow {
+    fn enrol(&mut self, ids: &[CandidateId], taken: u32) -> Flow {
         if self.lives.try_reserve(ids.len()).is_err() {
             let bytes = ids.len().saturating_mul(size_of::<Life>());
             let what = "search";
             return self.fail(Error::OutOfMemory { what, bytes });
         }
-        let parent = self.lives.iter().find(|life| Some(life.id) == parent);
-        let taken = parent.map_or(0, |life| life.taken);
         self.lives.extend(ids.iter().map(|&id| Life {
             id,
             taken,

@@ -128,6 +128,8 @@ pub enum Event<'a> {
         ids: &'a [CandidateId],
         /// The candidate they were forked from.
         parent: Option<CandidateId>,
+        /// Steps that each of them has taken by then: those of the parent, or those that a resumed one begins after.
+        taken: u32,
     },
     /// Candidates are about to take a step: whoever ends the search now saves it. Not told of the steps that finish a
     /// candidate which the listener chose.

@@ -249,6 +249,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
             Event::Started {
                 ids: &self.ids,
                 parent,
+                taken,
             },
         )
     }

@@ -352,6 +352,33 @@ fn a_budget_finishes_the_likeliest_unfinished_path() {
 }
 
 #[test]
+fn a_budget_knows_how_far_corrections_are() {
+    // Every picture of six steps, every correction of three: the second round's is the best, and all are finished.
+    let judge = ScriptedReward::new(|_, key, _| {
+        let p = [0.5, 0.3, 0.3, 0.3, 0.4, 0.85][key.candidate.0 as usize];
+        Verdict::new(p, 1.0 - p)
+    });
+    let corrected = |rounds| {
+        Reflect::new(Plain, Correction::Tail { from: 3 })
+            .with_rounds(rounds)
+            .with_confidence(2.0)
+    };
+    let steps = 6 + 3 * 3 + 6 + 3;
+    let mut budget = Budget::new(Adaptive::new(corrected(3), 10)).with_steps(steps);
+    let decision = tallied(&mut budget, judge, 1).decision;
+    assert_eq!((decision.winner.0, decision.cost.steps), (5, steps));
+    assert!(decision.stopped);
+
+    // Each correction is better than the picture before it, and the one that was kept needs no more steps.
+    let judge =
+        ScriptedReward::new(|_, key, _| Verdict::new(0.1 * (key.candidate.0 as f32 + 1.0), 0.1));
+    let mut budget = Budget::new(corrected(2)).with_steps(6 + 3 + 3);
+    let decision = tallied(&mut budget, judge, 1).decision;
+    assert_eq!((decision.winner.0, decision.cost.outcome), (2, 3));
+    assert!(!decision.stopped);
+}
+
+#[test]
 fn settings_without_a_meaning_are_errors() {
     let (mut generator, mut reward) = (ScriptedGenerator::new(STEPS), ScriptedReward::seeded(0));
     let wrong: [(&str, Box<Dyn<'static>>); 11] = [
