@@ -3,10 +3,10 @@
 use rand_core::Rng;
 
 use super::nested::Found;
-use super::run::{Pick, Progress, Run, comparable, confidence, within};
+use super::run::{Progress, Run, comparable, confidence, within};
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::error::Result;
-use crate::generator::Generator;
+use crate::generator::{CandidateId, Generator};
 use crate::prompt::Prompt;
 use crate::reward::{Judgement, RewardModel};
 
@@ -98,7 +98,7 @@ impl<S> Adaptive<S> {
         &mut self,
         run: &mut Run<'_, G, R>,
         rng: &mut dyn Rng,
-    ) -> Progress<Pick>
+    ) -> Progress<CandidateId>
     where
         S: SearchStrategy<G, R>,
     {
@@ -118,10 +118,7 @@ impl<S> Adaptive<S> {
             }
             run.keep_only(&[best.winner])?;
         }
-        Ok(Pick {
-            winner: best.winner,
-            fallback: best.fallback,
-        })
+        Ok(best.winner)
     }
 
     /// One search of the inner strategy, its winner's outcome known unless there is nothing to compare it with.

@@ -2,7 +2,7 @@
 
 use rand_core::Rng;
 
-use super::run::{Pick, Progress, Run, most_confident, some_candidates};
+use super::run::{Progress, Run, most_confident, some_candidates};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::error::Result;
@@ -69,15 +69,15 @@ fn best<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     rng: &mut dyn Rng,
     n: usize,
     ids: &mut alloc::vec::Vec<CandidateId>,
-) -> Progress<Pick> {
+) -> Progress<CandidateId> {
     run.start(rng, n)?;
     ids.extend_from_slice(run.latest());
     run.complete(ids)?;
     if n == 1 {
-        return Ok(Pick::of(ids[0]));
+        return Ok(ids[0]);
     }
     run.open(ids);
     run.ask(Judgement::Outcome)?;
     run.close();
-    Ok(Pick::of(ids[most_confident(run.verdicts())]))
+    Ok(ids[most_confident(run.verdicts())])
 }

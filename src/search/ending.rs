@@ -1,6 +1,6 @@
 //! How a search ends: with its strategy's choice, its listener's, or an error.
 
-use super::run::{Halt, Member, Pick, Progress, Run, confidence};
+use super::run::{Halt, Member, Progress, Run, confidence};
 use super::{Decision, Event, MultiplyAdds};
 use crate::error::{Error, Result};
 use crate::generator::{CandidateId, Generator};
@@ -8,9 +8,9 @@ use crate::reward::RewardModel;
 
 impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
     /// Ends the search as its strategy, its listener or an error wants it.
-    pub(super) fn conclude(mut self, outcome: Progress<Pick>) -> Result<Decision> {
+    pub(super) fn conclude(mut self, outcome: Progress<CandidateId>) -> Result<Decision> {
         let decision = match outcome {
-            Ok(pick) => self.decide(&pick, false),
+            Ok(winner) => self.decide(winner, false),
             Err(halt) => self.obey(halt),
         };
         if decision.is_err() {
@@ -43,7 +43,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
                 Err(again) => halt = again,
             }
         };
-        self.decide(&Pick::of(winner), true)
+        self.decide(winner, true)
     }
 
     /// Steps a chosen candidate to its end. These steps are not announced: a listener that chose and chose again before
@@ -72,18 +72,19 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
         best.map(|member| member.id)
     }
 
-    fn decide(&mut self, pick: &Pick, stopped: bool) -> Result<Decision> {
-        self.prune_others(&[pick.winner])?;
+    fn decide(&mut self, winner: CandidateId, stopped: bool) -> Result<Decision> {
+        self.prune_others(&[winner])?;
         self.close();
         // The search is over: nothing the listener answers here could change it.
-        let _ = (self.listener)(Event::Chosen { id: pick.winner });
+        let _ = (self.listener)(Event::Chosen { id: winner });
         // Nested searches are in it already.
         let now = MultiplyAdds::of(&*self.generator, &*self.reward);
         self.cost.multiply_adds = now.since(&self.before);
-        let mut decision = Decision::new(pick.winner, self.cost);
-        decision.verdict = self.member(pick.winner).and_then(|member| member.last);
-        decision.fallback = pick.fallback;
-        decision.stopped = stopped;
+        let mut decision = Decision::new(winner, self.cost);
+        if let Some(member) = self.member(winner) {
+            (decision.verdict, decision.fallback) = (member.last, member.fallback);
+        }
+        decision.stopped = stopped || self.stopped;
         Ok(decision)
     }
 

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use rand_core::Rng;
 
-use super::run::{Pick, Progress, Run, keep_best, most_confident, some_candidates, within};
+use super::run::{Progress, Run, keep_best, most_confident, some_candidates, within};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::error::{Error, Result};
@@ -98,7 +98,7 @@ impl Halving {
         run: &mut Run<'_, G, R>,
         rng: &mut dyn Rng,
         ids: &mut Vec<CandidateId>,
-    ) -> Progress<Pick> {
+    ) -> Progress<CandidateId> {
         run.start(rng, self.candidates as usize)?;
         ids.extend_from_slice(run.latest());
         for step in 1..=run.steps() {
@@ -113,11 +113,11 @@ impl Halving {
             }
         }
         if ids.len() == 1 {
-            return Ok(Pick::of(ids[0]));
+            return Ok(ids[0]);
         }
         run.open(ids);
         run.ask(Judgement::Outcome)?;
         run.close();
-        Ok(Pick::of(ids[most_confident(run.verdicts())]))
+        Ok(ids[most_confident(run.verdicts())])
     }
 }

@@ -232,7 +232,7 @@ pub struct Decision {
     pub verdict: Option<Verdict>,
     /// Whether the winner had been rejected and came back since nobody survived.
     pub fallback: bool,
-    /// Whether the listener or a budget ended the search.
+    /// Whether the listener or a budget ended the search, or a budget one within it.
     pub stopped: bool,
     /// What was spent.
     pub cost: Cost,

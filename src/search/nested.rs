@@ -14,7 +14,6 @@ use crate::reward::{Judgement, RewardModel, Verdict};
 #[derive(Clone, Copy)]
 pub(super) struct Found {
     pub(super) winner: CandidateId,
-    pub(super) fallback: bool,
     /// Its outcome verdict, if that question was put.
     pub(super) outcome: Option<Verdict>,
 }
@@ -72,6 +71,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
         };
         let found = strategy.search(self.generator, self.reward, self.prompt, rng, &mut hear)?;
         self.cost += found.cost;
+        self.stopped |= found.stopped;
         let winner = found.winner;
         let outcome = guests.iter().find(|guest| guest.0 == winner);
         let outcome = outcome.and_then(|guest| guest.1);
@@ -80,6 +80,7 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
             taken: 0,
             last: outcome.or(found.verdict),
             rejected: false,
+            fallback: found.fallback,
         });
         let taken = self.generator.taken(winner)?;
         if let Some(verdict) = &outcome {
@@ -96,10 +97,6 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'_, G, R> {
         for (id, _) in guests.into_iter().filter(|guest| guest.0 != winner) {
             tell(self.listener, Event::Rejected { id, parked: false })?;
         }
-        Ok(Found {
-            winner,
-            fallback: found.fallback,
-            outcome,
-        })
+        Ok(Found { winner, outcome })
     }
 }

@@ -4,9 +4,7 @@ use alloc::vec::Vec;
 
 use rand_core::Rng;
 
-use super::run::{
-    Pick, Progress, Run, confidence, keep_best, most_confident, some_candidates, within,
-};
+use super::run::{Progress, Run, confidence, keep_best, most_confident, some_candidates, within};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::error::Result;
@@ -191,7 +189,7 @@ impl Parm {
         rng: &mut dyn Rng,
         paths: &mut Vec<Path>,
         batch: &mut Vec<CandidateId>,
-    ) -> Progress<Pick> {
+    ) -> Progress<CandidateId> {
         run.start(rng, self.candidates as usize)?;
         let path = |&id: &CandidateId| Path {
             id,
@@ -221,7 +219,7 @@ impl Parm {
         }
         select(batch, paths, |path| path.potential);
         if batch.is_empty() {
-            return self.fall_back(run, paths);
+            return fall_back(run, paths);
         }
         run.open(batch);
         if let Some(most) = self.finalists
@@ -233,29 +231,23 @@ impl Parm {
         }
         run.ask(Judgement::Outcome)?;
         run.close();
-        Ok(Pick::of(batch[most_confident(run.verdicts())]))
+        Ok(batch[most_confident(run.verdicts())])
     }
+}
 
-    /// Nobody survived: the path least surely without potential, the first of equals.
-    fn fall_back<G: Generator + ?Sized, R: RewardModel + ?Sized>(
-        &self,
-        run: &mut Run<'_, G, R>,
-        paths: &[Path],
-    ) -> Progress<Pick> {
-        let mut best = &paths[0];
-        for path in paths {
-            if path.no_prob < best.no_prob {
-                best = path;
-            }
+/// Nobody survived: the path least surely without potential, the first of equals.
+fn fall_back<G: Generator + ?Sized, R: RewardModel + ?Sized>(
+    run: &mut Run<'_, G, R>,
+    paths: &[Path],
+) -> Progress<CandidateId> {
+    let mut best = &paths[0];
+    for path in paths {
+        if path.no_prob < best.no_prob {
+            best = path;
         }
-        if self.form == ParmForm::Pruned {
-            run.revive(best.id)?;
-        }
-        Ok(Pick {
-            winner: best.id,
-            fallback: true,
-        })
     }
+    run.revive(best.id)?;
+    Ok(best.id)
 }
 
 /// Asks about clarity, and about the potential of those that are clear now.

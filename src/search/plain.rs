@@ -2,10 +2,10 @@
 
 use rand_core::Rng;
 
-use super::run::{Pick, Progress, Run};
+use super::run::{Progress, Run};
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::error::Result;
-use crate::generator::Generator;
+use crate::generator::{CandidateId, Generator};
 use crate::prompt::Prompt;
 use crate::reward::RewardModel;
 
@@ -45,9 +45,9 @@ impl<G: Generator + ?Sized, R: RewardModel + ?Sized> SearchStrategy<G, R> for Pl
 fn draw_one<G: Generator + ?Sized, R: RewardModel + ?Sized>(
     run: &mut Run<'_, G, R>,
     rng: &mut dyn Rng,
-) -> Progress<Pick> {
+) -> Progress<CandidateId> {
     run.start(rng, 1)?;
     let id = run.latest().first().copied().unwrap_or_default();
     run.complete(&[id])?;
-    Ok(Pick::of(id))
+    Ok(id)
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use rand_core::Rng;
 
-use super::run::{Pick, Progress, Run, keep_best, some_candidates, within};
+use super::run::{Progress, Run, keep_best, some_candidates, within};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::error::Result;
@@ -129,7 +129,7 @@ impl Prm {
         run: &mut Run<'_, G, R>,
         rng: &mut dyn Rng,
         paths: &mut Vec<CandidateId>,
-    ) -> Progress<Pick> {
+    ) -> Progress<CandidateId> {
         let n = self.candidates as usize;
         run.start(rng, if self.judges(1) { n } else { 1 })?;
         paths.extend_from_slice(run.latest());
@@ -148,7 +148,7 @@ impl Prm {
                 run.keep_only(paths)?;
             }
         }
-        Ok(Pick::of(paths[0]))
+        Ok(paths[0])
     }
 }
 

@@ -7,7 +7,7 @@ use rand_core::Rng;
 
 use super::nested::Found;
 use super::region::{Locator, Occlusion};
-use super::run::{Halt, Pick, Progress, Run, comparable, confidence, tell, within};
+use super::run::{Halt, Progress, Run, comparable, confidence, tell, within};
 use super::views::reserved;
 use super::{Decision, Event, Flow, SearchStrategy};
 use crate::codes::{Code, UNKNOWN};
@@ -166,18 +166,17 @@ impl<S, L: Locator> Reflect<S, L> {
         &mut self,
         run: &mut Run<'_, G, R>,
         rng: &mut dyn Rng,
-    ) -> Progress<Pick>
+    ) -> Progress<CandidateId>
     where
         S: SearchStrategy<G, R>,
     {
         let Found {
             mut winner,
-            mut fallback,
             outcome,
         } = run.nested(&mut self.inner, rng)?;
         let mut verdict = match outcome {
             Some(verdict) => verdict,
-            None if self.rounds == 0 => return Ok(Pick { winner, fallback }),
+            None if self.rounds == 0 => return Ok(winner),
             None => run.outcome(winner)?,
         };
         let mut support = None;
@@ -194,12 +193,12 @@ impl<S, L: Locator> Reflect<S, L> {
             run.complete(&[next])?;
             let answer = run.outcome(next)?;
             if confidence(&answer) > confidence(&verdict) {
-                (winner, verdict, fallback) = (next, answer, false);
+                (winner, verdict) = (next, answer);
                 support = None;
             }
             run.keep_only(&[winner])?;
         }
-        Ok(Pick { winner, fallback })
+        Ok(winner)
     }
 }
 

@@ -28,21 +28,6 @@ impl From<Error> for Halt {
 /// What a part of a search returns: the listener may end it anywhere.
 pub(super) type Progress<T = ()> = core::result::Result<T, Halt>;
 
-/// Whom a strategy chose.
-pub(super) struct Pick {
-    pub(super) winner: CandidateId,
-    pub(super) fallback: bool,
-}
-
-impl Pick {
-    pub(super) const fn of(winner: CandidateId) -> Self {
-        Self {
-            winner,
-            fallback: false,
-        }
-    }
-}
-
 /// What counts in a choice: the probability of "yes", nothing for a malformed answer.
 pub(super) fn confidence(verdict: &Verdict) -> f32 {
     if verdict.answer == Answer::Other {
@@ -124,6 +109,8 @@ pub(super) struct Member {
     pub(super) taken: u32,
     pub(super) last: Option<Verdict>,
     pub(super) rejected: bool,
+    /// Whether it was rejected and came back since nobody survived.
+    pub(super) fallback: bool,
 }
 
 /// One search under way.
@@ -140,6 +127,8 @@ pub(super) struct Run<'a, G: ?Sized, R: ?Sized> {
     pub(super) cost: Cost,
     /// What had been computed when it began.
     pub(super) before: MultiplyAdds,
+    /// Whether a budget ended a search within it.
+    pub(super) stopped: bool,
 }
 
 impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
@@ -175,6 +164,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
             verdicts: reserved(n)?,
             cost: Cost::default(),
             before: MultiplyAdds::of(generator, reward),
+            stopped: false,
             generator,
             reward,
             prompt,
@@ -242,6 +232,7 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
             taken,
             last: None,
             rejected: false,
+            fallback: false,
         });
         self.members.extend(members);
         tell(
@@ -460,8 +451,11 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
         Ok(())
     }
 
-    /// Says that a parked candidate goes on, and steps it to the end.
+    /// Takes a rejected candidate back, since nobody survived; says that it goes on, and steps it to the end.
     pub(super) fn revive(&mut self, id: CandidateId) -> Progress {
+        self.note(id, |member| {
+            (member.rejected, member.fallback) = (false, true);
+        });
         if self.finished(id) {
             return Ok(());
         }

@@ -352,6 +352,23 @@ fn a_budget_finishes_the_likeliest_unfinished_path() {
 }
 
 #[test]
+fn a_budget_within_a_search_tells_that_it_ended_something() {
+    let judge = || ScriptedReward::new(|_, _, _| Verdict::new(0.5, 0.5));
+    let inner = |questions| Budget::new(BestOfN::new(2)).with_questions(questions);
+    for (questions, stopped) in [(0, true), (2, false)] {
+        let mut strategies: [Box<Dyn<'static>>; 3] = [
+            Box::new(Reflect::new(inner(questions), Correction::Prompted)),
+            Box::new(Adaptive::new(inner(questions), 1)),
+            Box::new(Adaptive::new(inner(questions), 3)),
+        ];
+        for strategy in &mut strategies {
+            let decision = tallied(&mut **strategy, judge(), 1).decision;
+            assert_eq!(decision.stopped, stopped);
+        }
+    }
+}
+
+#[test]
 fn a_budget_knows_how_far_corrections_are() {
     // Every picture of six steps, every correction of three: the second round's is the best, and all are finished.
     let judge = ScriptedReward::new(|_, key, _| {

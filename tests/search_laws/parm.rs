@@ -2,9 +2,9 @@
 
 use maquette::generator::Needs;
 use maquette::reward::{Answer, Verdict, ViewKey};
-use maquette::search::{Parm, ParmForm};
+use maquette::search::{Budget, Event, Parm, ParmForm};
 use maquette::testing::{OracleReward, ScriptedGenerator, ScriptedReward};
-use maquette::{CandidateId, Error, Judgement};
+use maquette::{CandidateId, Error, Flow, Judgement};
 use proptest::prelude::*;
 
 use crate::laws::{self, go_on, search};
@@ -163,4 +163,58 @@ fn parm_costs_what_the_cost_model_says() {
     assert_eq!((cost.clarity, cost.potential, cost.outcome), (220, 20, 10));
     assert_eq!(generator.calls().step_batches, 18);
     assert_eq!(reward.calls(), 11 + 1 + 1);
+}
+
+/// One of two paths is clear at the second step and has no potential; the other is hardly ever unclear.
+fn hopeless(judgement: Judgement, key: ViewKey, _: &[u32]) -> Verdict {
+    match judgement {
+        Judgement::Clarity if key.candidate.0 == 1 => Verdict::new(0.45, 0.55),
+        Judgement::Clarity if key.step == 2 => Verdict::new(0.9, 0.1),
+        Judgement::Clarity => Verdict::new(0.1, 0.9),
+        _ => Verdict::new(0.2, 0.8),
+    }
+}
+
+#[test]
+fn a_path_that_came_back_is_the_best_wherever_the_search_ends() {
+    let whole = counted(&mut Parm::new(2), ScriptedReward::new(hopeless), 1).decision;
+    assert_eq!((whole.winner.0, whole.fallback), (0, true));
+    for ends in 2..STEPS {
+        for flow in [Flow::Stop, Flow::Choose(CandidateId(0))] {
+            let mut generator = ScriptedGenerator::new(STEPS);
+            let mut reward = ScriptedReward::new(hopeless);
+            let mut back = false;
+            let mut listen = |_, event: &Event<'_>| {
+                back |= matches!(event, Event::Resumed { .. });
+                match *event {
+                    Event::Stepped { step, .. } if back && step == ends => return flow,
+                    Event::Resumed { .. } if ends == 2 => return flow,
+                    _ => {}
+                }
+                Flow::Continue
+            };
+            let mut parm = Parm::new(2);
+            let found = search(&mut parm, &mut generator, &mut reward, 1, &mut listen);
+            let decision = found.unwrap().decision;
+            assert_eq!((decision.winner.0, decision.fallback), (0, true), "{ends}");
+            assert!(decision.stopped);
+        }
+    }
+}
+
+#[test]
+fn a_budget_may_end_while_a_path_comes_back() {
+    // Both are clear and without potential at the second step, and the steps after it are dear.
+    let mut generator =
+        ScriptedGenerator::new(STEPS).with_costs(0, |taken| if taken < 2 { 1 } else { 100 }, 0);
+    let mut reward = ScriptedReward::new(|judgement, key, _| match judgement {
+        Judgement::Clarity if key.step == 2 => Verdict::new(0.9, 0.1),
+        _ => Verdict::new(0.2, 0.8),
+    })
+    .with_costs(|_, _| 0);
+    let mut budget = Budget::new(Parm::new(2)).with_multiply_adds(100);
+    let found = search(&mut budget, &mut generator, &mut reward, 1, &mut go_on).unwrap();
+    let decision = found.decision;
+    assert_eq!((decision.winner.0, decision.cost.steps), (0, 4 + 4));
+    assert!(decision.stopped && decision.fallback);
 }
