@@ -147,8 +147,9 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     /// The bytes of a checkpoint.
     ///
     /// # Errors
-    /// No memory.
+    /// [`Error::Config`] for whole weights that were not read, or no memory.
     pub fn checkpoint(&self) -> Result<Vec<u8>> {
+        self.engine.filled()?;
         write(self.step, &self.optimiser, self.engine.parameters())
     }
 
@@ -158,11 +159,12 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     /// Bytes that are no whole checkpoint, or one of other parameters; then nothing has changed.
     pub fn resume(&mut self, bytes: &[u8]) -> Result<()> {
         let read = read(bytes, self.engine.parameters())?;
-        let before = self.engine.values()?;
-        if let Err(error) = self.engine.restore(&read.values) {
-            self.engine.restore(&before)?;
-            return Err(error);
-        }
+        self.engine.change(|parameters| {
+            for (parameter, values) in parameters.all.iter_mut().zip(read.values) {
+                parameter.values = values;
+            }
+            Ok(())
+        })?;
         (self.optimiser, self.step) = (read.optimiser, read.step);
         Ok(())
     }

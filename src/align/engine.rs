@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::parameters::{EndGrads, Parameter, Parameters, Trained, copied, zeros};
-use crate::error::{Error, Result, covers, product};
+use crate::error::{Error, Name, Result, covers, product};
 use crate::model::learner::{Example, Input, Learner, Scope};
 use crate::model::transformer::Adapters;
 use crate::model::transformer::backward::{BlockGrads, Tape, Whole, Work};
@@ -63,11 +63,13 @@ pub struct Engine<B: Backward, L: Learner<B>> {
     ids: B::Buffer<u32>,
     positions: B::Buffer<u32>,
     limits: Limits,
+    /// Whether the parameters' values are the model's.
+    filled: bool,
 }
 
 impl<B: Backward, L: Learner<B>> Engine<B, L> {
-    /// Reserves all memory. Of blocks that are trained whole,
-    /// [`read_weights`](Self::read_weights) gives the values to begin with.
+    /// Reserves all memory. Blocks that are trained whole are not read back from the model:
+    /// [`read_weights`](Self::read_weights) gives the values to begin with, and no step is taken before it.
     ///
     /// # Errors
     /// Adapters that do not fit the model, a limit of zero, or no memory.
@@ -117,6 +119,7 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
             parameters,
             adapters,
             limits,
+            filled: !whole,
         })
     }
 
@@ -132,20 +135,22 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
         &self.parameters.all
     }
 
-    /// Gives parameters new values, by name.
+    /// Gives parameters new values, by name. Of whole weights that were not read yet, all must be given.
     ///
     /// # Errors
-    /// A name that is not trained, or another number of values; then nothing has changed.
+    /// A name that is not trained, another number of values, or [`Error::MissingTensor`] for a whole weight that has no
+    /// value yet and is given none; then nothing has changed.
     pub fn set(&mut self, values: &[(&str, &[f32])]) -> Result<()> {
-        let before = self.values()?;
-        let result = values
-            .iter()
-            .try_for_each(|(name, values)| self.parameters.set(name, values))
-            .and_then(|()| self.load());
-        if result.is_err() {
-            self.restore(&before)?;
+        let given = |parameter: &Parameter| values.iter().any(|(name, _)| *name == parameter.name);
+        match self.parameters().iter().find(|p| !given(p)) {
+            Some(unset) if !self.filled => Err(Error::MissingTensor {
+                name: Name::owned(&unset.name),
+            }),
+            _ => self.change(|parameters| {
+                let mut all = values.iter();
+                all.try_for_each(|(name, values)| parameters.set(name, values))
+            }),
         }
-        result
     }
 
     /// Takes the values of whole weights from the checkpoint that the model was read from, or from another one.
@@ -162,25 +167,40 @@ impl<B: Backward, L: Learner<B>> Engine<B, L> {
         self.set(&values)
     }
 
-    /// Copies of all values.
-    pub(super) fn values(&self) -> Result<Vec<Vec<f32>>> {
-        let all = self.parameters.all.iter();
-        all.map(|p| copied(&p.values)).collect()
-    }
-
-    pub(super) fn restore(&mut self, values: &[Vec<f32>]) -> Result<()> {
-        for (parameter, values) in self.parameters.all.iter_mut().zip(values) {
-            parameter.values.copy_from_slice(values);
+    /// Fails while the parameters' values are not the model's.
+    pub(super) const fn filled(&self) -> Result<()> {
+        if self.filled {
+            return Ok(());
         }
-        self.load()
+        Err(Error::Config {
+            key: "weights",
+            problem: "that are trained whole were not read",
+        })
     }
 
-    pub(super) fn parameters_mut(&mut self) -> &mut [Parameter] {
-        &mut self.parameters.all
+    /// Changes values of all parameters and brings them to the device, or leaves everything as it was.
+    pub(super) fn change(
+        &mut self,
+        change: impl FnOnce(&mut Parameters) -> Result<()>,
+    ) -> Result<()> {
+        let all = self.parameters.all.iter();
+        let before: Vec<_> = all.map(|p| copied(&p.values)).collect::<Result<_>>()?;
+        let changed = change(&mut self.parameters).and_then(|()| self.load());
+        if changed.is_err() {
+            for (parameter, values) in self.parameters.all.iter_mut().zip(before) {
+                parameter.values = values;
+            }
+            // What the model held before the first values is in the model alone.
+            if self.filled {
+                self.load()?;
+            }
+        }
+        self.filled |= changed.is_ok();
+        changed
     }
 
     /// Brings the parameters' values to the device.
-    pub(super) fn load(&mut self) -> Result<()> {
+    fn load(&mut self) -> Result<()> {
         self.adapters = self.parameters.adapters(&self.learner)?;
         self.parameters.write_back(&mut self.learner)
     }

@@ -99,13 +99,15 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
     /// objective goes through its examples one by one.
     ///
     /// # Errors
-    /// What `objective` returns, or [`Error::Diverged`] for a score, a loss or a gradient that is NaN or infinite. Then the step
-    /// was not taken: parameters, optimiser and number of steps are as before.
+    /// What `objective` returns, [`Error::Diverged`] for a score, a loss or a gradient that is NaN or infinite, or
+    /// [`Error::Config`] for whole weights that were not read. Then the step was not taken: parameters, optimiser and number
+    /// of steps are as before.
     pub fn step(
         &mut self,
         objective: impl FnOnce(&mut Engine<B, L>) -> Result<f64>,
     ) -> Result<StepReport> {
         let step = self.step;
+        self.engine.filled()?;
         self.engine.clear()?;
         let loss = match objective(&mut self.engine) {
             Err(Error::NotFinite { arg: what, .. }) => Err(Error::Diverged { what, step }),
@@ -125,17 +127,10 @@ impl<B: Backward, L: Learner<B>> Trainer<B, L> {
             clip(&mut gradients, length, most);
         }
         let rate = self.config.optimiser.rate * self.config.schedule.factor(step);
-        let before = (self.engine.values()?, self.optimiser.copy()?);
-        let parameters = self.engine.parameters_mut();
-        let taken = self
-            .optimiser
-            .step(&self.config.optimiser, rate, parameters, &gradients)
-            .and_then(|()| self.engine.load());
-        if taken.is_err() {
-            self.optimiser = before.1;
-            self.engine.restore(&before.0)?;
-        }
-        taken?;
+        let (mut optimiser, config) = (self.optimiser.copy()?, &self.config.optimiser);
+        self.engine
+            .change(|parameters| optimiser.step(config, rate, &mut parameters.all, &gradients))?;
+        self.optimiser = optimiser;
         self.step += 1;
         Ok(StepReport {
             step,

@@ -11,7 +11,8 @@ use maquette::model::learner::{Example, Input};
 use maquette::quant::Format;
 
 use crate::{
-    ALL, bits, engine, engine_of, lora, pair, preference_step, reference, scored, show_o, trainer,
+    ALL, Base, bits, engine, engine_of, file, learner, limits, lora, pair, preference_step,
+    reference, scored, show_o, trainer,
 };
 
 #[test]
@@ -161,6 +162,43 @@ fn adapters_that_do_not_fit_are_errors() {
             .is_err()
     );
     assert!(bits(&engine) == before);
+}
+
+#[test]
+fn whole_weights_that_were_not_read_are_not_trained() {
+    let bytes = file("train-dpo", "model.safetensors");
+    let source = Base(SafetensorsSource::new(&bytes).unwrap());
+    for trained in [Trained::Blocks(Format::F32), Trained::All(Format::F32)] {
+        let learner = learner(&reference(), &source, Format::F32).unwrap();
+        let mut run = trainer(Engine::new(learner, trained.clone(), limits()).unwrap());
+        let mask = [true; 16];
+        let example = show_o().masked_example(&pair(0).text, &pair(0).chosen, &mask);
+        let example = example.unwrap();
+        let before = run.engine_mut().policy(&example, None).unwrap();
+        let error = run.step(|_| Ok(0.0)).unwrap_err();
+        let told = "config: \"weights\" that are trained whole were not read";
+        assert_eq!(error.to_string(), told);
+        assert!(matches!(run.checkpoint(), Err(Error::Config { .. })));
+        let own = run.engine().parameters()[0].clone();
+        let error = run.engine_mut().set(&[(&own.name, &own.values)]);
+        assert!(matches!(error, Err(Error::MissingTensor { .. })));
+        let error = run.engine_mut().set(&[("no such name", &[1.0])]);
+        assert!(matches!(error, Err(Error::MissingTensor { .. })));
+        // All names, one of them with too few values.
+        let mut all = run.engine().parameters().to_vec();
+        all[1].values.pop();
+        let values: Vec<_> = all.iter().map(|p| (&*p.name, &*p.values)).collect();
+        assert!(run.engine_mut().set(&values).is_err());
+        // The model has kept its weights all along.
+        assert_eq!(run.engine_mut().policy(&example, None).unwrap(), before);
+
+        let read = trainer(engine_of(&reference(), Format::F32, trained).unwrap());
+        let stored = read.checkpoint().unwrap();
+        run.resume(&stored).unwrap();
+        assert_eq!(run.engine_mut().policy(&example, None).unwrap(), before);
+        run.step(|_| Ok(0.0)).unwrap();
+        run.engine_mut().set(&[(&own.name, &own.values)]).unwrap();
+    }
 }
 
 #[test]
