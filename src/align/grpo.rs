@@ -278,8 +278,15 @@ pub fn group<B: Backward, L: Learner<B>>(
     };
     for (at, rollout) in rollouts.iter().enumerate() {
         let len = rollout.len();
-        covers(OP, "reference", rollout.reference.len(), len)?;
-        covers(OP, "old", rollout.old.as_ref().map_or(len, Vec::len), len)?;
+        for (arg, values) in [
+            ("reference", Some(&rollout.reference)),
+            ("old", rollout.old.as_ref()),
+        ] {
+            let (op, got, want) = (OP, values.map_or(len, Vec::len), len);
+            if got != want {
+                return Err(Error::Length { op, arg, got, want });
+            }
+        }
         if len == 0 {
             let problem = "has no tokens";
             return Err(Error::Example {

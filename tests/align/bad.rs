@@ -92,6 +92,20 @@ fn pairs_and_groups_that_teach_nothing_are_named() {
     assert!(matches!(error, Err(Error::Example { .. })));
     let error = grpo::group(&mut engine, &group, &[0.5], &config, 1.0, kept);
     assert!(matches!(error, Err(Error::Length { arg: "rewards", .. })));
+    for (arg, count) in [("reference", 1), ("old", 1), ("reference", -1), ("old", -1)] {
+        let mut odd = group.clone();
+        odd[1].old = Some(odd[1].reference.clone());
+        let values = match arg {
+            "old" => odd[1].old.as_mut().unwrap(),
+            _ => &mut odd[1].reference,
+        };
+        values.resize(values.len().checked_add_signed(count).unwrap(), -1.0);
+        let error = grpo::group(&mut engine, &odd, &[0.0, 1.0], &config, 1.0, kept);
+        assert!(
+            matches!(error, Err(Error::Length { arg: wrong, .. }) if wrong == arg),
+            "{arg} {count}"
+        );
+    }
     let empty = Rollout {
         passes: Vec::new(),
         reference: Vec::new(),
