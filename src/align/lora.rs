@@ -227,8 +227,8 @@ impl<'a> Merged<'a> {
     /// Adds adapters to the weights that they stand beside.
     ///
     /// # Errors
-    /// A pair whose shapes do not fit each other, a layer that the checkpoint lacks or that has another shape, or no
-    /// memory.
+    /// A pair of which one half is missing or whose shapes do not fit each other, a layer that the checkpoint lacks or that
+    /// has another shape, or no memory.
     pub fn new(
         base: &'a dyn WeightSource,
         parameters: &[Parameter],
@@ -236,14 +236,27 @@ impl<'a> Merged<'a> {
     ) -> Result<Self> {
         let mut merged = BTreeMap::new();
         let ends = [".lora_A.weight", ".lora_B.weight"];
+        let named = |layer: &str, end: &str| {
+            let name = format!("{layer}{end}");
+            let found = parameters.iter().find(|p| p.name == name);
+            found.ok_or_else(|| Error::MissingTensor {
+                name: Name::owned(&name),
+            })
+        };
         for first in parameters {
+            if let Some(layer) = first.name.strip_suffix(ends[1]) {
+                named(layer, ends[0])?;
+            }
             let Some(layer) = first.name.strip_suffix(ends[0]) else {
                 continue;
             };
-            let second = format!("{layer}{}", ends[1]);
-            let second = parameters.iter().find(|p| p.name == second);
-            let (Some(second), [r, k]) = (second, &*first.shape) else {
-                continue;
+            let second = named(layer, ends[1])?;
+            let [r, k] = &*first.shape else {
+                return Err(Error::TensorShape {
+                    name: Name::owned(&first.name),
+                    got: Name::shape(&first.shape),
+                    want: Name::owned("a rank and a width"),
+                });
             };
             let n = second.shape.first().copied().unwrap_or(0);
             for (parameter, shape) in [(first, [*r, *k]), (second, [n, *r])] {

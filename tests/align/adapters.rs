@@ -151,6 +151,28 @@ fn adapters_that_do_not_fit_a_model_are_errors() {
 }
 
 #[test]
+fn half_a_pair_is_not_merged_in_silence() {
+    let bytes = file("train-dpo", "model.safetensors");
+    let base = Base(SafetensorsSource::new(&bytes).unwrap());
+    let changed = |change: &dyn Fn(&mut Vec<Parameter>)| {
+        let mut parameters = shaken();
+        change(&mut parameters);
+        Merged::new(&base, &parameters, &lora(&ALL)).map(|_| ())
+    };
+    changed(&|_| {}).unwrap();
+    for half in [0, 1] {
+        let name = shaken()[half].name.clone();
+        let missing = changed(&|p| drop(p.remove(half)));
+        assert!(
+            matches!(&missing, Err(Error::MissingTensor { name: told }) if told.as_str() == name),
+            "{missing:?}"
+        );
+    }
+    let flat = changed(&|p| p[0].shape = vec![p[0].values.len()]);
+    assert!(matches!(flat, Err(Error::TensorShape { .. })), "{flat:?}");
+}
+
+#[test]
 fn settings_of_adapters_are_read_and_foreign_ones_refused() {
     let read = |text: &str| AdapterConfig::from_json(&JsonConfig::parse(text)?);
     let own = read(&adapter_config(&lora(&ALL))).unwrap();
