@@ -103,13 +103,37 @@ impl AdaptiveConfig {
 /// assert!(adaptive.term().factor > 0.0 && adaptive.term().expected == 5.0);
 /// # Ok::<(), maquette::Error>(())
 /// ```
+///
+/// No checkpoint of a [`Trainer`](super::Trainer) holds it: what is kept beside that is its state.
+///
+/// ```
+/// use maquette::align::entropy::{AdaptiveConfig, AdaptiveEntropy};
+/// let config = AdaptiveConfig::new(2.0);
+/// let mut straight = AdaptiveEntropy::new(config);
+/// straight.observe(5.0)?;
+/// let mut resumed = AdaptiveEntropy::resume(config, straight.state())?;
+/// straight.observe(4.0)?;
+/// resumed.observe(4.0)?;
+/// assert_eq!(straight.term(), resumed.term());
+/// # Ok::<(), maquette::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdaptiveEntropy {
     config: AdaptiveConfig,
-    psi: f64,
-    moments: [f64; 2],
-    steps: i32,
-    last: f64,
+    state: AdaptiveState,
+}
+
+/// All that steps change in an [`AdaptiveEntropy`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdaptiveState {
+    /// ψ: the factor is its hyperbolic sine.
+    pub psi: f64,
+    /// Adam's means of the gradient and of its square.
+    pub moments: [f64; 2],
+    /// Steps that were observed.
+    pub steps: u32,
+    /// Entropy of the latest of them; the target before the first.
+    pub last: f64,
 }
 
 impl AdaptiveEntropy {
@@ -118,11 +142,38 @@ impl AdaptiveEntropy {
     pub const fn new(config: AdaptiveConfig) -> Self {
         Self {
             config,
-            psi: 0.0,
-            moments: [0.0; 2],
-            steps: 0,
-            last: config.target,
+            state: AdaptiveState {
+                psi: 0.0,
+                moments: [0.0; 2],
+                steps: 0,
+                last: config.target,
+            },
         }
+    }
+
+    /// Goes on where [`state`](Self::state) was told.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for a number that is NaN or infinite.
+    pub fn resume(config: AdaptiveConfig, state: AdaptiveState) -> Result<Self> {
+        let [mean, square] = state.moments;
+        if [state.psi, mean, square, state.last]
+            .iter()
+            .all(|v| v.is_finite())
+        {
+            return Ok(Self { config, state });
+        }
+        Err(Error::NotFinite {
+            op: "entropy",
+            arg: "the state of a factor",
+            row: 0,
+        })
+    }
+
+    /// What [`resume`](Self::resume) goes on from, to the bit.
+    #[must_use]
+    pub const fn state(&self) -> AdaptiveState {
+        self.state
     }
 
     /// The term of the next step.
@@ -130,8 +181,8 @@ impl AdaptiveEntropy {
     pub fn term(&self) -> EntropyTerm {
         let most = self.config.most;
         EntropyTerm {
-            factor: libm::sinh(self.psi).min(most).max(-most),
-            expected: self.last,
+            factor: libm::sinh(self.state.psi).min(most).max(-most),
+            expected: self.state.last,
         }
     }
 
@@ -147,16 +198,17 @@ impl AdaptiveEntropy {
                 row: 0,
             });
         }
-        let gradient = -libm::cosh(self.psi) * (entropy - self.config.target);
-        let [m, v] = &mut self.moments;
+        let state = &mut self.state;
+        let gradient = -libm::cosh(state.psi) * (entropy - self.config.target);
+        let [m, v] = &mut state.moments;
         *m = 0.9 * *m + 0.1 * gradient;
         *v = 0.999 * *v + 0.001 * gradient * gradient;
-        self.steps = self.steps.saturating_add(1);
-        let steps = f64::from(self.steps);
+        state.steps = state.steps.saturating_add(1);
+        let steps = f64::from(state.steps);
         let m = *m / (1.0 - libm::pow(0.9, steps));
         let v = *v / (1.0 - libm::pow(0.999, steps));
-        self.psi -= self.config.rate * m / (libm::sqrt(v) + 1e-8);
-        self.last = entropy;
+        state.psi -= self.config.rate * m / (libm::sqrt(v) + 1e-8);
+        state.last = entropy;
         Ok(())
     }
 }
@@ -181,5 +233,38 @@ mod tests {
         let mut adaptive = AdaptiveEntropy::new(AdaptiveConfig::new(2.0));
         assert!(adaptive.observe(f64::NAN).is_err());
         assert_eq!(adaptive, AdaptiveEntropy::new(AdaptiveConfig::new(2.0)));
+    }
+
+    #[test]
+    fn a_factor_goes_on_from_its_state_to_the_bit() {
+        let config = AdaptiveConfig::new(2.0).with_rate(1e-3);
+        let mut straight = AdaptiveEntropy::new(config);
+        for step in 0..40_u32 {
+            let mut resumed = AdaptiveEntropy::resume(config, straight.state()).unwrap();
+            assert_eq!(resumed, straight);
+            let entropy = f64::from(step * 7 % 11) * 0.5;
+            straight.observe(entropy).unwrap();
+            resumed.observe(entropy).unwrap();
+            assert_eq!(resumed, straight);
+        }
+        let good = straight.state();
+        let bad = [
+            AdaptiveState {
+                psi: f64::NAN,
+                ..good
+            },
+            AdaptiveState {
+                moments: [0.0, f64::INFINITY],
+                ..good
+            },
+            AdaptiveState {
+                last: f64::NAN,
+                ..good
+            },
+        ];
+        assert!(
+            bad.iter()
+                .all(|&state| AdaptiveEntropy::resume(config, state).is_err())
+        );
     }
 }
