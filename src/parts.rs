@@ -108,7 +108,7 @@ impl PromptParts for Conjuncts {
             .filter(|(head, _)| {
                 head.split(' ')
                     .next_back()
-                    .is_some_and(|word| PICTURES.contains(&word))
+                    .is_some_and(|word| is_any(word, &PICTURES))
             })
             .unwrap_or(("", prompt));
         let parts = || {
@@ -127,14 +127,19 @@ impl PromptParts for Conjuncts {
                 write(&mut text, " of ")?;
             }
             write(&mut text, part)?;
-            let object = ["a ", "an ", "the "]
-                .into_iter()
-                .find_map(|article| part.strip_prefix(article));
-            let object = object.unwrap_or(part);
+            let object = match part.split_once(' ') {
+                Some((article, object)) if is_any(article, &["a", "an", "the"]) => object,
+                _ => part,
+            };
             tell(Part::new(&text, Fault::Missing { object }))?;
         }
         Ok(())
     }
+}
+
+/// Whether it is one of these words, in any case.
+fn is_any(word: &str, known: &[&str]) -> bool {
+    known.iter().any(|known| word.eq_ignore_ascii_case(known))
 }
 
 /// Adds words, or fails where there is no memory for them.
@@ -276,5 +281,43 @@ impl<R: RewardModel, P: PromptParts> RewardModel for Inspector<R, P> {
 
     fn forget(&mut self, keys: &[ViewKey]) {
         self.judge.forget(keys);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    fn told(prompt: &str) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        let tell = &mut |part: Part<'_>| {
+            all.push((part.text.to_string(), part.fault.to_string()));
+            Ok(())
+        };
+        Conjuncts.each(prompt, tell).unwrap();
+        all
+    }
+
+    #[test]
+    fn heads_and_articles_are_known_in_any_case() {
+        let part = |text: &str, fault: &str| (text.to_string(), fault.to_string());
+        assert_eq!(
+            told("Photo of a red car and a blue book"),
+            [
+                part("Photo of a red car", "red car is missing"),
+                part("Photo of a blue book", "blue book is missing"),
+            ]
+        );
+        assert_eq!(
+            told("A red car, THE cup and ants"),
+            [
+                part("A red car", "red car is missing"),
+                part("THE cup", "cup is missing"),
+                part("ants", "ants is missing"),
+            ]
+        );
+        assert_eq!(told("A Picture of one car"), []);
     }
 }
