@@ -4,8 +4,9 @@ mod read;
 mod words;
 
 use core::fmt;
+use core::mem::discriminant;
 
-use read::read;
+use read::{by_rules, read};
 
 /// One thing that is wrong. Words that were not said are `None`; objects are as they were called, without their article.
 ///
@@ -60,6 +61,12 @@ pub enum Fault<'a> {
 }
 
 impl<'a> Fault<'a> {
+    /// Whether it is the same fault as another one, and says more or something else about it.
+    fn adds_to(&self, other: &Self) -> bool {
+        let same = discriminant(self) == discriminant(other) && self.object() == other.object();
+        same && self != other
+    }
+
     /// The object that is at fault, if one is named.
     #[must_use]
     pub const fn object(&self) -> Option<&'a str> {
@@ -118,7 +125,8 @@ impl fmt::Display for Fault<'_> {
 }
 
 /// Reads a reason, fault by fault. No text is an error, and none is lost: what is not understood comes as
-/// [`Fault::Other`], clause by clause. It knows English, GenEval's ten colours, and what GenEval's rules say.
+/// [`Fault::Other`], clause by clause, before and behind what is. It knows English, GenEval's ten colours, and what
+/// GenEval's rules say.
 ///
 /// ```
 /// use maquette::reason::{Fault, faults};
@@ -133,7 +141,8 @@ impl fmt::Display for Fault<'_> {
 pub const fn faults(text: &str) -> Faults<'_> {
     Faults {
         rest: text,
-        pieces: "",
+        clause: "",
+        held: None,
     }
 }
 
@@ -141,8 +150,10 @@ pub const fn faults(text: &str) -> Faults<'_> {
 #[derive(Debug, Clone)]
 pub struct Faults<'a> {
     rest: &'a str,
-    /// What is left of a clause whose pieces are faults of their own.
-    pieces: &'a str,
+    /// What is left of a clause.
+    clause: &'a str,
+    /// A fault that the words in front of it go before.
+    held: Option<Fault<'a>>,
 }
 
 impl<'a> Iterator for Faults<'a> {
@@ -150,41 +161,73 @@ impl<'a> Iterator for Faults<'a> {
 
     fn next(&mut self) -> Option<Fault<'a>> {
         loop {
-            if !self.pieces.is_empty() {
-                let (piece, rest) = cut(self.pieces, piece_end);
-                self.pieces = rest;
-                if let Some(fault) = read(piece) {
-                    return Some(fault);
+            if let Some(fault) = self.held.take() {
+                return Some(fault);
+            }
+            if self.clause.is_empty() {
+                if self.rest.is_empty() {
+                    return None;
                 }
-                continue;
+                (self.clause, self.rest) = cut(self.rest, clause_end);
             }
-            if self.rest.is_empty() {
-                return None;
+            let words;
+            (words, self.held, self.clause) = first_fault(self.clause);
+            if !words.is_empty() {
+                return Some(Fault::Other(words));
             }
-            let (clause, rest) = cut(self.rest, clause_end);
-            self.rest = rest;
-            if clause.is_empty() {
-                continue;
-            }
-            if !all_read(clause) {
-                return Some(read(clause).unwrap_or(Fault::Other(clause)));
-            }
-            self.pieces = clause;
         }
     }
 }
 
-/// Whether every piece of a clause is a fault.
-fn all_read(clause: &str) -> bool {
-    let mut pieces = clause;
-    while !pieces.is_empty() {
-        let (piece, rest) = cut(pieces, piece_end);
-        if !piece.is_empty() && read(piece).is_none() {
-            return false;
+/// Pieces of a clause that are read together at most.
+const RUN: usize = 8;
+
+/// The first fault that a piece of a clause names, or that it names together with pieces behind it which name none: what
+/// stands before it, and what behind.
+fn first_fault(clause: &str) -> (&str, Option<Fault<'_>>, &str) {
+    let part = |from, to| clause.get(from..to).unwrap_or("");
+    let mut all = pieces(clause);
+    let mut words: Option<[usize; 2]> = None;
+    while let Some([from, to]) = all.next() {
+        let mut found = read(part(from, to)).map(|fault| (fault, to));
+        for [start, end] in all.clone().take(RUN - 1) {
+            let run = part(from, end);
+            // What the rules say is one fault, although its end may be one alone.
+            if read(part(start, end)).is_some() && by_rules(run).is_none() {
+                break;
+            }
+            let more = read(run);
+            if let Some(more) = more
+                && found.is_none_or(|(fault, _)| more.adds_to(&fault))
+            {
+                found = Some((more, end));
+            }
         }
-        pieces = rest;
+        if let Some((fault, end)) = found {
+            let before = words.map_or("", |[from, to]| part(from, to));
+            return (before, Some(fault), part(end, clause.len()));
+        }
+        words = Some([words.map_or(from, |words| words[0]), to]);
     }
-    true
+    (words.map_or("", |[from, to]| part(from, to)), None, "")
+}
+
+/// Where the pieces of a clause begin and end, without those that are empty.
+fn pieces(clause: &str) -> impl Iterator<Item = [usize; 2]> + Clone + '_ {
+    let mut at = 0;
+    core::iter::from_fn(move || {
+        loop {
+            let rest = clause.get(at..).filter(|rest| !rest.is_empty())?;
+            let [end, next] = piece_end(rest).unwrap_or([rest.len(); 2]);
+            let piece = rest.get(..end)?;
+            let from = at + piece.len() - piece.trim_start().len();
+            at += next;
+            let len = piece.trim().len();
+            if len > 0 {
+                return Some([from, from + len]);
+            }
+        }
+    })
 }
 
 /// What stands before an end, trimmed, and what stands behind it.
@@ -209,11 +252,16 @@ fn clause_end(text: &str) -> Option<[usize; 2]> {
 }
 
 fn piece_end(text: &str) -> Option<[usize; 2]> {
-    let of = |mark: &str| text.find(mark).map(|at| [at, at + mark.len()]);
-    [of(", and "), of(","), of(" and ")]
-        .into_iter()
-        .flatten()
-        .min_by_key(|end| (end[0], usize::MAX - end[1]))
+    text.char_indices().find_map(|(at, c)| {
+        let marks: &[&str] = match c {
+            ',' => &[", and ", ","],
+            ' ' => &[" and "],
+            _ => return None,
+        };
+        let rest = text.get(at..)?;
+        let mark = marks.iter().find(|mark| rest.starts_with(**mark))?;
+        Some([at, at + mark.len()])
+    })
 }
 
 #[cfg(test)]
@@ -363,6 +411,58 @@ mod tests {
             ]
         );
         assert_eq!(faults(" .;\n").next(), None);
+    }
+
+    #[test]
+    fn what_stands_beside_a_fault_is_not_lost() {
+        let missing = |object| Fault::Missing { object };
+        let all = |text| faults(text).collect::<Vec<_>>();
+        for (text, want) in [
+            (
+                "The cup is missing and the light is strange",
+                [missing("cup"), Fault::Other("the light is strange")],
+            ),
+            (
+                "The light is strange and the cup is missing",
+                [Fault::Other("The light is strange"), missing("cup")],
+            ),
+            (
+                "the cup is missing, and the plate",
+                [missing("cup"), Fault::Other("the plate")],
+            ),
+            (
+                "The picture lacks a cup and a plate",
+                [missing("cup"), Fault::Other("a plate")],
+            ),
+            (
+                "the car is not red but blue, oddly",
+                [
+                    Fault::Colour {
+                        object: "car",
+                        wanted: Some("red"),
+                        found: Some("blue"),
+                    },
+                    Fault::Other("oddly"),
+                ],
+            ),
+        ] {
+            assert_eq!(all(text), want, "{text}");
+        }
+        // Pieces that belong together say more than each alone, whatever stands beside them.
+        let colour = Fault::Colour {
+            object: "car",
+            wanted: Some("red"),
+            found: Some("blue"),
+        };
+        assert_eq!(all("the car should be red, not blue"), [colour]);
+        let odd = Fault::Other("it looks odd, and old");
+        for text in [
+            "it looks odd, and old, and the car is blue, not red, and no cup",
+            "it looks odd, and old, and the car should be red, not blue and no cup",
+        ] {
+            assert_eq!(all(text), [odd, colour, missing("cup")], "{text}");
+        }
+        assert_eq!(all("it looks odd, and old"), [odd]);
     }
 
     /// Texts out of the grammar's own words, so that much of it is read.

@@ -14,7 +14,7 @@ pub(super) fn read(clause: &str) -> Option<Fault<'_>> {
 }
 
 /// What GenEval's rules say: `expected red car>=1, found 0 red` and the like.
-fn by_rules(clause: &str) -> Option<Fault<'_>> {
+pub(super) fn by_rules(clause: &str) -> Option<Fault<'_>> {
     if let Some(rest) = clause.strip_prefix("no target for ") {
         let (object, relation) = rest.split_once(" to be ")?;
         let relation = RELATIONS.into_iter().find(|known| *known == relation)?;

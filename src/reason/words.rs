@@ -185,7 +185,9 @@ impl<'a> Words<'a> {
             return None;
         }
         let ([first, _], [_, last]) = (self.spans.get(from)?, self.spans.get(to - 1)?);
-        self.text.get(*first..*last)
+        // What stands on both sides of a comma is no one name.
+        let name = self.text.get(*first..*last);
+        name.filter(|name| !name.contains(','))
     }
 
     pub(super) fn object_from(&self, from: usize) -> Option<&'a str> {
