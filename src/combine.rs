@@ -178,6 +178,7 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Cascade<A, B> {
     }
 
     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
+        same_length(ask, out)?;
         self.first.judge(ask, out)?;
         self.subset.begin(ask)?;
         for (row, verdict) in out.iter().enumerate() {
@@ -279,6 +280,9 @@ impl<A: RewardModel, B: RewardModel> RewardModel for Split<A, B> {
 
 /// Remembers verdicts by view, question and prompt, the latest `capacity` of them; [`RewardModel::forget`] drops them.
 ///
+/// The crate's strategies ask each question about a view once and forget the view then, so that it saves them nothing: it
+/// is for strategies and programs of one's own that come back to a view.
+///
 /// ```
 /// use maquette::combine::Cached;
 /// use maquette::reward::{Ask, Judgement, RewardModel, Verdict, ViewKey};
@@ -375,8 +379,10 @@ impl<R: RewardModel> RewardModel for Cached<R> {
     }
 
     fn forget(&mut self, keys: &[ViewKey]) {
-        self.known.retain(|known| !keys.contains(&known.0));
+        // The oldest stands first again, so that it is the next to go whoever is dropped here.
+        self.known.rotate_left(self.oldest);
         self.oldest = 0;
+        self.known.retain(|known| !keys.contains(&known.0));
         self.inner.forget(keys);
     }
 }
@@ -444,6 +450,59 @@ mod tests {
         let mut words = String::new();
         judge.explain(&Ask::new(Judgement::Outcome, &prompt, &keys), &mut words)?;
         Ok(words)
+    }
+
+    #[test]
+    fn a_memory_drops_the_oldest_whatever_was_forgotten_before() {
+        let key = |n| ViewKey {
+            candidate: CandidateId(n),
+            step: 1,
+        };
+        let (prompt, mut out) = (Prompt::new("a cup"), [Verdict::malformed()]);
+        for forgotten in [99, 2] {
+            let mut cached = Cached::new(Says(None), 3).unwrap();
+            for n in 0..4 {
+                let keys = [key(n)];
+                let ask = Ask::new(Judgement::Outcome, &prompt, &keys);
+                cached.judge(&ask, &mut out).unwrap();
+            }
+            // 1, 2 and 3 are known, in another order.
+            cached.forget(&[key(forgotten)]);
+            for n in 4..6 {
+                let keys = [key(n)];
+                let ask = Ask::new(Judgement::Outcome, &prompt, &keys);
+                cached.judge(&ask, &mut out).unwrap();
+            }
+            let mut known: Vec<u64> = cached
+                .known
+                .iter()
+                .map(|known| known.0.candidate.0)
+                .collect();
+            known.sort_unstable();
+            assert_eq!(known, [3, 4, 5], "{forgotten} was forgotten");
+        }
+    }
+
+    #[test]
+    fn verdicts_of_another_number_than_views_are_an_error_in_every_judge() {
+        let (prompt, keys) = (Prompt::new("a cup"), []);
+        let ask = Ask::new(Judgement::Outcome, &prompt, &keys);
+        let mut judges: [&mut dyn RewardModel; 3] = [
+            &mut Mean::new(vec![Says(None)]),
+            &mut Cascade::new(Says(None), Says(None), 2.0),
+            &mut Cached::new(Says(None), 2).unwrap(),
+        ];
+        for judge in &mut judges {
+            let error = judge.judge(&ask, &mut [Verdict::malformed()]);
+            assert!(matches!(
+                error,
+                Err(Error::Length {
+                    got: 1,
+                    want: 0,
+                    ..
+                })
+            ));
+        }
     }
 
     #[test]
