@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use rand_core::Rng;
 
@@ -100,6 +101,27 @@ pub(super) fn tell(listener: &mut dyn FnMut(Event<'_>) -> Flow, event: Event<'_>
         Flow::Continue => Ok(()),
         Flow::Stop => Err(Halt::Stop),
         Flow::Choose(id) => Err(Halt::Choose(id)),
+    }
+}
+
+/// Takes a judge's words as long as there is memory for them.
+struct Page<'a> {
+    text: &'a mut String,
+    /// Why it takes no more.
+    full: Option<Error>,
+}
+
+impl fmt::Write for Page<'_> {
+    fn write_str(&mut self, words: &str) -> fmt::Result {
+        if self.text.try_reserve(words.len()).is_err() {
+            self.full = Some(Error::OutOfMemory {
+                what: "search",
+                bytes: words.len(),
+            });
+            return Err(fmt::Error);
+        }
+        self.text.push_str(words);
+        Ok(())
     }
 }
 
@@ -379,7 +401,15 @@ impl<'a, G: Generator + ?Sized, R: RewardModel + ?Sized> Run<'a, G, R> {
     pub(super) fn explain(&mut self, out: &mut String) -> Progress {
         self.look(self.reward.needs(Judgement::Outcome))?;
         let ask = self.gallery.question(Judgement::Outcome, self.prompt)?;
-        match self.reward.explain(&ask, out) {
+        let mut page = Page {
+            text: out,
+            full: None,
+        };
+        let said = self.reward.explain(&ask, &mut page);
+        if let Some(error) = page.full {
+            return Err(error.into());
+        }
+        match said {
             Err(Error::Unsupported { .. }) => {
                 out.clear();
                 return Ok(());

@@ -27,6 +27,7 @@ use maquette::search::{
     Adaptive, BestOfN, Budget, Correction, Halving, Parm, ParmForm, Plain, Prm, Reflect,
     SearchStrategy,
 };
+use maquette::testing::ScriptedGenerator;
 use maquette::{Error, Flow, Generator, Judgement, Prompt, Result, RewardModel, Verdict};
 
 use crate::bundled::drawing::Drawing;
@@ -311,6 +312,48 @@ fn llamagen(walk: &mut Walk) {
     });
 }
 
+/// Says no, and why.
+struct Critic;
+
+impl RewardModel for Critic {
+    fn needs(&self, _: Judgement) -> Needs {
+        Needs::NOTHING
+    }
+
+    fn judge(&mut self, _: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
+        out.fill(Verdict::new(0.1, 0.9));
+        Ok(())
+    }
+
+    fn explain(&mut self, _: &Ask<'_>, out: &mut dyn std::fmt::Write) -> Result<()> {
+        let words = ["the car is blue instead of red", "; ", "the cup is missing"];
+        let said = words.into_iter().try_for_each(|word| out.write_str(word));
+        said.map_err(|_| Error::foreign("no room for words"))
+    }
+}
+
+/// A reason is kept as a search's own.
+fn reasons(walk: &mut Walk) {
+    walk.every(1, "reasons", |n| {
+        let mut generator = ScriptedGenerator::new(3);
+        let mut codes = [0; PLACES];
+        let mut run = || {
+            let mut corrected = Reflect::new(Plain, Correction::Prompted).with_rounds(1);
+            search(
+                &mut corrected,
+                &mut generator,
+                &mut Critic,
+                "a red car",
+                &mut codes,
+            )
+        };
+        // The fake keeps the memory that it once needed.
+        run().unwrap();
+        let (found, reached) = counter::refusing(n, &mut run);
+        (out_of_memory(&found), reached)
+    });
+}
+
 /// What the other program does, if this is it.
 pub fn ran() -> bool {
     let Ok(begin) = std::env::var(BEGIN) else {
@@ -335,6 +378,7 @@ pub fn ran() -> bool {
     llamagen(&mut walk);
     janus(&mut walk);
     show_o(&mut walk);
+    reasons(&mut walk);
     say(&format!("refused {}", walk.refused));
     true
 }
