@@ -288,16 +288,20 @@ fn slot(place: usize) -> u32 {
 
 fn digest(prompt: &Prompt<'_>) -> u64 {
     let words = prompt.text().bytes().map(u64::from);
-    // What was corrected, and why; a prompt that corrects nothing is its text.
+    // What was corrected, and why, and the plan; a prompt that has none of these is its text.
     let codes = prompt
         .previous()
         .unwrap_or_default()
         .iter()
         .map(|&code| u64::from(code));
     let reason = prompt.reason().unwrap_or_default().bytes().map(u64::from);
+    // Set apart by what is no byte, so that the same words as a reason are another prompt.
+    let plan = prompt.plan().into_iter();
+    let plan = plan.flat_map(|plan| core::iter::once(256).chain(plan.bytes().map(u64::from)));
     words
         .chain(codes)
         .chain(reason)
+        .chain(plan)
         .fold(0, |sum: u64, part| sum.wrapping_mul(257).wrapping_add(part))
 }
 

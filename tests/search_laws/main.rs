@@ -346,6 +346,33 @@ fn every_search_beats_plain_generation_under_an_oracle() {
 }
 
 #[test]
+fn a_fake_hears_every_part_of_a_prompt() {
+    let draw = |prompt: Prompt<'_>| {
+        let mut generator = ScriptedGenerator::new(STEPS);
+        let found = Plain.search(
+            &mut generator,
+            &mut ScriptedReward::seeded(1),
+            &prompt,
+            &mut Stream::new(3),
+            &mut |_| Flow::Continue,
+        );
+        generator.codes(found.unwrap().winner).unwrap().to_vec()
+    };
+    let text = Prompt::new("a red car");
+    let prompts = [
+        text,
+        text.with_plan("first the car"),
+        text.with_plan(""),
+        text.correcting(&[], "first the car"),
+        text.correcting(&[7], "first the car"),
+    ];
+    let drawn = prompts.map(draw);
+    for (i, one) in drawn.iter().enumerate() {
+        assert!(!drawn[..i].contains(one), "prompt {i}");
+    }
+}
+
+#[test]
 fn the_fakes_conform() {
     let prompt = Prompt::new("a red car");
     for steps in [2, 5, 18] {
