@@ -246,6 +246,9 @@ impl Verdict {
 ///
 ///     fn judge(&mut self, ask: &Ask<'_>, out: &mut [Verdict]) -> Result<()> {
 ///         let codes = ask.codes.ok_or(Error::foreign("no codes are shown"))?;
+///         if out.len() != ask.keys.len() {
+///             return Err(Error::foreign("views and verdicts are of different number"));
+///         }
 ///         let places = codes.len() / out.len().max(1);
 ///         for (codes, out) in codes.chunks_exact(places.max(1)).zip(out) {
 ///             let changes = codes.windows(2).filter(|pair| pair[0] != pair[1]).count();
@@ -262,6 +265,8 @@ impl Verdict {
 /// let mut out = [Verdict::malformed(); 2];
 /// Lively.judge(&ask, &mut out)?;
 /// assert_eq!([out[0].p_yes, out[1].p_yes], [0.0, 0.75]);
+/// # use maquette::testing::{ScriptedGenerator, conformance};
+/// # conformance::reward(&mut Lively, &mut ScriptedGenerator::new(6), &prompt, Judgement::Outcome).unwrap();
 /// # Ok::<(), maquette::Error>(())
 /// ```
 pub trait RewardModel {
