@@ -42,10 +42,18 @@ pub struct LatentTrainer<B: Backward> {
     optimiser: AdamW,
     step: u64,
     logits: Vec<f32>,
+    /// Whether a step that failed may have left other weights on the device, or gradients in the sums.
+    torn: bool,
 }
 
 fn views_of(parameters: &[Parameter]) -> Vec<&[f32]> {
     parameters.iter().map(|p| &*p.values).collect()
+}
+
+fn put(parameters: &mut [Parameter], values: Vec<Vec<f32>>) {
+    for (parameter, values) in parameters.iter_mut().zip(values) {
+        parameter.values = values;
+    }
 }
 
 /// Weights of a variance of 1 / inputs, tables of small numbers, biases of zero.
@@ -104,6 +112,7 @@ impl<B: Backward> LatentTrainer<B> {
             config,
             step: 0,
             logits,
+            torn: false,
         })
     }
 
@@ -119,12 +128,23 @@ impl<B: Backward> LatentTrainer<B> {
         &self.parameters
     }
 
+    /// Brings to the device what a failure may have left otherwise.
+    fn mend(&mut self) -> Result<()> {
+        if self.torn {
+            self.learner.replace(&views_of(&self.parameters))?;
+            self.learner.take(&mut self.gradients)?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+
     /// P(yes) of every question about each view, into `out` `[n, questions]`.
     ///
     /// # Errors
     /// Views of other sizes, or more than there is memory for.
     pub fn answers(&mut self, views: LatentViews<'_>, out: &mut [f32]) -> Result<()> {
         covers(OP, "out", self.logits.len(), product(OP, &[out.len(), 2])?)?;
+        self.mend()?;
         let logits = &mut self.logits[..2 * out.len()];
         self.learner.forward(views, logits)?;
         for (out, pair) in out.iter_mut().zip(logits.as_chunks::<2>().0) {
@@ -159,6 +179,7 @@ impl<B: Backward> LatentTrainer<B> {
             self.logits.len(),
             product(OP, &[answers.len(), 2])?,
         )?;
+        self.mend()?;
         let logits = &mut self.logits[..2 * answers.len()];
         self.learner
             .forward(batch.views, logits)
@@ -183,6 +204,7 @@ impl<B: Backward> LatentTrainer<B> {
             let what = "the loss";
             return Err(Error::Diverged { what, step });
         }
+        self.torn = true;
         self.learner.backward(logits)?;
         self.learner.take(&mut self.gradients)?;
         let length = norm(&self.gradients);
@@ -194,10 +216,17 @@ impl<B: Backward> LatentTrainer<B> {
             clip(&mut self.gradients, length, most);
         }
         let rate = self.config.optimiser.rate * self.config.schedule.factor(step);
-        let (parameters, gradients) = (&mut self.parameters, &self.gradients);
-        self.optimiser
-            .step(&self.config.optimiser, rate, parameters, gradients)?;
-        self.learner.replace(&views_of(&self.parameters))?;
+        let (mut optimiser, config) = (self.optimiser.copy()?, &self.config.optimiser);
+        let all = self.parameters.iter();
+        let before: Vec<_> = all.map(|p| copied(&p.values)).collect::<Result<_>>()?;
+        let taken = optimiser
+            .step(config, rate, &mut self.parameters, &self.gradients)
+            .and_then(|()| self.learner.replace(&views_of(&self.parameters)));
+        if taken.is_err() {
+            put(&mut self.parameters, before);
+        }
+        taken?;
+        (self.optimiser, self.torn) = (optimiser, false);
         self.step += 1;
         Ok(StepReport {
             step,
@@ -222,10 +251,9 @@ impl<B: Backward> LatentTrainer<B> {
     pub fn resume(&mut self, bytes: &[u8]) -> Result<()> {
         let read = checkpoint::read(bytes, &self.parameters)?;
         let values: Vec<&[f32]> = read.values.iter().map(|v| &**v).collect();
+        self.torn = true;
         self.learner.replace(&values)?;
-        for (parameter, values) in self.parameters.iter_mut().zip(&read.values) {
-            parameter.values = copied(values)?;
-        }
+        put(&mut self.parameters, read.values);
         (self.optimiser, self.step) = (read.optimiser, read.step);
         Ok(())
     }
