@@ -135,11 +135,15 @@ impl<B: Backend, M: RasterModel<B>, P: PrefixReader<B>> RasterSession<B, M, P> {
         }
         self.with_free(seeds.len(), |session, free| {
             let conditional = session.drawing(|s| s.prefix(&prefixes.conditional))?;
+            // Held meanwhile: nobody lives by it yet, and the other one would take the last place from it.
+            session.prefixes.entry(conditional).users += 1;
             let unconditional = if session.layout.halves == 2 {
-                session.drawing(|s| s.prefix(&prefixes.unconditional))?
+                session.drawing(|s| s.prefix(&prefixes.unconditional))
             } else {
-                conditional
+                Ok(conditional)
             };
+            session.prefixes.entry(conditional).users -= 1;
+            let unconditional = unconditional?;
             for (i, (&at, &seed)) in free.iter().zip(seeds).enumerate() {
                 let c = &mut session.candidates[at];
                 c.prefix = [conditional, unconditional];
