@@ -139,6 +139,15 @@ fn bombs_of_instructions_cost_little() {
     ] {
         refused(name, what, || read(&bytes));
     }
+    // One long text that is kept names everything, or every tensor's storage.
+    let text = "n".repeat(1 << 20);
+    let named = maker().code(b"h\x01h\x02Rq\x04h\x03").text(&text);
+    let bytes = repeated(named.code(b"q\x05h\x04s"), b"h\x05h\x04s", 10_000);
+    refused("one long name", "more than 1024 bytes", || read(&bytes));
+    let stored = dict().text("a").tensor(&text, 4, 0, &[4], &[1]).code(b"s");
+    refused("a long key", "more than 1024 bytes", || {
+        read(&stored.file(&[("0", 16)]))
+    });
     // The same tensor under many names is one that is tied.
     let tied = (0..80_000).fold(maker().code(b"h\x01h\x02Rq\x04h\x03("), |p, i| {
         p.text(&i.to_string()).code(b"h\x04")

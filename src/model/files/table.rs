@@ -20,17 +20,18 @@ impl<'a, T> Table<'a, T> {
     /// # Errors
     /// A name that stands twice or is too long.
     pub(super) fn new(format: &'static str, mut entries: Vec<(Cow<'a, str>, T)>) -> Result<Self> {
-        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let wrong = |name: &str, problem| Error::FormatEntry {
             format,
             entry: Name::owned(name),
             problem,
         };
-        if let Some(pair) = entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(wrong(&pair[0].0, "stands twice"));
+        // Before they are sorted: some formats can name many entries by one long text.
+        if let Some((name, _)) = entries.iter().find(|(name, _)| name.len() > MAX_NAME) {
+            return Err(wrong(name, "has a name of more than 1024 bytes"));
         }
-        match entries.iter().find(|(name, _)| name.len() > MAX_NAME) {
-            Some((name, _)) => Err(wrong(name, "has a name of more than 1024 bytes")),
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        match entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            Some(pair) => Err(wrong(&pair[0].0, "stands twice")),
             None => Ok(Self { entries }),
         }
     }

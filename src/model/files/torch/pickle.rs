@@ -12,7 +12,7 @@ use super::tree::{Global, MAX_DIMS, Node, Storage, Strided, Tree, Value, global}
 use super::{FORMAT, entry, malformed};
 use crate::error::Result;
 use crate::model::files::cursor::Cursor;
-use crate::model::files::table::push;
+use crate::model::files::table::{MAX_NAME, push};
 
 /// Most instructions: about forty are spent on a tensor. They bound time and memory.
 const MAX_INSTRUCTIONS: usize = 1 << 19;
@@ -349,6 +349,10 @@ impl<'a> Machine<'a> {
         else {
             return Err(malformed("the pickle refers to what is no storage"));
         };
+        // Keys are compared for every tensor that lies in the storage.
+        if key.len() > MAX_NAME {
+            return Err(entry(key, "is a storage's key of more than 1024 bytes"));
+        }
         let len =
             usize::try_from(len).map_err(|_| entry(key, "is a storage of a length below zero"))?;
         self.make(Node::Storage(Box::new(Storage {
