@@ -148,6 +148,16 @@ pub enum Error {
         /// Shape the config asks for.
         want: Name,
     },
+    /// A tensor holds a number that is NaN or infinite, or too large for the format that it is kept in.
+    #[error(
+        "weights: tensor \"{name}\" has a number in element {element} that is not finite, or too large for the format"
+    )]
+    TensorNumber {
+        /// Its name.
+        name: Name,
+        /// The element, or the first of its block.
+        element: usize,
+    },
     /// A tensor's element type cannot be read as weights.
     #[error("weights: tensor \"{name}\" has element type {dtype}, which is not read")]
     TensorType {

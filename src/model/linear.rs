@@ -103,18 +103,18 @@ impl<B: Backend> Linear<B> {
         })
     }
 
-    /// A layer from floats.
+    /// A layer from floats of the tensor `name`.
     ///
     /// # Errors
-    /// Another number of elements, or no memory.
+    /// As [`Loader::pack`].
     pub fn from_floats(
         loader: &Loader<'_, B>,
-        n: usize,
-        k: usize,
+        name: &str,
+        [n, k]: [usize; 2],
         weight: &[f32],
         bias: Option<&Vec<f32>>,
     ) -> Result<Self> {
-        let matrix = loader.pack(n, k, weight)?;
+        let matrix = loader.pack(name, n, k, weight)?;
         Self::from_matrix(loader, [n, k], matrix, bias)
     }
 

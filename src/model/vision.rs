@@ -205,15 +205,14 @@ impl<B: Backend> Vision<B> {
     pub fn load(loader: &Loader<'_, B>, config: VisionConfig, width: usize) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let patch_name = format!("{TOWER}.embeddings.patch_embedding");
-        let weight = loader.floats(
-            &format!("{patch_name}.weight"),
-            &[c.width, 3, c.patch_size, c.patch_size],
-        )?;
-        let bias = loader.floats(&format!("{patch_name}.bias"), &[c.width])?;
+        let patch =
+            ["weight", "bias"].map(|part| format!("{TOWER}.embeddings.patch_embedding.{part}"));
+        let weight = loader.floats(&patch[0], &[c.width, 3, c.patch_size, c.patch_size])?;
+        let bias = loader.floats(&patch[1], &[c.width])?;
+        let shape = [c.width, c.patch_values()];
         let fused = loader.has(&format!("{TOWER}.encoder.layers.0.self_attn.qkv.weight"));
         Ok(Self {
-            patch: Linear::from_floats(loader, c.width, c.patch_values(), &weight, Some(&bias))?,
+            patch: Linear::from_floats(loader, &patch[0], shape, &weight, Some(&bias))?,
             position: loader.floats(
                 &format!("{TOWER}.embeddings.position_embedding.weight"),
                 &[c.patches(), c.width],

@@ -219,7 +219,7 @@ fn files_that_are_cut_off_or_of_another_head_are_errors() {
     wrong[last..].copy_from_slice(&[0xc0, 0x7f]);
     assert!(matches!(
         loaded(Reference, &config, &wrong).unwrap_err(),
-        Error::NotFinite { .. }
+        Error::TensorNumber { .. }
     ));
 }
 

@@ -67,7 +67,7 @@ fn numbers_that_a_format_cannot_hold_are_refused_by_name_and_place() {
                     let source = with(dtype, place, value);
                     let got = load(&source, format).unwrap_err();
                     assert!(
-                        matches!(got, Error::NotFinite { .. }),
+                        matches!(&got, Error::TensorNumber { name, .. } if name.as_str() == "w.weight"),
                         "{dtype:?} {format:?}: {got}"
                     );
                 }
@@ -111,7 +111,7 @@ fn numbers_that_a_format_cannot_hold_are_refused_by_name_and_place() {
             if let Err(error) = loaded {
                 let block = place / format.block() * format.block();
                 assert!(
-                    matches!(error, Error::NotFinite { row, .. } if row == block),
+                    matches!(error, Error::TensorNumber { element, .. } if element == block),
                     "{error}"
                 );
             }
@@ -218,7 +218,7 @@ fn blocks_of_a_file_are_kept_bit_for_bit() {
                 .matrix(&[("w.weight", rows)], WIDTH);
             let want = 3 * format.block();
             assert!(
-                matches!(got, Err(Error::NotFinite { row, .. }) if row == want),
+                matches!(got, Err(Error::TensorNumber { element, .. }) if element == want),
                 "{got:?}"
             );
         }
@@ -263,7 +263,7 @@ fn a_matrix_that_is_filled_up_has_the_numbers_of_one_with_zeros() {
         for (row, from) in zeros.chunks_mut(128).zip(numbers.chunks(40)) {
             row[..40].copy_from_slice(from);
         }
-        let want = loader.pack(96, 128, &zeros).unwrap();
+        let want = loader.pack("w.weight", 96, 128, &zeros).unwrap();
         let x: Vec<f32> = (0..3 * 128).map(|i| (i as f32 * 0.11).cos()).collect();
         let mut rows = Reference.zeros(x.len()).unwrap();
         Reference.write(&mut rows, 0, &x).unwrap();
@@ -275,7 +275,41 @@ fn a_matrix_that_is_filled_up_has_the_numbers_of_one_with_zeros() {
             out
         };
         assert_eq!(product(&got), product(&want), "{format:?}");
+        let large = vec![f32::MAX; 96 * 128];
+        if let Err(error) = loader.pack("w.weight", 96, 128, &large) {
+            let told = error.to_string();
+            assert!(
+                told.contains("\"w.weight\" has a number in element 0"),
+                "{told}"
+            );
+        } else {
+            assert_eq!(format, Format::F32);
+        }
         assert!(loader.filled("w.weight", [70, 40], [69, 128]).is_err());
         assert!(loader.filled("w.weight", [70, 40], [96, 39]).is_err());
     }
+}
+
+#[test]
+fn bytes_that_are_not_those_of_the_shape_are_named() {
+    let same = |name: &str| name.to_owned();
+    let told = |source: &dyn WeightSource, shape: &[usize]| {
+        let loader = Loader::new(&Reference, source, Format::F32, &same);
+        loader.floats("w.weight", shape).unwrap_err().to_string()
+    };
+    for len in [0, 70 * 40 * 4 - 1, 70 * 40 * 4 + 4] {
+        assert_eq!(
+            told(&Odd(vec![0; len]), &[70, 40]),
+            "weights: \"w.weight\" has another length than its shape"
+        );
+    }
+    // Blocks lie along the last size, which is another one here.
+    let source = One {
+        dtype: DType::Block(Format::Q8_0.as_block().unwrap()),
+        bytes: vec![0; 2 * Format::Q8_0.bytes(1, WIDTH).unwrap()],
+    };
+    assert_eq!(
+        told(&source, &[2, WIDTH, 1]),
+        "weights: \"w.weight\" has rows that are no whole blocks"
+    );
 }

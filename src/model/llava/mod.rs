@@ -182,7 +182,7 @@ impl<B: Backend> Llava<B> {
             let id = id as usize;
             two.extend(loader.rows(rows, shape, id..id + 1)?);
         }
-        let answers = Linear::from_floats(loader, 2, text.width, &two, None)?;
+        let answers = Linear::from_floats(loader, rows, [2, text.width], &two, None)?;
         let embed = loader.table("model.embed_tokens.weight", shape)?;
         let vision = Vision::load(loader, config.vision, text.width)?;
         let newline = match config.aspect {

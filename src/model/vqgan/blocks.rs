@@ -5,7 +5,7 @@ use alloc::format;
 use super::OP;
 use crate::error::{Error, Result, product};
 use crate::model::linear::Linear;
-use crate::model::weights::Loader;
+use crate::model::weights::{Loader, zeros};
 use crate::ops::Backend;
 use crate::ops::attention::{AttentionShape, SPAN_WORDS};
 use crate::ops::conv::ConvShape;
@@ -161,8 +161,9 @@ impl<B: Backend> Conv<B> {
     /// # Errors
     /// As [`Loader::floats`].
     pub fn load(loader: &Loader<'_, B>, name: &str, c_in: usize, c_out: usize) -> Result<Self> {
-        let stored = loader.floats(&format!("{name}.weight"), &[c_out, c_in, KERNEL, KERNEL])?;
-        let mut weight = stored.clone();
+        let tensor = format!("{name}.weight");
+        let stored = loader.floats(&tensor, &[c_out, c_in, KERNEL, KERNEL])?;
+        let mut weight = zeros(stored.len())?;
         let taps = KERNEL * KERNEL;
         // Channels innermost: the device's images have theirs innermost, too.
         for (to, from) in weight
@@ -176,7 +177,7 @@ impl<B: Backend> Conv<B> {
             }
         }
         Ok(Self {
-            matrix: loader.pack(c_out, c_in * taps, &weight)?,
+            matrix: loader.pack(&tensor, c_out, c_in * taps, &weight)?,
             bias: loader.buffer(&format!("{name}.bias"), &[c_out])?,
             c_out,
             activations: loader.activations(),

@@ -42,6 +42,8 @@ impl<B: Backend> core::fmt::Debug for Loader<'_, B> {
 
 /// A tensor whose type, shape and length were checked.
 struct Checked<'a> {
+    /// Its name in the checkpoint.
+    name: String,
     tensor: Tensor<'a>,
     /// Elements and bytes of a piece.
     piece: (usize, usize),
@@ -109,18 +111,24 @@ impl<'a, B: Backend> Loader<'a, B> {
             name: Name::owned(&stored),
             dtype: tensor.dtype.name(),
         })?;
-        let width = shape.last().copied().unwrap_or(1);
-        let want = product("weights", &[len / piece.0, piece.1])?;
-        if tensor.bytes.len() != want || !width.is_multiple_of(piece.0) {
-            return Err(Error::Length {
-                op: "weights",
-                arg: "tensor bytes",
-                got: tensor.bytes.len(),
-                want,
-            });
+        let wrong = |problem| Error::FormatEntry {
+            format: "weights",
+            entry: Name::owned(&stored),
+            problem,
+        };
+        if !shape.last().unwrap_or(&1).is_multiple_of(piece.0) {
+            return Err(wrong("has rows that are no whole blocks"));
         }
-        self.used.borrow_mut().insert(stored);
-        Ok(Checked { tensor, piece, len })
+        if tensor.bytes.len() != product("weights", &[len / piece.0, piece.1])? {
+            return Err(wrong("has another length than its shape"));
+        }
+        self.used.borrow_mut().insert(stored.clone());
+        Ok(Checked {
+            name: stored,
+            tensor,
+            piece,
+            len,
+        })
     }
 
     /// Decodes elements from `at` on, and releases their bytes.
@@ -137,7 +145,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             .dtype
             .decode(tensor.bytes(at..at + out.len()), out);
         match out.iter().position(|v| !v.is_finite()) {
-            Some(row) => Err(not_finite(at + row)),
+            Some(element) => Err(not_finite(&tensor.name, at + element)),
             None => Ok(()),
         }
     }
@@ -263,7 +271,7 @@ impl<'a, B: Backend> Loader<'a, B> {
             for (i, row) in floats.chunks_mut(to_k.max(1)).take(rows).enumerate() {
                 Self::decode_kept(&tensor, (at + i) * k, &mut row[..k])?;
             }
-            let view = packer.view(rows, to_k, &floats[..rows * to_k], at * k)?;
+            let view = packer.view(rows, to_k, &floats[..rows * to_k], (&tensor.name, at * k))?;
             self.backend.put(&mut matrix, at, &view)?;
             self.source.release(tensor.bytes(at * k..(at + rows) * k));
         }
@@ -374,13 +382,13 @@ impl<'a, B: Backend> Loader<'a, B> {
             let n = portion_rows.min(rows.end - row);
             if stored {
                 let bytes = tensor.bytes(row * k..(row + n) * k);
-                finite(format, bytes).map_err(|piece| not_finite(row * k + piece))?;
+                finite(format, bytes).map_err(|piece| not_finite(&tensor.name, row * k + piece))?;
                 let view = QuantMatrix::from_bytes(format, n, k, bytes)?;
                 self.backend.put(matrix, to, &view)?;
             } else {
                 let floats = &mut floats[..n * k];
                 Self::decode_kept(tensor, row * k, floats)?;
-                let view = packer.view(n, k, floats, row * k)?;
+                let view = packer.view(n, k, floats, (&tensor.name, row * k))?;
                 self.backend.put(matrix, to, &view)?;
             }
             if release {
@@ -391,11 +399,12 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(())
     }
 
-    /// A packed matrix `[n, k]` from floats, in the loader's format or what [`Format::fitting`] makes of it.
+    /// A packed matrix `[n, k]` from floats, in the loader's format or what [`Format::fitting`] makes of it; `name` is the
+    /// tensor that they come from.
     ///
     /// # Errors
-    /// Another number of elements, or no memory.
-    pub fn pack(&self, n: usize, k: usize, data: &[f32]) -> Result<B::Matrix> {
+    /// Another number of elements, numbers too large for the format, or no memory.
+    pub fn pack(&self, name: &str, n: usize, k: usize, data: &[f32]) -> Result<B::Matrix> {
         let format = self.precision.format.fitting(k);
         if format == Format::F32 {
             return self.pack_f32(n, k, data);
@@ -407,9 +416,10 @@ impl<'a, B: Backend> Loader<'a, B> {
             return Ok(matrix);
         }
         let mut packer = Packer::new(format, PORTION_ROWS.min(n) * k)?;
+        let stored = (self.rename)(name);
         for (i, data) in data.chunks(PORTION_ROWS * k).enumerate() {
             let at = i * PORTION_ROWS * k;
-            let view = packer.view(data.len() / k, k, data, at)?;
+            let view = packer.view(data.len() / k, k, data, (&stored, at))?;
             self.backend.put(&mut matrix, i * PORTION_ROWS, &view)?;
         }
         Ok(matrix)

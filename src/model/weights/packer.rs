@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::DType;
 use super::zeros;
-use crate::error::{Error, Result, covers};
+use crate::error::{Error, Name, Result, covers};
 use crate::quant::{Block, Format, QuantMatrix};
 
 /// Whether bytes of a type are canonical bytes of a format. Floats are decoded all the same, since bytes need not lie where
@@ -41,13 +41,13 @@ impl Packer {
         })
     }
 
-    /// Rows whose first element is element `at` of their tensor. Numbers or scales beyond the format are errors.
+    /// Rows whose first element is element `at` of the tensor that is named. Numbers or scales beyond the format are errors.
     pub(super) fn view<'b>(
         &'b mut self,
         n: usize,
         k: usize,
         data: &'b [f32],
-        at: usize,
+        (name, at): (&str, usize),
     ) -> Result<QuantMatrix<'b>> {
         if self.format == Format::F32 {
             return QuantMatrix::f32(n, k, data);
@@ -56,16 +56,15 @@ impl Packer {
         covers("weights", "portion", self.bytes.len(), bytes)?;
         let bytes = &mut self.bytes[..bytes];
         self.format.quantise(data, bytes);
-        finite(self.format, bytes).map_err(|piece| not_finite(at + piece))?;
+        finite(self.format, bytes).map_err(|piece| not_finite(name, at + piece))?;
         QuantMatrix::from_bytes(self.format, n, k, bytes)
     }
 }
 
-pub(super) const fn not_finite(row: usize) -> Error {
-    Error::NotFinite {
-        op: "weights",
-        arg: "tensor",
-        row,
+pub(super) fn not_finite(name: &str, element: usize) -> Error {
+    Error::TensorNumber {
+        name: Name::owned(name),
+        element,
     }
 }
 
