@@ -159,6 +159,18 @@ fn a_resumed_candidate_was_never_interrupted() {
         later.resume(&PROMPT, &partial, &[3], &mut resumed).unwrap();
         assert_eq!(
             finish(&mut later, resumed[0]),
+        // It is seen as far as it is known.
+        let (mut seen, mut pixels) = ([0; PLACES], vec![0; later.image_size().len_bytes()]);
+        let mut views = Views::codes(&mut seen);
+        views.pixels = Some(&mut pixels);
+        let shown = later.observe(&resumed, Needs::CODES.or(Needs::PIXELS), &mut views);
+        if interrupted == 0 {
+            assert!(matches!(shown, Err(Error::Unsupported { .. })));
+        } else {
+            shown.unwrap();
+            assert_eq!(seen, partial.codes);
+            assert!(pixels.iter().any(|byte| *byte != pixels[0]));
+        }
             want,
             "after {interrupted} steps"
         );

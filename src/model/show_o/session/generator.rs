@@ -1,7 +1,7 @@
 //! The session as a [`Generator`].
 
 use super::{Rows, ShowOSession};
-use crate::codes::{Code, CodeGrid, UNKNOWN};
+use crate::codes::{Code, CodeGrid};
 use crate::error::{Error, Result, covers};
 use crate::generator::{CandidateId, Generator, Needs, Partial, Spent, Views};
 use crate::image::ImageSize;
@@ -61,34 +61,20 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
         covers("fork", "out", out.len(), seeds.len())?;
         let from = self.at("fork", parent)?;
         let limit = self.candidates.len();
-        if self.candidates.iter().filter(|c| c.id.is_none()).count() < seeds.len() {
-            return Err(Error::Full {
+        let mut free = core::mem::take(&mut self.host.batch);
+        free.clear();
+        let places = (0..limit).filter(|&at| self.candidates[at].id.is_none());
+        free.extend(places.take(seeds.len()));
+        let result = if free.len() == seeds.len() {
+            self.fork_into(from, &free, seeds, out)
+        } else {
+            Err(Error::Full {
                 what: "candidates of a session",
                 limit,
-            });
-        }
-        for (&seed, out) in seeds.iter().zip(out) {
-            let Some(to) = self.candidates.iter().position(|c| c.id.is_none()) else {
-                break;
-            };
-            let Ok([parent, child]) = self.candidates.get_disjoint_mut([from, to]) else {
-                break;
-            };
-            *out = CandidateId(self.next);
-            self.next += 1;
-            (child.id, child.seed) = (Some(*out), seed);
-            (child.prompt, child.step) = (parent.prompt, parent.step);
-            (child.anneal, child.blank) = (parent.anneal, parent.blank);
-            child.hidden = parent.hidden;
-            child.codes.copy_from_slice(&parent.codes);
-            child.predicted.copy_from_slice(&parent.predicted);
-            let (prompt, hidden) = (child.prompt, child.hidden);
-            if let Some(side) = hidden {
-                self.copy_hidden([from, to], side)?;
-            }
-            self.prompts.entry(prompt).users += 1;
-        }
-        Ok(())
+            })
+        };
+        self.host.batch = free;
+        result
     }
 
     fn step(&mut self, ids: &[CandidateId]) -> Result<()> {
@@ -140,6 +126,36 @@ impl<B: Backend, T: Tokenize> Generator for ShowOSession<B, T> {
 }
 
 impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
+    /// Copies a candidate to free places.
+    fn fork_into(
+        &mut self,
+        from: usize,
+        free: &[usize],
+        seeds: &[u64],
+        out: &mut [CandidateId],
+    ) -> Result<()> {
+        // What can fail comes first, while nobody is alive.
+        if let Some(side) = self.candidates[from].hidden {
+            for &to in free {
+                self.copy_hidden([from, to], side)?;
+            }
+        }
+        for ((&to, &seed), out) in free.iter().zip(seeds).zip(out) {
+            if let Ok([parent, child]) = self.candidates.get_disjoint_mut([from, to]) {
+                *out = CandidateId(self.next);
+                self.next += 1;
+                (child.id, child.seed) = (Some(*out), seed);
+                (child.prompt, child.step) = (parent.prompt, parent.step);
+                (child.anneal, child.blank) = (parent.anneal, parent.blank);
+                child.hidden = parent.hidden;
+                child.codes.copy_from_slice(&parent.codes);
+                child.predicted.copy_from_slice(&parent.predicted);
+                self.prompts.entry(parent.prompt).users += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// One step of candidates that have nothing yet, and of others.
     fn step_all(&mut self, (blank, rest): (&[usize], &[usize])) -> Result<()> {
         let n = self.model.config.num_vq_tokens;
@@ -178,10 +194,7 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
     }
 
     fn show(&mut self, batch: &[usize], needs: Needs, out: &mut Views<'_>) -> Result<()> {
-        if batch
-            .iter()
-            .any(|&at| self.candidates[at].predicted.contains(&UNKNOWN))
-        {
+        if batch.iter().any(|&at| self.candidates[at].step == 0) {
             return Err(Error::Unsupported {
                 what: "observing a candidate before its first step",
             });
