@@ -1,12 +1,14 @@
 //! Laws of the masked generator on the bundled weights: a picture is a function of prompt and seed alone.
 
+use std::sync::Arc;
+
 use crate::bundled::drawing::Drawing;
 use crate::bundled::files::bytes;
 use maquette::codes::UNKNOWN;
 use maquette::cpu::Cpu;
 use maquette::generator::{Needs, Partial, Spent, Views};
 use maquette::model::files::safetensors::SafetensorsSource;
-use maquette::model::show_o::{LongPrompt, ShowOOptions, ShowOSession, TemperaturePolicy};
+use maquette::model::show_o::{LongPrompt, ShowO, ShowOOptions, ShowOSession, TemperaturePolicy};
 use maquette::model::weights::WeightSource;
 use maquette::model::words::Words;
 use maquette::ops::{Backend, Reference};
@@ -157,8 +159,6 @@ fn a_resumed_candidate_was_never_interrupted() {
         let mut later = drawing.session(options(8));
         let mut resumed = [CandidateId::default()];
         later.resume(&PROMPT, &partial, &[3], &mut resumed).unwrap();
-        assert_eq!(
-            finish(&mut later, resumed[0]),
         // It is seen as far as it is known.
         let (mut seen, mut pixels) = ([0; PLACES], vec![0; later.image_size().len_bytes()]);
         let mut views = Views::codes(&mut seen);
@@ -171,6 +171,8 @@ fn a_resumed_candidate_was_never_interrupted() {
             assert_eq!(seen, partial.codes);
             assert!(pixels.iter().any(|byte| *byte != pixels[0]));
         }
+        assert_eq!(
+            finish(&mut later, resumed[0]),
             want,
             "after {interrupted} steps"
         );
@@ -280,6 +282,42 @@ fn bad_prompts_and_wrong_calls_are_errors() {
         s.start(&PROMPT, &seeds, &mut [CandidateId::default(); 9]),
         Err(Error::Full { limit: 8, .. })
     ));
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let drawing = Drawing::load(Cpu::new(), Format::F32);
+    let told = |model: &Arc<ShowO<Cpu>>, options| {
+        let words = Words::new("a\ncar").unwrap();
+        let session = ShowOSession::new(Arc::clone(model), None, words, options);
+        session.unwrap_err().to_string()
+    };
+    for (v, what) in [
+        (-0.5, "config: \"temperature\" is below zero"),
+        (
+            f32::NAN,
+            "session: \"temperature\" has a NaN or an infinity in row 0",
+        ),
+    ] {
+        assert_eq!(told(&drawing.model, options(2).with_temperature(v)), what);
+    }
+    assert_eq!(
+        told(
+            &drawing.model,
+            options(2).with_guidance_scale(f32::INFINITY)
+        ),
+        "session: \"guidance_scale\" has a NaN or an infinity in row 0"
+    );
+    // A longer text than any of the cache's words can count, prompt for prompt.
+    let weights = bytes("show-o/pytorch_model.safetensors");
+    let source = SafetensorsSource::new(&weights).unwrap();
+    let mut config = drawing.model.config().clone();
+    config.max_text_len = 1 << 16;
+    let model = ShowO::load(Arc::new(Cpu::new()), config, &source, Format::F32).unwrap();
+    assert_eq!(
+        told(&Arc::new(model), options(2).with_prompts(1 << 16)),
+        "session: the product of its sizes overflows"
+    );
 }
 
 /// Multiply-adds of a stack's blocks: products of `rows` rows, and attention over `pairs` of a row and one it sees.

@@ -236,11 +236,22 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         if o.steps == 0 || o.steps > 1 << 16 {
             return range("steps", u64::from(o.steps), 1 << 16);
         }
-        if !(o.guidance_scale.is_finite() && o.temperature.is_finite() && o.temperature >= 0.0) {
-            return Err(Error::NotFinite {
-                op: "session",
-                arg: "guidance_scale or temperature",
-                row: 0,
+        for (arg, v) in [
+            ("guidance_scale", o.guidance_scale),
+            ("temperature", o.temperature),
+        ] {
+            if !v.is_finite() {
+                return Err(Error::NotFinite {
+                    op: "session",
+                    arg,
+                    row: 0,
+                });
+            }
+        }
+        if o.temperature < 0.0 {
+            return Err(Error::Config {
+                key: "temperature",
+                problem: "is below zero",
             });
         }
         let c = model.config();
@@ -257,13 +268,18 @@ impl<B: Backend, T: Tokenize> ShowOSession<B, T> {
         let (n, width, image) = (c.num_vq_tokens, c.hidden_size, c.image_rows());
         let halves = if guided(o) { 2 } else { 1 };
         let sequences = halves * o.batch;
-        let rows = (sequences * image).max(c.text_rows());
-        // Cache rows: the unconditional text, the prompts, then the image segments of a batch.
-        let text = c.text_rows() * (1 + o.prompts);
+        let images = product("session", &[sequences, image])?;
+        let rows = images.max(c.text_rows());
+        // Cache rows: the unconditional text, the prompts, then the image segments of a batch. Their numbers are words.
+        let text = product("session", &[c.text_rows(), 1 + o.prompts])?;
+        let cache_rows = text.saturating_add(images);
+        if u32::try_from(cache_rows).is_err() {
+            return Err(Error::Overflow { op: "session" });
+        }
         let b = &*model.backend;
-        let drawn = halves * o.batch * n;
+        let drawn = product("session", &[sequences, n])?;
         let memory = Memory {
-            cache: model.stack.cache_as(b, text + sequences * image, o.kv)?,
+            cache: model.stack.cache_as(b, cache_rows, o.kv)?,
             scratch: model.stack.scratch(b, rows)?,
             passes: B::Records::default(),
             x: b.zeros(product("session", &[rows, width])?)?,
