@@ -11,6 +11,7 @@ use maquette::model::files::safetensors::SafetensorsSource;
 use maquette::model::latent::backward::{LatentLearner, LatentViews};
 use maquette::model::latent::{LatentConfig, LatentHead, LatentSession};
 use maquette::model::show_o::ShowOOptions;
+use maquette::model::weights::{DType, Tensor, WeightSource};
 use maquette::ops::{Backend, Backward, Reference};
 use maquette::quant::Format;
 use maquette::reward::{Ask, ViewKey};
@@ -51,9 +52,52 @@ fn trainer<B: Backward>(b: B, config: LatentConfig, rate: f64) -> LatentTrainer<
 }
 
 fn loaded<B: Backend>(b: B, config: &LatentConfig, file: &[u8]) -> Result<LatentSession<B>> {
-    let source = SafetensorsSource::new(file)?;
-    let head = LatentHead::load(Arc::new(b), config.clone(), &source, Format::F32)?;
+    loaded_source(b, config, &SafetensorsSource::new(file)?)
+}
+
+fn loaded_source<B: Backend>(
+    b: B,
+    config: &LatentConfig,
+    source: &dyn WeightSource,
+) -> Result<LatentSession<B>> {
+    let head = LatentHead::load(Arc::new(b), config.clone(), source, Format::F32)?;
     LatentSession::new(Arc::new(head), 3)
+}
+
+/// A head of zeros, but that code 1 overflows its answers and no score.
+struct Loud(Vec<(&'static str, Vec<usize>, Vec<u8>)>);
+
+impl Loud {
+    fn new(config: &LatentConfig) -> Self {
+        let filled = |(name, shape): (&'static str, Vec<usize>)| {
+            let mut values = vec![0.0_f32; shape.iter().product()];
+            match name {
+                "codes.weight" => values[config.width] = 1.0,
+                "pool.weight" => values[config.pool_heads * config.width] = 1.0,
+                "mlp.weight" => values[0] = 1e10,
+                "answers.weight" => values.fill(1e30),
+                _ => {}
+            }
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (name, shape, bytes)
+        };
+        Self(config.tensors().into_iter().map(filled).collect())
+    }
+}
+
+impl WeightSource for Loud {
+    fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let (_, shape, bytes) = self.0.iter().find(|(own, ..)| *own == name)?;
+        Some(Tensor {
+            dtype: DType::F32,
+            shape: shape.clone(),
+            bytes,
+        })
+    }
+
+    fn names(&self, visit: &mut dyn FnMut(&str)) {
+        self.0.iter().for_each(|(name, ..)| visit(name));
+    }
 }
 
 struct Seen {
@@ -171,6 +215,28 @@ fn views_that_do_not_fit_and_numbers_that_are_none_are_named() {
             }
         ));
     }
+    // Numbers that grow too large inside are told with their view, not with its place in the batch of three.
+    let mut views = seen(&config, 5);
+    let width = config.places * config.hidden_size;
+    views.hidden[4 * width..].fill(f32::MAX);
+    let told = |error| match error {
+        Error::NotFinite { op, row, .. } => (op, row),
+        other => panic!("{other:?}"),
+    };
+    let question = Judgement::Clarity;
+    let error = views.judged(&mut judge, question).unwrap_err();
+    assert_eq!(told(error), ("judge", 4));
+    let mut judge = loaded_source(Cpu::new(), &config, &Loud::new(&config)).unwrap();
+    for (at, code) in views.codes.iter_mut().enumerate() {
+        *code = u32::from(at / config.places == 4);
+    }
+    views.hidden.fill(0.0);
+    let error = views.judged(&mut judge, question).unwrap_err();
+    assert_eq!(told(error), ("judge", 4));
+    assert_eq!(
+        views.part(0, 4).judged(&mut judge, question).unwrap(),
+        [Verdict::new(0.5, 0.5); 4]
+    );
     let mut config_of_one = config.clone();
     config_of_one.questions = vec![Judgement::Potential];
     let mut judge = loaded(

@@ -102,6 +102,18 @@ fn shown<'a, T>(arg: &'static str, view: Option<&'a [T]>, want: usize) -> Result
     Ok(view)
 }
 
+/// An error of a batch whose views begin with `first`, told with the view: rows of answers are those of all questions.
+fn of_view(error: Error, first: usize, questions: usize) -> Error {
+    match error {
+        Error::NotFinite { op, arg, row } => Error::NotFinite {
+            op: "judge",
+            arg,
+            row: first + if op == "answer" { row / questions } else { row },
+        },
+        other => other,
+    }
+}
+
 impl<B: Backend> RewardModel for LatentSession<B> {
     fn needs(&self, _: Judgement) -> Needs {
         if self.head.config().reads_codes() {
@@ -135,6 +147,7 @@ impl<B: Backend> RewardModel for LatentSession<B> {
         };
         let (batch, pairs) = (self.work.views, c.questions.len());
         let mut codes = codes.chunks(batch * c.places);
+        let mut first = 0;
         for (hidden, out) in hidden.chunks(batch * row).zip(out.chunks_mut(batch)) {
             b.write(&mut self.work.hidden, 0, hidden)?;
             if let Some(codes) = codes.next() {
@@ -143,9 +156,11 @@ impl<B: Backend> RewardModel for LatentSession<B> {
             let before = b.multiply_adds();
             let answered = self.head.answer(out.len(), &mut self.work);
             self.spent += multiply_adds(b, before);
-            answered?;
             let p = &mut self.p[..out.len() * 2 * pairs];
-            b.read(&self.work.p, 0, p)?;
+            answered
+                .and_then(|()| b.read(&self.work.p, 0, p))
+                .map_err(|error| of_view(error, first, pairs))?;
+            first += out.len();
             for (out, p) in out.iter_mut().zip(p.chunks_exact(2 * pairs)) {
                 // Rounding may carry a probability past 1 by a unit in the last place.
                 *out = Verdict::new(p[2 * question].min(1.0), p[2 * question + 1].min(1.0));
