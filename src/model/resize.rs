@@ -32,6 +32,7 @@ pub struct Resizer {
     across: Taps,
     down: Taps,
     rows: Vec<u8>,
+    fitted: Vec<u8>,
     canvas: Vec<u8>,
 }
 
@@ -92,14 +93,15 @@ impl Resizer {
             self.down(src, from.height, to.height, to.width, out)?;
         } else {
             let mut rows = core::mem::take(&mut self.rows);
-            fill(
+            let done = fill(
                 &mut rows,
                 ImageSize::new(from.height, to.width).len_bytes(),
                 0,
-            )?;
-            self.across(src, from.width, to.width, &mut rows)?;
-            self.down(&rows, from.height, to.height, to.width, out)?;
+            )
+            .and_then(|()| self.across(src, from.width, to.width, &mut rows))
+            .and_then(|()| self.down(&rows, from.height, to.height, to.width, out));
             self.rows = rows;
+            done?;
         }
         Ok(())
     }
@@ -248,12 +250,14 @@ impl Resizer {
         let (whole, tiles) = out.split_at_mut(tile_bytes);
         self.bicubic(src, size, ImageSize::new(side, side), whole)?;
         let fitted = fit(size, best);
-        let mut picture = Vec::new();
-        fill(&mut picture, fitted.len_bytes(), 0)?;
-        self.bicubic(src, size, fitted, &mut picture)?;
+        let mut picture = core::mem::take(&mut self.fitted);
         let mut canvas = core::mem::take(&mut self.canvas);
-        fill(&mut canvas, best.len_bytes(), 0)?;
-        centre(&picture, fitted, &mut canvas, best)?;
+        let done = fill(&mut picture, fitted.len_bytes(), 0)
+            .and_then(|()| self.bicubic(src, size, fitted, &mut picture))
+            .and_then(|()| fill(&mut canvas, best.len_bytes(), 0))
+            .and_then(|()| centre(&picture, fitted, &mut canvas, best));
+        (self.fitted, self.canvas) = (picture, canvas);
+        done?;
         for (t, tile) in tiles
             .chunks_exact_mut(tile_bytes)
             .take(down * across)
@@ -261,10 +265,9 @@ impl Resizer {
         {
             for (r, row) in tile.chunks_exact_mut(row_bytes).enumerate() {
                 let at = ((t / across * side as usize + r) * across + t % across) * row_bytes;
-                row.copy_from_slice(&canvas[at..at + row_bytes]);
+                row.copy_from_slice(&self.canvas[at..at + row_bytes]);
             }
         }
-        self.canvas = canvas;
         Ok(())
     }
 }

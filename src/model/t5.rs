@@ -3,13 +3,13 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::error::{Error, Result, covers, product};
 #[cfg(feature = "safetensors")]
 use crate::model::files::config::JsonConfig;
 use crate::model::linear::Linear;
+use crate::model::session::filled;
 use crate::model::transformer::{Norm, NormWeights};
 use crate::model::weights::{Loader, Precision, WeightSource};
 use crate::ops::Backend;
@@ -216,6 +216,8 @@ pub struct T5Scratch<B: Backend> {
     mlp: B::Buffer<f32>,
     gated: B::Buffer<f32>,
     bias: B::Buffer<f32>,
+    /// What `bias` is told.
+    biases: Vec<f32>,
 }
 
 impl<B: Backend> T5<B> {
@@ -304,6 +306,7 @@ impl<B: Backend> T5<B> {
             mlp: zeros(2 * c.d_ff)?,
             gated: zeros(c.d_ff)?,
             bias: zeros(2 * c.num_heads)?,
+            biases: filled(product(OP, &[rows, 2 * c.num_heads])?, 0.0)?,
         })
     }
 
@@ -349,7 +352,9 @@ impl<B: Backend> T5<B> {
             head_dim: c.d_kv,
             scale: 1.0,
         };
-        b.write(&mut m.bias, 0, &self.biases(&attention))?;
+        let biases = &mut m.biases[..c.num_heads * attention.distances()];
+        self.biases(&attention, biases);
+        b.write(&mut m.bias, 0, biases)?;
         let norm = NormShape {
             rows,
             width: c.d_model,
@@ -374,8 +379,7 @@ impl<B: Backend> T5<B> {
     }
 
     /// Bias of each head and distance.
-    fn biases(&self, s: &RelativeShape) -> Vec<f32> {
-        let mut out = vec![0.0; s.n_heads * s.distances()];
+    fn biases(&self, s: &RelativeShape, out: &mut [f32]) {
         for (h, row) in out.chunks_exact_mut(s.distances().max(1)).enumerate() {
             for (distance, bias) in (1_i64..).zip(row) {
                 let bucket = self
@@ -384,7 +388,6 @@ impl<B: Backend> T5<B> {
                 *bias = self.bias[bucket * s.n_heads + h];
             }
         }
-        out
     }
 }
 

@@ -32,8 +32,11 @@ use maquette::model::files::safetensors::SafetensorsSource;
 use maquette::model::llamagen::{LlamaGen, LlamaGenConfig, LlamaGenPrompts, LlamaGenSession};
 use maquette::model::llava::{JudgeOptions, Reader};
 use maquette::model::raster::RasterOptions;
+use maquette::model::resize::Resizer;
 use maquette::model::show_o::ShowOOptions;
+use maquette::model::t5::{T5, T5Config};
 use maquette::model::words::Words;
+use maquette::ops::Backend;
 use maquette::quant::Format;
 use maquette::reward::{Ask, RewardModel, ViewKey};
 use maquette::rng::Stream;
@@ -358,6 +361,36 @@ fn llamagen(faults: &mut Faults, threads: usize) {
     }
 }
 
+/// Pictures of one size that are cut into tiles, and prompts of one encoder.
+fn read(faults: &mut Faults) {
+    let mut resizer = Resizer::new();
+    let (size, best) = (ImageSize::new(30, 50), ImageSize::new(32, 64));
+    let (picture, mut views) = (vec![9; size.len_bytes()], vec![0; 3 * 32 * 32 * 3]);
+    faults.check("tiles", || {
+        counter::begin();
+        resizer.tiles(&picture, size, best, 32, &mut views).unwrap();
+        counter::end()
+    });
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/t5-encoder");
+    let json = JsonConfig::parse(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+    let (weights, config) = (
+        fs::read(folder.join("model.safetensors")).unwrap(),
+        T5Config::from_json(&json).unwrap(),
+    );
+    let source = SafetensorsSource::new(&weights).unwrap();
+    let cpu = Arc::new(Cpu::with_threads(1).unwrap());
+    let encoder = T5::load(Arc::clone(&cpu), config, &source, Format::F32).unwrap();
+    let mut scratch = encoder.scratch(6).unwrap();
+    let mut features = cpu.zeros(6 * config.d_model).unwrap();
+    faults.check("T5", || {
+        counter::begin();
+        for tokens in [&[2, 3, 1][..], &[2, 3, 4, 5, 2, 1]] {
+            encoder.encode(&mut scratch, tokens, &mut features).unwrap();
+        }
+        counter::end()
+    });
+}
+
 /// Strategies and combined judges over fakes.
 fn fakes(faults: &mut Faults) {
     let mut generator = ScriptedGenerator::new(6);
@@ -389,6 +422,7 @@ fn the_steady_state_allocates_nothing() {
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(counter::end().calls, 2);
     fakes(&mut faults);
+    read(&mut faults);
     for threads in [1, 2] {
         show_o(&mut faults, threads);
         janus(&mut faults, threads);
