@@ -72,6 +72,31 @@ fn judged<B: Backend>(backend: B, kv: KvFormat) -> (f32, Option<u64>) {
 }
 
 #[test]
+fn a_judgement_waits_for_the_device_as_often_whatever_its_views() {
+    let options = JudgeOptions::default().with_views(2).with_tokens(32);
+    let mut judge = Judging::load(gpu::device(), Format::F32).session(options);
+    let (prompt, size) = (Prompt::new("a photo of a red car"), ImageSize::new(64, 64));
+    let pixels = [vec![90; size.len_bytes()], vec![120; size.len_bytes()]].concat();
+    let keys = [1, 2].map(|id| ViewKey {
+        candidate: CandidateId(id),
+        step: 1,
+    });
+    let mut waited = |question, n: usize| {
+        let shown = ImageBatch::new(n, size, &pixels[..n * size.len_bytes()]).unwrap();
+        let ask = Ask::new(question, &prompt, &keys[..n]).with_pixels(shown);
+        let before = gpu::waits();
+        judge
+            .judge(&ask, &mut [Verdict::malformed(); 2][..n])
+            .unwrap();
+        gpu::waits().zip(before).map(|(now, before)| now - before)
+    };
+    // The pictures are looked at by the first question.
+    waited(Judgement::Outcome, 2);
+    let [both, one] = [2, 1].map(|n| waited(Judgement::Clarity, n));
+    assert_eq!(both, one);
+}
+
+#[test]
 fn keys_and_values_in_halves_move_little() {
     let (floats, counted) = judged(Cpu::new(), KvFormat::F32);
     let (halves, _) = judged(Cpu::new(), KvFormat::Bf16);

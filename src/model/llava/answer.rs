@@ -18,7 +18,7 @@ impl<B: Backend> LlavaSession<B> {
         }
     }
 
-    /// Final norm and head of each sequence's last row: `logits`, and P(yes) and P(no) in `p`.
+    /// Final norm and head of each sequence's last row: `logits`, and P(yes) and P(no) in `sums` if the reader asks for them.
     pub(super) fn head(&mut self, sequences: usize, queries: usize) -> Result<()> {
         let model = &*self.model;
         let (backend, d) = (&*model.backend, model.config.text.width);
@@ -41,13 +41,18 @@ impl<B: Backend> LlavaSession<B> {
         let width = self.head_width();
         let head = if two { &model.answers } else { &model.head };
         head.apply(backend, sequences, &self.normed, &mut self.logits)?;
+        if matches!(self.options.reader, Reader::Upstream { .. }) {
+            // It reads the logits themselves.
+            return Ok(());
+        }
         let first = [model.config.yes_id, model.config.no_id];
         let pairs: (&[_], &[_]) = if two {
             (&[[0, 1]], &[])
         } else {
             (&[first], &model.config.other_answers)
         };
-        self.sums[..sequences * 2].fill(0.0);
+        let sums = &mut self.sums[..sequences * 2];
+        sums.fill(0.0);
         for [yes, no] in pairs.0.iter().chain(pairs.1) {
             let s = AnswerShape {
                 rows: sequences,
@@ -56,11 +61,10 @@ impl<B: Backend> LlavaSession<B> {
                 no: *no as usize,
             };
             backend.answer(s, &self.logits, &mut self.p)?;
-            for (i, sum) in self.sums[..sequences * 2].chunks_exact_mut(2).enumerate() {
-                let mut p = [0.0; 2];
-                backend.read(&self.p, i * 2, &mut p)?;
-                sum[0] += p[0];
-                sum[1] += p[1];
+            let own = &mut self.pairs[..sequences * 2];
+            backend.read(&self.p, 0, own)?;
+            for (sum, p) in sums.iter_mut().zip(own) {
+                *sum += *p;
             }
         }
         Ok(())
@@ -75,14 +79,18 @@ impl<B: Backend> LlavaSession<B> {
             return Ok(Verdict::new(yes.min(1.0), no.min(1.0)));
         };
         backend.read(&self.logits, j * self.row.len(), &mut self.row)?;
+        let wrong = Error::NotFinite {
+            op: "judge",
+            arg: "logits",
+            row: j,
+        };
+        if self.row.iter().any(|v| !v.is_finite()) {
+            return Err(wrong);
+        }
         let upstream = Filter::default().with_top_k(20).with_top_p(0.8);
         filter(upstream, &mut self.row, &mut self.order)?;
         if !softmax_row(&mut self.row) {
-            return Err(Error::NotFinite {
-                op: "judge",
-                arg: "logits",
-                row: j,
-            });
+            return Err(wrong);
         }
         let drawn = index(draw(seed, key, judgement, &self.row))?;
         let config = &self.model.config;

@@ -100,6 +100,8 @@ pub struct LlavaSession<B: Backend> {
     pub(super) p: B::Buffer<f32>,
     /// P(yes) and P(no) of each view, over all tokens that read so.
     pub(super) sums: Vec<f32>,
+    /// The same of one pair of tokens.
+    pub(super) pairs: Vec<f32>,
     pub(super) row: Vec<f32>,
     pub(super) order: Vec<u32>,
     /// Multiply-adds of all judgements.
@@ -242,6 +244,7 @@ impl<B: Backend> LlavaSession<B> {
             logits: backend.zeros(product("judge", &[o.max_views, head_width])?)?,
             p: backend.zeros(o.max_views * 2)?,
             sums: zeroed(o.max_views * 2)?,
+            pairs: zeroed(o.max_views * 2)?,
             row: zeroed(sampled)?,
             order: zeroed(sampled)?,
             spent: 0,
