@@ -66,7 +66,8 @@ impl Layout {
                 arg: "pages",
                 got: pages as u64,
                 min: each as u64,
-                max: most as u64,
+                // More candidates than this session's could use them.
+                max: (each as u64) << 16,
             });
         }
         Ok(Self {

@@ -149,15 +149,15 @@ fn too_few_pages_for_one_are_refused() {
     let o = options();
     assert_eq!(
         refused(o.with_pages(7)),
-        "session: \"pages\" is 7, allowed is 8 to 64"
+        "session: \"pages\" is 7, allowed is 8 to 524288"
     );
     assert_eq!(
         refused(o.with_guidance_interval(31).with_pages(0)),
-        "session: \"pages\" is 0, allowed is 5 to 40"
+        "session: \"pages\" is 0, allowed is 5 to 327680"
     );
     assert_eq!(
         refused(o.with_guidance_scale(1.0).with_pages(3)),
-        "session: \"pages\" is 3, allowed is 4 to 32"
+        "session: \"pages\" is 3, allowed is 4 to 262144"
     );
     // More than can be used are not reserved.
     let want = alone(&mut drawing.session(o), "3", 1);
