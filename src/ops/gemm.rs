@@ -213,6 +213,8 @@ fn float_sum(x: &[f32], round: impl Fn(f32) -> f32, w: &QuantMatrix<'_>, j: usiz
 
 /// Σ_k x\[k\] · w\[j, k\] in integers, block by block; nothing if the matrix has no blocks.
 fn integer_sum(x: &[f32], w: &QuantMatrix<'_>, j: usize) -> Option<f32> {
+    // Asked of the format: a row that is shorter than a block has no part to ask.
+    w.format().as_block()?;
     let mut sum = 0.0;
     for (b, x) in x.as_chunks::<A8_BLOCK>().0.iter().enumerate() {
         let w = w.part(j, b)?;
@@ -241,6 +243,7 @@ fn integer_sum(x: &[f32], w: &QuantMatrix<'_>, j: usize) -> Option<f32> {
 #[expect(clippy::float_cmp, reason = "the cases are exact")]
 mod tests {
     use super::*;
+    use crate::quant::Format;
 
     #[test]
     fn a_product_worked_by_hand() {
@@ -268,6 +271,23 @@ mod tests {
         )
         .unwrap();
         assert_eq!(y, [24.0, 25.0, 26.0, 26.0]);
+    }
+
+    #[test]
+    fn rows_shorter_than_a_block_are_multiplied_in_floats() {
+        let s = GemmShape {
+            activations: Activations::A8,
+            ..GemmShape::new(1, 1, 2)
+        };
+        let mut y = [0.0; 1];
+        let w = QuantMatrix::f32(1, 2, &[3.0, 4.0]).unwrap();
+        gemm(s, &[1.0, 2.0], &w, Some(&[0.5]), &mut y).unwrap();
+        assert_eq!(y, [11.5]);
+        let mut bytes = [0; 4];
+        Format::Bf16.quantise(&[3.0, 4.0], &mut bytes);
+        let w = QuantMatrix::from_bytes(Format::Bf16, 1, 2, &bytes).unwrap();
+        gemm(s, &[1.0, 2.0], &w, None, &mut y).unwrap();
+        assert_eq!(y, [11.0]);
     }
 
     #[test]

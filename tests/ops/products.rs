@@ -26,18 +26,18 @@ fn products_agree_around_the_tile_sizes() {
     }
 }
 
-/// No rows, one, and as many as fill tiles but for one; odd outputs; k that are no multiples of anything where elements
-/// stand alone, and odd numbers of blocks where they do not.
+/// No rows, one, and as many as fill tiles but for one; odd outputs; k that are no multiples of anything, or less than a block
+/// of activations, where elements stand alone, and odd numbers of blocks where they do not.
 #[test]
 fn products_agree_in_every_format_and_arithmetic() {
     for &format in Format::ALL {
         let ks = match format.block() {
-            1 => [33, 257],
-            block => [block, 3 * block],
+            1 => &[1, 8, 31, 33, 257][..],
+            block => &[block, 3 * block],
         };
         for activations in [Activations::F32, Activations::A8] {
             for (m, n) in [(0, 7), (1, 1), (1, 131), (63, 17), (64, 33), (65, 65)] {
-                for k in ks {
+                for &k in ks {
                     let s = GemmShape {
                         activations,
                         accumulate: n == 33,
