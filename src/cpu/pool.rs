@@ -247,7 +247,7 @@ impl Pool {
         });
     }
 
-    /// As `each`, with `len` floats of scratch for each thread, of unknown content.
+    /// As `each`, with `len` floats of scratch for each thread that has a task, of unknown content.
     pub(super) fn each_with<I: Iterator + Send>(
         &self,
         work: usize,
@@ -255,8 +255,11 @@ impl Pool {
         tasks: I,
         f: impl Fn(&mut [f32], I::Item) + Sync,
     ) -> Result<()> {
+        let alone = work < SERIAL_WORK || self.workers.is_empty();
+        let most = if alone { 1 } else { self.threads() };
+        let threads = tasks.size_hint().1.map_or(most, |tasks| tasks.min(most));
         let mut scratch = self.scratch.take();
-        let result = grow(&mut scratch, len, self.threads());
+        let result = grow(&mut scratch, len, threads);
         if result.is_ok() {
             let pieces = Mutex::new(scratch.chunks_mut(len.max(1)));
             let tasks = Mutex::new(tasks);
@@ -268,11 +271,7 @@ impl Pool {
                     f(piece, task);
                 }
             };
-            if work < SERIAL_WORK || self.workers.is_empty() {
-                job()
-            } else {
-                self.run(&job)
-            }
+            if alone { job() } else { self.run(&job) }
         }
         self.scratch.give(scratch);
         result
@@ -352,6 +351,27 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn scratch_is_reserved_for_those_who_have_a_task() {
+        let pool = Pool::new(3).unwrap();
+        for (work, tasks, want) in [
+            (SERIAL_WORK, 0, 0),
+            (SERIAL_WORK - 1, 9, 5),
+            (SERIAL_WORK, 1, 5),
+            (SERIAL_WORK, 2, 10),
+            (SERIAL_WORK, 9, 15),
+        ] {
+            let done = AtomicUsize::new(0);
+            pool.each_with(work, 5, 0..tasks, |scratch, _| {
+                scratch[..5].fill(1.0);
+                done.fetch_add(1, Ordering::Relaxed);
+            })
+            .unwrap();
+            assert_eq!(done.into_inner(), tasks);
+            assert_eq!(locked(&pool.scratch.0).pop().unwrap().len(), want);
+        }
     }
 
     #[test]

@@ -67,6 +67,21 @@ impl<'a> Tiles<'a> {
 impl<'a> Iterator for Tiles<'a> {
     type Item = Tile<'a>;
 
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // Rows of tiles above a row, of whole groups and of the one that it lies in.
+        let above = |row: usize| {
+            row / self.group * self.group.div_ceil(ROWS) + (row % self.group).div_ceil(ROWS)
+        };
+        let below = self.row + self.len;
+        let rows = above(below + self.rest.len() / self.width) - above(below);
+        let row = self
+            .width
+            .saturating_sub(self.column)
+            .div_ceil(self.columns);
+        let tiles = rows * self.width.div_ceil(self.columns) + row;
+        (tiles, Some(tiles))
+    }
+
     fn next(&mut self) -> Option<Tile<'a>> {
         if self.column >= self.width {
             self.row += self.len;
@@ -113,7 +128,11 @@ mod tests {
             (3, 1, 1, 9),
         ] {
             let mut y = alloc::vec![0.0; rows * width];
-            for mut tile in Tiles::new(&mut y, width, group, columns) {
+            let mut tiles = Tiles::new(&mut y, width, group, columns);
+            let mut left = tiles.size_hint().0;
+            while let Some(mut tile) = tiles.next() {
+                left -= 1;
+                assert_eq!(tiles.size_hint(), (left, Some(left)));
                 assert_eq!(tile.row / group, (tile.row + tile.len - 1) / group);
                 let (first, column) = (tile.row, tile.column);
                 for (r, row) in tile.rows().enumerate() {
@@ -122,6 +141,7 @@ mod tests {
                     }
                 }
             }
+            assert_eq!(left, 0);
             assert!(y.iter().enumerate().all(|(i, &v)| v == i as f32 + 1.0));
         }
     }
