@@ -358,11 +358,17 @@ impl AttentionShape {
         let mut pairs: u64 = 0;
         for span in spans.chunks_exact(self.span_words()).take(self.sequences) {
             let seen = |i| self.visible(span, i).map(|rows| rows.len() as u64);
-            pairs += if self.causal {
-                (0..self.queries).flat_map(seen).sum::<u64>()
+            let own = if self.causal {
+                (0..self.queries)
+                    .flat_map(seen)
+                    .fold(0, u64::saturating_add)
             } else {
-                seen(0).iter().sum::<u64>() * self.queries as u64
+                let [prefix, own] = seen(0);
+                prefix
+                    .saturating_add(own)
+                    .saturating_mul(self.queries as u64)
             };
+            pairs = pairs.saturating_add(own);
         }
         counted(&[2, self.n_heads, self.head_dim]).saturating_mul(pairs)
     }

@@ -107,7 +107,8 @@ impl PoolShape {
         nonzero(Self::OP, "rows", self.rows)?;
         nonzero(Self::OP, "heads", self.heads)?;
         nonzero(Self::OP, "head_dim", self.head_dim)?;
-        let len = product(Self::OP, &[self.views, self.rows, self.width()?])?;
+        let view = product(Self::OP, &[self.rows, self.width()?])?;
+        let len = product(Self::OP, &[self.views, view])?;
         covers(Self::OP, "x", x, len)?;
         let pooled = product(Self::OP, &[self.views, self.heads, self.head_dim])?;
         covers(Self::OP, "out", out, pooled)

@@ -268,7 +268,7 @@ impl Schedule {
         reason = "rounding to single precision is the definition"
     )]
     pub fn ratio(self, step: u32, steps: u32) -> f32 {
-        let r = (f64::from(step + 1) / f64::from(steps)) as f32;
+        let r = ((f64::from(step) + 1.0) / f64::from(steps)) as f32;
         match self {
             Self::Cosine => math::cos(r * core::f32::consts::PI * 0.5),
             Self::Linear => (1.0 - r).clamp(1e-6, 1.0),
@@ -310,7 +310,7 @@ impl Schedule {
 pub fn cumulative_temperature(start: f32, step: u32, steps: u32) -> f32 {
     let mut t = f64::from(start);
     for k in 0..=step {
-        t *= 1.0 - f64::from(k + 1) / f64::from(steps);
+        t *= 1.0 - (f64::from(k) + 1.0) / f64::from(steps);
     }
     t as f32
 }

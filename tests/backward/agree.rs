@@ -1,5 +1,6 @@
 //! The CPU gives the bits of the reference: any size, any number of threads.
 
+use maquette::Error;
 use maquette::ops::backward::attention::SelfAttentionShape;
 use maquette::ops::backward::labels::LabelShape;
 use maquette::ops::gemm::GemmShape;
@@ -123,8 +124,8 @@ fn attentions_agree_around_the_tile_sizes() {
 
 #[test]
 fn rows_agree() {
-    // Wide enough that the threads share them.
-    for (rows, width) in [(1, 1), (3, 17), (70, 300)] {
+    // None; and wide enough that the threads share them.
+    for (rows, width) in [(0, 3), (1, 1), (3, 17), (70, 300)] {
         let s = NormShape {
             rows,
             width,
@@ -176,28 +177,32 @@ fn rows_agree() {
             out
         });
     }
-    let s = HeadNormShape {
-        rows: 60,
-        heads: 3,
-        head_dim: 20,
-        stride: 200,
-        offset: 40,
-        eps: 1e-5,
-    };
-    agree!(|b| {
-        let x = buffer(b, &numbers(s.rows * s.stride, 1));
-        let weight = buffer(b, &numbers(s.head_dim, 2));
-        let mut d = buffer(b, &numbers(s.rows * s.stride, 3));
-        let mut dw = b.zeros(2 * s.head_dim).unwrap();
-        b.head_norm_dw(s, &x, &d, &mut dw).unwrap();
-        b.head_norm_dx(s, &x, &weight, &mut d).unwrap();
-        [floats(b, &d), floats(b, &dw)].concat()
-    });
+    for rows in [0, 60] {
+        let s = HeadNormShape {
+            rows,
+            heads: 3,
+            head_dim: 20,
+            stride: 200,
+            offset: 40,
+            eps: 1e-5,
+        };
+        agree!(|b| {
+            let x = buffer(b, &numbers(s.rows * s.stride, 1));
+            let weight = buffer(b, &numbers(s.head_dim, 2));
+            let mut d = buffer(b, &numbers(s.rows * s.stride, 3));
+            let mut dw = b.zeros(2 * s.head_dim).unwrap();
+            b.head_norm_dw(s, &x, &d, &mut dw).unwrap();
+            b.head_norm_dx(s, &x, &weight, &mut d).unwrap();
+            [floats(b, &d), floats(b, &dw)].concat()
+        });
+    }
 }
 
 #[test]
 fn pooled_rows_agree() {
-    for [views, rows, heads, head_dim] in [[1, 1, 1, 1], [3, 17, 2, 33], [40, 64, 8, 16]] {
+    for [views, rows, heads, head_dim] in
+        [[0, 2, 1, 3], [1, 1, 1, 1], [3, 17, 2, 33], [40, 64, 8, 16]]
+    {
         let s = PoolShape {
             views,
             rows,
@@ -213,6 +218,45 @@ fn pooled_rows_agree() {
             floats(b, &dx)
         });
     }
+}
+
+/// Sizes of one item that do not fit, where there is no item.
+fn refuses_sizes<B: Backward>(b: &B) {
+    let (x, mut dx) = (b.zeros(16).unwrap(), b.zeros(16).unwrap());
+    let rows = GateShape {
+        rows: 0,
+        width: usize::MAX / 2 + 1,
+        activation: Activation::Relu,
+    };
+    let views = PoolShape {
+        views: 0,
+        rows: usize::MAX / 4 + 1,
+        heads: 2,
+        head_dim: 1,
+    };
+    let heads = SelfAttentionShape {
+        rows: 0,
+        n_heads: usize::MAX / 4 + 1,
+        n_kv_heads: usize::MAX / 4 + 1,
+        head_dim: 2,
+        causal: 0,
+    };
+    for (of, result) in [
+        ("gate", b.gate_dx(rows, &x, &x, &mut dx)),
+        ("pool_rows", b.pool_rows_dx(views, &x, &x, &mut dx)),
+        ("attention_dx", b.attention_dx(heads, &x, &x, &mut dx)),
+    ] {
+        assert!(
+            matches!(result, Err(Error::Overflow { op }) if op == of),
+            "{of}: {result:?}"
+        );
+    }
+}
+
+#[test]
+fn a_zero_hides_no_size_that_overflows() {
+    refuses_sizes(&Reference);
+    cpus().iter().for_each(refuses_sizes);
 }
 
 proptest! {

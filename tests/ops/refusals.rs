@@ -1,9 +1,10 @@
 //! Rows that hold no numbers are named, and buffers of wrong lengths refused.
 
 use maquette::cpu::Cpu;
-use maquette::ops::conv::{ConvShape, Rounding};
+use maquette::ops::attention::RelativeShape;
+use maquette::ops::conv::{ConvShape, PatchShape, Rounding};
 use maquette::ops::gemm::GemmShape;
-use maquette::ops::norm::NormShape;
+use maquette::ops::norm::{Activation, GateShape, GroupNormShape, NormShape};
 use maquette::ops::reward_head::{AnswerShape, PoolShape};
 use maquette::ops::sample::{Draw, DrawShape, Filter, FilterShape};
 use maquette::ops::vq::{LfqShape, NearestShape};
@@ -130,6 +131,66 @@ fn rows_without_numbers_are_named() {
     cpus().iter().for_each(refuses);
     #[cfg(feature = "cuda")]
     crate::gpu::in_both_orders(refuses);
+}
+
+/// Sizes of one item that do not fit, where there is no item.
+fn refuses_sizes<B: Backend>(b: &B) {
+    let (x, mut y) = (random(b, 16, 1), random(b, 16, 2));
+    let images = GroupNormShape {
+        images: 0,
+        pixels: usize::MAX / 4 + 1,
+        channels: 4,
+        groups: 2,
+        eps: 0.0,
+        swish: false,
+    };
+    let views = PoolShape {
+        views: 0,
+        rows: usize::MAX / 4 + 1,
+        heads: 2,
+        head_dim: 1,
+    };
+    let rows = GateShape {
+        rows: 0,
+        width: usize::MAX / 2 + 1,
+        activation: Activation::Silu,
+    };
+    let patches = PatchShape {
+        images: 1,
+        height: 4,
+        width: 4,
+        patch: 1 << (usize::BITS / 2),
+    };
+    let heads = RelativeShape {
+        rows: 0,
+        n_heads: usize::MAX / 4 + 1,
+        head_dim: 4,
+        scale: 1.0,
+    };
+    let pixels = b.zeros(48).unwrap();
+    for (of, result) in [
+        ("group_norm", b.group_norm(images, &x, &x, &x, &mut y)),
+        ("pool_rows", b.pool_rows(views, &x, &mut y)),
+        ("gate", b.gate(rows, &x, &mut y)),
+        ("patchify", b.patchify(patches, &pixels, &mut y)),
+        (
+            "relative_attention",
+            b.relative_attention(heads, &x, &x, &mut y),
+        ),
+    ] {
+        assert!(
+            matches!(result, Err(Error::Overflow { op }) if op == of),
+            "{of}: {result:?}"
+        );
+    }
+}
+
+#[test]
+fn a_zero_hides_no_size_that_overflows() {
+    refuses_sizes(&Reference);
+    cpus().iter().for_each(refuses_sizes);
+    #[cfg(feature = "cuda")]
+    crate::gpu::in_both_orders(refuses_sizes);
 }
 
 #[test]

@@ -39,7 +39,8 @@ impl RelativeShape {
         const OP: &str = "relative_attention";
         nonzero(OP, "head_dim", self.head_dim)?;
         nonzero(OP, "n_heads", self.n_heads)?;
-        let len = product(OP, &[self.rows, self.n_heads, self.head_dim])?;
+        let width = product(OP, &[self.n_heads, self.head_dim])?;
+        let len = product(OP, &[self.rows, width])?;
         covers(OP, "qkv", qkv, product(OP, &[3, len])?)?;
         covers(OP, "out", out, len)?;
         covers(

@@ -199,6 +199,18 @@ fn wrong_sizes_are_errors() {
 }
 
 #[test]
+fn shapes_that_are_refused_have_counts_all_the_same() {
+    let s = AttentionShape {
+        sequences: 3,
+        queries: usize::MAX,
+        causal: false,
+        ..SHAPE
+    };
+    let spans = [0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2];
+    assert_eq!(s.multiply_adds(&spans), u64::MAX);
+}
+
+#[test]
 fn a_bias_by_distance_worked_by_hand() {
     let s = RelativeShape {
         rows: 2,

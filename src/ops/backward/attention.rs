@@ -50,7 +50,9 @@ impl SelfAttentionShape {
     /// Width of a row of q, k and v.
     #[must_use]
     pub const fn stride(&self) -> usize {
-        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+        self.n_heads
+            .saturating_add(self.n_kv_heads.saturating_mul(2))
+            .saturating_mul(self.head_dim)
     }
 
     /// Rows that row `i` sees, from the first on.
@@ -78,7 +80,8 @@ impl SelfAttentionShape {
             .checked_mul(2)
             .and_then(|kv| kv.checked_add(self.n_heads))
             .ok_or(Error::Overflow { op: OP })?;
-        let all = product(OP, &[self.rows, heads, self.head_dim])?;
+        let row = product(OP, &[heads, self.head_dim])?;
+        let all = product(OP, &[self.rows, row])?;
         covers(OP, "qkv", qkv, all)?;
         covers(OP, "dqkv", dqkv, all)?;
         covers(
@@ -208,5 +211,13 @@ mod tests {
             ..s
         };
         assert!(s.check(72, 24, 72).is_err());
+        let s = SelfAttentionShape {
+            rows: 0,
+            n_kv_heads: 1,
+            head_dim: usize::MAX / 4 + 1,
+            ..s
+        };
+        assert_eq!(s.stride(), usize::MAX);
+        assert!(s.check(0, 0, 0).is_err());
     }
 }

@@ -102,11 +102,12 @@ impl PatchShape {
             product(OP, &[self.images, self.height, self.width, 3])?,
         )?;
         let [rows, cols] = self.grid();
+        let patch = product(OP, &[3, self.patch, self.patch])?;
         covers(
             OP,
             "out",
             out,
-            product(OP, &[self.images, rows, cols, 3, self.patch, self.patch])?,
+            product(OP, &[self.images, rows, cols, patch])?,
         )
     }
 }

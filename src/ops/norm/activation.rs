@@ -105,12 +105,8 @@ impl GateShape {
     /// See [`Error`](crate::Error).
     pub fn check(&self, x: usize, y: usize) -> Result<()> {
         nonzero("gate", "width", self.width)?;
-        covers(
-            "gate",
-            "x",
-            x,
-            product("gate", &[self.rows, 2, self.width])?,
-        )?;
+        let row = product("gate", &[2, self.width])?;
+        covers("gate", "x", x, product("gate", &[self.rows, row])?)?;
         covers("gate", "y", y, product("gate", &[self.rows, self.width])?)
     }
 }

@@ -37,7 +37,9 @@ impl GroupNormShape {
                 problem: "does not divide the channels",
             });
         }
-        let want = product(OP, &[self.images, self.pixels, self.channels])?;
+        // Apart: where there is no image, the size of one is multiplied all the same.
+        let image = product(OP, &[self.pixels, self.channels])?;
+        let want = product(OP, &[self.images, image])?;
         covers(OP, "x", x, want)?;
         covers(OP, "y", y, want)?;
         covers(OP, "weight", weight, self.channels)?;

@@ -115,6 +115,7 @@ fn schedules_end_with_one_place_masked() {
     }
     assert_eq!(Schedule::Cosine.masked(64, 64, 3, 8), 45);
     assert!((cumulative_temperature(2.0, 1, 4) - 0.75).abs() < 1e-6);
+    assert!((Schedule::Linear.ratio(u32::MAX, u32::MAX) - 1e-6).abs() < 1e-9);
 }
 
 #[test]
