@@ -209,7 +209,7 @@ fn race_group(first: usize, p: &[f32], noise: &[f32], best: &mut f32, at: &mut u
 /// Softmax of each row (left in `logits`), then codes\[r\] = argmax of p / ε and p\[r\] its probability.
 ///
 /// # Errors
-/// See [`DrawShape::check`]; [`Error::NotFinite`] for logits that are NaN or infinite.
+/// See [`DrawShape::check`]; [`Error::NotFinite`] for a row with a logit that is NaN or +∞, or of nothing but −∞.
 pub fn draw(
     s: DrawShape,
     logits: &mut [f32],
