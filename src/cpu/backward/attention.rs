@@ -1,5 +1,6 @@
 //! Gradient of attention: five products a head with the kernel of [`gemm`](crate::cpu::gemm), over probabilities that
-//! lie whole in scratch. A task is one key and value head with its query heads.
+//! lie whole in scratch. A task is one key and value head with its query heads. What a row does not see has the probability
+//! zero and is multiplied like the rest: that changes no bit of finite numbers, and makes NaN of others.
 
 use alloc::vec::Vec;
 

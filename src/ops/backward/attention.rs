@@ -98,7 +98,8 @@ impl SelfAttentionShape {
 /// dv_j = Σ_i p_ij · dy_i, dq_i = Σ_j p_ij · (δ_ij − D_i) / √head_dim · k_j, dk_j = Σ_i … · q_i.
 ///
 /// Probabilities are those of [`attention`](crate::ops::attention::attention), computed again; D_i in 16 lanes side by
-/// side; the other sums head after head, row after row.
+/// side; the other sums head after head, row after row. A device may multiply by zero what a row does not see, which is the
+/// same where all rows are finite.
 ///
 /// # Errors
 /// See [`SelfAttentionShape::check`].
