@@ -22,7 +22,6 @@ use super::tiles::{ROWS, Tile, Tiles};
 use crate::error::{Error, Result};
 use crate::math;
 use crate::ops::attention::{AttentionShape, KvFormat, RelativeShape};
-use crate::ops::gemm::SUM_BLOCK;
 use crate::ops::norm::{lane_max, lane_sum};
 
 /// Some queries of one sequence, some of its heads.
@@ -327,12 +326,12 @@ impl Cpu {
         (scale, bias): (f32, &[f32]),
         out: &mut [f32],
     ) -> Result<()> {
-        if s.queries == 0 {
+        if s.sequences == 0 || s.queries == 0 {
             return Ok(());
         }
         let isa = self.isa;
         // Panels of all keys and values pay only for many queries.
-        if s.queries == 1 && bias.is_empty() && s.head_dim <= SUM_BLOCK {
+        if s.queries == 1 && bias.is_empty() {
             let plan = Plan::new(self, &s, spans, Floats::words(s.head_dim));
             return self.each_few(&s, &plan, out, |scratch, tile| {
                 isa.run(Few {
@@ -392,7 +391,7 @@ impl Cpu {
     ) -> Result<()> {
         let lens = [q.len(), keys.len(), values.len(), spans.len(), out.len()];
         s.check_as(KvFormat::Bf16, lens)?;
-        if s.queries == 0 {
+        if s.sequences == 0 || s.queries == 0 {
             return Ok(());
         }
         let scale = 1.0 / math::sqrt(s.head_dim as f32);
@@ -423,7 +422,7 @@ impl Cpu {
     ) -> Result<()> {
         let lens = [q.len(), keys.len(), values.len(), spans.len(), out.len()];
         s.check_as(KvFormat::Q8, lens)?;
-        if s.queries == 0 {
+        if s.sequences == 0 || s.queries == 0 {
             return Ok(());
         }
         let scale = 1.0 / math::sqrt(s.head_dim as f32);
