@@ -73,6 +73,7 @@ mod copies;
 #[cfg(feature = "std")]
 mod counts;
 mod halves;
+mod nothing;
 mod pages;
 mod products;
 mod random_shapes;
