@@ -52,14 +52,16 @@ impl Job for Multiplying {
 
     #[inline(always)]
     fn run<V: Lanes>(self) -> (usize, f32) {
-        let factors = core::hint::black_box([1.0_f32, 0.5, 0.25, 0.125]);
+        // One for each sum, or sums would share products.
+        let factors: [V; SUMS] =
+            core::array::from_fn(|i| V::splat(core::hint::black_box(1.0 / (1 << i) as f32)));
         let mut sums = [V::splat(0.0); SUMS];
-        let mut x = V::splat(1.0);
         for _ in 0..ROUNDS {
-            // A product that changes from round to round, or it would be taken out of the loop.
-            x = x.mul(V::splat(factors[0]));
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = sum.add(x.mul(V::splat(factors[i % 4])));
+            // Numbers that may change from round to round, or products would be taken out of the loop.
+            let x: &[f32; 16] = core::hint::black_box(&[1.0; 16]);
+            let x = V::load(x);
+            for (sum, factor) in sums.iter_mut().zip(&factors) {
+                *sum = sum.add(x.mul(*factor));
             }
         }
         (2 * ROUNDS * SUMS * V::N, first(sums))
@@ -73,21 +75,32 @@ impl DotsJob for Dotting {
 
     #[inline(always)]
     fn run<D: Dots>(self) -> (usize, f32) {
-        let bytes = core::hint::black_box([3_u8; 64]);
-        let x = core::hint::black_box(0x0102_0304_u32);
-        let w = D::load_quads(&bytes);
-        let mut sums = [D::splat(0); SUMS];
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                *sum = sum.dot(w, x);
-            }
+        // As many sums as the kernels keep in registers.
+        match D::ROWS {
+            SUMS => dotting::<D, SUMS>(),
+            _ => dotting::<D, 4>(),
         }
-        let mut floats = [D::Floats::splat(0.0); SUMS];
-        for (float, sum) in floats.iter_mut().zip(sums) {
-            *float = sum.floats();
-        }
-        (8 * ROUNDS * SUMS * D::N, first(floats))
     }
+}
+
+#[inline(always)]
+fn dotting<D: Dots, const N: usize>() -> (usize, f32) {
+    // One for each sum, or sums would share products.
+    let x: [u32; N] = core::array::from_fn(|i| core::hint::black_box(1 << (2 * i)));
+    let mut sums = [D::splat(0); N];
+    for _ in 0..ROUNDS {
+        // Quads that may change from round to round, as above.
+        let w: &[u8; 64] = core::hint::black_box(&[3; 64]);
+        let w = D::load_quads(w);
+        for (sum, x) in sums.iter_mut().zip(&x) {
+            *sum = sum.dot(w, *x);
+        }
+    }
+    let mut floats = [D::Floats::splat(0.0); N];
+    for (float, sum) in floats.iter_mut().zip(sums) {
+        *float = sum.floats();
+    }
+    (8 * ROUNDS * N * D::N, first(floats))
 }
 
 /// The first float of a sum of vectors.
