@@ -79,7 +79,7 @@ fi
 part build cargo build --release --all-features --examples
 part executables executables
 part tests tests
-if "$SANITIZER" --version > "$out/sanitizer/version"; then
+if "$SANITIZER" --version > "$out/sanitizer/version" 2>&1; then
   part memcheck sanitize memcheck
   part racecheck sanitize racecheck
 else

@@ -289,6 +289,38 @@ fn nearest_codes_agree_where_distances_are_close() {
     }
 }
 
+/// Latents around the least length, below which they keep their own.
+#[test]
+fn nearest_codes_agree_around_the_least_length() {
+    let n = 40;
+    for width in [1, 8, 11] {
+        agree!(|b| {
+            let s = NearestShape {
+                n,
+                width,
+                entries: 24,
+                normalise: true,
+            };
+            let first = |rows: usize, step: f32| -> Vec<f32> {
+                let of = |i: usize| {
+                    if i.is_multiple_of(width) {
+                        (i / width) as f32 * step
+                    } else {
+                        0.0
+                    }
+                };
+                (0..rows * width).map(of).collect()
+            };
+            let (latents, book) = (buffer(b, &first(n, 5e-14)), buffer(b, &first(24, 0.05)));
+            let mut codes = b.zeros(n).unwrap();
+            b.nearest(s, &latents, &book, &mut codes).unwrap();
+            let codes = words(b, &codes);
+            assert!(codes[19] > 15 && codes[30] == codes[39], "{codes:?}");
+            codes
+        });
+    }
+}
+
 /// Products that end at infinity, while the nearest entry is another one.
 #[test]
 fn nearest_codes_agree_where_products_are_infinite() {

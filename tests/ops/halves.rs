@@ -341,46 +341,80 @@ fn rows_over_halves_do_not_know_their_batch() {
     }
 }
 
+/// Of a row of values two in every eight, which a GPU keeps in places of their own.
+fn among(c: usize) -> bool {
+    c % 8 / 2 == c / 8 % 4
+}
+
 /// Values that are no numbers are their columns of the rows that see them, a key or a query all of them; nothing else moves.
-#[test]
-fn what_is_no_number_in_halves_stays_with_its_rows() {
-    fn bad<B: Backend>(b: &B, clean: &Case, queries: usize, odd: f32) {
-        let (s, d) = (clean.s, clean.s.head_dim);
-        let spans = [0, 20, 20, u32::try_from(queries).unwrap()];
-        let (row, column) = (20 + queries / 2, d / 2);
-        // Of a row of values two in every eight, which a GPU keeps in places of their own.
-        let among = |c: usize| c % 8 / 2 == c / 8 % 4;
-        let want = clean.run(b, &spans);
-        // From the fourth place on the next head begins with it.
-        for place in 0..2 + s.n_heads {
-            let (mut q, mut floats) = (clean.q.clone(), clean.floats.clone());
-            match place {
-                0 => q[(row - 20) * s.q_stride + s.q_offset + column] = f32::NAN,
-                1 => floats[0][row * d + column] = odd,
-                2 => (0..d)
-                    .filter(|&c| among(c))
-                    .for_each(|c| floats[1][row * d + c] = odd),
-                _ => q[(row - 20) * s.q_stride + s.q_offset + (place - 2) * d] = f32::NAN,
-            }
-            let got = Case::of(s, q, floats).run(b, &spans);
-            for (at, (got, want)) in got.iter().zip(&want).enumerate() {
-                let (query, head, c) = (at / d / s.n_heads, at / d % s.n_heads, at % d);
-                let seen = query + 20 >= row;
-                let hit = match place {
-                    0 => query + 20 == row && head == 0,
-                    1 => seen,
-                    2 => seen && among(c),
-                    _ => query + 20 == row && head == place - 2,
-                };
-                let what = format!("place {place}, query {query}, head {head}, column {c}: {s:?}");
-                if !hit {
-                    assert_eq!(got, want, "{what}");
-                } else if place != 1 || odd.is_nan() {
-                    assert!(!f32::from_bits(*got).is_finite(), "{what}");
-                }
+fn odd_numbers_stay<B: Backend>(
+    b: &B,
+    clean: &Case,
+    (row, odd): (usize, f32),
+    places: std::ops::Range<usize>,
+    among: impl Fn(usize) -> bool,
+) {
+    let (s, d) = (clean.s, clean.s.head_dim);
+    let spans = [0, 20, 20, u32::try_from(s.queries).unwrap()];
+    let column = d / 2;
+    let want = clean.run(b, &spans);
+    // From the fourth place on the next head begins with it.
+    for place in places {
+        let (mut q, mut floats) = (clean.q.clone(), clean.floats.clone());
+        match place {
+            0 => q[(row - 20) * s.q_stride + s.q_offset + column] = f32::NAN,
+            1 => floats[0][row * d + column] = odd,
+            2 => (0..d)
+                .filter(|&c| among(c))
+                .for_each(|c| floats[1][row * d + c] = odd),
+            _ => q[(row - 20) * s.q_stride + s.q_offset + (place - 2) * d] = f32::NAN,
+        }
+        let got = Case::of(s, q, floats).run(b, &spans);
+        for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+            let (query, head, c) = (at / d / s.n_heads, at / d % s.n_heads, at % d);
+            let seen = query + 20 >= row;
+            let hit = match place {
+                0 => query + 20 == row && head == 0,
+                1 => seen,
+                2 => seen && among(c),
+                _ => query + 20 == row && head == place - 2,
+            };
+            let what = format!("place {place}, query {query}, head {head}, column {c}: {s:?}");
+            if !hit {
+                assert_eq!(got, want, "{what}");
+            } else if place != 1 || odd.is_nan() {
+                assert!(!f32::from_bits(*got).is_finite(), "{what}");
             }
         }
     }
+}
+
+/// A GPU looks for them in each of a thread's sums, so that one alone must do: of either half of 16 rows.
+#[cfg(feature = "cuda")]
+#[test]
+fn one_value_that_is_no_number_is_found_in_every_column() {
+    for (queries, heads, head_dim) in [
+        (3, [1, 1], 64),
+        (9, [1, 1], 64),
+        (3, [2, 1], 80),
+        (5, [3, 1], 80),
+        (2, [3, 1], 128),
+        (5, [3, 1], 128),
+        (17, [1, 1], 80),
+        (30, [1, 1], 80),
+    ] {
+        let clean = Case::new(shape(queries, heads, head_dim), 90);
+        // The last query alone sees it.
+        let odd = (20 + queries - 1, f32::INFINITY);
+        let gpu = crate::gpu::device();
+        for column in 0..head_dim {
+            odd_numbers_stay(&gpu, &clean, odd, 2..3, |c| c == column);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_in_halves_stays_with_its_rows() {
     for (queries, heads, head_dim) in [
         (70, [1, 1], 64),
         (1, [2, 1], 40),
@@ -392,13 +426,17 @@ fn what_is_no_number_in_halves_stays_with_its_rows() {
         (20, [2, 1], 67),
     ] {
         let clean = Case::new(shape(queries, heads, head_dim), 90);
+        let places = 0..2 + clean.s.n_heads;
         for odd in [f32::NAN, f32::INFINITY] {
-            bad(&Reference, &clean, queries, odd);
+            let odd = (20 + queries / 2, odd);
+            odd_numbers_stay(&Reference, &clean, odd, places.clone(), among);
             for cpu in cpus() {
-                bad(cpu, &clean, queries, odd);
+                odd_numbers_stay(cpu, &clean, odd, places.clone(), among);
             }
             #[cfg(feature = "cuda")]
-            crate::gpu::in_both_orders(|gpu| bad(gpu, &clean, queries, odd));
+            crate::gpu::in_both_orders(|gpu| {
+                odd_numbers_stay(gpu, &clean, odd, places.clone(), among)
+            });
         }
     }
 }
