@@ -24,6 +24,8 @@ mod models;
 mod products;
 #[path = "../tiny_janus/mod.rs"]
 mod tiny_janus;
+#[cfg(feature = "align")]
+mod training;
 mod wide;
 
 use maquette::rng;

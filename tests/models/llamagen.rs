@@ -449,37 +449,6 @@ fn text_is_read_by_the_encoder() {
 }
 
 #[test]
-fn a_prompt_that_lacks_a_place_for_one_half_is_refused() {
-    let drawing = Drawing::text(Cpu::new());
-    // Of four places two prompts of equal length take three: they share what stands for no prompt of that length.
-    let long = Prompt::new("a photo a car");
-    let want = alone(&mut drawing.session(options()), long.text(), 1);
-    let mut s = drawing.session(options());
-    let id = start(&mut s, "a photo", &[1])[0];
-    let other = start(&mut s, "a car", &[1])[0];
-    let (mut one, state) = ([CandidateId::default()], vec![UNKNOWN; want.len()]);
-    for _ in 0..2 {
-        let started = s.start(&long, &[1], &mut one);
-        assert!(
-            matches!(started, Err(Error::Full { limit: 4, .. })),
-            "{started:?}"
-        );
-        let resumed = s.resume(&long, &Partial::new(0, &state), &[1], &mut one);
-        assert!(
-            matches!(resumed, Err(Error::Full { limit: 4, .. })),
-            "{resumed:?}"
-        );
-    }
-    s.prune(&[id]).unwrap();
-    assert_eq!(alone(&mut s, long.text(), 1), want);
-    // Nobody holds a place who does not live.
-    s.prune(&[other]).unwrap();
-    for text in ["a", "a photo", "a photo a car"] {
-        alone(&mut s, text, 1);
-    }
-}
-
-#[test]
 fn multiply_adds_are_those_of_the_rows_that_are_fed() {
     // Two blocks, 40 wide, an inner width of 128, and a head of 48 codes; a row sees its prefix row and the codes so far.
     let row = |seen: u64| 2 * (4 * 40 * 40 + 3 * 40 * 128 + 2 * 40 * seen) + 48 * 40;

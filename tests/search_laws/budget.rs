@@ -1,9 +1,11 @@
-//! Laws of budgets of multiply-adds.
+//! Laws of budgets, of multiply-adds above all.
 
 use maquette::generator::Needs;
 use maquette::human::HumanReward;
 use maquette::reward::{Verdict, ViewKey};
-use maquette::search::{Adaptive, BestOfN, Budget, MultiplyAdds, Plain};
+use maquette::search::{
+    Adaptive, BestOfN, Budget, Correction, Halving, MultiplyAdds, Plain, Reflect,
+};
 use maquette::testing::{OracleReward, ScriptedGenerator, ScriptedReward};
 use maquette::{
     Decision, Error, Event, Flow, Generator, Judgement, Prompt, RewardModel, SearchStrategy,
@@ -255,4 +257,77 @@ fn a_person_computes_nothing() {
         (work.generator, work.decoder, work.judge),
         (Some(18), Some(3), Some(0))
     );
+}
+
+#[test]
+fn a_budget_spends_all_but_what_a_round_needs() {
+    // Rounds of two over six steps: 12 steps a round, so eight rounds fit into 100, and of the ninth two steps.
+    let judge = ScriptedReward::new(|_, _, _| Verdict::new(0.5, 0.5));
+    let mut strategy = Budget::new(Adaptive::new(BestOfN::new(2), 50)).with_steps(100);
+    let found = tallied(&mut strategy, judge, 1);
+    assert_eq!(
+        (found.decision.cost.steps, found.decision.cost.outcome),
+        (100, 16)
+    );
+    assert!(found.decision.stopped && found.decision.winner.0 == 0);
+}
+
+#[test]
+fn a_budget_finishes_the_likeliest_unfinished_path() {
+    // Process verdicts favour candidate 3; the budget ends after the second step of four candidates.
+    let judge = ScriptedReward::new(|_, key, _| {
+        Verdict::new(if key.candidate.0 == 3 { 0.7 } else { 0.6 }, 0.1)
+    });
+    let mut strategy =
+        Budget::new(Halving::new(4, [1]).with_judgement(Judgement::Potential)).with_steps(10);
+    let found = tallied(&mut strategy, judge, 1);
+    // Four, two, and four alone.
+    assert_eq!(
+        (found.decision.cost.steps, found.decision.winner.0),
+        (10, 3)
+    );
+}
+
+#[test]
+fn a_budget_within_a_search_tells_that_it_ended_something() {
+    let judge = || ScriptedReward::new(|_, _, _| Verdict::new(0.5, 0.5));
+    let inner = |questions| Budget::new(BestOfN::new(2)).with_questions(questions);
+    for (questions, stopped) in [(0, true), (2, false)] {
+        let mut strategies: [Box<Dyn<'static>>; 3] = [
+            Box::new(Reflect::new(inner(questions), Correction::Prompted)),
+            Box::new(Adaptive::new(inner(questions), 1)),
+            Box::new(Adaptive::new(inner(questions), 3)),
+        ];
+        for strategy in &mut strategies {
+            let decision = tallied(&mut **strategy, judge(), 1).decision;
+            assert_eq!(decision.stopped, stopped);
+        }
+    }
+}
+
+#[test]
+fn a_budget_knows_how_far_corrections_are() {
+    // Every picture of six steps, every correction of three: the second round's is the best, and all are finished.
+    let judge = ScriptedReward::new(|_, key, _| {
+        let p = [0.5, 0.3, 0.3, 0.3, 0.4, 0.85][key.candidate.0 as usize];
+        Verdict::new(p, 1.0 - p)
+    });
+    let corrected = |rounds| {
+        Reflect::new(Plain, Correction::Tail { from: 3 })
+            .with_rounds(rounds)
+            .with_confidence(2.0)
+    };
+    let steps = 6 + 3 * 3 + 6 + 3;
+    let mut budget = Budget::new(Adaptive::new(corrected(3), 10)).with_steps(steps);
+    let decision = tallied(&mut budget, judge, 1).decision;
+    assert_eq!((decision.winner.0, decision.cost.steps), (5, steps));
+    assert!(decision.stopped);
+
+    // Each correction is better than the picture before it, and the one that was kept needs no more steps.
+    let judge =
+        ScriptedReward::new(|_, key, _| Verdict::new(0.1 * (key.candidate.0 as f32 + 1.0), 0.1));
+    let mut budget = Budget::new(corrected(2)).with_steps(6 + 3 + 3);
+    let decision = tallied(&mut budget, judge, 1).decision;
+    assert_eq!((decision.winner.0, decision.cost.outcome), (2, 3));
+    assert!(!decision.stopped);
 }
