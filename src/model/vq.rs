@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 
 use crate::codes::Code;
-use crate::error::{Result, covers, product};
+use crate::error::{Error, Name, Result, covers, product};
 use crate::model::linear::Linear;
 use crate::model::vqgan::blocks::{NormSettings, Planes};
 use crate::model::vqgan::{Codebook, Coder, Half, Pictures, Scratch, Trace};
@@ -92,10 +92,18 @@ impl<B: Backend> Vq<B> {
             .then(encoder)
             .transpose()?;
         let decoder = Half::load(loader, &plan::decoder(&config), norm)?;
-        let mut codebook = loader.floats("quantize.embedding.weight", &[v, e])?;
+        let name = "quantize.embedding.weight";
+        let mut codebook = loader.floats(name, &[v, e])?;
         if config.codebook_l2_norm {
-            for entry in codebook.chunks_exact_mut(e) {
+            for (i, entry) in codebook.chunks_exact_mut(e).enumerate() {
                 let scale = unit_scale(entry);
+                // Finite numbers of a length that is not.
+                if scale.is_nan() {
+                    return Err(Error::TensorNumber {
+                        name: Name::owned(name),
+                        element: i * e,
+                    });
+                }
                 entry.iter_mut().for_each(|x| *x *= scale);
             }
         }
@@ -239,7 +247,7 @@ impl<B: Backend> Vq<B> {
     /// `n` pictures of `[height, width]` pixels, NHWC in [-1, 1], to codes.
     ///
     /// # Errors
-    /// [`Error::Unsupported`](crate::Error::Unsupported) if the checkpoint has no encoder; slices of other lengths;
+    /// [`Error::Unsupported`] if the checkpoint has no encoder; slices of other lengths;
     /// a size that cannot be halved once a level; a picture larger than the scratch.
     pub fn encode(
         &self,

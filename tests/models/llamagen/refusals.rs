@@ -157,3 +157,16 @@ fn a_prompt_that_lacks_a_place_for_one_half_is_refused() {
         alone(&mut s, text, 1);
     }
 }
+
+#[test]
+fn a_codebook_whose_entries_have_no_length_is_refused() {
+    let weights = file("llamagen-vq8", "model.safetensors");
+    let config = VqConfig::from_json(&json("llamagen-vq8")).unwrap();
+    assert!(config.codebook_l2_norm);
+    let source = Changed::filled(&weights, "quantize.embedding.weight", 1e20);
+    let error = Vq::load(Arc::new(Cpu::new()), config, &source, Format::F32).unwrap_err();
+    assert!(
+        matches!(&error, Error::TensorNumber { name, element: 0 } if name.as_str() == "quantize.embedding.weight"),
+        "{error}"
+    );
+}
