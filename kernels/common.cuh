@@ -176,12 +176,17 @@ DEVICE void finish(f32* y, const f32* bias, u32 has_bias, u32 accumulate, u64 at
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // A copy from global to shared memory that lands when the thread waits for its group. KEEP: the first cache keeps it.
-template <u32 BYTES, bool KEEP> DEVICE void copy_async(void* to, const void* from)
+template <u32 BYTES, bool KEEP> DEVICE void copy_shared(u32 to, const void* from)
 {
     if (KEEP)
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
     else
-        asm volatile("cp.async.cg.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from), "n"(BYTES) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
+}
+
+template <u32 BYTES, bool KEEP> DEVICE void copy_async(void* to, const void* from)
+{
+    copy_shared<BYTES, KEEP>(shared_address(to), from);
 }
 
 // The same of 16 bytes that are read only where `there` is; elsewhere they become zeros, whatever `from` points to.

@@ -1,56 +1,59 @@
 // Attention of single query rows, as a step of a picture has it, with the bits of the kernels in attention.cu, so that it may
 // change with the batch which of them runs.
 //
-// A block a head (attention_row_*): 64 threads take one head of one query row, first its keys, a thread a row, then its
-// values, a thread one or two columns; tiles of 64 rows lie in shared memory, the next one on its way, and the scores beside
-// them.
-// Few rows over long caches (attention_scores, attention_values): two launches that together have as many blocks as fill a
-// GPU. Scores: a block of 64 threads takes 64 visible rows of one head of one query row at a time. Their keys come into
-// shared memory by asynchronous copies, all at once; then a thread owns a row. The blocks of a query row and head, `splits`
-// of them, take such tiles in turns. Values: a warp takes 32 columns of one head of one query row, a lane each, and all rows
-// in their order, through a ring of 6 stages of 32 rows; no lane waits for another warp.
+// A block takes one head of one query row: 64 threads for heads up to 64 wide, 128 for those up to 128. Tiles of ROWS rows
+// pass through a ring of STAGES in shared memory, first the keys, then the values: a thread owns one or two rows while scores
+// are made, and a column while values are summed up, whose sum goes over all rows in their order. Scores of the first rows
+// stay in shared memory. In 8 bits a warp has the 32 columns of one block of a row, and first multiplies its rows' weights
+// with that block's scales. Where there are fewer blocks than multiprocessors (attention_few_*) a block has as many threads
+// once more, which copy: a warp alone on its scheduler waits for each of its own instructions.
 // Bound: keys and values once a query head. Compute capability 8.0.
 #include "attention.cuh"
 
-#define KEYS 64
-#define ROWS 32
-#define STAGES 6
+// How the lanes of a warp share the copies of up to 32 rows, `pieces` each, which lie some bytes apart in shared memory: a
+// lane begins with piece `piece` of row `row`, and goes on by `pieces_on` and `rows_on`.
+struct Turns {
+    u32 pieces, row, piece, rows_on, pieces_on;
+    DEVICE Turns(u32 pieces)
+        : pieces(pieces), row(threadIdx.x % 32 / pieces), piece(threadIdx.x % 32 % pieces), rows_on(32 / pieces),
+          pieces_on(32 % pieces)
+    {
+    }
+};
 
-// Words between the rows of a tile: an odd number of 16 bytes, so that lanes that read one each meet in no bank.
-DEVICE u32 pitch_of(u32 words) { return ((words + 3) / 4 | 1) * 4; }
-
-// Words of rows from `base` on to a tile, by 64 threads in pieces of W words.
-template <u32 W>
-DEVICE void copy_rows(u32* tile, const u32* from, const Paged& sees, u32 base, u32 here, u32 kv_stride, u32 words)
+// Copies the first `here` rows, of which each lane names its own, in pieces of BYTES to rows PITCH bytes apart.
+template <u32 BYTES, u32 PITCH>
+DEVICE void copy_rows(u32 to, const u8* from, u32 own, u32 here, u32 stride, const Turns& turns)
 {
-    const u32 pieces = words / W, pitch = pitch_of(words);
-    u32 n = threadIdx.x / pieces, piece = threadIdx.x % pieces;
-    while (n < here) {
-        copy_async<4 * W, W < 4>(tile + n * pitch + piece * W, from + sees.row(base + n) * kv_stride + piece * W);
-        n += KEYS / pieces;
-        piece += KEYS % pieces;
-        if (piece >= pieces) {
-            piece -= pieces;
-            n++;
-        }
+    u32 row = turns.row, at = turns.piece * BYTES;
+    const u32 end = turns.pieces * BYTES, on = turns.pieces_on * BYTES;
+    to += row * PITCH + at;
+#pragma unroll 1
+    for (u32 left = here * turns.pieces; left > 0; left -= min(left, 32u)) {
+        const u32 other = __shfl_sync(ALL, own, row);
+        if (row < here)
+            copy_shared<BYTES, BYTES < 16>(to, from + (u64)other * stride + at);
+        const bool wraps = at + on >= end;
+        row += turns.rows_on + wraps;
+        at += on - (wraps ? end : 0);
+        to += turns.rows_on * PITCH + on + (wraps ? PITCH - end : 0);
     }
 }
 
-// Rows of floats, the head's width a multiple of 4.
-struct Floats {
-    // Words between the rows of a stage.
-    enum : u32 { PITCH = 32 };
+// Rows of floats, the head's width a multiple of 4, WIDTH at most.
+template <u32 WIDTH> struct Floats {
+    // Between the rows of a tile an odd number of 16 bytes, so that lanes that read one each meet in no bank.
+    enum : u32 { PITCH = WIDTH + 4, SCALED = 0 };
     u32 head_dim;
-    DEVICE u32 words() const { return head_dim; }
-    DEVICE u32 query_words() const { return head_dim; }
     DEVICE void query(u32* to, const f32* q) const
     {
-        for (u32 d = threadIdx.x; d < head_dim; d += KEYS)
+        for (u32 d = threadIdx.x; d < head_dim; d += blockDim.x)
             to[d] = __float_as_uint(q[d]);
     }
-    DEVICE void tile(u32* to, const u32* from, const Paged& sees, u32 base, u32 here, u32 kv_stride) const
+    DEVICE u32 pieces() const { return head_dim / 4; }
+    DEVICE void copy(u32 to, const u8* from, u32 row, u32 here, u32 stride, const Turns& turns) const
     {
-        copy_rows<4>(to, from, sees, base, here, kv_stride, head_dim);
+        copy_rows<16, PITCH * 4>(to, from, row, here, stride, turns);
     }
     DEVICE f32 score(const u32* key, const u32* query) const
     {
@@ -65,40 +68,42 @@ struct Floats {
         }
         return sum;
     }
-    // What a row of weight p adds to a column.
-    DEVICE f32 term(f32 p, const u32* row, u32 column) const { return p * __uint_as_float(row[column]); }
-    // Four of a row's 32 columns.
-    DEVICE void copy(u32* to, const u32* row, u32 slice, u32 piece) const
-    {
-        const u32 column = slice * 32 + piece * 4;
-        if (column < head_dim)
-            copy_async<16, false>(to + piece * 4, row + column);
-    }
-    DEVICE f32 share(f32 p, const u32*) const { return p; }
+    DEVICE f32 scale(const u32*) const { return 1.0f; }
     DEVICE f32 value(const u32* row, u32 column) const { return __uint_as_float(row[column]); }
 };
 
-// Rows in blocks of 8 bits: levels, then scales.
-struct Blocks {
-    enum : u32 { PITCH = 9 };
+// Rows in blocks of 8 bits, BLOCKS of them at most, 2 or 4: levels, then scales.
+template <u32 BLOCKS> struct Blocks {
+    enum : u32 { PITCH = (BLOCKS * 9 + 3) / 4 * 4, SCALED = 1 };
     // `whole`: rows lie at multiples of so many words.
     u32 head_dim, blocks, whole;
-    DEVICE u32 words() const { return blocks * 9; }
-    DEVICE u32 query_words() const { return (blocks * 9 + 3) / 4 * 4; }
-    DEVICE void query(u32* to, const f32* q) const { round_query(to, q, head_dim, blocks, KEYS); }
-    DEVICE void tile(u32* to, const u32* from, const Paged& sees, u32 base, u32 here, u32 kv_stride) const
+    DEVICE void query(u32* to, const f32* q) const { round_query(to, q, head_dim, blocks, blockDim.x); }
+    DEVICE u32 pieces() const { return blocks * 9 / whole; }
+    DEVICE void copy(u32 to, const u8* from, u32 row, u32 here, u32 stride, const Turns& turns) const
     {
         if (whole == 4)
-            copy_rows<4>(to, from, sees, base, here, kv_stride, words());
+            copy_rows<16, PITCH * 4>(to, from, row, here, stride, turns);
         else if (whole == 2)
-            copy_rows<2>(to, from, sees, base, here, kv_stride, words());
+            copy_rows<8, PITCH * 4>(to, from, row, here, stride, turns);
         else
-            copy_rows<1>(to, from, sees, base, here, kv_stride, words());
+            copy_rows<4, PITCH * 4>(to, from, row, here, stride, turns);
     }
     DEVICE f32 score(const u32* key, const u32* query) const
     {
-        f32 sum = 0.0f;
-        for (u32 b = 0; b < blocks; b++) {
+        f32 sum = 0.0f, scales[BLOCKS];
+        // Scales of whole rows are read at once.
+        if (blocks == BLOCKS && BLOCKS == 4)
+            *(uint4*)scales = *(const uint4*)(key + BLOCKS * 8);
+        else if (blocks == BLOCKS)
+            *(uint2*)scales = *(const uint2*)(key + BLOCKS * 8);
+        else
+#pragma unroll
+            for (u32 b = 0; b < BLOCKS; b++)
+                scales[b] = b < blocks ? __uint_as_float(key[blocks * 8 + b]) : 0.0f;
+#pragma unroll
+        for (u32 b = 0; b < BLOCKS; b++) {
+            if (b == blocks)
+                break;
             i32 dot = 0;
 #pragma unroll
             for (u32 w = 0; w < 8; w += 4) {
@@ -108,292 +113,159 @@ struct Blocks {
                 dot = __dp4a((i32)q.z, (i32)k.z, dot);
                 dot = __dp4a((i32)q.w, (i32)k.w, dot);
             }
-            sum += (f32)dot * __uint_as_float(key[blocks * 8 + b]) * __uint_as_float(query[blocks * 8 + b]);
+            sum += (f32)dot * scales[b] * __uint_as_float(query[blocks * 8 + b]);
         }
         return sum;
     }
-    DEVICE f32 term(f32 p, const u32* row, u32 column) const
+    // That of the block whose columns this warp has.
+    DEVICE f32 scale(const u32* row) const
     {
-        return p * __uint_as_float(row[blocks * 8 + column / 32]) * value(row, column);
+        return __uint_as_float(row[blocks * 8 + min(threadIdx.x / 32, blocks - 1)]);
     }
-    // Four of a row's 32 columns, and once their scale.
-    DEVICE void copy(u32* to, const u32* row, u32 slice, u32 piece) const
-    {
-        copy_async<4, true>(to + piece, row + slice * 8 + piece);
-        if (piece == 0)
-            copy_async<4, true>(to + 8, row + blocks * 8 + slice);
-    }
-    DEVICE f32 share(f32 p, const u32* row) const { return p * __uint_as_float(row[8]); }
+    // A level: its byte, turned into one without a sign, in the last place of 2^23.
     DEVICE f32 value(const u32* row, u32 column) const
     {
-        return (f32)((i32)(row[column / 4] << (24 - column % 4 * 8)) >> 24);
+        const u32 bits = __byte_perm(row[column / 4] ^ 0x80808080u, 0x4b000000u, 0x7440u + column % 4);
+        return __uint_as_float(bits) - 8388736.0f;
     }
 };
 
-// scores[n] of the visible rows n of tiles split, split + splits and so on.
-template <class R>
-DEVICE void score_tiles(
-    f32* scores, const f32* q, const u32* keys, const Paged& sees, u32 kv_stride, u32 split, u32 splits, const R rows)
-{
-    extern __shared__ uint4 shared[];  // the query, then [KEYS, pitch]
-    u32 *query = (u32*)shared, *tile = query + rows.query_words();
-    rows.query(query, q);
-    const f32 scale = 1.0f / root((f32)rows.head_dim);
-    const u32 count = sees.prefix + sees.rest, pitch = pitch_of(rows.words());
-    for (u32 base = split * KEYS; base < count; base += splits * KEYS) {
-        const u32 here = min(count - base, (u32)KEYS);
-        rows.tile(tile, keys, sees, base, here, kv_stride);
-        copy_commit();
-        copy_wait<0>();
-        __syncthreads();
-        if (threadIdx.x < here)
-            scores[base + threadIdx.x] = rows.score(tile + threadIdx.x * pitch, query) * scale;
-        __syncthreads();
-    }
-}
-
-// out[d] of the 32 columns d of a slice.
-template <class R>
-DEVICE void weigh_rows(
-    f32* out, const f32* scores, const u32* values, const Paged& sees, u32 kv_stride, u32 slice, const R rows)
-{
-    extern __shared__ uint4 shared[];  // [STAGES, ROWS, PITCH]
-    const u32 lane = threadIdx.x, count = sees.prefix + sees.rest;
-    const auto fetch = [&](u32 base, u32* stage) {
-        for (u32 i = lane / 8; i < ROWS && base + i < count; i += 4)
-            rows.copy(stage + i * R::PITCH, values + sees.row(base + i) * kv_stride, slice, lane % 8);
-        copy_commit();
-    };
-    u32 *ring = (u32*)shared, *stage = ring, *last = ring + (STAGES - 1) * ROWS * R::PITCH;
-#pragma unroll
-    for (u32 s = 0; s < STAGES - 1; s++)
-        fetch(s * ROWS, ring + s * ROWS * R::PITCH);
-    f32 largest = -infinity();
-    for (u32 n = lane; n < count; n += 32) {
-        const f32 s = scores[n];
-        largest = s > largest ? s : largest;
-    }
-#pragma unroll
-    for (u32 step = 16; step > 0; step /= 2) {
-        const f32 other = __shfl_xor_sync(ALL, largest, step);
-        largest = other > largest ? other : largest;
-    }
-    const u32 column = min(lane, min(rows.head_dim - slice * 32, 32u) - 1);
-    f32 sum = 0.0f, exponentials = 0.0f, score = lane < count ? scores[lane] : 0.0f;
-    for (u32 base = 0; base < count; base += ROWS) {
-        const u32 n = base + lane, here = min(count - base, (u32)ROWS);
-        const f32 next = n + ROWS < count ? scores[n + ROWS] : 0.0f;
-        copy_wait<STAGES - 2>();
-        // All lanes' copies have landed, and all have read the stage that is filled again.
-        __syncwarp();
-        fetch(base + (STAGES - 1) * ROWS, stage == ring ? last : stage - ROWS * R::PITCH);
-        const f32 p = n < count ? exponential(score - largest) * (n == 0 ? sees.first_weight : 1.0f) : 0.0f;
-        const f32 share = n < count ? rows.share(p, stage + lane * R::PITCH) : 0.0f;
-        // Lane l sums the exponentials of rows l, l + 16 and so on: the upper half does the same.
-        exponentials += __shfl_sync(ALL, p, lane & 15);
-        exponentials += __shfl_sync(ALL, p, (lane & 15) + 16);
-        if (here == ROWS) {
-#pragma unroll
-            for (u32 i = 0; i < ROWS; i++)
-                sum += __shfl_sync(ALL, share, i) * rows.value(stage + i * R::PITCH, column);
-        } else
-            for (u32 i = 0; i < here; i++)
-                sum += __shfl_sync(ALL, share, i) * rows.value(stage + i * R::PITCH, column);
-        score = next;
-        stage = stage == last ? ring : stage + ROWS * R::PITCH;
-    }
-    const f32 total = lanes_total(exponentials), inverse = 1.0f / total;
-    if (slice * 32 + lane < rows.head_dim)
-        out[slice * 32 + lane] = total > 0.0f ? sum * inverse : sum;
-}
-
-// One head of one query row by 64 threads, EACH columns each: scores of all rows, which stay in shared memory, `kept` tiles
-// of 64; then exponentials and values. Scores of later tiles are computed again.
-template <class R, u32 EACH>
+// One head of one query row: scores of all rows, of which those of `most` tiles stay in shared memory; then exponentials and
+// values. Scores of later tiles are computed again. COLUMNS threads make scores and sums; with MOVERS as many others copy,
+// without them they do it themselves.
+template <u32 COLUMNS, bool MOVERS, u32 ROWS, u32 STAGES, class R>
 DEVICE void attend_row(
     f32* out, const f32* q, const u32* keys, const u32* values, const Paged& sees, u32 kv_stride, u32 most, const R rows)
 {
-    extern __shared__ uint4 shared[];  // the query, [2, KEYS, pitch], scores [most + 1, KEYS]
-    __shared__ f32 parts[2], lanes[16];
-    const u32 thread = threadIdx.x, count = sees.prefix + sees.rest, pitch = pitch_of(rows.words());
-    u32 *query = (u32*)shared, *ring = query + rows.query_words();
-    f32* scores = (f32*)(ring + 2 * KEYS * pitch);
+    // Rows that a warp copies at once.
+    enum : u32 { SLAB = ROWS < COLUMNS ? ROWS * 32 / COLUMNS : 32, THREADS = MOVERS ? 2 * COLUMNS : COLUMNS };
+    extern __shared__ uint4 shared[];  // the query, [STAGES, ROWS, PITCH], scores [most + 1, ROWS], then [warps, ROWS]
+    __shared__ f32 parts[COLUMNS / 32], lanes[16];
+    const u32 thread = threadIdx.x, warp = thread % COLUMNS / 32, count = sees.prefix + sees.rest;
+    const bool sums = thread < COLUMNS, moves = !MOVERS || !sums;
+    u32 *query = (u32*)shared, *ring = query + R::PITCH;
+    f32 *scores = (f32*)(ring + STAGES * ROWS * R::PITCH), *shares = scores + (most + 1) * ROWS + warp * ROWS;
     // Steps: keys of all tiles, values of those whose scores were kept, then keys and values of each of the rest.
-    const u32 tiles = (count + KEYS - 1) / KEYS, kept = min(most, tiles), steps = tiles + kept + 2 * (tiles - kept);
+    const u32 tiles = (count + ROWS - 1) / ROWS, kept = min(most, tiles), steps = tiles + kept + 2 * (tiles - kept);
     const auto of_keys = [&](u32 step) { return step < tiles || (step >= tiles + kept && (step - tiles - kept) % 2 == 0); };
     const auto tile_of = [&](u32 step) {
         return step < tiles ? step : step < tiles + kept ? step - tiles : kept + (step - tiles - kept) / 2;
     };
+    const Turns turns(rows.pieces());
+    u32 fresh = 0, due = 0;
     const auto fetch = [&](u32 step) {
-        const u32 base = tile_of(step) * KEYS;
-        rows.tile(
-            ring + step % 2 * KEYS * pitch, of_keys(step) ? keys : values, sees, base, min(count - base, (u32)KEYS), kv_stride);
+        if (step < steps) {
+            const u32 base = tile_of(step) * ROWS;
+            const u8* from = (const u8*)(of_keys(step) ? keys : values);
+#pragma unroll
+            for (u32 own = warp * SLAB; own < ROWS; own += COLUMNS / 32 * SLAB) {
+                if (base + own < count) {
+                    const u32 here = min(count - base - own, (u32)SLAB);
+                    const u32 row = (u32)sees.row(base + own + min(thread % 32, here - 1));
+                    rows.copy(
+                        shared_address(ring) + (fresh * ROWS + own) * R::PITCH * 4, from, row, here, kv_stride * 4, turns);
+                }
+            }
+        }
+        fresh = fresh == STAGES - 1 ? 0 : fresh + 1;
         copy_commit();
     };
+    if (moves)
+#pragma unroll 1
+        for (u32 step = 0; step < STAGES - 1; step++)
+            fetch(step);
     rows.query(query, q);
-    if (steps > 0)
-        fetch(0);
     const f32 scale = 1.0f / root((f32)rows.head_dim);
-    f32 largest = -infinity(), lane = 0.0f, sums[EACH];
-    u32 columns[EACH];
-#pragma unroll
-    for (u32 e = 0; e < EACH; e++) {
-        sums[e] = 0.0f;
-        columns[e] = min(thread + e * KEYS, rows.head_dim - 1);
-    }
+    f32 largest = -infinity(), lane = 0.0f, sum = 0.0f;
+    const u32 column = min(thread % COLUMNS, rows.head_dim - 1), sixteenth = MOVERS ? thread - COLUMNS : thread;
     const auto weigh = [&](f32 score, u32 n) { return exponential(score - largest) * (n == 0 ? sees.first_weight : 1.0f); };
+#pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
-        const u32 t = tile_of(step), base = t * KEYS, here = min(count - base, (u32)KEYS);
-        const u32* stage = ring + step % 2 * KEYS * pitch;
-        f32* p = scores + min(t, kept) * KEYS;
-        copy_wait<0>();
-        // All copies have landed, and all threads are done with the tile before.
+        const u32 t = tile_of(step), base = t * ROWS, here = min(count - base, (u32)ROWS);
+        const u32* const stage = ring + due * ROWS * R::PITCH;
+        f32* const p = scores + min(t, kept) * ROWS;
+        due = due == STAGES - 1 ? 0 : due + 1;
+        if (moves)
+            copy_wait<STAGES - 2>();
+        // All copies of this tile have landed, and all threads are done with the tile before.
         __syncthreads();
-        if (step + 1 < steps)
-            fetch(step + 1);
+        if (moves)
+            fetch(step + STAGES - 1);
         if (of_keys(step)) {
-            if (thread < here) {
-                const f32 s = rows.score(stage + thread * pitch, query) * scale;
-                if (step < tiles) {
-                    largest = s > largest ? s : largest;
-                    if (t < kept)
-                        p[thread] = s;
-                } else
-                    p[thread] = weigh(s, base + thread);
-            }
+            if (sums)
+                for (u32 n = thread; n < here; n += COLUMNS) {
+                    const f32 s = rows.score(stage + n * R::PITCH, query) * scale;
+                    if (step < tiles) {
+                        largest = s > largest ? s : largest;
+                        if (t < kept)
+                            p[n] = s;
+                    } else
+                        p[n] = weigh(s, base + n);
+                }
             if (step + 1 == tiles) {
 #pragma unroll
                 for (u32 bit = 16; bit > 0; bit /= 2) {
                     const f32 other = __shfl_xor_sync(ALL, largest, bit);
                     largest = other > largest ? other : largest;
                 }
-                if (thread % 32 == 0)
-                    parts[thread / 32] = largest;
+                if (sums && thread % 32 == 0)
+                    parts[warp] = largest;
                 __syncthreads();
-                largest = parts[1] > parts[0] ? parts[1] : parts[0];
-                for (u32 n = thread; n < min(kept * KEYS, count); n += KEYS)
+                largest = parts[0];
+#pragma unroll
+                for (u32 w = 1; w < COLUMNS / 32; w++)
+                    largest = parts[w] > largest ? parts[w] : largest;
+                for (u32 n = thread; n < min(kept * ROWS, count); n += THREADS)
                     scores[n] = weigh(scores[n], n);
             }
             continue;
         }
-        if (thread < 16)
-            for (u32 i = thread; i < here; i += 16)
+        if (sixteenth < 16)
+#pragma unroll 4
+            for (u32 i = sixteenth; i < here; i += 16)
                 lane += p[i];
+        if (!sums)
+            continue;
+        const f32* weights = p;
+        if (R::SCALED) {
+            for (u32 i = thread % 32; i < here; i += 32)
+                shares[i] = p[i] * rows.scale(stage + i * R::PITCH);
+            __syncwarp();
+            weights = shares;
+        }
         u32 i = 0;
 #pragma unroll 2
-        for (; i + 4 <= here; i += 4) {
-            const float4 four = *(const float4*)(p + i);
-            const u32* row = stage + i * pitch;
-#pragma unroll
-            for (u32 e = 0; e < EACH; e++) {
-                sums[e] += rows.term(four.x, row, columns[e]);
-                sums[e] += rows.term(four.y, row + pitch, columns[e]);
-                sums[e] += rows.term(four.z, row + 2 * pitch, columns[e]);
-                sums[e] += rows.term(four.w, row + 3 * pitch, columns[e]);
-            }
+        for (; i + 8 <= here; i += 8) {
+            const float4 low = *(const float4*)(weights + i), high = *(const float4*)(weights + i + 4);
+            const u32* const row = stage + i * R::PITCH;
+            sum += low.x * rows.value(row, column);
+            sum += low.y * rows.value(row + R::PITCH, column);
+            sum += low.z * rows.value(row + 2 * R::PITCH, column);
+            sum += low.w * rows.value(row + 3 * R::PITCH, column);
+            sum += high.x * rows.value(row + 4 * R::PITCH, column);
+            sum += high.y * rows.value(row + 5 * R::PITCH, column);
+            sum += high.z * rows.value(row + 6 * R::PITCH, column);
+            sum += high.w * rows.value(row + 7 * R::PITCH, column);
         }
+#pragma unroll 1
         for (; i < here; i++)
-#pragma unroll
-            for (u32 e = 0; e < EACH; e++)
-                sums[e] += rows.term(p[i], stage + i * pitch, columns[e]);
+            sum += weights[i] * rows.value(stage + i * R::PITCH, column);
     }
-    if (thread < 16)
-        lanes[thread] = lane;
+    if (sixteenth < 16)
+        lanes[sixteenth] = lane;
     __syncthreads();
     f32 total = lanes[0];
 #pragma unroll
     for (u32 l = 1; l < 16; l++)
         total += lanes[l];
     const f32 inverse = 1.0f / total;
-#pragma unroll
-    for (u32 e = 0; e < EACH; e++)
-        if (thread + e * KEYS < rows.head_dim)
-            out[thread + e * KEYS] = total > 0.0f ? sums[e] * inverse : sums[e];
+    if (thread < rows.head_dim)
+        out[thread] = total > 0.0f ? sum * inverse : sum;
 }
 
-// Grid: [rows * splits, n_heads]. Shared memory: the query and 64 keys, see src/cuda/decode.rs.
-template <class R>
-DEVICE void score_block(
-    f32* scores, const f32* q, const u32* keys, const u32* spans, u32 queries, u32 group, u32 q_stride, u32 q_offset,
-    u32 kv_rows, u32 kv_stride, u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 pages, u32 splits, u32 width,
-    const R rows)
-{
-    const u32 row = blockIdx.x / splits, h = blockIdx.y;
-    const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);
-    score_tiles(
-        scores + ((u64)row * gridDim.y + h) * width, q + (u64)row * q_stride + q_offset + (u64)h * rows.head_dim,
-        keys + (u64)(h / group) * kv_head_stride, sees, kv_stride, blockIdx.x % splits, splits, rows);
-}
-
-// Grid: [rows * slices, n_heads].
-template <class R>
-DEVICE void value_block(
-    f32* out, const f32* scores, const u32* values, const u32* spans, u32 queries, u32 group, u32 kv_rows, u32 kv_stride,
-    u32 kv_head_stride, u32 causal, u32 repeated_prefix, u32 pages, u32 slices, u32 width, const R rows)
-{
-    const u32 row = blockIdx.x / slices, h = blockIdx.y;
-    const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);
-    const u64 at = (u64)row * gridDim.y + h;
-    weigh_rows(
-        out + at * rows.head_dim, scores + at * width, values + (u64)(h / group) * kv_head_stride, sees, kv_stride,
-        blockIdx.x % slices, rows);
-}
-
-extern "C" __global__ void __launch_bounds__(64, 8) attention_scores(
-    f32* __restrict__ scores,       // [sequences, queries, n_heads, width]: of each visible row
-    const f32* __restrict__ q,      // [sequences, queries, q_stride]
-    const u32* __restrict__ keys,   // row j of head h at j * kv_stride + h * kv_head_stride: floats
-    const u32* __restrict__ spans,  // [sequences, 4 + pages]: first row and length of the prefix, then of the own rows, pages
-    u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix, u32 pages, u32 splits, u32 width, u32)
-{
-    score_block(
-        scores, q, keys, spans, queries, group, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal,
-        repeated_prefix, pages, splits, width, Floats{head_dim});
-}
-
-extern "C" __global__ void __launch_bounds__(64, 8) attention_scores_q8(
-    f32* __restrict__ scores,       // [sequences, queries, n_heads, width]: of each visible row
-    const f32* __restrict__ q,      // [sequences, queries, q_stride]
-    const u32* __restrict__ keys,   // row j of head h at j * kv_stride + h * kv_head_stride: levels, then scales
-    const u32* __restrict__ spans,  // [sequences, 4 + pages]
-    u32 queries, u32 group, u32 head_dim, u32 q_stride, u32 q_offset, u32 kv_rows, u32 kv_stride, u32 kv_head_stride,
-    u32 causal, u32 repeated_prefix, u32 pages, u32 splits, u32 width, u32 whole)
-{
-    score_block(
-        scores, q, keys, spans, queries, group, q_stride, q_offset, kv_rows, kv_stride, kv_head_stride, causal,
-        repeated_prefix, pages, splits, width, Blocks{head_dim, (head_dim + 31) / 32, whole});
-}
-
-extern "C" __global__ void __launch_bounds__(32) attention_values(
-    f32* __restrict__ out,           // [sequences, queries, n_heads, head_dim]
-    const f32* __restrict__ scores,  // [sequences, queries, n_heads, width]
-    const u32* __restrict__ values,  // row j of head h at j * kv_stride + h * kv_head_stride: floats
-    const u32* __restrict__ spans,   // [sequences, 4 + pages]
-    u32 queries, u32 group, u32 head_dim, u32 kv_rows, u32 kv_stride, u32 kv_head_stride, u32 causal,
-    u32 repeated_prefix, u32 pages, u32 slices, u32 width)
-{
-    value_block(
-        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages,
-        slices, width, Floats{head_dim});
-}
-
-extern "C" __global__ void __launch_bounds__(32) attention_values_q8(
-    f32* __restrict__ out,           // [sequences, queries, n_heads, head_dim]
-    const f32* __restrict__ scores,  // [sequences, queries, n_heads, width]
-    const u32* __restrict__ values,  // row j of head h at j * kv_stride + h * kv_head_stride: levels, then scales
-    const u32* __restrict__ spans,   // [sequences, 4 + pages]
-    u32 queries, u32 group, u32 head_dim, u32 kv_rows, u32 kv_stride, u32 kv_head_stride, u32 causal,
-    u32 repeated_prefix, u32 pages, u32 slices, u32 width)
-{
-    value_block(
-        out, scores, values, spans, queries, group, kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages,
-        slices, width, Blocks{head_dim, (head_dim + 31) / 32, 1});
-}
-
-// Grid: [rows, n_heads].
-#define ROW(name, EACH, ROWS_OF)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(64, 8) name(                                                             \
+// Grid: [rows, n_heads]. Shared memory: see src/cuda/decode.rs.
+#define ROW(name, COLUMNS, MOVERS, ROWS, STAGES, BLOCKS, ROWS_OF)                                                         \
+    extern "C" __global__ void __launch_bounds__(MOVERS ? 2 * COLUMNS : COLUMNS, BLOCKS) name(                            \
         f32* __restrict__ out,           /* [sequences, queries, n_heads, head_dim] */                                    \
         const f32* __restrict__ q,       /* [sequences, queries, q_stride] */                                             \
         const u32* __restrict__ keys,    /* row j of head h at j * kv_stride + h * kv_head_stride */                      \
@@ -405,12 +277,16 @@ extern "C" __global__ void __launch_bounds__(32) attention_values_q8(
         const u32 row = blockIdx.x, h = blockIdx.y;                                                                       \
         const Paged sees(spans, row / queries, row % queries, queries, kv_rows, causal, repeated_prefix, pages);          \
         const u64 head = (u64)(h / group) * kv_head_stride;                                                               \
-        attend_row<decltype(ROWS_OF), EACH>(                                                                              \
+        attend_row<COLUMNS, MOVERS, ROWS, STAGES>(                                                                        \
             out + ((u64)row * gridDim.y + h) * head_dim, q + (u64)row * q_stride + q_offset + (u64)h * head_dim,          \
             keys + head, values + head, sees, kv_stride, kept, ROWS_OF);                                                  \
     }
 
-ROW(attention_row_64, 1, (Floats{head_dim}))
-ROW(attention_row_128, 2, (Floats{head_dim}))
-ROW(attention_row_q8_64, 1, (Blocks{head_dim, (head_dim + 31) / 32, whole}))
-ROW(attention_row_q8_128, 2, (Blocks{head_dim, (head_dim + 31) / 32, whole}))
+ROW(attention_row_64, 64, false, 64, 3, 4, (Floats<64>{head_dim}))
+ROW(attention_row_128, 128, false, 64, 2, 3, (Floats<128>{head_dim}))
+ROW(attention_row_q8_64, 64, false, 64, 3, 8, (Blocks<2>{head_dim, (head_dim + 31) / 32, whole}))
+ROW(attention_row_q8_128, 128, false, 64, 3, 6, (Blocks<4>{head_dim, (head_dim + 31) / 32, whole}))
+ROW(attention_few_64, 64, true, 64, 4, 1, (Floats<64>{head_dim}))
+ROW(attention_few_128, 128, true, 64, 2, 1, (Floats<128>{head_dim}))
+ROW(attention_few_q8_64, 64, true, 128, 4, 1, (Blocks<2>{head_dim, (head_dim + 31) / 32, whole}))
+ROW(attention_few_q8_128, 128, true, 128, 4, 1, (Blocks<4>{head_dim, (head_dim + 31) / 32, whole}))

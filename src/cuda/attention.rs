@@ -2,7 +2,6 @@
 
 use cudarc::driver::{LaunchConfig, PushKernelArg};
 
-use super::decode::Split;
 use super::flash::Halves;
 use super::memory::Buffer;
 use super::module::Family::{Attention, Flash};
@@ -257,9 +256,6 @@ impl Device {
                 || kv == KvFormat::F32 && self.attend_wide(s, q, [&keys, &values], spans, out)?)
         {
             return Ok(());
-        }
-        if let Some(split) = Split::plan(kv, &s, all)? {
-            return self.attend_split((kv, s, split), q, [&keys, &values], spans, out);
         }
         if self.attend_rows((kv, s), q, [&keys, &values], spans, out)? {
             return Ok(());

@@ -127,7 +127,7 @@ const fn kernels(format: Format) -> Option<Kernels> {
         Format::Q4_0 | Format::Q4G128 => Kernels {
             ones: [
                 ("gemm_q4_one", 8, 2),
-                ("gemm_q4_two", 4, 4),
+                ("gemm_q4_two", 4, 3),
                 ("gemm_q4_four", 2, 6),
             ],
             few: ("gemm_q4_few", 4),

@@ -143,7 +143,7 @@ fn compare(name: &str, table: &str) {
     assert!(table == recorded, "recorded:\n{recorded}\nnow:\n{table}");
 }
 
-/// The same for attention of two query rows over long caches: scores and values together.
+/// The same for attention of two query rows over long caches.
 #[test]
 fn long_caches_are_read_as_recorded() {
     let device = gpu::device();
@@ -210,10 +210,10 @@ fn long_caches_are_read_as_recorded() {
             };
             let lanes = lanes as f64 / (2 * heads * seen * 2 * head_dim) as f64;
             let useful = useful as f64 / sectors as f64;
-            let part = if threads == 64 { "scores" } else { "values" };
+            let columns = head_dim.next_multiple_of(64);
             let kernel = match kv {
-                KvFormat::F32 => format!("attention_{part}"),
-                _ => format!("attention_{part}_q8"),
+                KvFormat::F32 => format!("attention_few_{columns}"),
+                _ => format!("attention_few_q8_{columns}"),
             };
             let all = flight * resident(&kernel, shared, threads);
             writeln!(

@@ -129,6 +129,16 @@ pub fn in_both_orders(run: impl Fn(&Device)) {
     each_order(|| run(device));
 }
 
+/// The same, and then on a GPU of one multiprocessor, which any work fills; a real one has those that it has.
+pub fn in_both_orders_and_full(run: impl Fn(&Device)) {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    in_both_orders(&run);
+    if emulated() {
+        let device = DEVICE.get_or_init(|| device_of(1));
+        each_order(|| run(device));
+    }
+}
+
 /// A GPU of compute capability 9.0. While it is there, the stand-in driver tells this thread of such a one.
 pub struct Hopper(Device);
 

@@ -16,7 +16,7 @@ const SPANS: [[u32; 8]; 7] = [
     [0, 0, 0, 2, 0, 0, 298, 2],
 ];
 
-/// The same, over caches of 128 rows, which a GPU reads in one launch: a prefix and own rows may be the same ones.
+/// The same, over caches of 128 rows, a tile: a prefix and own rows may be the same ones.
 const SHORT: [[u32; 8]; 6] = [
     [0, 0, 0, 1, 0, 2, 2, 3],
     [0, 128, 0, 1, 1, 127, 5, 2],
@@ -59,21 +59,28 @@ fn spiked(len: usize, seed: u32) -> Vec<f32> {
     all
 }
 
-#[test]
-fn attentions_agree_at_every_remainder() {
-    let dims = [1, 2, 3, 4, 5, 6, 7, 31, 32, 33, 70, 72, 130, 64, 128, 100];
-    for s in shapes(dims, 300) {
-        for spans in SPANS {
-            agree!(|b| {
+/// Attention to rows of floats.
+fn floats_agree(s: AttentionShape, all_spans: &[[u32; 8]]) {
+    for spans in all_spans {
+        agree!(
+            full | b | {
                 let q = random(b, 2 * s.queries * s.q_stride, 1);
                 let len = s.n_kv_heads * s.kv_head_stride;
                 let (keys, values) = (buffer(b, &spiked(len, 2)), random(b, len, 3));
                 let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
-                b.attention(s, &q, &keys, &values, &buffer(b, &spans), &mut out)
+                b.attention(s, &q, &keys, &values, &buffer(b, spans), &mut out)
                     .unwrap();
                 bits(b, &out)
-            });
-        }
+            }
+        );
+    }
+}
+
+#[test]
+fn attentions_agree_at_every_remainder() {
+    let dims = [1, 2, 3, 4, 5, 6, 7, 31, 32, 33, 70, 72, 130, 64, 128, 100];
+    for s in shapes(dims, 300) {
+        floats_agree(s, &SPANS);
     }
     for (rows, head_dim) in [
         (1, 1),
@@ -124,22 +131,24 @@ fn caches_agree(s: AttentionShape, all_spans: &[[u32; 8]]) {
     keys[..append.stride].fill(0.0);
     keys[append.stride..][..append.stride].fill(-1e-38);
     for spans in all_spans {
-        agree!(|b| {
-            let x = buffer(b, &keys);
-            let places = buffer(b, &places);
-            let [mut k, mut v] = [(); 2].map(|()| b.zeros::<u32>(2 * rows * width).unwrap());
-            b.append_q8(append, &x, &places, &mut k).unwrap();
-            let x = random(b, rows * append.stride, 3);
-            b.append_q8(append, &x, &places, &mut v).unwrap();
-            let mut all = words(b, &k);
-            all.extend(words(b, &v));
-            let q = random(b, 2 * s.queries * s.q_stride, 1);
-            let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
-            b.attention_q8(s, &q, &k, &v, &buffer(b, spans), &mut out)
-                .unwrap();
-            all.extend(bits(b, &out));
-            all
-        });
+        agree!(
+            full | b | {
+                let x = buffer(b, &keys);
+                let places = buffer(b, &places);
+                let [mut k, mut v] = [(); 2].map(|()| b.zeros::<u32>(2 * rows * width).unwrap());
+                b.append_q8(append, &x, &places, &mut k).unwrap();
+                let x = random(b, rows * append.stride, 3);
+                b.append_q8(append, &x, &places, &mut v).unwrap();
+                let mut all = words(b, &k);
+                all.extend(words(b, &v));
+                let q = random(b, 2 * s.queries * s.q_stride, 1);
+                let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
+                b.attention_q8(s, &q, &k, &v, &buffer(b, spans), &mut out)
+                    .unwrap();
+                all.extend(bits(b, &out));
+                all
+            }
+        );
     }
 }
 
@@ -169,7 +178,6 @@ fn caches_in_8_bits_agree() {
         let all = words(b, &cache);
         all.chunks(18).flat_map(|row| [row[16], row[17]]).collect()
     });
-    // A GPU reads the longer ones in two launches.
     for (head_dim, kv_rows) in (33..=64).flat_map(|d| [(d, 5), (d, 129)]) {
         let width = KvFormat::Q8.words(head_dim);
         let s = AttentionShape {
@@ -211,5 +219,26 @@ fn caches_in_8_bits_agree() {
             all.extend(bits(b, &out));
             all
         });
+    }
+}
+
+/// Of so many rows not all scores stay in a GPU's shared memory.
+#[test]
+fn long_caches_agree() {
+    let spans = [[0, 70, 100, 1000, 40, 5, 0, 1100]];
+    for mut s in shapes([36, 128], 1100) {
+        (s.queries, s.n_heads, s.n_kv_heads) = (1, 2, 2);
+        floats_agree(s, &spans);
+        caches_agree(s, &spans);
+    }
+}
+
+/// So many heads have a block each on every multiprocessor of a real GPU as well.
+#[test]
+fn heads_that_fill_a_gpu_agree() {
+    for mut s in shapes([64, 100], 70) {
+        (s.queries, s.n_heads, s.q_stride) = (1, 96, 96 * s.head_dim + 1);
+        floats_agree(s, &[[0, 3, 5, 60, 0, 70, 0, 0]]);
+        caches_agree(s, &[[0, 3, 5, 60, 0, 70, 0, 0]]);
     }
 }

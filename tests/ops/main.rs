@@ -42,8 +42,15 @@ fn cpus() -> &'static [Cpu] {
 mod gpu;
 
 /// Runs the same lines on the reference, on every CPU device and on a GPU, and compares what they return.
+/// `full` asks for a GPU as well that the work fills, which may have other kernels for it.
 macro_rules! agree {
-    (|$b:ident| $body:expr) => {{
+    (|$b:ident| $body:expr) => {
+        agree!(in_both_orders, |$b| $body)
+    };
+    (full |$b:ident| $body:expr) => {
+        agree!(in_both_orders_and_full, |$b| $body)
+    };
+    ($gpus:ident, |$b:ident| $body:expr) => {{
         let want: Vec<u32> = {
             let $b = &maquette::ops::Reference;
             $body
@@ -58,7 +65,7 @@ macro_rules! agree {
             );
         }
         #[cfg(feature = "cuda")]
-        crate::gpu::in_both_orders(|$b| {
+        crate::gpu::$gpus(|$b| {
             let got: Vec<u32> = $body;
             assert!(got == want, "the GPU differs from the reference");
         });

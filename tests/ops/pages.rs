@@ -139,14 +139,14 @@ fn attended<B: Backend>(
 
 fn cases() -> impl Iterator<Item = Case> {
     let sizes = [
-        // A launch a GPU and two, every instance, and widths that have none.
+        // Every instance, and widths that have none.
         ([4, 2], 64, 1, [1, 31, 32]),
         ([4, 4], 72, 1, [33, 64, 70]),
         ([2, 1], 100, 1, [0, 97, 5]),
         ([2, 2], 128, 1, [40, 65, 128]),
         ([2, 1], 130, 1, [3, 40, 64]),
         ([2, 2], 70, 1, [3, 40, 64]),
-        // More heads than the two launches take.
+        // More heads than a large GPU has multiprocessors.
         ([48, 8], 32, 1, [50, 64, 65]),
         // Rows that a candidate comes with, few and many of them.
         ([4, 2], 64, 3, [3, 32, 66]),
@@ -169,11 +169,13 @@ fn cases() -> impl Iterator<Item = Case> {
 fn pages_change_no_bit() {
     for case in cases() {
         for kv in [KvFormat::F32, KvFormat::Q8] {
-            agree!(|b| {
-                let paged = case.run(b, kv, true);
-                assert!(paged == case.run(b, kv, false), "{kv:?}, {:?}", case.heads);
-                paged
-            });
+            agree!(
+                full | b | {
+                    let paged = case.run(b, kv, true);
+                    assert!(paged == case.run(b, kv, false), "{kv:?}, {:?}", case.heads);
+                    paged
+                }
+            );
         }
     }
 }
@@ -231,12 +233,14 @@ fn pages_that_lead_out_of_the_cache_are_cut() {
                 ..case.shape(kv)
             };
             let places: Vec<u32> = (0..rows).collect();
-            agree!(|b| {
-                let got = attended(b, kv, s, &places, spans.as_flattened());
-                let want = attended(b, kv, s, &places, cut.as_flattened());
-                assert!(got == want, "{kv:?}, {queries} queries of {head_dim}");
-                got
-            });
+            agree!(
+                full | b | {
+                    let got = attended(b, kv, s, &places, spans.as_flattened());
+                    let want = attended(b, kv, s, &places, cut.as_flattened());
+                    assert!(got == want, "{kv:?}, {queries} queries of {head_dim}");
+                    got
+                }
+            );
         }
     }
 }
