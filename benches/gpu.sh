@@ -97,7 +97,7 @@ for device in cuda cublaslt; do
 done
 # shellcheck disable=SC2086
 for kv in q8 bf16; do
-  janus="--device cuda --model-dir $out/models/janus-pro-7b --activations a8 --kv $kv --steps 3"
+  janus="--device cuda --model-dir $out/models/janus-pro-7b --activations a8 --kv $kv --steps 24"
   part "janus-1-$kv" measure $janus --candidates 1 --batch 1
   part "janus-20-$kv" measure $janus --candidates 20 --batch 20
 done

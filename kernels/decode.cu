@@ -5,7 +5,7 @@
 // pass through a ring of STAGES in shared memory, first the keys, then the values: a thread owns one or two rows while scores
 // are made, and a column while values are summed up, whose sum goes over all rows in their order. Scores of the first rows
 // stay in shared memory. In 8 bits a warp has the 32 columns of one block of a row, and first multiplies its rows' weights
-// with that block's scales. Where there are fewer blocks than multiprocessors (attention_few_*) a block has as many threads
+// with that block's scales. Where there are no more blocks than multiprocessors (attention_few_*) a block has as many threads
 // once more, which copy: a warp alone on its scheduler waits for each of its own instructions.
 // Bound: keys and values once a query head. Compute capability 8.0.
 #include "attention.cuh"
@@ -68,7 +68,6 @@ template <u32 WIDTH> struct Floats {
         }
         return sum;
     }
-    DEVICE f32 scale(const u32*) const { return 1.0f; }
     DEVICE f32 value(const u32* row, u32 column) const { return __uint_as_float(row[column]); }
 };
 
@@ -227,7 +226,7 @@ DEVICE void attend_row(
         if (!sums)
             continue;
         const f32* weights = p;
-        if (R::SCALED) {
+        if constexpr (R::SCALED) {
             for (u32 i = thread % 32; i < here; i += 32)
                 shares[i] = p[i] * rows.scale(stage + i * R::PITCH);
             __syncwarp();
