@@ -138,7 +138,7 @@ DEVICE void attend_row(
 {
     // Rows that a warp copies at once.
     enum : u32 { SLAB = ROWS < COLUMNS ? ROWS * 32 / COLUMNS : 32, THREADS = MOVERS ? 2 * COLUMNS : COLUMNS };
-    extern __shared__ uint4 shared[];  // the query, [STAGES, ROWS, PITCH], scores [most + 1, ROWS], then [warps, ROWS]
+    extern __shared__ uint4 shared[];  // the query, [STAGES, ROWS, PITCH], scores [most + 1, ROWS], shares [warps, ROWS]
     __shared__ f32 parts[COLUMNS / 32], lanes[16];
     const u32 thread = threadIdx.x, warp = thread % COLUMNS / 32, count = sees.prefix + sees.rest;
     const bool sums = thread < COLUMNS, moves = !MOVERS || !sums;

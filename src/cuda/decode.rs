@@ -17,9 +17,9 @@ const WIDEST: usize = 128;
 #[derive(Debug, Clone, Copy)]
 struct Way {
     kernel: &'static str,
-    /// Columns that have a thread each, and all threads.
-    columns: u32,
     threads: u32,
+    /// Warps that multiply a tile's weights with scales before they add up.
+    scaling: usize,
     /// Rows of a tile, words between them, and tiles in shared memory.
     rows: usize,
     pitch: usize,
@@ -41,7 +41,10 @@ impl Way {
         };
         Self {
             kernel,
-            columns,
+            scaling: match kv {
+                KvFormat::F32 => 0,
+                _ => columns as usize / 32,
+            },
             // Half of them copy.
             threads: if few { 2 * columns } else { columns },
             rows,
@@ -51,14 +54,15 @@ impl Way {
     }
 
     /// Bytes of shared memory: a query, which is no longer than a row, the ring, scores of `kept` tiles and one more, and
-    /// what the warps of each 32 columns make of a tile's.
+    /// what each scaling warp makes of a tile's.
     const fn shared(&self, kept: usize) -> usize {
-        let tiles = self.stages * self.pitch + kept + 1 + self.columns as usize / 32;
+        let tiles = self.stages * self.pitch + kept + 1 + self.scaling;
         (self.pitch + tiles * self.rows) * size_of::<u32>()
     }
 }
 
-/// How many words of a row are copied at once: rows lie at multiples of them. Nothing for floats that are not copied.
+/// How many words of a row are copied at once: rows lie at multiples of them. Nothing for floats that are not copied, and
+/// for rows too far apart.
 fn whole(kv: KvFormat, s: &AttentionShape) -> Option<u32> {
     let row = kv.words(s.head_dim);
     let at = [row, s.kv_stride, s.kv_head_stride, s.k_offset, s.v_offset];
@@ -118,7 +122,7 @@ impl Device {
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
         args.arg(&causal).arg(&repeated).arg(&pages);
         args.arg(&kept).arg(&whole);
-        // SAFETY: attention_row_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows,
+        // SAFETY: attention_row_*, attention_few_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows,
         // kv_stride, kv_head_stride, causal, repeated_prefix, pages, kept, whole), a block for each query row and head.
         // `check_as` proved that the last row of the last head lies inside keys and values behind their offsets; the
         // kernel cuts every span and every page to kv_rows. Heads are as wide as the instance has threads at most; `shared`
@@ -142,7 +146,8 @@ mod tests {
             for head_dim in 1..=WIDEST {
                 let way = Way::of(kv, head_dim, few);
                 let what = alloc::format!("{kv:?}, {head_dim}: {way:?}");
-                assert!(way.columns as usize >= head_dim, "{what}");
+                let columns = way.threads as usize / (1 + usize::from(few));
+                assert!(columns >= head_dim, "{what}");
                 assert!(way.pitch >= kv.words(head_dim), "{what}");
                 assert_eq!(way.pitch % 8, 4, "{what}");
                 // Beside the arrays of fixed size.

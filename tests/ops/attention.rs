@@ -16,7 +16,7 @@ const SPANS: [[u32; 8]; 7] = [
     [0, 0, 0, 2, 0, 0, 298, 2],
 ];
 
-/// The same, over caches of 128 rows, a tile: a prefix and own rows may be the same ones.
+/// The same, over caches of 128 rows, one tile or two: a prefix and own rows may be the same ones.
 const SHORT: [[u32; 8]; 6] = [
     [0, 0, 0, 1, 0, 2, 2, 3],
     [0, 128, 0, 1, 1, 127, 5, 2],
@@ -222,7 +222,7 @@ fn caches_in_8_bits_agree() {
     }
 }
 
-/// Of so many rows not all scores stay in a GPU's shared memory.
+/// Not all scores of so many rows stay in a GPU's shared memory.
 #[test]
 fn long_caches_agree() {
     let spans = [[0, 70, 100, 1000, 40, 5, 0, 1100]];
