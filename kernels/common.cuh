@@ -184,6 +184,7 @@ template <u32 BYTES, bool KEEP> DEVICE void copy_shared(u32 to, const void* from
         asm volatile("cp.async.cg.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
 }
 
+// The same to a pointer.
 template <u32 BYTES, bool KEEP> DEVICE void copy_async(void* to, const void* from)
 {
     copy_shared<BYTES, KEEP>(shared_address(to), from);

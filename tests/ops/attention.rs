@@ -62,17 +62,15 @@ fn spiked(len: usize, seed: u32) -> Vec<f32> {
 /// Attention to rows of floats.
 fn floats_agree(s: AttentionShape, all_spans: &[[u32; 8]]) {
     for spans in all_spans {
-        agree!(
-            full | b | {
-                let q = random(b, 2 * s.queries * s.q_stride, 1);
-                let len = s.n_kv_heads * s.kv_head_stride;
-                let (keys, values) = (buffer(b, &spiked(len, 2)), random(b, len, 3));
-                let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
-                b.attention(s, &q, &keys, &values, &buffer(b, spans), &mut out)
-                    .unwrap();
-                bits(b, &out)
-            }
-        );
+        agree!(full, |b| {
+            let q = random(b, 2 * s.queries * s.q_stride, 1);
+            let len = s.n_kv_heads * s.kv_head_stride;
+            let (keys, values) = (buffer(b, &spiked(len, 2)), random(b, len, 3));
+            let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
+            b.attention(s, &q, &keys, &values, &buffer(b, spans), &mut out)
+                .unwrap();
+            bits(b, &out)
+        });
     }
 }
 
@@ -131,24 +129,22 @@ fn caches_agree(s: AttentionShape, all_spans: &[[u32; 8]]) {
     keys[..append.stride].fill(0.0);
     keys[append.stride..][..append.stride].fill(-1e-38);
     for spans in all_spans {
-        agree!(
-            full | b | {
-                let x = buffer(b, &keys);
-                let places = buffer(b, &places);
-                let [mut k, mut v] = [(); 2].map(|()| b.zeros::<u32>(2 * rows * width).unwrap());
-                b.append_q8(append, &x, &places, &mut k).unwrap();
-                let x = random(b, rows * append.stride, 3);
-                b.append_q8(append, &x, &places, &mut v).unwrap();
-                let mut all = words(b, &k);
-                all.extend(words(b, &v));
-                let q = random(b, 2 * s.queries * s.q_stride, 1);
-                let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
-                b.attention_q8(s, &q, &k, &v, &buffer(b, spans), &mut out)
-                    .unwrap();
-                all.extend(bits(b, &out));
-                all
-            }
-        );
+        agree!(full, |b| {
+            let x = buffer(b, &keys);
+            let places = buffer(b, &places);
+            let [mut k, mut v] = [(); 2].map(|()| b.zeros::<u32>(2 * rows * width).unwrap());
+            b.append_q8(append, &x, &places, &mut k).unwrap();
+            let x = random(b, rows * append.stride, 3);
+            b.append_q8(append, &x, &places, &mut v).unwrap();
+            let mut all = words(b, &k);
+            all.extend(words(b, &v));
+            let q = random(b, 2 * s.queries * s.q_stride, 1);
+            let mut out = b.zeros(2 * s.queries * s.n_heads * s.head_dim).unwrap();
+            b.attention_q8(s, &q, &k, &v, &buffer(b, spans), &mut out)
+                .unwrap();
+            all.extend(bits(b, &out));
+            all
+        });
     }
 }
 

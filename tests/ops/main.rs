@@ -41,13 +41,13 @@ fn cpus() -> &'static [Cpu] {
 #[path = "../gpu/mod.rs"]
 mod gpu;
 
-/// Runs the same lines on the reference, on every CPU device and on a GPU, and compares what they return.
+/// Runs the same lines on the reference, on every CPU device and on a GPU, and compares what they return;
 /// `full` asks for a GPU as well that the work fills, which may have other kernels for it.
 macro_rules! agree {
     (|$b:ident| $body:expr) => {
         agree!(in_both_orders, |$b| $body)
     };
-    (full |$b:ident| $body:expr) => {
+    (full, |$b:ident| $body:expr) => {
         agree!(in_both_orders_and_full, |$b| $body)
     };
     ($gpus:ident, |$b:ident| $body:expr) => {{

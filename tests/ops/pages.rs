@@ -169,13 +169,11 @@ fn cases() -> impl Iterator<Item = Case> {
 fn pages_change_no_bit() {
     for case in cases() {
         for kv in [KvFormat::F32, KvFormat::Q8] {
-            agree!(
-                full | b | {
-                    let paged = case.run(b, kv, true);
-                    assert!(paged == case.run(b, kv, false), "{kv:?}, {:?}", case.heads);
-                    paged
-                }
-            );
+            agree!(full, |b| {
+                let paged = case.run(b, kv, true);
+                assert!(paged == case.run(b, kv, false), "{kv:?}, {:?}", case.heads);
+                paged
+            });
         }
     }
 }
@@ -233,14 +231,12 @@ fn pages_that_lead_out_of_the_cache_are_cut() {
                 ..case.shape(kv)
             };
             let places: Vec<u32> = (0..rows).collect();
-            agree!(
-                full | b | {
-                    let got = attended(b, kv, s, &places, spans.as_flattened());
-                    let want = attended(b, kv, s, &places, cut.as_flattened());
-                    assert!(got == want, "{kv:?}, {queries} queries of {head_dim}");
-                    got
-                }
-            );
+            agree!(full, |b| {
+                let got = attended(b, kv, s, &places, spans.as_flattened());
+                let want = attended(b, kv, s, &places, cut.as_flattened());
+                assert!(got == want, "{kv:?}, {queries} queries of {head_dim}");
+                got
+            });
         }
     }
 }
