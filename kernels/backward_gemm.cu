@@ -34,7 +34,7 @@ DEVICE void product_dx(f32* dx, const f32* dy, const uint4* w, const u16* scales
         if (block < blocks && strip * 32 < n) {
             const u64 at = (u64)strip * blocks + block;
             f32 v[32];
-            W::load(w + at * W::PIECES * 32 + lane, scales + (at * 32 + lane) * W::SCALE, v);
+            W::load(w + at * W::PIECES * 32 + lane, scales + (at / W::SHARE * 32 + lane) * W::SCALE, v);
 #pragma unroll
             for (u32 t = 0; t < 32; t++)
                 weights[side][part_of * 32 + lane][t] = v[t];
@@ -87,7 +87,7 @@ DEVICE void product_dx(f32* dx, const f32* dy, const uint4* w, const u16* scales
         f32* __restrict__ dx,           /* [m, k] */                                                                   \
         const f32* __restrict__ dy,     /* [m, n] */                                                                   \
         const uint4* __restrict__ w,    /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
-        const u16* __restrict__ scales, /* [n / 32, k / 32, 32]; unused where W has none */                            \
+        const u16* __restrict__ scales, /* [n / 32, k / 32 / SHARE, 32]; unused where W has none */                    \
         u32 m, u32 n, u32 k, u32 accumulate)                                                                           \
     {                                                                                                                  \
         product_dx<W>(dx, dy, w, scales, m, n, k, accumulate);                                                         \
@@ -97,6 +97,7 @@ PRODUCT_DX(gemm_dx_f32, F32)
 PRODUCT_DX(gemm_dx_bf16, Bf16)
 PRODUCT_DX(gemm_dx_q8, Q8)
 PRODUCT_DX(gemm_dx_q4, Q4)
+PRODUCT_DX(gemm_dx_q4g, Q4G)
 PRODUCT_DX(gemm_dx_q4k, Q4K)
 
 extern "C" __global__ void __launch_bounds__(256, 3) gemm_dw(

@@ -17,20 +17,25 @@ template <u32 BYTES, bool KEEP> DEVICE void copy_run(u8* to, const void* from, u
 }
 
 // A warp copies TURN blocks of a strip, of which `left` are there, and behind them their scales, whose pieces of 16 bytes
-// change places within a block: piece q of block b is at q ^ SPREAD * (b / EVERY).
+// change places within a row of 32: piece q of row r is at q ^ SPREAD * (r / EVERY).
 template <class W, u32 TURN, u32 SPREAD, u32 EVERY>
 DEVICE void copy_turn(u32 to, const Product& s, u64 at, u32 left, u32 lane)
 {
-    enum : u32 { W_BYTES = Sizes<W>::W_BYTES, SCALE_BYTES = Sizes<W>::SCALE_BYTES, PIECES = SCALE_BYTES / 16 };
-    const u8 *const w = s.w + at * W_BYTES + lane * 16, *const scales = s.scales + at * SCALE_BYTES + lane * 16;
+    enum : u32 {
+        W_BYTES = Sizes<W>::W_BYTES,
+        SCALE_BYTES = Sizes<W>::SCALE_BYTES,
+        PIECES = SCALE_BYTES / 16,
+        COUNT = Sizes<W>::scales(TURN) / 16
+    };
+    const u8 *const w = s.w + at * W_BYTES + lane * 16, *const scales = s.scales + at / W::SHARE * SCALE_BYTES + lane * 16;
 #pragma unroll
     for (u32 r = 0; r < TURN * W::PIECES; r++)
         copy_or_zero<false>(to + r * 512 + lane * 16, w + r * 512, r / W::PIECES < left);
 #pragma unroll
-    for (u32 r = 0; r < TURN * PIECES; r += 32) {
-        const u32 b = (r + lane) / PIECES, place = (r + lane) ^ SPREAD * (b / EVERY);
-        if (r + lane < TURN * PIECES)
-            copy_or_zero<false>(to + TURN * W_BYTES + place * 16, scales + r * 16, b < left);
+    for (u32 i = 0; i < COUNT; i += 32) {
+        const u32 row = (i + lane) / PIECES, place = (i + lane) ^ SPREAD * (row / EVERY);
+        if (i + lane < COUNT)
+            copy_or_zero<false>(to + TURN * W_BYTES + place * 16, scales + i * 16, row * W::SHARE < left);
     }
 }
 
@@ -47,7 +52,7 @@ template <class W, u32 ROWS, u32 TURN, u32 PARTS, u32 STAGES> DEVICE void one(co
         ROW = 36,
         W_BYTES = Sizes<W>::W_BYTES,
         SCALE_BYTES = Sizes<W>::SCALE_BYTES,
-        STAGE = TURN * (W_BYTES + SCALE_BYTES),
+        STAGE = TURN * W_BYTES + Sizes<W>::scales(TURN),
         SPREAD = sizeof(Stored) / 4 + (sizeof(Stored) < 4),
         EVERY = sizeof(Stored) < 4 || ROWS == 1 ? 2 : 1
     };
@@ -124,13 +129,13 @@ template <class W, u32 ROWS, u32 TURN, u32 PARTS, u32 STAGES> DEVICE void one(co
             for (u32 c = 0; c < 2; c++) {
                 const f32 times = __shfl_sync(ALL, scale_x, 8 * t + 4 * c);
                 const f32 turned = W::OFFSET ? __shfl_sync(ALL, sum_x, 8 * t + 4 * c) : 0.0f;
-                const u32 b = (2 * t + c) / ROWS;
-                const u8* const block = from + TURN * W_BYTES + b * SCALE_BYTES;
+                const u32 r = (2 * t + c) / ROWS / W::SHARE;
+                const u8* const scales = from + TURN * W_BYTES + r * SCALE_BYTES;
                 if (2 * t + c < TURN * ROWS)
 #pragma unroll
                     for (u32 i = 0; i < 4; i++) {
-                        const u32 at = (8 * i + g) * sizeof(Stored) ^ SPREAD * (b / EVERY) * 16;
-                        const Stored side = *(const Stored*)(block + at);
+                        const u32 at = (8 * i + g) * sizeof(Stored) ^ SPREAD * (r / EVERY) * 16;
+                        const Stored side = *(const Stored*)(scales + at);
                         const f32 scale = W::scale(side);
                         to[c * ROW + i * 8] = part<W>(dot[i / 2][i % 2 * 2 + c], scale, scale * -MAGIC, turned,
                                                       W::offset(side)) *
@@ -153,13 +158,12 @@ template <class W, u32 TURN, u32 STAGES> DEVICE void few(const Product& s)
     enum : u32 {
         ROUND = WARPS * TURN,
         TERMS = 8 * 32,
-        W_BYTES = Sizes<W>::W_BYTES,
-        SCALE_BYTES = Sizes<W>::SCALE_BYTES
+        W_BYTES = Sizes<W>::W_BYTES
     };
     extern __shared__ __align__(16) u8 memory[];
     const u32 m = s.m, lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const u32 blocks = s.k / 32, strip = blockIdx.y;
-    const u32 levels_at = TURN * (W_BYTES + SCALE_BYTES), scales_at = levels_at + TURN * m * 32;
+    const u32 levels_at = TURN * W_BYTES + Sizes<W>::scales(TURN), scales_at = levels_at + TURN * m * 32;
     const u32 turned_at = scales_at + TURN * m * 4, stage_bytes = levels_at + TURN * m * 40;
     f32* const all_terms = (f32*)memory;
     u8* const ring = memory + 2 * ROUND * TERMS * 4 + warp * STAGES * stage_bytes;
@@ -218,7 +222,7 @@ template <class W, u32 TURN, u32 STAGES> DEVICE void few(const Product& s)
                 multiply(dot, a[half], x[b * m * 4], MAGIC_BITS);
 #pragma unroll
                 for (u32 i = 0; i < 2; i++) {
-                    const Stored side = own_scales[b * 32 + (2 * half + i) * 8];
+                    const Stored side = own_scales[b / W::SHARE * 32 + (2 * half + i) * 8];
                     const f32 scale = W::scale(side);
 #pragma unroll
                     for (u32 c = 0; c < 2; c++)
@@ -252,6 +256,9 @@ ONE(gemm_q8_four, Q8, 4, 2, 8, 4, 2)
 ONE(gemm_q4_one, Q4, 1, 8, 8, 2, 2)
 ONE(gemm_q4_two, Q4, 2, 4, 8, 3, 3)
 ONE(gemm_q4_four, Q4, 4, 2, 8, 6, 2)
+ONE(gemm_q4g_one, Q4G, 1, 8, 8, 2, 2)
+ONE(gemm_q4g_two, Q4G, 2, 4, 8, 3, 3)
+ONE(gemm_q4g_four, Q4G, 4, 2, 8, 6, 2)
 ONE(gemm_q4k_one, Q4K, 1, 4, 8, 3, 2)
 ONE(gemm_q4k_two, Q4K, 2, 4, 8, 3, 2)
 ONE(gemm_q4k_four, Q4K, 4, 2, 8, 6, 2)
@@ -264,4 +271,5 @@ ONE(gemm_q4k_four, Q4K, 4, 2, 8, 6, 2)
 
 FEW(gemm_q8_few, Q8, 3)
 FEW(gemm_q4_few, Q4, 4)
+FEW(gemm_q4g_few, Q4G, 4)
 FEW(gemm_q4k_few, Q4K, 3)

@@ -24,7 +24,7 @@
 
 struct Q8 {
     typedef u16 Stored;
-    enum : u32 { PIECES = 2 };
+    enum : u32 { PIECES = 2, SHARE = 1 };
     enum : bool { OFFSET = false };
     static DEVICE f32 scale(u16 s) { return from_f16(s); }
     static DEVICE f32 offset(u16) { return 0.0f; }
@@ -51,7 +51,7 @@ struct Q8 {
 
 // What formats of nibbles share. UNPACK makes the bytes of the inputs 0 to 15 and 16 to 31 of a word.
 template <class UNPACK> struct Nibbles {
-    enum : u32 { PIECES = 1 };
+    enum : u32 { PIECES = 1, SHARE = 1 };
     static DEVICE void strip(u32 (&a)[2][4], const u8* w, u32 lane) { load(a, w + lane * 16); }
     static DEVICE void half(u32 (&a)[2][4], const u8* w, u32 lane)
     {
@@ -86,6 +86,11 @@ struct Q4 : Nibbles<SignedUnpack> {
     static DEVICE i32 level(const u8* w, u32 i) { return ((i32)(w[i % 16] >> (i / 16 * 4) & 15) - 8) * 16; }
 };
 
+// SHARE blocks have one scale.
+struct Q4G : Q4 {
+    enum : u32 { SHARE = 4 };
+};
+
 struct PlainUnpack {
     static DEVICE void unpack(u32& low, u32& high, u32 word)
     {
@@ -102,8 +107,11 @@ struct Q4K : Nibbles<PlainUnpack> {
     static DEVICE i32 level(const u8* w, u32 i) { return w[i % 16] >> (i / 16 * 4) & 15; }
 };
 
+// Of a strip: bytes of a block's weights, of scales that belong together, and of the scales of so many blocks, which begin
+// where a scale does or lie within one.
 template <class W> struct Sizes {
     enum : u32 { W_BYTES = W::PIECES * 512, SCALE_BYTES = 32 * sizeof(typename W::Stored) };
+    static DEVICE constexpr u32 scales(u32 blocks) { return (blocks + W::SHARE - 1) / W::SHARE * SCALE_BYTES; }
 };
 
 // The parameters of a product.
@@ -177,7 +185,7 @@ template <class W> DEVICE f32 plain_sum(const Product& s, u32 r, u32 j)
         const f32* const x = (const f32*)(s.x + ((u64)r * blocks + b) * 8);
         const u64 at = (u64)(j / 32) * blocks + b;
         const u8* const w = s.w + at * Sizes<W>::W_BYTES + j % 32 * 16;
-        const typename W::Stored side = ((const typename W::Stored*)s.scales)[at * 32 + j % 32];
+        const typename W::Stored side = ((const typename W::Stored*)s.scales)[at / W::SHARE * 32 + j % 32];
         u32 largest = 0;
 #pragma unroll 1
         for (u32 i = 0; i < 32; i++)
@@ -207,7 +215,7 @@ template <class W> DEVICE f32 plain_sum(const Product& s, u32 r, u32 j)
     f32 *__restrict__ y,              /* [m, n] */                                                                     \
         const float4 *__restrict__ x, /* [m, k] */                                                                     \
         const u8 *__restrict__ w,     /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                   \
-        const u8 *__restrict__ scales, /* [n / 32, k / 32, 32] */                                                      \
+        const u8 *__restrict__ scales, /* [n / 32, k / 32 / SHARE, 32] */                                              \
         const f32 *__restrict__ bias, /* [n], where has_bias */                                                        \
         u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate
 

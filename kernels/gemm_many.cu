@@ -38,8 +38,9 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
         TILES_OF = GROUPS * T,
         W_BYTES = Sizes<W>::W_BYTES,
         SCALE_BYTES = Sizes<W>::SCALE_BYTES,
+        SCALES = Sizes<W>::scales(TURN),
         SCALES_AT = STRIPS_OF * TURN * W_BYTES,
-        LEVELS_AT = SCALES_AT + STRIPS_OF * TURN * SCALE_BYTES,
+        LEVELS_AT = SCALES_AT + STRIPS_OF * SCALES,
         TIMES_AT = LEVELS_AT + TILES_OF * TURN * 256,
         TURNED_AT = TIMES_AT + TILES_OF * TURN * 32,
         STAGE = TURNED_AT + (W::OFFSET ? TILES_OF * TURN * 32 : 0),
@@ -50,11 +51,12 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
         W_OWN = W_COPIES / STRIP_WARPS,
         X_COPIES = TURN / 2,
         X_OWN = (TILES_OF * X_COPIES + 3) / 4,
-        W_SCALES = TURN * SCALE_BYTES / 16,
+        W_SCALES = SCALES / 16,
         X_SCALES = TURN * 2,
         SIDES = TILES_OF * X_SCALES
     };
     static_assert(W_COPIES % STRIP_WARPS == 0, "a strip's warps share its copies");
+    static_assert(TURN % W::SHARE == 0, "a stage has scales of its own");
     static_assert(W_SCALES <= STRIP_WARPS * 32 && SIDES <= 128, "a thread copies one piece of scales");
     extern __shared__ __align__(16) u8 memory[];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, half = warp % 2;
@@ -65,7 +67,7 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
     const bool strip_there = whole_strip < (s.n + 31) / 32;
     const u32 strip_warp = STRIPS_OF == 1 ? warp : half, scale = (STRIP_WARPS - 1 - strip_warp) * 32 + lane;
     const uint4* w = (const uint4*)s.w + (u64)whole_strip * blocks * (W_BYTES / 16) + strip_warp * 32 + lane;
-    const uint4* scales = (const uint4*)s.scales + (u64)whole_strip * blocks * (SCALE_BYTES / 16) + scale;
+    const uint4* scales = (const uint4*)s.scales + (u64)whole_strip * blocks / W::SHARE * (SCALE_BYTES / 16) + scale;
     u32 levels[X_OWN], x_left[X_OWN];
 #pragma unroll
     for (u32 i = 0; i < X_OWN; i++) {
@@ -88,8 +90,8 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
                                     strip_there && r / W::PIECES < left);
             }
             if (scale < W_SCALES)
-                copy_or_zero<false>(to + SCALES_AT + strip * TURN * SCALE_BYTES + scale * 16, scales,
-                                    strip_there && scale / (SCALE_BYTES / 16) < left);
+                copy_or_zero<false>(to + SCALES_AT + strip * SCALES + scale * 16, scales,
+                                    strip_there && scale / (SCALE_BYTES / 16) * W::SHARE < left);
 #pragma unroll
             for (u32 i = 0; i < X_OWN; i++) {
                 if (warp + i * 4 < TILES_OF * X_COPIES)
@@ -103,7 +105,7 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
                     copy_or_zero<true>(to + TURNED_AT + side * 16, (const uint4*)s.turned + times, side_left < left);
             }
             w += TURN * (W_BYTES / 16);
-            scales += TURN * (SCALE_BYTES / 16);
+            scales += SCALES / 16;
             times += TURN * 2;
             left -= min(left, TURN);
             slot = slot == (RING - 1) * STAGE ? 0 : slot + STAGE;
@@ -120,7 +122,7 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
     for (u32 stage = 0; stage < RING - 1; stage++)
         copy();
     const u8* const own_w = memory + strip * TURN * W_BYTES + half * 256;
-    const u8* const own_scales = memory + SCALES_AT + strip * TURN * SCALE_BYTES + (16 * half + g) * sizeof(Stored);
+    const u8* const own_scales = memory + SCALES_AT + strip * SCALES + (16 * half + g) * sizeof(Stored);
     const u8* const own_levels = memory + LEVELS_AT + group * T * TURN * 256 + lane * 8;
     const u8* const own_times = memory + TIMES_AT + group * T * TURN * 32 + t * 8;
     u32 at = 0;
@@ -129,6 +131,7 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
         copy_wait<RING - 2>();
         __syncthreads();
         copy();
+        f32 scale[2], start[2], offset[2];
 #pragma unroll
         for (u32 pair = 0; pair < TURN; pair += 2) {
             u32 a[2][4];
@@ -136,10 +139,9 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
 #pragma unroll
             for (u32 c = 0; c < 2; c++) {
                 const u32 b = pair + c;
-                f32 scale[2], start[2], offset[2];
 #pragma unroll
-                for (u32 i = 0; i < 2; i++) {
-                    const Stored side = *(const Stored*)(own_scales + at + b * SCALE_BYTES + 8 * i * sizeof(Stored));
+                for (u32 i = 0; i < 2 && b % W::SHARE == 0; i++) {
+                    const Stored side = *(const Stored*)(own_scales + at + b / W::SHARE * SCALE_BYTES + 8 * i * sizeof(Stored));
                     scale[i] = W::scale(side);
                     start[i] = scale[i] * -MAGIC;
                     offset[i] = W::offset(side);
@@ -189,8 +191,10 @@ template <class W> DEVICE void large(const Product& s)
         TURN = 2,
         W_BYTES = Sizes<W>::W_BYTES,
         SCALE_BYTES = Sizes<W>::SCALE_BYTES,
+        SCALES = Sizes<W>::scales(TURN),
+        SCALES_OF = SCALES / SCALE_BYTES,
         SCALES_AT = STRIPS * TURN * W_BYTES,
-        LEVELS_AT = SCALES_AT + STRIPS * TURN * SCALE_BYTES,
+        LEVELS_AT = SCALES_AT + STRIPS * SCALES,
         TIMES_AT = LEVELS_AT + TILES * TURN * 256,
         TURNED_AT = TIMES_AT + TILES * TURN * 32,
         STAGE = TURNED_AT + (W::OFFSET ? TILES * TURN * 32 : 0)
@@ -202,7 +206,7 @@ template <class W> DEVICE void large(const Product& s)
     // A warp brings its own strip, and a quarter of the tiles. Offsets of what is next, in 16 bytes.
     const bool strip_there = strip < (s.n + 31) / 32;
     const u32 all_tiles = (s.m + 7) / 8, tile = first_tile + warp, side_tile = tile + lane % 8 / 4 * 4;
-    u32 w = strip * blocks * (W_BYTES / 16) + lane, scales = strip * blocks * (SCALE_BYTES / 16) + lane;
+    u32 w = strip * blocks * (W_BYTES / 16) + lane, scales = strip * blocks / W::SHARE * (SCALE_BYTES / 16) + lane;
     // Lanes 0 to 7 bring scales of two tiles, lanes 8 to 15 sums.
     u32 levels = tile * blocks * 16 + lane, times = side_tile * blocks * 2 + lane % 4;
     const f32* const all_times = lane < 8 ? s.scales_x : s.turned;
@@ -215,9 +219,9 @@ template <class W> DEVICE void large(const Product& s)
             for (u32 r = 0; r < TURN * W::PIECES; r++)
                 copy_or_zero<false>(to + slot + warp * TURN * W_BYTES + r * 512, (const uint4*)s.w + w + r * 32,
                                     strip_there && r / W::PIECES < left);
-            if (lane < TURN * SCALE_BYTES / 16)
-                copy_or_zero<false>(to + slot + SCALES_AT + warp * TURN * SCALE_BYTES, (const uint4*)s.scales + scales,
-                                    strip_there && lane / (SCALE_BYTES / 16) < left);
+            if (lane < SCALES / 16)
+                copy_or_zero<false>(to + slot + SCALES_AT + warp * SCALES, (const uint4*)s.scales + scales,
+                                    strip_there && lane / (SCALE_BYTES / 16) * W::SHARE < left);
 #pragma unroll
             for (u32 h = 0; h < 2; h++)
                 copy_or_zero<true>(to + slot + LEVELS_AT + (warp + h * 4) * TURN * 256,
@@ -227,7 +231,9 @@ template <class W> DEVICE void large(const Product& s)
                 copy_or_zero<true>(shared_address(memory) + slot + to_times, (const uint4*)all_times + times,
                                    side_tile < all_tiles && lane % 4 / 2 < left);
             w += TURN * (W_BYTES / 16);
-            scales += TURN * (SCALE_BYTES / 16);
+            // Where several stages share scales, the last of them goes on.
+            if (W::SHARE <= TURN || left % W::SHARE == TURN)
+                scales += SCALES / 16;
             levels += TURN * 16;
             times += TURN * 2;
             left -= min(left, TURN);
@@ -259,7 +265,7 @@ template <class W> DEVICE void large(const Product& s)
             f32 scale[4], start[4], offset[4];
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
-                const Stored side = ((const Stored*)(from + SCALES_AT + (warp * TURN + b) * SCALE_BYTES))[g + 8 * i];
+                const Stored side = ((const Stored*)(from + SCALES_AT + (warp * SCALES_OF + b / W::SHARE) * SCALE_BYTES))[g + 8 * i];
                 scale[i] = W::scale(side);
                 start[i] = scale[i] * -MAGIC;
                 offset[i] = W::offset(side);
@@ -318,6 +324,13 @@ MANY(gemm_q4_narrow_8, Q4, 1, 4, 4, 6)
 MANY(gemm_q4_broad_3, Q4, 2, 3, 4, 4)
 MANY(gemm_q4_broad_5, Q4, 2, 5, 4, 4)
 MANY(gemm_q4_broad_8, Q4, 2, 8, 4, 4)
+MANY(gemm_q4g_narrow_2, Q4G, 1, 1, 8, 3)
+MANY(gemm_q4g_narrow_4, Q4G, 1, 2, 8, 3)
+MANY(gemm_q4g_narrow_6, Q4G, 1, 3, 8, 3)
+MANY(gemm_q4g_narrow_8, Q4G, 1, 4, 4, 6)
+MANY(gemm_q4g_broad_3, Q4G, 2, 3, 4, 4)
+MANY(gemm_q4g_broad_5, Q4G, 2, 5, 4, 4)
+MANY(gemm_q4g_broad_8, Q4G, 2, 8, 4, 4)
 MANY(gemm_q4k_narrow_2, Q4K, 1, 1, 8, 3)
 MANY(gemm_q4k_narrow_4, Q4K, 1, 2, 8, 3)
 MANY(gemm_q4k_narrow_6, Q4K, 1, 3, 8, 3)
@@ -334,6 +347,7 @@ MANY(gemm_q4k_broad_8, Q4K, 2, 8, 4, 4)
 
 LARGE(gemm_q8_large, Q8, 3)
 LARGE(gemm_q4_large, Q4, 3)
+LARGE(gemm_q4g_large, Q4G, 3)
 LARGE(gemm_q4k_large, Q4K, 3)
 
 // Rows in 8 bits, as they lie for the kernels above: R rows a tile. 8 lanes take 32 inputs of a row.

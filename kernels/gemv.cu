@@ -4,7 +4,7 @@
 // Layout of the weights: outputs stand in strips of 32, one a lane; inputs in blocks of 32. A lane's block is one to
 // eight pieces of 16 bytes, and the same piece of a strip's 32 lanes is 512 bytes in a row:
 //   w[strip][block][piece][lane] of 16 bytes, scales[strip][block][lane] of half precision.
-// Q4_K has two floats there, the scale and the offset of 32 inputs; Q4_G128 is Q4_0 with its scale four times.
+// Q4_K has two floats there, the scale and the offset of 32 inputs; Q4_G128 has one scale for four blocks.
 // So every load of a warp is 512 bytes without a gap, and what a thread gets is its own output's next weights. Missing
 // outputs and inputs are zeros. Pieces of a block: 8 for F32, 4 for BF16, 2 for Q8_0, 1 for nibbles.
 //
@@ -12,7 +12,7 @@
 // sums of 8 warps are added in the order of the inputs. That order does not know the other rows, so a row's bits do not
 // depend on its batch, and they are those of ops::gemm.
 //
-// Bound: the weights, read once for every R rows: 4, 2, 1.06, 0.56 or (Q4_K) 0.75 bytes each. Compute capability 8.0.
+// Bound: the weights, read once for every R rows: 4, 2, 1.06, 0.56, 0.52 (Q4_G128) or 0.75 (Q4_K) bytes each. Compute capability 8.0.
 #include "weights.cuh"
 
 #define WARPS 8
@@ -48,7 +48,7 @@ DEVICE void product(f32* y, const f32* x, const uint4* w, const u16* scales, con
             for (u32 b = 0; b < end; b++) {
                 const u64 at = (u64)blockIdx.y * blocks + own * (SUM_BLOCK / 32) + b;
                 f32 v[32];
-                W::load(w + at * W::PIECES * 32 + lane, scales + (at * 32 + lane) * W::SCALE, v);
+                W::load(w + at * W::PIECES * 32 + lane, scales + (at / W::SHARE * 32 + lane) * W::SCALE, v);
 #pragma unroll
                 for (u32 r = 0; r < R; r++) {
                     const float4* in = (const float4*)&inputs[warp][r][b * 32];
@@ -83,7 +83,7 @@ DEVICE void product(f32* y, const f32* x, const uint4* w, const u16* scales, con
         f32* __restrict__ y,            /* [m, n] */                                                                   \
         const f32* __restrict__ x,      /* [m, k] */                                                                   \
         const uint4* __restrict__ w,    /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
-        const u16* __restrict__ scales, /* [n / 32, k / 32, 32] half precision; unused where W has none */             \
+        const u16* __restrict__ scales, /* [n / 32, k / 32 / SHARE, 32] half precision; unused where W has none */     \
         const f32* __restrict__ bias,   /* [n], where has_bias */                                                      \
         u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)                                                             \
     {                                                                                                                  \
@@ -98,6 +98,8 @@ PRODUCT(product_q8_1, Q8, 1, 256)
 PRODUCT(product_q8_4, Q8, 4, 256)
 PRODUCT(product_q4_1, Q4, 1, 256)
 PRODUCT(product_q4_4, Q4, 4, 256)
+PRODUCT(product_q4g_1, Q4G, 1, 256)
+PRODUCT(product_q4g_4, Q4G, 4, 256)
 PRODUCT(product_q4k_1, Q4K, 1, 256)
 PRODUCT(product_q4k_4, Q4K, 4, 256, 2)
 
@@ -166,8 +168,8 @@ DEVICE void pack_blocks(uint4* w, u16* scales, const u16* source, u32 at, u32 ro
     for (u32 i = 0; i < 8; i++)
         v[i / 2] |= (u32)block[1 + (b % PARTS * PIECES + p) * 8 + i] << (i % 2 * 16);
     w[to * PIECES + p * 32 + (at + r) % 32] = make_uint4(v[0], v[1], v[2], v[3]);
-    if (p == 0)
-        scales[to + (at + r) % 32] = block[0];
+    if (p == 0 && b % PARTS == 0)
+        scales[to / PARTS + (at + r) % 32] = block[0];
 }
 
 extern "C" __global__ void __launch_bounds__(256) pack_q8(
@@ -186,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(256) pack_q4(
     pack_blocks<1, 1>(w, scales, source, at, rows, k);
 }
 
-extern "C" __global__ void __launch_bounds__(256) pack_q4_g128(
+extern "C" __global__ void __launch_bounds__(256) pack_q4g(
     uint4* __restrict__ w, u16* __restrict__ scales,  // the layout above
     const u16* __restrict__ source,                   // [rows, k / 128] blocks of 66 bytes
     u32 at, u32 rows, u32 k)
@@ -234,7 +236,7 @@ DEVICE void gather(f32* out, const u32* index, const u8* w, const u16* scales, u
     f32 v = 0.0f;
     if (j < n) {
         const u64 at = (u64)(j / 32) * blocks + t / 32;
-        v = W::element(w + (at * W::PIECES * 32 + j % 32) * 16, scales + (at * 32 + j % 32) * W::SCALE, t % 32);
+        v = W::element(w + (at * W::PIECES * 32 + j % 32) * 16, scales + (at / W::SHARE * 32 + j % 32) * W::SCALE, t % 32);
     }
     out[i] = v;
 }
@@ -254,4 +256,5 @@ GATHER(gather_rows_f32, F32)
 GATHER(gather_rows_bf16, Bf16)
 GATHER(gather_rows_q8, Q8)
 GATHER(gather_rows_q4, Q4)
+GATHER(gather_rows_q4g, Q4G)
 GATHER(gather_rows_q4k, Q4K)

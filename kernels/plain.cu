@@ -28,7 +28,7 @@ template <> DEVICE void unpack<Bf16>(uint4 (&to)[4], const u8* row, const u16*)
     extern "C" __global__ void __launch_bounds__(256) NAME(                                                            \
         uint4* __restrict__ rows,       /* [n, k / 32, 4]: 8 inputs each */                                            \
         const u8* __restrict__ w,       /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
-        const u8* __restrict__ scales,  /* [n / 32, k / 32, 32]; unused where W has none */                            \
+        const u8* __restrict__ scales,  /* [n / 32, k / 32 / SHARE, 32]; unused where W has none */                    \
         u32 n, u32 blocks)              /* blocks: k / 32 */                                                           \
     {                                                                                                                  \
         const u32 at = element(), lane = at % 32, block = at / 32 % blocks, strip = at / 32 / blocks;                  \
@@ -37,7 +37,8 @@ template <> DEVICE void unpack<Bf16>(uint4 (&to)[4], const u8* row, const u16*)
             return;                                                                                                    \
         const u64 from = (u64)strip * blocks + block;                                                                  \
         uint4 all[4];                                                                                                  \
-        unpack<W>(all, w + from * (W::PIECES * 512) + lane * 16, (const W::Scale*)(scales + from * 32 * W::SCALE_BYTES) + lane); \
+        unpack<W>(all, w + from * (W::PIECES * 512) + lane * 16,                                                       \
+                  (const W::Scale*)(scales + from / W::SHARE * 32 * W::SCALE_BYTES) + lane);                           \
         uint4* const to = rows + ((u64)j * blocks + block) * 4;                                                        \
         _Pragma("unroll") for (u32 i = 0; i < 4; i++) to[i] = all[i];                                                  \
     }
@@ -45,6 +46,7 @@ template <> DEVICE void unpack<Bf16>(uint4 (&to)[4], const u8* row, const u16*)
 PLAIN(plain_bf16, Bf16)
 PLAIN(plain_q8, Q8)
 PLAIN(plain_q4, Q4)
+PLAIN(plain_q4g, Q4G)
 PLAIN(plain_q4k, Q4K)
 
 // Rows in BF16; inputs from k on are zeros.

@@ -1,9 +1,10 @@
-// Weights of each format as floats, out of the layout that gemv.cu draws: a lane's block of 32 inputs, or one element.
+// Weights of each format as floats, out of the layout that gemv.cu draws: a lane's block of 32 inputs, or one element. SHARE
+// blocks of 32 inputs have one scale.
 #pragma once
 #include "common.cuh"
 
 struct F32 {
-    enum : u32 { PIECES = 8, SCALE = 1 };
+    enum : u32 { PIECES = 8, SCALE = 1, SHARE = 1 };
     static DEVICE void load(const uint4* w, const u16*, f32 (&v)[32])
     {
 #pragma unroll
@@ -22,7 +23,7 @@ struct F32 {
 };
 
 struct Bf16 {
-    enum : u32 { PIECES = 4, SCALE = 1 };
+    enum : u32 { PIECES = 4, SCALE = 1, SHARE = 1 };
     static DEVICE void load(const uint4* w, const u16*, f32 (&v)[32])
     {
 #pragma unroll
@@ -43,7 +44,7 @@ struct Bf16 {
 };
 
 struct Q8 {
-    enum : u32 { PIECES = 2, SCALE = 1 };
+    enum : u32 { PIECES = 2, SCALE = 1, SHARE = 1 };
     static DEVICE void load(const uint4* w, const u16* scale, f32 (&v)[32])
     {
         const f32 s = from_f16(*scale);
@@ -63,7 +64,7 @@ struct Q8 {
 };
 
 struct Q4 {
-    enum : u32 { PIECES = 1, SCALE = 1 };
+    enum : u32 { PIECES = 1, SCALE = 1, SHARE = 1 };
     static DEVICE void load(const uint4* w, const u16* scale, f32 (&v)[32])
     {
         const f32 s = from_f16(*scale);
@@ -79,9 +80,13 @@ struct Q4 {
     }
 };
 
+struct Q4G : Q4 {
+    enum : u32 { SHARE = 4 };
+};
+
 // Scale and offset of 32 inputs are two floats.
 struct Q4K {
-    enum : u32 { PIECES = 1, SCALE = 4 };
+    enum : u32 { PIECES = 1, SCALE = 4, SHARE = 1 };
     static DEVICE void load(const uint4* w, const u16* scale, f32 (&v)[32])
     {
         const float2 own = *(const float2*)scale;

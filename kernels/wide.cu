@@ -40,10 +40,12 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         TILES = 2 * P,
         W_BYTES = W::PIECES * 512,
         SCALES = 32 * W::SCALE_BYTES,
+        // A stage's weights of a strip, its scales behind them.
+        OWN = TURN * W_BYTES + (TURN + W::SHARE - 1) / W::SHARE * SCALES,
         // What is packed is read a stage before the rows that it meets.
         W_SLOTS = PACKED ? 2 : 3,
         X_SLOTS = 3,
-        W_SLOT = STRIPS * TURN * (W_BYTES + SCALES),
+        W_SLOT = STRIPS * OWN,
         X_SLOT = TILES * TURN * 512,
         X_AT = W_SLOTS * W_SLOT,
         A_AT = X_AT + X_SLOTS * X_SLOT,
@@ -60,7 +62,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
     const u64 own_strip = (u64)min(first_strip + warp, all_strips - 1) * blocks;
     const auto copy = [&](u32 stage) {
         if (stage < stages) {
-            u8* const own_w = memory + stage % W_SLOTS * W_SLOT + warp * TURN * (W_BYTES + SCALES);
+            u8* const own_w = memory + stage % W_SLOTS * W_SLOT + warp * OWN;
             u8* const own_x = memory + X_AT + stage % X_SLOTS * X_SLOT;
 #pragma unroll
             for (u32 b = 0; b < TURN; b++) {
@@ -68,8 +70,9 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
 #pragma unroll
                 for (u32 i = 0; i < W::PIECES; i++)
                     copy_async<16, false>(own_w + b * W_BYTES + (i * 32 + lane) * 16, w + block * W_BYTES + (i * 32 + lane) * 16);
-                if (PACKED && lane < SCALES / 16)
-                    copy_async<16, false>(own_w + TURN * W_BYTES + b * SCALES + lane * 16, scales + block * SCALES + lane * 16);
+                if (PACKED && b % W::SHARE == 0 && lane < SCALES / 16)
+                    copy_async<16, false>(own_w + TURN * W_BYTES + b / W::SHARE * SCALES + lane * 16,
+                                          scales + block / W::SHARE * SCALES + lane * 16);
             }
 #pragma unroll
             for (u32 i = 0; i < TILES / 4; i++) {
@@ -87,11 +90,11 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         if constexpr (PACKED) {
             if (stage >= stages)
                 return;
-            const u8* const own = memory + stage % W_SLOTS * W_SLOT + warp * TURN * (W_BYTES + SCALES);
+            const u8* const own = memory + stage % W_SLOTS * W_SLOT + warp * OWN;
             uint4* const to = (uint4*)(memory + A_AT + stage % 2 * A_SLOT) + warp * TURN * 128 + lane;
 #pragma unroll
             for (u32 b = 0; b < TURN; b++) {
-                const typename W::Scale* const scale = (const typename W::Scale*)(own + TURN * W_BYTES + b * SCALES);
+                const typename W::Scale* const scale = (const typename W::Scale*)(own + TURN * W_BYTES + b / W::SHARE * SCALES);
 #pragma unroll
                 for (u32 h = 0; h < 2; h++) {
                     const u32 row = h * 16 + g;
@@ -184,7 +187,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         f32* __restrict__ y,            /* [m, n] */                                                                   \
         const u8* __restrict__ halves,  /* [m / 8, k / 64 · 2, 32] of 16 bytes */                                      \
         const u8* __restrict__ w,       /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
-        const u8* __restrict__ scales,  /* [n / 32, k / 32, 32]; unused where W has none */                            \
+        const u8* __restrict__ scales,  /* [n / 32, k / 32 / SHARE, 32]; unused where W has none */                    \
         const f32* __restrict__ bias,   /* [n], where has_bias */                                                      \
         u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)                                                             \
     {                                                                                                                  \
@@ -197,6 +200,8 @@ WIDE(wide_q8_2, Q8, 2)
 WIDE(wide_q8_8, Q8, 8)
 WIDE(wide_q4_2, Q4, 2)
 WIDE(wide_q4_8, Q4, 8)
+WIDE(wide_q4g_2, Q4G, 2)
+WIDE(wide_q4g_8, Q4G, 8)
 WIDE(wide_q4k_2, Q4K, 2)
 WIDE(wide_q4k_8, Q4K, 8)
 

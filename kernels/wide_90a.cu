@@ -220,11 +220,12 @@ template <class W, u32 GROUPS, u32 ROWS> struct Sizes {
         TILES = ROWS / 8,
         W_BYTES = W::PIECES * 512,
         SCALES = 32 * W::SCALE_BYTES,
-        // Of a stage: rows, levels of each strip, scales of each.
+        SCALES_OF = (TURN + W::SHARE - 1) / W::SHARE,
+        // Of a stage: rows, levels of each strip, SCALES_OF scales of each.
         TILE_BYTES = 8 * STAGE_INPUTS * 2,
         W_AT = TILES * TILE_BYTES,
         SCALES_AT = W_AT + STRIPS * TURN * W_BYTES,
-        STAGE = SCALES_AT + STRIPS * TURN * SCALES,
+        STAGE = SCALES_AT + STRIPS * SCALES_OF * SCALES,
         FIT = 224 * 1024 / STAGE,
         STAGES = FIT < 8 ? FIT : 8,
         // Warps that copy: one alone would take longer to begin the copies of a stage than its products do.
@@ -290,8 +291,8 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
     typedef Sizes<W, GROUPS, ROWS> S;
     enum : u32 {
         PACKED = S::PACKED, WARPS = S::WARPS, STRIPS = S::STRIPS, TILES = S::TILES, W_BYTES = S::W_BYTES,
-        SCALES = S::SCALES, TILE_BYTES = S::TILE_BYTES, W_AT = S::W_AT, SCALES_AT = S::SCALES_AT, STAGE = S::STAGE,
-        STAGES = S::STAGES, COPIERS = S::COPIERS
+        SCALES = S::SCALES, SCALES_OF = S::SCALES_OF, TILE_BYTES = S::TILE_BYTES, W_AT = S::W_AT,
+        SCALES_AT = S::SCALES_AT, STAGE = S::STAGE, STAGES = S::STAGES, COPIERS = S::COPIERS
     };
     extern __shared__ __align__(128) u8 memory[];
     __shared__ __align__(8) u64 barriers[2 * STAGES + 1];
@@ -323,7 +324,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         u32 slot = 0, parity = 1, own = 0;
 #pragma unroll
         for (u32 j = 0; j < MOST; j++)
-            own += copier + j * COPIERS < STRIPS ? TURN * (W_BYTES + SCALES) : 0;
+            own += copier + j * COPIERS < STRIPS ? TURN * W_BYTES + SCALES_OF * SCALES : 0;
 #pragma unroll 1
         for (u32 i = blockIdx.x; i < places.count(); i += gridDim.x) {
             const uint2 place = places[i];
@@ -348,8 +349,8 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
                     if (strip < STRIPS) {
                         copy_run(to + W_AT + strip * TURN * W_BYTES, w + block[j] * W_BYTES, TURN * W_BYTES, barrier);
                         if (PACKED)
-                            copy_run(to + SCALES_AT + strip * TURN * SCALES, scales + block[j] * SCALES, TURN * SCALES,
-                                     barrier);
+                            copy_run(to + SCALES_AT + strip * SCALES_OF * SCALES, scales + block[j] / W::SHARE * SCALES,
+                                     SCALES_OF * SCALES, barrier);
                     }
                     block[j] += TURN;
                 }
@@ -373,7 +374,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
             const u8* const levels = own + W_AT + (strip * TURN + b) * W_BYTES;
             if constexpr (PACKED) {
                 typedef typename W::Scale Scale;
-                const Scale* const scale = (const Scale*)(own + SCALES_AT + (strip * TURN + b) * SCALES);
+                const Scale* const scale = (const Scale*)(own + SCALES_AT + (strip * SCALES_OF + b / W::SHARE) * SCALES);
                 const Scale upper = scale[row], lower = scale[row + 1];
 #pragma unroll
                 for (u32 i = 0; i < 2; i++) {
@@ -446,7 +447,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         f32* __restrict__ y,            /* [m, n] */                                                                   \
         const u8* __restrict__ halves,  /* [k / 64, m / 8, 4, 2, 8] of 16 bytes */                                     \
         const u8* __restrict__ w,       /* [n / 32, k / 32, pieces, 32] of 16 bytes */                                 \
-        const u8* __restrict__ scales,  /* [n / 32, k / 32, 32]; unused where W has none */                            \
+        const u8* __restrict__ scales,  /* [n / 32, k / 32 / SHARE, 32]; unused where W has none */                    \
         const f32* __restrict__ bias,   /* [n], where has_bias */                                                      \
         u32 m, u32 n, u32 k, u32 has_bias, u32 accumulate)                                                             \
     {                                                                                                                  \
@@ -466,6 +467,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
 SIZES(hopper_bf16, Bf16)
 SIZES(hopper_q8, Q8)
 SIZES(hopper_q4, Q4)
+SIZES(hopper_q4g, Q4G)
 SIZES(hopper_q4k, Q4K)
 
 // Rows in BF16 as they lie for the kernels above, 16 bytes a thread. Rows that are missing are zeros.

@@ -207,7 +207,8 @@ const fn kernel(format: Format) -> Option<&'static str> {
         Format::F32 => None,
         Format::Bf16 => Some("plain_bf16"),
         Format::Q8_0 => Some("plain_q8"),
-        Format::Q4_0 | Format::Q4G128 => Some("plain_q4"),
+        Format::Q4_0 => Some("plain_q4"),
+        Format::Q4G128 => Some("plain_q4g"),
         Format::Q4K => Some("plain_q4k"),
     }
 }

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, LaunchConfig, PushKernelArg};
 
-use super::gemv::{Matrix, STRIP};
+use super::gemv::{Layout, Matrix, STRIP};
 use super::memory::Buffer;
 use super::module::Family::{self, Gemm, GemmMany};
 use super::{Device, elements, failed, grid, words};
@@ -29,9 +29,10 @@ const MANY_WARPS: usize = 4;
 #[derive(Debug, Clone, Copy)]
 struct Way {
     kernel: &'static str,
-    /// Strips and tiles of a block, and blocks of inputs that lie in shared memory at once.
+    /// Strips and tiles of a block, and blocks of inputs: of a stage, and that lie in shared memory at once.
     strips: usize,
     tiles: usize,
+    turn: usize,
     ring: usize,
     /// Instructions that a warp spends on a block of inputs, in what it spends on half a strip of one tile.
     cost: usize,
@@ -44,6 +45,7 @@ impl Way {
             kernel,
             strips: 1,
             tiles,
+            turn: if tiles == TILES { 4 } else { 8 },
             ring: 24,
             cost: 1 + tiles / 2,
         }
@@ -55,6 +57,7 @@ impl Way {
             kernel,
             strips: 2,
             tiles,
+            turn: 4,
             ring: 16,
             cost: 1 + tiles,
         }
@@ -66,6 +69,7 @@ impl Way {
             kernel,
             strips: 4,
             tiles: TILES,
+            turn: 2,
             ring: 8,
             cost: 2 * (1 + TILES),
         }
@@ -124,7 +128,7 @@ const fn kernels(format: Format) -> Option<Kernels> {
             ],
             large: Way::large("gemm_q8_large"),
         },
-        Format::Q4_0 | Format::Q4G128 => Kernels {
+        Format::Q4_0 => Kernels {
             ones: [
                 ("gemm_q4_one", 8, 2),
                 ("gemm_q4_two", 4, 3),
@@ -143,6 +147,26 @@ const fn kernels(format: Format) -> Option<Kernels> {
                 Way::broad("gemm_q4_broad_8", 8),
             ],
             large: Way::large("gemm_q4_large"),
+        },
+        Format::Q4G128 => Kernels {
+            ones: [
+                ("gemm_q4g_one", 8, 2),
+                ("gemm_q4g_two", 4, 3),
+                ("gemm_q4g_four", 2, 6),
+            ],
+            few: ("gemm_q4g_few", 4),
+            narrow: [
+                Way::narrow("gemm_q4g_narrow_2", 2),
+                Way::narrow("gemm_q4g_narrow_4", 4),
+                Way::narrow("gemm_q4g_narrow_6", 6),
+                Way::narrow("gemm_q4g_narrow_8", 8),
+            ],
+            broad: [
+                Way::broad("gemm_q4g_broad_3", 3),
+                Way::broad("gemm_q4g_broad_5", 5),
+                Way::broad("gemm_q4g_broad_8", 8),
+            ],
+            large: Way::large("gemm_q4g_large"),
         },
         Format::Q4K => Kernels {
             ones: [
@@ -178,32 +202,27 @@ struct Plan {
 }
 
 impl Plan {
-    /// A plan for a matrix whose strips have so many bytes for a block of inputs, and for so many multiprocessors; nothing
-    /// for a format without blocks.
-    fn new(
-        s: GemmShape,
-        format: Format,
-        strip_bytes: usize,
-        processors: usize,
-    ) -> Result<Option<Self>> {
+    /// A plan for a matrix of some format, and for so many multiprocessors; nothing for a format without blocks.
+    fn new(s: GemmShape, format: Format, processors: usize) -> Result<Option<Self>> {
         const OP: &str = "gemm";
         let Some(kernels) = kernels(format) else {
             return Ok(None);
         };
-        let all_strips = s.n.div_ceil(STRIP);
+        let (layout, all_strips) = (Layout::of(format), s.n.div_ceil(STRIP));
         if s.m <= TILE {
             let log = s.m.next_power_of_two().ilog2() as usize;
             let (kernel, warps, bytes) = match kernels.ones.get(log) {
                 // The terms of a round twice, and rings of turns.
                 Some(&(kernel, turn, stages)) => {
                     let rows = 1 << log;
-                    let bytes = turn * (2 * rows * ROW_BYTES + stages * strip_bytes);
+                    let bytes = 2 * turn * rows * ROW_BYTES + stages * layout.bytes(turn);
                     (kernel, PARTS + rows, bytes)
                 }
                 None => {
                     let (kernel, stages) = kernels.few;
-                    let block = strip_bytes + s.m * (LEVELS_BYTES + SIDE_BYTES);
-                    let bytes = FEW_TURN * (2 * TILE * STRIP * 4 + stages * block);
+                    let rows = FEW_TURN * s.m * (LEVELS_BYTES + SIDE_BYTES);
+                    let terms = 2 * FEW_TURN * TILE * STRIP * 4;
+                    let bytes = terms + stages * (layout.bytes(FEW_TURN) + rows);
                     (kernel, PARTS, bytes)
                 }
             };
@@ -218,15 +237,17 @@ impl Plan {
             }));
         }
         let way = many(s, &kernels, processors);
-        Self::many(s, way, format, strip_bytes).map(Some)
+        Self::many(s, way, format).map(Some)
     }
 
     /// The plan for nine rows and more.
-    fn many(s: GemmShape, way: Way, format: Format, strip_bytes: usize) -> Result<Self> {
+    fn many(s: GemmShape, way: Way, format: Format) -> Result<Self> {
         const OP: &str = "gemm";
         let side_bytes = if format == Format::Q4K { SIDE_BYTES } else { 4 };
         let tile_bytes = TILE * (LEVELS_BYTES + side_bytes);
-        let bytes = way.ring * (way.strips * strip_bytes + way.tiles * tile_bytes);
+        let strip_bytes = Layout::of(format).bytes(way.turn);
+        let stage = way.strips * strip_bytes + way.turn * way.tiles * tile_bytes;
+        let bytes = way.ring / way.turn * stage;
         let [threads, bytes] = words(OP, [32 * MANY_WARPS, bytes])?;
         let [x, y] = way.blocks(s);
         let mut shape = grid(OP, x, y, threads)?;
@@ -270,7 +291,7 @@ impl Device {
         y: &mut CudaViewMut<'_, u8>,
     ) -> Result<bool> {
         const OP: &str = "gemm";
-        let Some(plan) = Plan::new(s, w.format, w.strip_bytes(), self.processors)? else {
+        let Some(plan) = Plan::new(s, w.format, self.processors)? else {
             return Ok(false);
         };
         let [m, n, k] = words(OP, [s.m, s.n, s.k])?;
@@ -356,11 +377,6 @@ mod tests {
     #[test]
     fn plans_cover_every_size_and_ask_for_no_more_than_a_gpu_has() {
         for format in [Format::Q8_0, Format::Q4_0, Format::Q4G128, Format::Q4K] {
-            let (pieces, scale) = match format {
-                Format::Q8_0 => (2, 2),
-                Format::Q4K => (1, 8),
-                _ => (1, 2),
-            };
             for n in [1, 32, 33, 4096, 8192, 16_384, 40_000] {
                 for (m, processors) in (1..=140)
                     .chain([1000, 4097])
@@ -370,8 +386,7 @@ mod tests {
                         activations: Activations::A8,
                         ..GemmShape::new(m, n, 256)
                     };
-                    let bytes = STRIP * (16 * pieces + scale);
-                    let plan = Plan::new(s, format, bytes, processors).unwrap().unwrap();
+                    let plan = Plan::new(s, format, processors).unwrap().unwrap();
                     let (x, y, _) = plan.shape.grid_dim;
                     let way = many(s, &kernels(format).unwrap(), processors);
                     let [strips, tiles] = match m {
@@ -389,7 +404,7 @@ mod tests {
                 }
             }
         }
-        let floats = Plan::new(GemmShape::new(1, 1, 1), Format::F32, 0, 132);
+        let floats = Plan::new(GemmShape::new(1, 1, 1), Format::F32, 132);
         assert!(floats.unwrap().is_none());
     }
 }

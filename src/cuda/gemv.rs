@@ -53,10 +53,10 @@ const fn kernels(format: Format) -> [&'static str; 4] {
         Format::Q8_0 => ["product_q8_1", "product_q8_4", "pack_q8", "gather_rows_q8"],
         Format::Q4_0 => ["product_q4_1", "product_q4_4", "pack_q4", "gather_rows_q4"],
         Format::Q4G128 => [
-            "product_q4_1",
-            "product_q4_4",
-            "pack_q4_g128",
-            "gather_rows_q4",
+            "product_q4g_1",
+            "product_q4g_4",
+            "pack_q4g",
+            "gather_rows_q4g",
         ],
         Format::Q4K => [
             "product_q4k_1",
@@ -67,14 +67,37 @@ const fn kernels(format: Format) -> [&'static str; 4] {
     }
 }
 
-/// Loads of 16 bytes that a block of 32 inputs takes, and bytes of its scale.
-const fn pieces(format: Format) -> (usize, usize) {
-    match format {
-        Format::F32 => (8, 0),
-        Format::Bf16 => (4, 0),
-        Format::Q8_0 => (2, 2),
-        Format::Q4_0 | Format::Q4G128 => (1, 2),
-        Format::Q4K => (1, 8),
+/// How a format's blocks of 32 inputs lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// Loads of 16 bytes that an output's block takes.
+    pieces: usize,
+    /// Bytes of a scale, and blocks that share it.
+    scale: usize,
+    share: usize,
+}
+
+impl Layout {
+    pub(super) const fn of(format: Format) -> Self {
+        let (pieces, scale, share) = match format {
+            Format::F32 => (8, 0, 1),
+            Format::Bf16 => (4, 0, 1),
+            Format::Q8_0 => (2, 2, 1),
+            Format::Q4_0 => (1, 2, 1),
+            Format::Q4G128 => (1, 2, 4),
+            Format::Q4K => (1, 8, 1),
+        };
+        Self {
+            pieces,
+            scale,
+            share,
+        }
+    }
+
+    /// Bytes of a strip's weights and scales for so many blocks, which begin where a scale does or lie within one.
+    pub(super) const fn bytes(self, blocks: usize) -> usize {
+        let scales = blocks.div_ceil(self.share) * self.scale;
+        STRIP * (blocks * self.pieces * PIECE_BYTES + scales)
     }
 }
 
@@ -82,10 +105,11 @@ impl Matrix {
     pub(super) fn zeros(device: &Device, format: Format, n: usize, k: usize) -> Result<Self> {
         // The canonical form's own bounds.
         format.bytes(n, k)?;
-        let (pieces, scale) = pieces(format);
+        let layout = Layout::of(format);
         let blocks = product("matrix", &[n.div_ceil(STRIP), k.div_ceil(STRIP), STRIP])?;
-        let bytes = product("matrix", &[blocks, pieces, PIECE_BYTES])?;
-        let scales = product("matrix", &[blocks, scale])?.max(2);
+        let bytes = product("matrix", &[blocks, layout.pieces, PIECE_BYTES])?;
+        // An input's group is whole: see `Format::bytes`.
+        let scales = product("matrix", &[blocks / layout.share, layout.scale])?.max(2);
         let (data, weights) = device.hold((Kind::Matrices, "matrix"), bytes)?;
         let (scales, sides) = device.hold((Kind::Matrices, "matrix"), scales)?;
         Ok(Self {
@@ -102,12 +126,6 @@ impl Matrix {
     #[must_use]
     pub(super) const fn size(&self) -> [usize; 2] {
         [self.n, self.k]
-    }
-
-    /// Bytes of a strip's weights and scales for a block of inputs.
-    pub(super) const fn strip_bytes(&self) -> usize {
-        let (pieces, scale) = pieces(self.format);
-        STRIP * (pieces * PIECE_BYTES + scale)
     }
 
     pub(super) fn belongs(&self, op: &'static str, device: &Device) -> Result<()> {
@@ -145,15 +163,15 @@ impl Device {
     fn pack_rows(&self, matrix: &mut Matrix, at: usize, rows: usize, bytes: &[u8]) -> Result<()> {
         const OP: &str = "put";
         let kernel = kernels(matrix.format)[2];
-        let (pieces, scale) = pieces(matrix.format);
+        let layout = Layout::of(matrix.format);
         let source = self.upload(OP, bytes)?;
         let [at, rows_word, k] = words(OP, [at, rows, matrix.k])?;
-        let count = product(OP, &[rows, matrix.k.div_ceil(STRIP), pieces])?;
+        let count = product(OP, &[rows, matrix.k.div_ceil(STRIP), layout.pieces])?;
         let f = self.function(Gemv, kernel)?;
         let stream = self.current();
         let mut args = stream.launch_builder(&f);
         args.arg(&mut matrix.data);
-        if scale > 0 {
+        if layout.scale > 0 {
             args.arg(&mut matrix.scales);
         }
         args.arg(&source).arg(&at).arg(&rows_word).arg(&k);

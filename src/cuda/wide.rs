@@ -2,7 +2,7 @@
 
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, PushKernelArg};
 
-use super::gemv::{Matrix, STRIP};
+use super::gemv::{Layout, Matrix, STRIP};
 use super::memory::Buffer;
 use super::module::Family::Wide;
 use super::{Device, elements, failed, grid, words};
@@ -35,7 +35,8 @@ const fn kernels(format: Format) -> Option<[&'static str; 2]> {
         Format::F32 => None,
         Format::Bf16 => Some(["wide_bf16_2", "wide_bf16_8"]),
         Format::Q8_0 => Some(["wide_q8_2", "wide_q8_8"]),
-        Format::Q4_0 | Format::Q4G128 => Some(["wide_q4_2", "wide_q4_8"]),
+        Format::Q4_0 => Some(["wide_q4_2", "wide_q4_8"]),
+        Format::Q4G128 => Some(["wide_q4g_2", "wide_q4g_8"]),
         Format::Q4K => Some(["wide_q4k_2", "wide_q4k_8"]),
     }
 }
@@ -75,14 +76,14 @@ impl Inputs {
 }
 
 /// Shared memory of a block, by its tiles.
-const fn shared_bytes(format: Format, strip_bytes: usize, tiles: usize) -> usize {
+const fn shared_bytes(format: Format, tiles: usize) -> usize {
     // Slots of stages: of weights as they are kept, of rows, and of weights in BF16 where they are not kept so.
     let (kept, unpacked) = match format {
         Format::Bf16 => (3, 0),
         _ => (2, 2),
     };
-    let strips = STRIPS * (kept * strip_bytes + unpacked * UNPACKED_BYTES);
-    TURN * (strips + 3 * tiles * HALVES_BYTES)
+    let stage = Layout::of(format).bytes(TURN);
+    STRIPS * (kept * stage + unpacked * TURN * UNPACKED_BYTES) + 3 * TURN * tiles * HALVES_BYTES
 }
 
 impl Device {
@@ -129,9 +130,9 @@ impl Device {
         let Some(kernels) = kernels(w.format) else {
             return Ok(false);
         };
-        let which = self.wide_size(s, w);
+        let which = self.wide_size(s, w.format);
         let (kernel, tiles) = (kernels[which], TILES[which]);
-        let shared = shared_bytes(w.format, w.strip_bytes(), tiles);
+        let shared = shared_bytes(w.format, tiles);
         let (columns, rows) = (s.m.div_ceil(tiles * TILE), s.n.div_ceil(STRIPS * STRIP));
         let mut shape = grid(OP, columns, rows, THREADS)?;
         [shape.shared_mem_bytes] = words(OP, [shared])?;
@@ -160,10 +161,10 @@ impl Device {
 
     /// Which of the kernels takes so many rows and outputs: that of the least time, which is a block's tiles, and something
     /// for what all its tiles share, for every block that a multiprocessor has at once and every turn of so many.
-    fn wide_size(&self, s: GemmShape, w: &Matrix) -> usize {
+    fn wide_size(&self, s: GemmShape, format: Format) -> usize {
         let time = |tiles: usize| {
             let blocks = s.m.div_ceil(tiles * TILE) * s.n.div_ceil(STRIPS * STRIP);
-            let shared = shared_bytes(w.format, w.strip_bytes(), tiles) + RESERVED;
+            let shared = shared_bytes(format, tiles) + RESERVED;
             let together = (self.shared_bytes / shared).clamp(1, TOGETHER);
             blocks.div_ceil(self.processors * together) * together * (tiles + 8)
         };

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, PushKernelArg};
 
-use super::gemv::{Matrix, STRIP};
+use super::gemv::{Layout, Matrix, STRIP};
 use super::memory::Buffer;
 use super::module::Family::Wide90a;
 use super::module::HOPPER_BYTES;
@@ -52,27 +52,27 @@ impl Size {
     }
 
     /// Shared memory: as many stages as there is room for.
-    fn shared_bytes(self, strip_bytes: usize) -> usize {
-        let stage = self.rows / TILE * TILE_BYTES + self.outputs / STRIP * TURN * strip_bytes;
+    fn shared_bytes(self, layout: Layout) -> usize {
+        let stage = self.rows / TILE * TILE_BYTES + self.outputs / STRIP * layout.bytes(TURN);
         stage * (HOPPER_BYTES as usize / stage).min(STAGES)
     }
 
     /// Blocks that a multiprocessor has at once.
-    fn together(self, strip_bytes: usize) -> usize {
+    fn together(self, layout: Layout) -> usize {
         // Barriers, and what each block takes beside its own.
         const MORE: usize = 2 << 10;
-        let fit = HOPPER_BYTES as usize / (self.shared_bytes(strip_bytes) + MORE);
+        let fit = HOPPER_BYTES as usize / (self.shared_bytes(layout) + MORE);
         fit.clamp(1, self.most)
     }
 
     /// Time of a product on so many multiprocessors, in that of the products of 128 outputs and a row. Blocks that run at once
     /// share the tensor cores, and the instructions that make levels into weights; each waits for its own levels as long as
     /// some rows take, and for its first inputs and the sums' way.
-    fn time(self, (m, n): (usize, usize), processors: usize, strip_bytes: usize) -> usize {
+    fn time(self, (m, n): (usize, usize), processors: usize, layout: Layout) -> usize {
         const START: usize = 16;
         const WAIT: usize = 75;
         const LEVELS: usize = 30;
-        let (count, together) = (self.count(m, n), self.together(strip_bytes));
+        let (count, together) = (self.count(m, n), self.together(layout));
         let turns = count.div_ceil(processors.saturating_mul(together));
         let beside = together.min(count.div_ceil(processors));
         let own = self.outputs * self.rows.max(LEVELS) / 128;
@@ -111,14 +111,15 @@ const fn kernels(format: Format) -> Option<[&'static str; SIZES.len()]> {
         Format::F32 => return None,
         Format::Bf16 => sizes!("hopper_bf16"),
         Format::Q8_0 => sizes!("hopper_q8"),
-        Format::Q4_0 | Format::Q4G128 => sizes!("hopper_q4"),
+        Format::Q4_0 => sizes!("hopper_q4"),
+        Format::Q4G128 => sizes!("hopper_q4g"),
         Format::Q4K => sizes!("hopper_q4k"),
     })
 }
 
 /// Which of the kernels takes so many rows and outputs: that of the least time.
-fn size(processors: usize, strip_bytes: usize, m: usize, n: usize) -> usize {
-    let time = |size: Size| size.time((m, n), processors, strip_bytes);
+fn size(processors: usize, layout: Layout, m: usize, n: usize) -> usize {
+    let time = |size: Size| size.time((m, n), processors, layout);
     let all = 0..SIZES.len();
     all.min_by_key(|&i| time(SIZES[i])).unwrap_or(0)
 }
@@ -151,12 +152,12 @@ impl Device {
         if self.portable || self.capability != (9, 0) || !fits {
             return Ok(false);
         }
-        let (processors, strip_bytes) = (self.processors.max(1), w.strip_bytes());
-        let which = size(processors, strip_bytes, s.m, s.n);
+        let (processors, layout) = (self.processors.max(1), Layout::of(w.format));
+        let which = size(processors, layout, s.m, s.n);
         let (kernel, size) = (kernels[which], SIZES[which]);
-        let at_once = processors.saturating_mul(size.together(strip_bytes));
+        let at_once = processors.saturating_mul(size.together(layout));
         let mut shape = grid(OP, size.count(s.m, s.n).min(at_once), 1, size.threads)?;
-        [shape.shared_mem_bytes] = words(OP, [size.shared_bytes(strip_bytes)])?;
+        [shape.shared_mem_bytes] = words(OP, [size.shared_bytes(layout)])?;
         let [m, n, k] = words(OP, [s.m, s.n, s.k])?;
         let (has_bias, accumulate) = (u32::from(bias.is_some()), u32::from(s.accumulate));
         let halves = self.hopper_halves((inputs, s), x)?;
@@ -221,22 +222,28 @@ mod tests {
 
     #[test]
     fn every_size_fits_into_what_a_gpu_has() {
-        // Strips of a block of 32 inputs: BF16, 8 bits, 4 bits, 4 bits with offsets.
-        for strip in [2048, 1024 + 64, 512 + 64, 512 + 256] {
+        let formats = [
+            Format::Bf16,
+            Format::Q8_0,
+            Format::Q4_0,
+            Format::Q4G128,
+            Format::Q4K,
+        ];
+        for (format, weights) in formats.into_iter().zip([4096, 2048, 1024, 1024, 1024]) {
+            let layout = Layout::of(format);
             for size in SIZES {
-                let bytes = size.shared_bytes(strip);
-                let rows = size.rows / TILE * TILE_BYTES;
-                let stage = rows + size.outputs / STRIP * TURN * strip;
+                let bytes = size.shared_bytes(layout);
+                let stage = size.rows / TILE * TILE_BYTES + size.outputs / STRIP * weights;
                 assert!(
                     bytes <= HOPPER_BYTES as usize && bytes >= 2 * stage,
                     "{size:?}"
                 );
-                let threads = size.threads as usize * size.together(strip);
+                let threads = size.threads as usize * size.together(layout);
                 assert!(threads <= 1024, "{size:?}");
             }
             // Few rows leave no multiprocessor idle, and many go to a kernel of many.
-            assert_eq!(SIZES[size(132, strip, 11, 3584)].outputs, 64);
-            assert!(SIZES[size(132, strip, 10_320, 8192)].rows > 128);
+            assert_eq!(SIZES[size(132, layout, 11, 3584)].outputs, 64);
+            assert!(SIZES[size(132, layout, 10_320, 8192)].rows > 128);
         }
     }
 }

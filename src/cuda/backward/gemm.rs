@@ -23,7 +23,8 @@ const fn kernel(format: Format) -> &'static str {
         Format::F32 => "gemm_dx_f32",
         Format::Bf16 => "gemm_dx_bf16",
         Format::Q8_0 => "gemm_dx_q8",
-        Format::Q4_0 | Format::Q4G128 => "gemm_dx_q4",
+        Format::Q4_0 => "gemm_dx_q4",
+        Format::Q4G128 => "gemm_dx_q4g",
         Format::Q4K => "gemm_dx_q4k",
     }
 }
