@@ -51,10 +51,11 @@ extern "C" __global__ void __launch_bounds__(256) head_norm_dx(
 {
     const u64 own = own_row(), all = (u64)rows * heads, head = min(own, all - 1);
     const u64 at = head / heads * stride + offset + head % heads * head_dim;
-    const Terms terms(x + at, weight, d + at, head_dim, eps, 1);
-    if (own < all)
-        for (u32 i = threadIdx.x % 16; i < head_dim; i += 16)
-            d[at + i] = terms.dx(x[at + i], weight[i], d[at + i]);
+    // Lanes without a head of their own read nothing: the last one is being written.
+    const u32 width = own < all ? head_dim : 0;
+    const Terms terms(x + at, weight, d + at, width, eps, 1);
+    for (u32 i = threadIdx.x % 16; i < width; i += 16)
+        d[at + i] = terms.dx(x[at + i], weight[i], d[at + i]);
 }
 
 extern "C" __global__ void __launch_bounds__(256) norm_statistics(

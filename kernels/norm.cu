@@ -185,12 +185,13 @@ extern "C" __global__ void __launch_bounds__(256) head_norm(
 {
     const u64 own = own_row(), all = (u64)rows * heads, head = min(own, all - 1);
     f32* at = x + head / heads * stride + offset + head % heads * head_dim;
-    const f32 mean = lane_sum(head_dim, [=](u32 i) { return at[i]; }) / (f32)head_dim;
-    const f32 variance = lane_sum(head_dim, [=](u32 i) { return (at[i] - mean) * (at[i] - mean); }) / (f32)head_dim;
+    // Lanes without a head of their own read nothing: the last one is being written.
+    const u32 width = own < all ? head_dim : 0;
+    const f32 mean = lane_sum(width, [=](u32 i) { return at[i]; }) / (f32)head_dim;
+    const f32 variance = lane_sum(width, [=](u32 i) { return (at[i] - mean) * (at[i] - mean); }) / (f32)head_dim;
     const f32 scale = scale_of(variance, eps);
-    if (own < all)
-        for (u32 i = threadIdx.x % 16; i < head_dim; i += 16)
-            at[i] = (at[i] - mean) * scale * weight[i] + bias[i];
+    for (u32 i = threadIdx.x % 16; i < width; i += 16)
+        at[i] = (at[i] - mean) * scale * weight[i] + bias[i];
 }
 
 extern "C" __global__ void __launch_bounds__(256) add(

@@ -6,6 +6,7 @@ use crate::memory::Memory;
 use crate::program::Kernel;
 use crate::shared::Shared;
 use crate::warp::{Block, Status, Warp, place};
+use crate::written::Written;
 
 /// Which of a grid's blocks and a block's warps run first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,6 +62,7 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
         } else {
             Shared::new(shared, &kernel.gaps)
         },
+        written: Written::default(),
         epoch: 0,
         any: false,
         budget: launch.budget,
@@ -86,6 +88,7 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
             (n / (gx * gy)) as u32,
         ];
         block.shared.reset();
+        block.written.block += 1;
         (block.epoch, block.any) = (0, false);
         for warp in &mut warps {
             warp.begin(kernel, launch.block, launch.grid, at);

@@ -117,6 +117,8 @@ pub(crate) enum Cmp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Space {
     Global,
+    /// Device memory that the launch never writes.
+    Constant,
     Shared,
     Generic,
 }

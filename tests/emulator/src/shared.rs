@@ -136,6 +136,11 @@ impl Access {
         }
     }
 
+    /// Whether what a thread of the same block did at `when` may collide with this access.
+    pub(crate) fn races_with(self, thread: u16, when: When) -> bool {
+        self.collides(Who::Thread(thread), when)
+    }
+
     /// Whether what `who` did at `when` may collide with this access.
     fn collides(self, who: Who, when: When) -> bool {
         if when.0 != self.now.0 {

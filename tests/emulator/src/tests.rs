@@ -4,6 +4,7 @@ mod hopper;
 mod matrices;
 mod pipeline;
 mod shared;
+mod written;
 
 use crate::program::Space;
 use crate::{Counters, Launch, Memory, Module, Order, changed, launch, mutants};
@@ -74,6 +75,11 @@ fn run(lines: &str, input: &[u32]) -> Result<Vec<u32>, String> {
 
 /// See `run`; and what was counted.
 fn counted(lines: &str, input: &[u32]) -> Result<(Vec<u32>, Counters), String> {
+    launched(lines, input, 1)
+}
+
+/// The same with threads in so many blocks.
+fn launched(lines: &str, input: &[u32], blocks: u32) -> Result<(Vec<u32>, Counters), String> {
     let module = Module::new(&kernel(lines))?;
     let mut results = Vec::new();
     for order in [Order::Ascending, Order::Descending] {
@@ -84,8 +90,8 @@ fn counted(lines: &str, input: &[u32]) -> Result<(Vec<u32>, Counters), String> {
         let mut params = out.to_le_bytes().to_vec();
         params.extend(from.to_le_bytes());
         let request = Launch {
-            grid: [1; 3],
-            block: [u32::try_from(input.len()).unwrap(), 1, 1],
+            grid: [blocks, 1, 1],
+            block: [u32::try_from(input.len()).unwrap() / blocks, 1, 1],
             dynamic: 0,
             params,
             order,

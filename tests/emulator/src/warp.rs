@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::memory::Memory;
 use crate::program::{ALWAYS, Hopper, Kernel, Op, Special};
 use crate::shared::Shared;
+use crate::written::Written;
 
 /// What a group of lanes waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub(crate) struct Block<'a> {
     pub(crate) memory: &'a Memory,
     pub(crate) params: &'a [u8],
     pub(crate) shared: Shared,
+    /// What this launch has written of the memory.
+    pub(crate) written: Written,
     /// Barriers that lie behind.
     pub(crate) epoch: u32,
     /// Whether a thread brought a true predicate to the barrier.

@@ -43,6 +43,8 @@ pub(crate) struct BulkCopy {
     pub(crate) len: usize,
     pub(crate) barrier: usize,
     pub(crate) phase: u32,
+    /// Who began it.
+    pub(crate) by: Access,
 }
 
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use crate::shared::Access;
 pub(super) const SHARED_TAG: u64 = 1 << 62;
 
 impl Block<'_> {
-    /// Finds the allocation of an access and checks that it may be read, or records that it is written.
+    /// Finds where in the allocation of an access it begins, and checks that it may be read, or records that it is written.
     #[inline(always)]
-    pub(super) fn resolve(&mut self, at: u64, len: usize, write: bool) -> Result<()> {
+    fn resolve(&mut self, at: u64, len: usize, write: bool) -> Result<usize> {
         let allocation = self.memory.get(self.hit);
         let inside = allocation.and_then(|a| {
             let offset = usize::try_from(at.wrapping_sub(a.begin)).ok()?;
@@ -34,7 +34,21 @@ impl Block<'_> {
                 allocation.len
             ));
         }
-        Ok(())
+        Ok(offset)
+    }
+
+    /// Checks a thread's read of device memory; `only`: by an instruction for what the launch never writes.
+    #[inline(always)]
+    pub(super) fn read(&mut self, at: u64, len: usize, by: Access, only: bool) -> Result<()> {
+        let offset = self.resolve(at, len, false)?;
+        self.written.read(self.hit, offset, len, by, only)
+    }
+
+    /// Notes a thread's write of the allocation that was resolved.
+    #[inline(always)]
+    fn note(&mut self, offset: usize, len: usize, by: Access) -> Result<()> {
+        let allocation = (self.hit, self.memory.allocation(self.hit).len);
+        self.written.write(allocation, offset, len, by)
     }
 }
 
@@ -71,7 +85,7 @@ impl Warp {
     fn space(space: Space, at: u64) -> (bool, u64) {
         match space {
             Space::Shared => (true, at),
-            Space::Global => (false, at),
+            Space::Global | Space::Constant => (false, at),
             Space::Generic => (at & SHARED_TAG != 0, at & !SHARED_TAG),
         }
     }
@@ -95,13 +109,20 @@ impl Warp {
         let base = at[first as usize];
         // Floats side by side, all lanes: one check, one copy.
         let long = i.b == 1;
-        if m == u32::MAX && each == 4 && !long && space == Space::Global {
+        let only = space == Space::Constant;
+        if m == u32::MAX && each == 4 && !long && (only || space == Space::Global) {
             let mut contiguous = true;
             for l in 0..32 {
                 contiguous &= at[l] == base.wrapping_add((l * total) as u64);
             }
             if contiguous && base.is_multiple_of(total as u64) {
-                block.resolve(base, 32 * total, false)?;
+                let offset = block.resolve(base, 32 * total, false)?;
+                if block.written.knows(block.hit) {
+                    for lane in 0..32 {
+                        let (at, by) = (offset + lane * total, self.access(lane as u32, 0, block));
+                        block.written.read(block.hit, at, total, by, only)?;
+                    }
+                }
                 for l in 0..32 {
                     for c in 0..count {
                         // SAFETY: `resolve` proved that an allocation holds these 32 · total bytes.
@@ -137,8 +158,9 @@ impl Warp {
                 let from = block.shared.read(at, total, by)?;
                 block.shared.bytes[from..from + total].as_ptr()
             } else {
+                let by = self.access(lane, if same && all { m } else { 0 }, block);
                 block
-                    .resolve(at, total, false)
+                    .read(at, total, by, only)
                     .map_err(|e| format!("lane {lane}: {e}"))?;
                 at as *const u8
             };
@@ -202,8 +224,10 @@ impl Warp {
             for l in 0..32 {
                 contiguous &= at[l] == base.wrapping_add((l * total) as u64);
             }
-            if contiguous && block.resolve(base, 32 * total, true).is_ok() {
+            if contiguous && let Ok(offset) = block.resolve(base, 32 * total, true) {
                 for l in 0..32 {
+                    let by = self.access(l as u32, 0, block);
+                    block.note(offset + l * total, total, by)?;
                     for c in 0..count {
                         let word = self.words[registers[c] as usize][l];
                         // SAFETY: `resolve` proved that an allocation holds these 32 · total bytes, and device memory is
@@ -232,8 +256,10 @@ impl Warp {
                 let to = block.shared.write(at, total, by)?;
                 block.shared.bytes[to..to + total].as_mut_ptr()
             } else {
+                let by = self.access(lane, 0, block);
                 block
                     .resolve(at, total, true)
+                    .and_then(|offset| block.note(offset, total, by))
                     .map_err(|e| format!("lane {lane}: {e}"))?;
                 at as *mut u8
             };
@@ -290,7 +316,10 @@ impl Warp {
                 word.copy_from_slice(&new(old).to_le_bytes());
                 old
             } else {
-                block.resolve(at, 4, false)?;
+                let offset = block.resolve(at, 4, false)?;
+                let allocation = (block.hit, block.memory.allocation(block.hit).len);
+                let by = self.access(lane, 0, block);
+                block.written.atomic(allocation, offset, by)?;
                 // SAFETY: `resolve` proved that an allocation holds this word.
                 let old = unsafe { (at as *const u32).read() };
                 // SAFETY: as above, and it may be written as in `store`.

@@ -33,7 +33,7 @@ impl Block<'_> {
             return Ok(());
         };
         let at = |e: String| format!("{}: {e}", place(self.kernel, copy.pc));
-        self.resolve(copy.from, copy.len, false).map_err(at)?;
+        self.read(copy.from, copy.len, copy.by, false).map_err(at)?;
         let to = &mut self.shared.bytes[copy.to..copy.to + copy.len];
         // SAFETY: `resolve` proved that an allocation holds these bytes, and `to` is as long; shared memory is no device
         // memory.
@@ -160,11 +160,11 @@ impl Warp {
                 ));
             }
             let len = bytes as usize;
+            let by = self.access(lane, 0, block);
             block
-                .resolve(from, len, false)
+                .read(from, len, by, false)
                 .map_err(|e| format!("lane {lane}: {e}"))?;
             let at = block.shared.range(to[l], len)?;
-            let by = self.access(lane, 0, block);
             let Some(ordered) = &mut block.shared.ordered else {
                 return Ok(());
             };
@@ -177,6 +177,7 @@ impl Warp {
                 len,
                 barrier,
                 phase: ordered.barriers[barrier].phase,
+                by,
             };
             ordered.begin_copy(copy, by)?;
             let (late, which) = (ordered.late, ordered.copies.len() - 1);

@@ -51,8 +51,9 @@ impl Warp {
             }
             let mut bytes = [0; 16];
             if read > 0 {
+                let by = self.access(lane, 0, block);
                 block
-                    .resolve(from, len, false)
+                    .read(from, len, by, false)
                     .map_err(|e| format!("lane {lane}: {e}"))?;
                 // SAFETY: `resolve` proved that an allocation holds these bytes.
                 unsafe {
