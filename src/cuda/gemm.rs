@@ -17,7 +17,7 @@ const LEVELS_BYTES: usize = 32;
 const SIDE_BYTES: usize = 8;
 /// Warps that multiply in a block for up to 8 rows.
 const PARTS: usize = 8;
-/// Bytes of a row of their terms where other warps add them up: of 32 outputs, and 16 more.
+/// Bytes of a row of terms or sums that other warps take up: of 32 outputs, and 16 more.
 const ROW_BYTES: usize = 144;
 /// Blocks of inputs of a turn for 5 to 8 rows.
 const FEW_TURN: usize = 2;
@@ -247,7 +247,9 @@ impl Plan {
         let tile_bytes = TILE * (LEVELS_BYTES + side_bytes);
         let strip_bytes = Layout::of(format).bytes(way.turn);
         let stage = way.strips * strip_bytes + way.turn * way.tiles * tile_bytes;
-        let bytes = way.ring / way.turn * stage;
+        // Behind the last stage the sums of all rows and outputs lie in its place.
+        let sums = way.strips * way.tiles * TILE * ROW_BYTES;
+        let bytes = (way.ring / way.turn * stage).max(sums);
         let [threads, bytes] = words(OP, [32 * MANY_WARPS, bytes])?;
         let [x, y] = way.blocks(s);
         let mut shape = grid(OP, x, y, threads)?;

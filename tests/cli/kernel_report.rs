@@ -57,6 +57,25 @@ fn sizes_and_times_that_make_no_row_are_told() {
         let told = fails(&mut report(&["--op", op, "--shape", shape]));
         assert!(told.contains("no operation has these sizes"), "{op} {told}");
     }
+    // More numbers than any machine has room for.
+    for (op, shape) in [
+        ("gemm", "20,4294967296,4294967296"),
+        ("conv2d", "4294967296,32,32"),
+        ("attention", "4294967296,4294967296,3,2,8"),
+        (
+            "attention",
+            "1,1,1,4294967296,4294967296,4294967296,4294967296",
+        ),
+        ("nearest", "3,4294967296,4294967296"),
+        ("gate", "4294967296,18446744073709551615"),
+    ] {
+        let told = fails(&mut report(&["--op", op, "--shape", shape]));
+        let wanted = "numbers of this shape: ";
+        assert!(
+            told.contains(wanted) && told.contains("bytes could not be reserved"),
+            "{op} {told}"
+        );
+    }
     for wrong in ["-1", "NaN", "1e40", "soon"] {
         let seconds = format!("--seconds={wrong}");
         let out = report(&[&seconds, "--op", "gate"]).output().unwrap();

@@ -14,6 +14,7 @@ fn kernel(format: Format, rows: usize, n: usize) -> String {
     let name = match format {
         Format::Q8_0 => "q8",
         Format::Q4K => "q4k",
+        Format::Q4G128 => "q4g",
         _ => "q4",
     };
     let rows = match rows {
@@ -32,16 +33,21 @@ fn kernel(format: Format, rows: usize, n: usize) -> String {
     format!("gemm_{name}_{rows}")
 }
 
-/// Blocks of threads that a multiprocessor of compute capability 8.0 holds at once: as many as its shared memory,
-/// threads and registers have room for.
-fn resident(kernel: &str, shared_bytes: u64, threads: u64) -> u64 {
+/// Registers of a kernel's thread, by the assembler's table.
+fn registers(kernel: &str, sm: &str) -> u64 {
     let table = include_str!("../../kernels/ptx/registers.tsv");
     let row = table.lines().find_map(|line| {
         let row: Vec<&str> = line.split('\t').collect();
-        (row[1] == kernel && row[2] == "80").then(|| row[3].parse::<u64>().unwrap())
+        (row[1] == kernel && row[2] == sm).then(|| row[3].parse().unwrap())
     });
+    row.unwrap()
+}
+
+/// Blocks of threads that a multiprocessor of compute capability 8.0 holds at once: as many as its shared memory,
+/// threads and registers have room for.
+fn resident(kernel: &str, shared_bytes: u64, threads: u64) -> u64 {
     // The driver takes a kilobyte of each block's shared memory, and gives registers to a warp in portions of 256.
-    let registers = (row.unwrap() * 32).next_multiple_of(256) * (threads / 32);
+    let registers = (registers(kernel, "80") * 32).next_multiple_of(256) * (threads / 32);
     let shared = (164 << 10) / (shared_bytes + 1024);
     shared.min(2048 / threads).min(65_536 / registers).min(32)
 }
@@ -382,4 +388,37 @@ fn no_kernel_spills() {
         kernels += usize::from(row[0].starts_with("gemm") && row[2] == "80");
     }
     assert_eq!(kernels, 49);
+}
+
+/// Warps that take more registers wait until others of their block have given as many: if those never do, the GPU hangs, and no
+/// interpreter of PTX sees it.
+#[test]
+fn registers_that_warps_take_are_there() {
+    let ptx = include_str!("../../kernels/ptx/wide_90a.ptx");
+    let mut kernels = 0;
+    for text in ptx.split(".visible .entry ").skip(1) {
+        let behind = |what: &str| -> Option<u64> {
+            let number = text.split_once(what)?.1.split([',', ';']).next();
+            number.map(|number| number.trim().parse().unwrap())
+        };
+        let Some(taken) = behind("setmaxnreg.inc.sync.aligned.u32") else {
+            continue;
+        };
+        let left = behind("setmaxnreg.dec.sync.aligned.u32").unwrap();
+        // The name ends with outputs and rows; four warps multiply 64 outputs.
+        let (name, _) = text.split_once('(').unwrap();
+        let outputs = name
+            .rsplit('_')
+            .next()
+            .and_then(|size| size.split('x').next());
+        let multiply = outputs.unwrap().parse::<u64>().unwrap() / 64 * 4;
+        let warps = behind(".maxntid").unwrap() / 32;
+        let wanted = multiply * taken + (warps - multiply) * left;
+        assert!(
+            warps > multiply && wanted <= warps * registers(name, "90a"),
+            "{name}: {wanted}"
+        );
+        kernels += 1;
+    }
+    assert_eq!(kernels, 15);
 }

@@ -108,6 +108,10 @@ fn kernels_of_one_gpu_for_bytes_are_as_near_as_those_for_all() {
 #[test]
 fn kernels_of_one_gpu_for_nibbles_are_as_near_as_those_for_all() {
     kernels_of_one_gpu_are_as_near_as_those_for_all(Format::Q4_0);
+}
+
+#[test]
+fn kernels_of_one_gpu_for_nibbles_in_groups_are_as_near_as_those_for_all() {
     kernels_of_one_gpu_are_as_near_as_those_for_all(Format::Q4G128);
 }
 
@@ -182,13 +186,15 @@ fn kernels_of_one_gpu_end_anywhere(format: Format) {
         assert!(sums.eq(added.iter().copied()), "{kernel}");
         // The kernel that is meant: what lies in its shared memory are stages of so many rows and outputs, and barriers.
         if let Some([.., shared, _]) = gpu::counted(|| drop(of(m))) {
+            // Two blocks of inputs: weights, and scales or what both share.
             let strip = match format {
-                Format::Bf16 => 2048,
-                Format::Q8_0 => 1024 + 64,
-                Format::Q4K => 512 + 256,
-                _ => 512 + 64,
+                Format::Bf16 => 2 * 2048,
+                Format::Q8_0 => 2 * (1024 + 64),
+                Format::Q4K => 2 * (512 + 256),
+                Format::Q4G128 => 2 * 512 + 64,
+                _ => 2 * (512 + 64),
             };
-            let stage = (128 * of_block + outputs / 32 * 2 * strip) as u64;
+            let stage = (128 * of_block + outputs / 32 * strip) as u64;
             let stages = (shared / stage).min(8);
             assert!(stages == (224 * 1024 / stage).min(8), "{kernel}: {shared}");
             assert!(shared - stages * stage <= 256, "{kernel}: {shared}");
@@ -209,6 +215,11 @@ fn kernels_of_one_gpu_for_bytes_end_anywhere() {
 #[test]
 fn kernels_of_one_gpu_for_nibbles_end_anywhere() {
     kernels_of_one_gpu_end_anywhere(Format::Q4_0);
+}
+
+#[test]
+fn kernels_of_one_gpu_for_nibbles_in_groups_end_anywhere() {
+    kernels_of_one_gpu_end_anywhere(Format::Q4G128);
 }
 
 #[test]

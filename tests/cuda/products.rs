@@ -203,12 +203,12 @@ fn infinite_scales_give_what_the_reference_gives() {
     let (n, k) = (40, 512);
     for format in [Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q4G128] {
         let bytes = odd_scales(format, n, k);
-        let mut rows = numbers(41 * k, 2);
+        let mut rows = numbers(64 * k, 2);
         // A block of zeros, one too small for a scale, and a row without numbers.
         rows[k..k + 32].fill(0.0);
         rows[3 * k - 32..3 * k].fill(1e-38);
         rows[8 * k + 5] = f32::NAN;
-        for m in [1, 2, 3, 7, 9, 41] {
+        for m in [1, 2, 3, 7, 9, 20, 41, 64] {
             let s = GemmShape {
                 activations: Activations::A8,
                 ..GemmShape::new(m, n, k)
@@ -230,7 +230,12 @@ fn infinite_scales_give_what_the_reference_gives() {
 fn large_products_have_the_bits_of_small_ones() {
     let device = gpu::device();
     let (n, few) = (1750, 20);
-    for (format, k) in [(Format::Q8_0, 288), (Format::Q4_0, 288), (Format::Q4K, 256)] {
+    for (format, k) in [
+        (Format::Q8_0, 288),
+        (Format::Q4_0, 288),
+        (Format::Q4K, 256),
+        (Format::Q4G128, 384),
+    ] {
         let bytes = odd_scales(format, n, k);
         let rows = numbers(600 * k, 2);
         let of = |m| {
@@ -305,6 +310,11 @@ fn broad_matrices_of_bytes_have_the_bits_of_the_reference() {
 #[test]
 fn broad_matrices_of_nibbles_have_the_bits_of_the_reference() {
     products_with_broad_matrices_have_the_bits_of_the_reference(Format::Q4_0, 544);
+}
+
+#[test]
+fn broad_matrices_of_nibbles_in_groups_have_the_bits_of_the_reference() {
+    products_with_broad_matrices_have_the_bits_of_the_reference(Format::Q4G128, 640);
 }
 
 #[test]

@@ -168,6 +168,7 @@ fn a_row_has_the_same_bits_in_tiles_of_every_size() {
         (Format::Q8_0, 96),
         (Format::Q4_0, 96),
         (Format::Q4K, 256),
+        (Format::Q4G128, 128),
     ] {
         let shape = |m, n| GemmShape {
             activations: Activations::Bf16,
@@ -229,6 +230,12 @@ fn large_products_of_bytes_have_the_bits_of_small_ones() {
 fn large_products_of_nibbles_have_the_bits_of_small_ones() {
     large_products_have_the_bits_of_small_ones(Format::Q4_0, 224, true);
     large_products_have_the_bits_of_small_ones(Format::Q4_0, 32, false);
+}
+
+#[test]
+fn large_products_of_nibbles_in_groups_have_the_bits_of_small_ones() {
+    large_products_have_the_bits_of_small_ones(Format::Q4G128, 256, true);
+    large_products_have_the_bits_of_small_ones(Format::Q4G128, 128, false);
 }
 
 #[test]

@@ -7,7 +7,6 @@ mod rows;
 use std::rc::Rc;
 
 use clap::ValueEnum;
-use maquette::Result;
 use maquette::cpu::Roof;
 use maquette::ops::attention::{AppendShape, AttentionShape, KvFormat};
 use maquette::ops::conv::ConvShape;
@@ -15,6 +14,7 @@ use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::norm::{GroupNormShape, NormShape};
 use maquette::ops::{Backend, Element};
 use maquette::quant::{Format, QuantMatrix};
+use maquette::{Error, Result};
 
 /// A shape, its operations, and one call of it.
 pub type Case<'a> = (String, Roof, f64, Box<dyn FnMut(usize) -> Result<()> + 'a>);
@@ -97,6 +97,31 @@ impl Op {
         sizes.contains(&shape.len()) && each.all(|(at, &size)| size > 0 || at == 5)
     }
 
+    /// Fails where the machine has no room for the numbers of a shape, which are made in its memory for every device.
+    fn fits(self, shape: &[usize]) -> Result<()> {
+        let of = |sizes: &[usize]| sizes.iter().map(|&size| size as f64).product::<f64>();
+        let floats = match (self, shape) {
+            (Self::Gemm, &[m, n, k]) => of(&[m, k]) + of(&[m, n]) + of(&[n, k]),
+            (Self::Conv2d, &[size, c_in, c_out]) => {
+                of(&[size, size, c_in]) + of(&[size, size, c_out]) + of(&[9, c_in, c_out])
+            }
+            (Self::Attention, &[sequences, queries, keys, heads, d, ref more @ ..]) => {
+                let kv_heads = more.get(1).copied().unwrap_or(heads);
+                let shared = more
+                    .first()
+                    .map_or(0.0, |&prefix| of(&[prefix, kv_heads, d]));
+                of(&[sequences, queries, heads, d]) + of(&[sequences, keys, kv_heads, d]) + shared
+            }
+            (Self::Nearest, &[n, width, entries]) => of(&[n, width]) + of(&[entries, width]),
+            _ => of(shape),
+        };
+        // What is too large for an integer becomes its largest.
+        let bytes = (4.0 * floats) as usize;
+        let what = "numbers of this shape";
+        let room = Vec::<u8>::new().try_reserve_exact(bytes);
+        room.map_err(|_| Error::OutOfMemory { what, bytes })
+    }
+
     /// The cases of a shape, in every format or (products) one; `cold` MiB of weights are rotated through. None of a shape of
     /// another kind.
     ///
@@ -112,6 +137,7 @@ impl Op {
         if !self.takes(shape) {
             return Ok(Vec::new());
         }
+        self.fits(shape)?;
         match self {
             Self::Gemm => gemm(device, cold, shape, only),
             Self::Conv2d => conv2d(device, cold, shape),

@@ -9,7 +9,7 @@ use crate::Result;
 
 /// One who reads or writes: a thread, several threads of a warp, or several warps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Who {
+pub(crate) enum Who {
     Nobody,
     Thread(u16),
     Warp(u16),
@@ -19,7 +19,7 @@ enum Who {
 }
 
 /// When: barriers of the block and of the warp that lie behind.
-type When = (u32, u32);
+pub(crate) type When = (u32, u32);
 
 #[derive(Debug, Clone, Copy)]
 struct Word {
@@ -136,13 +136,8 @@ impl Access {
         }
     }
 
-    /// Whether what a thread of the same block did at `when` may collide with this access.
-    pub(crate) fn races_with(self, thread: u16, when: When) -> bool {
-        self.collides(Who::Thread(thread), when)
-    }
-
-    /// Whether what `who` did at `when` may collide with this access.
-    fn collides(self, who: Who, when: When) -> bool {
+    /// Whether what `who` of the same block did at `when` may collide with this access.
+    pub(crate) fn collides(self, who: Who, when: When) -> bool {
         if when.0 != self.now.0 {
             return false;
         }

@@ -33,11 +33,22 @@ fn threads_of_a_block_meet_at_its_barriers() {
             .replace("bar.warp.sync -1;", ""),
         32,
     );
-    // Nobody may write what others have read, which is seen in one of the orders.
+    // Nobody may write what others have read: another warp, or lanes of the same one.
     races(
         &format!("{LOAD} add.s64 %rd8, %rd5, 128; st.global.u32 [%rd8], %r2; {REVERSED}"),
         64,
     );
+    let after = "sub.s32 %r4, 31, %r1;
+        mul.wide.u32 %rd8, %r4, 4;
+        add.s64 %rd8, %rd5, %rd8;
+        ld.global.u32 %r3, [%rd8];
+        bar.warp.sync -1;
+        st.global.u32 [%rd2], %r1;
+        st.global.u32 [%rd1], %r3;";
+    assert!(run(after, &numbers(32)).is_ok());
+    let after = after.replace("bar.warp.sync -1;", "");
+    races(&after, 32);
+    races(&after.replace("[%rd8];", "[%rd5];"), 32);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{Block, Warp, put};
 use crate::Result;
 use crate::program::{Atomic, Inst, Op, Space, Type};
 use crate::shared::Access;
+use crate::written::{Place, Reading};
 
 /// A generic address with this bit lies in shared memory.
 pub(super) const SHARED_TAG: u64 = 1 << 62;
@@ -37,18 +38,17 @@ impl Block<'_> {
         Ok(offset)
     }
 
-    /// Checks a thread's read of device memory; `only`: by an instruction for what the launch never writes.
+    /// The allocation that was resolved last.
     #[inline(always)]
-    pub(super) fn read(&mut self, at: u64, len: usize, by: Access, only: bool) -> Result<()> {
-        let offset = self.resolve(at, len, false)?;
-        self.written.read(self.hit, offset, len, by, only)
+    fn found(&self) -> Place {
+        (self.hit, self.memory.allocation(self.hit).len)
     }
 
-    /// Notes a thread's write of the allocation that was resolved.
+    /// Checks a thread's read of device memory.
     #[inline(always)]
-    fn note(&mut self, offset: usize, len: usize, by: Access) -> Result<()> {
-        let allocation = (self.hit, self.memory.allocation(self.hit).len);
-        self.written.write(allocation, offset, len, by)
+    pub(super) fn read(&mut self, at: u64, len: usize, of: (Access, Reading)) -> Result<()> {
+        let offset = self.resolve(at, len, false)?;
+        self.written.read(self.found(), offset, len, of)
     }
 }
 
@@ -109,19 +109,23 @@ impl Warp {
         let base = at[first as usize];
         // Floats side by side, all lanes: one check, one copy.
         let long = i.b == 1;
-        let only = space == Space::Constant;
-        if m == u32::MAX && each == 4 && !long && (only || space == Space::Global) {
+        let how = match space {
+            Space::Constant => Reading::Constant,
+            _ => Reading::Plain,
+        };
+        let global = matches!(space, Space::Constant | Space::Global);
+        if m == u32::MAX && each == 4 && !long && global {
             let mut contiguous = true;
             for l in 0..32 {
                 contiguous &= at[l] == base.wrapping_add((l * total) as u64);
             }
             if contiguous && base.is_multiple_of(total as u64) {
                 let offset = block.resolve(base, 32 * total, false)?;
-                if block.written.knows(block.hit) {
-                    for lane in 0..32 {
-                        let (at, by) = (offset + lane * total, self.access(lane as u32, 0, block));
-                        block.written.read(block.hit, at, total, by, only)?;
-                    }
+                let found = block.found();
+                for lane in 0..32 {
+                    let by = self.access(lane as u32, 0, block);
+                    let at = offset + lane * total;
+                    block.written.read(found, at, total, (by, how))?;
                 }
                 for l in 0..32 {
                     for c in 0..count {
@@ -160,7 +164,7 @@ impl Warp {
             } else {
                 let by = self.access(lane, if same && all { m } else { 0 }, block);
                 block
-                    .read(at, total, by, only)
+                    .read(at, total, (by, how))
                     .map_err(|e| format!("lane {lane}: {e}"))?;
                 at as *const u8
             };
@@ -225,9 +229,10 @@ impl Warp {
                 contiguous &= at[l] == base.wrapping_add((l * total) as u64);
             }
             if contiguous && let Ok(offset) = block.resolve(base, 32 * total, true) {
+                let found = block.found();
                 for l in 0..32 {
                     let by = self.access(l as u32, 0, block);
-                    block.note(offset + l * total, total, by)?;
+                    block.written.write(found, offset + l * total, total, by)?;
                     for c in 0..count {
                         let word = self.words[registers[c] as usize][l];
                         // SAFETY: `resolve` proved that an allocation holds these 32 · total bytes, and device memory is
@@ -259,7 +264,7 @@ impl Warp {
                 let by = self.access(lane, 0, block);
                 block
                     .resolve(at, total, true)
-                    .and_then(|offset| block.note(offset, total, by))
+                    .and_then(|offset| block.written.write(block.found(), offset, total, by))
                     .map_err(|e| format!("lane {lane}: {e}"))?;
                 at as *mut u8
             };
@@ -317,9 +322,8 @@ impl Warp {
                 old
             } else {
                 let offset = block.resolve(at, 4, false)?;
-                let allocation = (block.hit, block.memory.allocation(block.hit).len);
                 let by = self.access(lane, 0, block);
-                block.written.atomic(allocation, offset, by)?;
+                block.written.atomic(block.found(), offset, by)?;
                 // SAFETY: `resolve` proved that an allocation holds this word.
                 let old = unsafe { (at as *const u32).read() };
                 // SAFETY: as above, and it may be written as in `store`.

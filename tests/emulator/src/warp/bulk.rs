@@ -4,6 +4,7 @@ use super::{Asked, Block, Warp, place};
 use crate::Result;
 use crate::program::Hopper;
 use crate::shared::BulkCopy;
+use crate::written::Reading;
 
 /// Where a bulk copy's ends lie, and of how many bytes it is.
 const PIECE: u64 = 16;
@@ -33,7 +34,8 @@ impl Block<'_> {
             return Ok(());
         };
         let at = |e: String| format!("{}: {e}", place(self.kernel, copy.pc));
-        self.read(copy.from, copy.len, copy.by, false).map_err(at)?;
+        self.read(copy.from, copy.len, (copy.by, Reading::Copy))
+            .map_err(at)?;
         let to = &mut self.shared.bytes[copy.to..copy.to + copy.len];
         // SAFETY: `resolve` proved that an allocation holds these bytes, and `to` is as long; shared memory is no device
         // memory.
@@ -162,7 +164,7 @@ impl Warp {
             let len = bytes as usize;
             let by = self.access(lane, 0, block);
             block
-                .read(from, len, by, false)
+                .read(from, len, (by, Reading::Copy))
                 .map_err(|e| format!("lane {lane}: {e}"))?;
             let at = block.shared.range(to[l], len)?;
             let Some(ordered) = &mut block.shared.ordered else {

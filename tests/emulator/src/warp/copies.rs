@@ -4,6 +4,7 @@ use super::{Block, Warp};
 use crate::Result;
 use crate::decode::NONE;
 use crate::program::{Inst, Space};
+use crate::written::Reading;
 
 /// A copy on its way.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +54,7 @@ impl Warp {
             if read > 0 {
                 let by = self.access(lane, 0, block);
                 block
-                    .read(from, len, by, false)
+                    .read(from, len, (by, Reading::Copy))
                     .map_err(|e| format!("lane {lane}: {e}"))?;
                 // SAFETY: `resolve` proved that an allocation holds these bytes.
                 unsafe {
