@@ -49,10 +49,9 @@ extern "C" __global__ void __launch_bounds__(256) head_norm_dx(
     const f32* __restrict__ weight,  // [head_dim]
     u32 rows, u32 heads, u32 head_dim, u32 stride, u32 offset, f32 eps)
 {
-    const u64 own = own_row(), all = (u64)rows * heads, head = min(own, all - 1);
-    const u64 at = head / heads * stride + offset + head % heads * head_dim;
-    // Lanes without a head of their own read nothing: the last one is being written.
-    const u32 width = own < all ? head_dim : 0;
+    const u64 head = own_row(), at = head / heads * stride + offset + head % heads * head_dim;
+    // Lanes without a head touch nothing: another's would be written meanwhile.
+    const u32 width = head < (u64)rows * heads ? head_dim : 0;
     const Terms terms(x + at, weight, d + at, width, eps, 1);
     for (u32 i = threadIdx.x % 16; i < width; i += 16)
         d[at + i] = terms.dx(x[at + i], weight[i], d[at + i]);

@@ -25,7 +25,7 @@ DEVICE void copy_turn(u32 to, const Product& s, u64 at, u32 left, u32 lane)
         W_BYTES = Sizes<W>::W_BYTES,
         SCALE_BYTES = Sizes<W>::SCALE_BYTES,
         PIECES = SCALE_BYTES / 16,
-        COUNT = Sizes<W>::scales(TURN) / 16
+        COUNT = Sizes<W>::template scales<TURN>() / 16
     };
     const u8 *const w = s.w + at * W_BYTES + lane * 16, *const scales = s.scales + at / W::SHARE * SCALE_BYTES + lane * 16;
 #pragma unroll
@@ -52,7 +52,7 @@ template <class W, u32 ROWS, u32 TURN, u32 PARTS, u32 STAGES> DEVICE void one(co
         ROW = 36,
         W_BYTES = Sizes<W>::W_BYTES,
         SCALE_BYTES = Sizes<W>::SCALE_BYTES,
-        STAGE = TURN * W_BYTES + Sizes<W>::scales(TURN),
+        STAGE = TURN * W_BYTES + Sizes<W>::template scales<TURN>(),
         SPREAD = sizeof(Stored) / 4 + (sizeof(Stored) < 4),
         EVERY = sizeof(Stored) < 4 || ROWS == 1 ? 2 : 1
     };
@@ -163,7 +163,7 @@ template <class W, u32 TURN, u32 STAGES> DEVICE void few(const Product& s)
     extern __shared__ __align__(16) u8 memory[];
     const u32 m = s.m, lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const u32 blocks = s.k / 32, strip = blockIdx.y;
-    const u32 levels_at = TURN * W_BYTES + Sizes<W>::scales(TURN), scales_at = levels_at + TURN * m * 32;
+    const u32 levels_at = TURN * W_BYTES + Sizes<W>::template scales<TURN>(), scales_at = levels_at + TURN * m * 32;
     const u32 turned_at = scales_at + TURN * m * 4, stage_bytes = levels_at + TURN * m * 40;
     f32* const all_terms = (f32*)memory;
     u8* const ring = memory + 2 * ROUND * TERMS * 4 + warp * STAGES * stage_bytes;

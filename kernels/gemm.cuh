@@ -107,11 +107,14 @@ struct Q4K : Nibbles<PlainUnpack> {
     static DEVICE i32 level(const u8* w, u32 i) { return w[i % 16] >> (i / 16 * 4) & 15; }
 };
 
-// Of a strip: bytes of a block's weights, of scales that belong together, and of the scales of so many blocks, which begin
-// where a scale does or lie within one.
+// Of a strip: bytes of a block's weights, of scales that belong together, and of the scales of so many blocks.
 template <class W> struct Sizes {
     enum : u32 { W_BYTES = W::PIECES * 512, SCALE_BYTES = 32 * sizeof(typename W::Stored) };
-    static DEVICE constexpr u32 scales(u32 blocks) { return (blocks + W::SHARE - 1) / W::SHARE * SCALE_BYTES; }
+    template <u32 BLOCKS> static DEVICE constexpr u32 scales()
+    {
+        static_assert(BLOCKS % W::SHARE == 0 || W::SHARE % BLOCKS == 0, "blocks begin where a scale does, or lie within one");
+        return (BLOCKS + W::SHARE - 1) / W::SHARE * SCALE_BYTES;
+    }
 };
 
 // The parameters of a product.

@@ -38,7 +38,7 @@ template <class W, u32 STRIPS_OF, u32 T, u32 TURN, u32 RING> DEVICE void many(co
         TILES_OF = GROUPS * T,
         W_BYTES = Sizes<W>::W_BYTES,
         SCALE_BYTES = Sizes<W>::SCALE_BYTES,
-        SCALES = Sizes<W>::scales(TURN),
+        SCALES = Sizes<W>::template scales<TURN>(),
         SCALES_AT = STRIPS_OF * TURN * W_BYTES,
         LEVELS_AT = SCALES_AT + STRIPS_OF * SCALES,
         TIMES_AT = LEVELS_AT + TILES_OF * TURN * 256,
@@ -191,7 +191,7 @@ template <class W> DEVICE void large(const Product& s)
         TURN = 2,
         W_BYTES = Sizes<W>::W_BYTES,
         SCALE_BYTES = Sizes<W>::SCALE_BYTES,
-        SCALES = Sizes<W>::scales(TURN),
+        SCALES = Sizes<W>::template scales<TURN>(),
         SCALES_OF = SCALES / SCALE_BYTES,
         SCALES_AT = STRIPS * TURN * W_BYTES,
         LEVELS_AT = SCALES_AT + STRIPS * SCALES,
@@ -265,7 +265,8 @@ template <class W> DEVICE void large(const Product& s)
             f32 scale[4], start[4], offset[4];
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
-                const Stored side = ((const Stored*)(from + SCALES_AT + (warp * SCALES_OF + b / W::SHARE) * SCALE_BYTES))[g + 8 * i];
+                const u8* const scales_of = from + SCALES_AT + (warp * SCALES_OF + b / W::SHARE) * SCALE_BYTES;
+                const Stored side = ((const Stored*)scales_of)[g + 8 * i];
                 scale[i] = W::scale(side);
                 start[i] = scale[i] * -MAGIC;
                 offset[i] = W::offset(side);

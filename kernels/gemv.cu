@@ -12,7 +12,8 @@
 // sums of 8 warps are added in the order of the inputs. That order does not know the other rows, so a row's bits do not
 // depend on its batch, and they are those of ops::gemm.
 //
-// Bound: the weights, read once for every R rows: 4, 2, 1.06, 0.56, 0.52 (Q4_G128) or 0.75 (Q4_K) bytes each. Compute capability 8.0.
+// Bound: the weights, read once for every R rows: 4, 2, 1.06, 0.56, 0.52 (Q4_G128) or 0.75 (Q4_K) bytes each. Compute
+// capability 8.0.
 #include "weights.cuh"
 
 #define WARPS 8

@@ -183,10 +183,10 @@ extern "C" __global__ void __launch_bounds__(256) head_norm(
     const f32* __restrict__ bias,    // [head_dim]
     u32 rows, u32 heads, u32 head_dim, u32 stride, u32 offset, f32 eps)
 {
-    const u64 own = own_row(), all = (u64)rows * heads, head = min(own, all - 1);
+    const u64 head = own_row();
     f32* at = x + head / heads * stride + offset + head % heads * head_dim;
-    // Lanes without a head of their own read nothing: the last one is being written.
-    const u32 width = own < all ? head_dim : 0;
+    // Lanes without a head touch nothing: another's would be written meanwhile.
+    const u32 width = head < (u64)rows * heads ? head_dim : 0;
     const f32 mean = lane_sum(width, [=](u32 i) { return at[i]; }) / (f32)head_dim;
     const f32 variance = lane_sum(width, [=](u32 i) { return (at[i] - mean) * (at[i] - mean); }) / (f32)head_dim;
     const f32 scale = scale_of(variance, eps);

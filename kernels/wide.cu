@@ -51,6 +51,7 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
         A_AT = X_AT + X_SLOTS * X_SLOT,
         A_SLOT = STRIPS * TURN * 2048
     };
+    static_assert(W::SHARE % TURN == 0 || TURN % W::SHARE == 0, "a stage begins where a scale does, or lies within one");
     extern __shared__ __align__(16) u8 memory[];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const u32 blocks = (k + 31) / 32, stages = (blocks + TURN - 1) / TURN;
@@ -94,7 +95,8 @@ DEVICE void wide(f32* y, const u8* halves, const u8* w, const u8* scales, const 
             uint4* const to = (uint4*)(memory + A_AT + stage % 2 * A_SLOT) + warp * TURN * 128 + lane;
 #pragma unroll
             for (u32 b = 0; b < TURN; b++) {
-                const typename W::Scale* const scale = (const typename W::Scale*)(own + TURN * W_BYTES + b / W::SHARE * SCALES);
+                const u8* const scales_of = own + TURN * W_BYTES + b / W::SHARE * SCALES;
+                const typename W::Scale* const scale = (const typename W::Scale*)scales_of;
 #pragma unroll
                 for (u32 h = 0; h < 2; h++) {
                     const u32 row = h * 16 + g;

@@ -213,6 +213,7 @@ DEVICE void copy_run(u32 to, const void* from, u32 bytes, u32 barrier)
 
 // What a block of ROWS rows and of 64 outputs for each of GROUPS warpgroups takes.
 template <class W, u32 GROUPS, u32 ROWS> struct Sizes {
+    static_assert(W::SHARE % TURN == 0 || TURN % W::SHARE == 0, "a stage begins where a scale does, or lies within one");
     enum : u32 {
         PACKED = W::SCALE_BYTES > 0,
         WARPS = 4 * GROUPS,

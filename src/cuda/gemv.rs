@@ -68,7 +68,7 @@ const fn kernels(format: Format) -> [&'static str; 4] {
 }
 
 /// How a format's blocks of 32 inputs lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     /// Loads of 16 bytes that an output's block takes.
     pieces: usize,
@@ -108,7 +108,7 @@ impl Matrix {
         let layout = Layout::of(format);
         let blocks = product("matrix", &[n.div_ceil(STRIP), k.div_ceil(STRIP), STRIP])?;
         let bytes = product("matrix", &[blocks, layout.pieces, PIECE_BYTES])?;
-        // An input's group is whole: see `Format::bytes`.
+        // Blocks that share a scale are all there: see `Format::bytes`.
         let scales = product("matrix", &[blocks / layout.share, layout.scale])?.max(2);
         let (data, weights) = device.hold((Kind::Matrices, "matrix"), bytes)?;
         let (scales, sides) = device.hold((Kind::Matrices, "matrix"), scales)?;

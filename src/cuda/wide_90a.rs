@@ -222,18 +222,18 @@ mod tests {
 
     #[test]
     fn every_size_fits_into_what_a_gpu_has() {
-        let formats = [
-            Format::Bf16,
-            Format::Q8_0,
-            Format::Q4_0,
-            Format::Q4G128,
-            Format::Q4K,
-        ];
-        for (format, weights) in formats.into_iter().zip([4096, 2048, 1024, 1024, 1024]) {
+        // Bytes of a strip in a stage: two blocks of 32 inputs.
+        for (format, strip) in [
+            (Format::Bf16, 2 * 2048),
+            (Format::Q8_0, 2 * (1024 + 64)),
+            (Format::Q4_0, 2 * (512 + 64)),
+            (Format::Q4G128, 2 * 512 + 64),
+            (Format::Q4K, 2 * (512 + 256)),
+        ] {
             let layout = Layout::of(format);
             for size in SIZES {
                 let bytes = size.shared_bytes(layout);
-                let stage = size.rows / TILE * TILE_BYTES + size.outputs / STRIP * weights;
+                let stage = size.rows / TILE * TILE_BYTES + size.outputs / STRIP * strip;
                 assert!(
                     bytes <= HOPPER_BYTES as usize && bytes >= 2 * stage,
                     "{size:?}"

@@ -68,6 +68,7 @@ fn sizes_and_times_that_make_no_row_are_told() {
         ),
         ("nearest", "3,4294967296,4294967296"),
         ("gate", "4294967296,18446744073709551615"),
+        ("sample", "1048576,16777216"),
     ] {
         let told = fails(&mut report(&["--op", op, "--shape", shape]));
         let wanted = "numbers of this shape: ";

@@ -1,5 +1,6 @@
 //! Products: the bits of the reference in every format, at any number of rows.
 
+use maquette::cuda::Device;
 use maquette::ops::gemm::{Activations, GemmShape};
 use maquette::ops::{Backend, Reference};
 use maquette::quant::{Format, QuantMatrix};
@@ -263,42 +264,76 @@ fn large_products_have_the_bits_of_small_ones() {
     }
 }
 
-/// A matrix with more strips than a large GPU has multiprocessors: a block takes two of them. More blocks of inputs than its
-/// ring holds, and one more.
-fn products_with_broad_matrices_have_the_bits_of_the_reference(format: Format, k: usize) {
-    let (n, device) = (4290, gpu::device());
-    let (before, biases) = (numbers(64 * n, 3), numbers(n, 4));
+/// Products with a matrix some of whose scales, and rows some of whose numbers, are no ordinary ones: each so many rows, with a
+/// bias or not, added to what is there or not.
+fn odd_products_have_the_bits_of_the_reference(
+    device: &Device,
+    format: Format,
+    [n, k]: [usize; 2],
+    cases: impl Iterator<Item = (usize, (bool, bool))> + Clone,
+) {
+    let most = cases.clone().map(|(m, _)| m).max().unwrap();
+    let (before, biases) = (numbers(most * n, 3), numbers(n, 4));
     let bytes = odd_scales(format, n, k);
-    let mut rows = numbers(64 * k, 2);
+    let mut rows = numbers(most * k, 2);
     rows[k..k + 32].fill(0.0);
     // Too small for a scale, where weights have an infinite one.
     rows[4 * k..4 * k + 32].fill(1e-36);
     rows[8 * k + 5] = f32::NAN;
-    let all = GemmShape {
+    let shape = |m, accumulate| GemmShape {
         activations: Activations::A8,
-        ..GemmShape::new(64, n, k)
+        accumulate,
+        ..GemmShape::new(m, n, k)
     };
     let w = QuantMatrix::from_bytes(format, n, k, &bytes).unwrap();
-    let sums = multiply(&Reference, all, &w, &rows, false);
-    // Of 3, 5 and 8 tiles each the fewest rows, all, and some between; what follows the sum is compiled once for each.
-    for all in [[16, 17, 22, 24], [32, 34, 37, 40], [48, 57, 63, 64]] {
-        let kinds = [(false, false), (true, false), (false, true), (true, true)];
-        for (m, (bias, accumulate)) in all.into_iter().zip(kinds) {
-            let s = GemmShape {
-                activations: Activations::A8,
-                accumulate,
-                ..GemmShape::new(m, n, k)
-            };
-            let want = (0..m * n).map(|at| {
-                let sum = sums[at] + if bias { biases[at % n] } else { 0.0 };
-                bits(if accumulate { before[at] + sum } else { sum })
-            });
-            let got = odd_product(&device, s, format, &bytes, &rows, bias);
-            assert!(
-                got.into_iter().eq(want),
-                "{format:?}, {s:?}, a bias: {bias}"
-            );
-        }
+    let sums = multiply(&Reference, shape(most, false), &w, &rows, false);
+    for (m, (bias, accumulate)) in cases {
+        let s = shape(m, accumulate);
+        let want = (0..m * n).map(|at| {
+            let sum = sums[at] + if bias { biases[at % n] } else { 0.0 };
+            bits(if accumulate { before[at] + sum } else { sum })
+        });
+        let got = odd_product(device, s, format, &bytes, &rows, bias);
+        assert!(
+            got.into_iter().eq(want),
+            "{format:?}, {s:?}, a bias: {bias}"
+        );
+    }
+}
+
+/// What follows the sum is compiled once for each of these: a bias, and adding to what is there.
+const KINDS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
+
+/// Each of some numbers of rows with each of [`KINDS`].
+fn each(rows: &[usize]) -> impl Iterator<Item = (usize, (bool, bool))> + Clone {
+    rows.iter()
+        .flat_map(|&m| KINDS.iter().map(move |&kind| (m, kind)))
+}
+
+/// A matrix with more strips than a large GPU has multiprocessors: a block takes two of them. More blocks of inputs than its
+/// ring holds, and one more.
+fn products_with_broad_matrices_have_the_bits_of_the_reference(format: Format, k: usize) {
+    let (n, device) = (4290, gpu::device());
+    // Of 3, 5 and 8 tiles each the fewest rows, all, and some between.
+    let all = [[16, 17, 22, 24], [32, 34, 37, 40], [48, 57, 63, 64]];
+    let cases = all.into_iter().flat_map(|rows| rows.into_iter().zip(KINDS));
+    odd_products_have_the_bits_of_the_reference(&device, format, [n, k], cases);
+    // Two blocks along the rows, the second with fewer.
+    let few = [n, format.block()];
+    odd_products_have_the_bits_of_the_reference(&device, format, few, each(&[24, 39, 71]));
+}
+
+/// A GPU with one multiprocessor has the kernel for many rows from 65 on.
+#[test]
+fn large_products_end_anywhere() {
+    let device = gpu::device_of(1);
+    for format in [Format::Q8_0, Format::Q4_0, Format::Q4K, Format::Q4G128] {
+        let k = format.block() * 5;
+        gpu::each_order(|| {
+            let cases = [66, 93, 113, 128].into_iter().zip(KINDS);
+            odd_products_have_the_bits_of_the_reference(&device, format, [131, k], cases);
+            odd_products_have_the_bits_of_the_reference(&device, format, [102, k], each(&[93]));
+        });
     }
 }
 

@@ -97,11 +97,17 @@ impl Op {
         sizes.contains(&shape.len()) && each.all(|(at, &size)| size > 0 || at == 5)
     }
 
-    /// Fails where the machine has no room for the numbers of a shape, which are made in its memory for every device.
-    fn fits(self, shape: &[usize]) -> Result<()> {
+    /// Fails where the machine certainly has no room for a shape: all numbers are made in its memory first.
+    fn fits(self, shape: &[usize], only: Option<Format>) -> Result<()> {
         let of = |sizes: &[usize]| sizes.iter().map(|&size| size as f64).product::<f64>();
         let floats = match (self, shape) {
-            (Self::Gemm, &[m, n, k]) => of(&[m, k]) + of(&[m, n]) + of(&[n, k]),
+            (Self::Gemm, &[m, n, k]) => {
+                let bits = only.map_or(32.0, |format| {
+                    format.bytes(1, format.block()).map_or(0, |b| 8 * b) as f64
+                        / format.block() as f64
+                });
+                of(&[m, k]) + of(&[m, n]) + of(&[n, k]) * bits / 32.0
+            }
             (Self::Conv2d, &[size, c_in, c_out]) => {
                 of(&[size, size, c_in]) + of(&[size, size, c_out]) + of(&[9, c_in, c_out])
             }
@@ -110,10 +116,12 @@ impl Op {
                 let shared = more
                     .first()
                     .map_or(0.0, |&prefix| of(&[prefix, kv_heads, d]));
-                of(&[sequences, queries, heads, d]) + of(&[sequences, keys, kv_heads, d]) + shared
+                let rows = of(&[sequences, keys, kv_heads, d]) + shared;
+                2.0 * (of(&[sequences, queries, heads, d]) + rows)
             }
             (Self::Nearest, &[n, width, entries]) => of(&[n, width]) + of(&[entries, width]),
-            _ => of(shape),
+            (Self::RotaryAppend | Self::Sample | Self::MaskedStep, _) => 3.0 * of(shape),
+            _ => 2.0 * of(shape),
         };
         // What is too large for an integer becomes its largest.
         let bytes = (4.0 * floats) as usize;
@@ -137,7 +145,7 @@ impl Op {
         if !self.takes(shape) {
             return Ok(Vec::new());
         }
-        self.fits(shape)?;
+        self.fits(shape, only)?;
         match self {
             Self::Gemm => gemm(device, cold, shape, only),
             Self::Conv2d => conv2d(device, cold, shape),

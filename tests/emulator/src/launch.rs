@@ -88,7 +88,7 @@ pub fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch) -> Result<Count
             (n / (gx * gy)) as u32,
         ];
         block.shared.reset();
-        block.written.block += 1;
+        block.written.block = u32::try_from(n + 1).map_err(|e| e.to_string())?;
         (block.epoch, block.any) = (0, false);
         for warp in &mut warps {
             warp.begin(kernel, launch.block, launch.grid, at);

@@ -2,10 +2,10 @@
 //! interpreter of PTX behind them.
 //!
 //! Beside results it checks what a GPU would pass over in silence: every access against the live allocations and its
-//! alignment, memory that was never written, threads that race in shared memory or in device memory, barriers that not all threads reach,
-//! lanes that never come to a shuffle. A block's warps and a grid's blocks run in ascending or in descending order; what
-//! happens beside the instructions (copies and products of compute capability 9.0) happens late in the one and early in
-//! the other.
+//! alignment, memory that was never written, threads that race in shared memory or in device memory, barriers that not
+//! all threads reach, lanes that never come to a shuffle. A block's warps and a grid's blocks run in ascending or in
+//! descending order; what happens beside the instructions (copies and products of compute capability 9.0) happens late
+//! in the one and early in the other.
 #![expect(
     clippy::needless_range_loop,
     reason = "a lane is an index into several registers"

@@ -118,7 +118,7 @@ pub(crate) enum Cmp {
 pub(crate) enum Space {
     Global,
     /// Device memory that the launch never writes.
-    Constant,
+    ReadOnly,
     Shared,
     Generic,
 }

@@ -1,19 +1,24 @@
 //! Who wrote and who read each word of device memory during a launch: what several threads touch, one of them writing, needs a
-//! barrier of theirs between.
+//! barrier of theirs between. Nothing else brings threads together here: no flags, no barriers that count.
+//!
+//! Writes are noted, and reads of whole words by instructions that may read what a launch writes; the others are compared with
+//! the writes before them.
 
 use crate::Result;
 use crate::shared::{Access, Who};
 
-/// Somebody's access: the block (from 1 on; 0 is nobody), a thread of it, whether it stands for more, and when it was. Packed
-/// into a number, of which the system has zeros at no cost.
+/// Somebody's access: the block (from 1 on; 0 is nobody), a thread of it, what that stands for, and when it was. Packed into a
+/// number, of which zeros are quickly made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark(u128);
 
-/// What a mark's thread stands for: itself, itself in an atomic operation, lanes of its warp, threads of several warps.
+/// What a mark's thread stands for: itself, itself in an atomic operation, lanes of its warp, threads of several warps, several
+/// threads in atomic operations.
 const ALONE: u8 = 0;
 const ATOMIC: u8 = 1;
 const LANES: u8 = 2;
 const MANY: u8 = 3;
+const ATOMICS: u8 = 4;
 
 #[expect(
     clippy::cast_possible_truncation,
@@ -41,17 +46,21 @@ impl Mark {
         ((self.0 >> 64) as u32, (self.0 >> 96) as u32)
     }
 
+    const fn is_atomic(self) -> bool {
+        matches!(self.kind(), ATOMIC | ATOMICS)
+    }
+
     fn collides(self, block: u32, by: Access) -> bool {
         let who = match self.kind() {
             LANES => Who::Warp(self.thread() / 32),
-            MANY => Who::Many,
+            MANY | ATOMICS => Who::Many,
             _ => Who::Thread(self.thread()),
         };
         self.0 != 0 && (self.block() != block || by.collides(who, self.when()))
     }
 
     /// What stands for this and for a read that follows.
-    fn and(self, block: u32, by: Access) -> Self {
+    fn and_read(self, block: u32, by: Access) -> Self {
         let alone = Self::new(block, by, if by.all { LANES } else { ALONE });
         if self == alone || self.block() != block || self.when().0 != by.now.0 {
             return alone;
@@ -65,40 +74,59 @@ impl Mark {
             false => alone,
         }
     }
+
+    fn name(self) -> String {
+        let (block, thread) = (self.block() - 1, self.thread());
+        match self.kind() {
+            LANES => format!("warp {} of block number {block}", thread / 32),
+            MANY => format!("several warps of block number {block}"),
+            _ => format!("thread {thread} of block number {block}"),
+        }
+    }
 }
 
-/// The marks of an allocation.
+/// The marks of an allocation; each list is empty before its first.
 #[derive(Debug)]
 struct Marks {
-    /// Its place among all allocations.
-    index: usize,
+    /// Its place among all allocations, and its length.
+    place: Place,
+    /// Who wrote a word, and parts of one.
     words: Vec<u128>,
-    /// Of each byte, for writes of parts of words; nothing before the first.
     parts: Vec<u128>,
-    /// Those who read a whole word.
+    /// Who read a word.
     readers: Vec<u128>,
 }
 
 impl Marks {
     /// The marks of those who wrote what an access meets.
     fn writers(&self, at: usize, len: usize) -> impl Iterator<Item = Mark> {
-        let words = &self.words[at / 4..(at + len).div_ceil(4)];
-        let parts = self.parts.get(at..at + len).unwrap_or_default();
-        words.iter().chain(parts).map(|&mark| Mark(mark))
+        let words = self.words.get(at / 4..(at + len).div_ceil(4));
+        let parts = self.parts.get(at..at + len);
+        let both = words.into_iter().chain(parts).flatten();
+        both.map(|&mark| Mark(mark))
     }
 
+    /// The marks of those who read words of it.
     fn readers(&self, at: usize, len: usize) -> impl Iterator<Item = Mark> {
         let of = self.readers.get(at / 4..(at + len).div_ceil(4));
         of.unwrap_or_default().iter().map(|&mark| Mark(mark))
     }
 
-    fn put(&mut self, at: usize, len: usize, mark: Mark) {
+    /// The marks of whole words.
+    fn words_of(list: &mut Vec<u128>, place: Place, at: usize, len: usize) -> &mut [u128] {
+        if list.is_empty() {
+            *list = vec![0; place.1.div_ceil(4)];
+        }
+        &mut list[at / 4..(at + len) / 4]
+    }
+
+    fn note_write(&mut self, at: usize, len: usize, mark: Mark) {
         if (at | len).is_multiple_of(4) {
-            self.words[at / 4..(at + len) / 4].fill(mark.0);
+            Self::words_of(&mut self.words, self.place, at, len).fill(mark.0);
             return;
         }
         if self.parts.is_empty() {
-            self.parts = vec![0; self.words.len() * 4];
+            self.parts = vec![0; self.place.1];
         }
         self.parts[at..at + len].fill(mark.0);
     }
@@ -115,65 +143,38 @@ pub(crate) struct Written {
     all: Vec<Marks>,
 }
 
-/// How something is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reading {
-    /// By an instruction for what the launch never writes.
-    Constant,
-    /// By an asynchronous copy, of which no note is taken: much is copied, and next to nothing of it is written.
-    Copy,
-    Plain,
-}
-
 impl Written {
-    /// Whether anything of an allocation was written or read.
-    #[inline(always)]
-    fn knows(&self, index: usize) -> bool {
-        self.all.iter().any(|marks| marks.index == index)
+    /// Checks a read of what the launch never writes: by an instruction that wants it so, or by an asynchronous copy.
+    pub(crate) fn read_constant(
+        &self,
+        place: Place,
+        at: usize,
+        len: usize,
+        by: Access,
+    ) -> Result<()> {
+        let Some(marks) = self.all.iter().find(|marks| marks.place == place) else {
+            return Ok(());
+        };
+        let Some(mark) = marks.writers(at, len).find(|mark| mark.0 != 0) else {
+            return Ok(());
+        };
+        Err(format!(
+            "thread {} reads byte {at} of an allocation as what is never written, and {} wrote it",
+            by.thread,
+            mark.name()
+        ))
     }
 
     /// Checks a read and notes it.
-    #[inline(always)]
-    pub(crate) fn read(
-        &mut self,
-        place: Place,
-        at: usize,
-        len: usize,
-        (by, how): (Access, Reading),
-    ) -> Result<()> {
-        match how == Reading::Plain || self.knows(place.0) {
-            true => self.note_read(place, at, len, (by, how)),
-            false => Ok(()),
-        }
-    }
-
-    fn note_read(
-        &mut self,
-        place: Place,
-        at: usize,
-        len: usize,
-        (by, how): (Access, Reading),
-    ) -> Result<()> {
+    pub(crate) fn read(&mut self, place: Place, at: usize, len: usize, by: Access) -> Result<()> {
         let block = self.block;
         let marks = self.marks(place);
         if let Some(mark) = marks.writers(at, len).find(|mark| mark.collides(block, by)) {
             return Err(race("reads", at, by, ("wrote", mark)));
         }
-        if how == Reading::Constant
-            && let Some(mark) = marks.writers(at, len).find(|mark| mark.0 != 0)
-        {
-            return Err(format!(
-                "thread {} reads byte {at} of an allocation as what is never written, and {} wrote it",
-                by.thread,
-                name(mark)
-            ));
-        }
-        if how == Reading::Plain && (at | len).is_multiple_of(4) {
-            if marks.readers.is_empty() {
-                marks.readers = vec![0; marks.words.len()];
-            }
-            for mark in &mut marks.readers[at / 4..(at + len) / 4] {
-                *mark = Mark(*mark).and(block, by).0;
+        if (at | len).is_multiple_of(4) {
+            for mark in Marks::words_of(&mut marks.readers, place, at, len) {
+                *mark = Mark(*mark).and_read(block, by).0;
             }
         }
         Ok(())
@@ -189,7 +190,7 @@ impl Written {
         if let Some(mark) = marks.readers(at, len).find(|mark| mark.collides(block, by)) {
             return Err(race("writes", at, by, ("read", mark)));
         }
-        marks.put(at, len, Mark::new(block, by, ALONE));
+        marks.note_write(at, len, Mark::new(block, by, ALONE));
         Ok(())
     }
 
@@ -197,38 +198,36 @@ impl Written {
     pub(crate) fn atomic(&mut self, place: Place, at: usize, by: Access) -> Result<()> {
         let block = self.block;
         let marks = self.marks(place);
-        let other = |mark: &Mark| mark.kind() != ATOMIC && mark.collides(block, by);
-        if let Some(mark) = marks.writers(at, 4).find(other) {
-            return Err(race("changes", at, by, ("wrote", mark)));
+        let (mut kind, mut plain) = (ATOMIC, false);
+        for mark in marks.writers(at, 4) {
+            match (mark.collides(block, by), mark.is_atomic()) {
+                (true, false) => return Err(race("changes", at, by, ("wrote", mark))),
+                (true, true) => kind = ATOMICS,
+                // This thread's own write still collides with others' operations.
+                (false, atomic) => plain |= !atomic && mark == Mark::new(block, by, ALONE),
+            }
         }
-        if let Some(mark) = marks.readers(at, 4).find(other) {
+        if let Some(mark) = marks.readers(at, 4).find(|mark| mark.collides(block, by)) {
             return Err(race("changes", at, by, ("read", mark)));
         }
-        marks.put(at, 4, Mark::new(block, by, ATOMIC));
+        if !plain {
+            marks.note_write(at, 4, Mark::new(block, by, kind));
+        }
         Ok(())
     }
 
-    fn marks(&mut self, (index, len): Place) -> &mut Marks {
-        let known = self.all.iter().position(|marks| marks.index == index);
-        let place = known.unwrap_or_else(|| {
+    fn marks(&mut self, place: Place) -> &mut Marks {
+        let known = self.all.iter().position(|marks| marks.place == place);
+        let known = known.unwrap_or_else(|| {
             self.all.push(Marks {
-                index,
-                words: vec![0; len.div_ceil(4)],
+                place,
+                words: Vec::new(),
                 parts: Vec::new(),
                 readers: Vec::new(),
             });
             self.all.len() - 1
         });
-        &mut self.all[place]
-    }
-}
-
-fn name(mark: Mark) -> String {
-    let (block, thread) = (mark.block() - 1, mark.thread());
-    match mark.kind() {
-        LANES => format!("warp {} of block number {block}", thread / 32),
-        MANY => format!("several warps of block number {block}"),
-        _ => format!("thread {thread} of block number {block}"),
+        &mut self.all[known]
     }
 }
 
@@ -237,6 +236,6 @@ fn race(does: &str, at: usize, by: Access, (did, mark): (&str, Mark)) -> String 
     format!(
         "race in device memory: thread {} {does} byte {at} of an allocation, which {} {did} in this launch",
         by.thread,
-        name(mark)
+        mark.name()
     )
 }

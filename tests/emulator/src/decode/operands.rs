@@ -126,7 +126,7 @@ impl Decoder {
     pub(super) fn memory(&mut self, parts: &[&str]) -> Result<(Space, Type, u8)> {
         let space = match parts {
             p if p.contains(&"shared") => Space::Shared,
-            p if p.contains(&"global") && p.contains(&"nc") => Space::Constant,
+            p if p.contains(&"global") && p.contains(&"nc") => Space::ReadOnly,
             p if p.contains(&"global") => Space::Global,
             p if p.contains(&"local") || p.contains(&"const") => {
                 return Err("local and constant memory are not known".into());

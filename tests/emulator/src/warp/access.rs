@@ -4,7 +4,7 @@ use super::{Block, Warp, put};
 use crate::Result;
 use crate::program::{Atomic, Inst, Op, Space, Type};
 use crate::shared::Access;
-use crate::written::{Place, Reading};
+use crate::written::Place;
 
 /// A generic address with this bit lies in shared memory.
 pub(super) const SHARED_TAG: u64 = 1 << 62;
@@ -44,11 +44,18 @@ impl Block<'_> {
         (self.hit, self.memory.allocation(self.hit).len)
     }
 
-    /// Checks a thread's read of device memory.
+    /// Checks a thread's read of device memory that the launch may write.
     #[inline(always)]
-    pub(super) fn read(&mut self, at: u64, len: usize, of: (Access, Reading)) -> Result<()> {
+    fn read(&mut self, at: u64, len: usize, by: Access) -> Result<()> {
         let offset = self.resolve(at, len, false)?;
-        self.written.read(self.found(), offset, len, of)
+        self.written.read(self.found(), offset, len, by)
+    }
+
+    /// Checks a read of what it never writes.
+    #[inline(always)]
+    pub(super) fn read_constant(&mut self, at: u64, len: usize, by: Access) -> Result<()> {
+        let offset = self.resolve(at, len, false)?;
+        self.written.read_constant(self.found(), offset, len, by)
     }
 }
 
@@ -85,7 +92,7 @@ impl Warp {
     fn space(space: Space, at: u64) -> (bool, u64) {
         match space {
             Space::Shared => (true, at),
-            Space::Global | Space::Constant => (false, at),
+            Space::Global | Space::ReadOnly => (false, at),
             Space::Generic => (at & SHARED_TAG != 0, at & !SHARED_TAG),
         }
     }
@@ -107,25 +114,23 @@ impl Warp {
         let registers = block.kernel.vectors[i.d as usize];
         let first = m.trailing_zeros();
         let base = at[first as usize];
-        // Floats side by side, all lanes: one check, one copy.
+        // Floats side by side, all lanes: found at once.
         let long = i.b == 1;
-        let how = match space {
-            Space::Constant => Reading::Constant,
-            _ => Reading::Plain,
-        };
-        let global = matches!(space, Space::Constant | Space::Global);
-        if m == u32::MAX && each == 4 && !long && global {
+        let constant = space == Space::ReadOnly;
+        if m == u32::MAX && each == 4 && !long && (constant || space == Space::Global) {
             let mut contiguous = true;
             for l in 0..32 {
                 contiguous &= at[l] == base.wrapping_add((l * total) as u64);
             }
             if contiguous && base.is_multiple_of(total as u64) {
-                let offset = block.resolve(base, 32 * total, false)?;
-                let found = block.found();
-                for lane in 0..32 {
-                    let by = self.access(lane as u32, 0, block);
-                    let at = offset + lane * total;
-                    block.written.read(found, at, total, (by, how))?;
+                if constant {
+                    block.read_constant(base, 32 * total, self.access(0, m, block))?;
+                } else {
+                    let offset = block.resolve(base, 32 * total, false)?;
+                    for l in 0..32 {
+                        let (at, by) = (offset + l * total, self.access(l as u32, 0, block));
+                        block.written.read(block.found(), at, total, by)?;
+                    }
                 }
                 for l in 0..32 {
                     for c in 0..count {
@@ -157,15 +162,16 @@ impl Warp {
                     "lane {lane} reads {total} bytes at {at:#x}, misaligned"
                 ));
             }
+            let by = self.access(lane, if same && all { m } else { 0 }, block);
             let from = if shared {
-                let by = self.access(lane, if same && all { m } else { 0 }, block);
                 let from = block.shared.read(at, total, by)?;
                 block.shared.bytes[from..from + total].as_ptr()
             } else {
-                let by = self.access(lane, if same && all { m } else { 0 }, block);
-                block
-                    .read(at, total, (by, how))
-                    .map_err(|e| format!("lane {lane}: {e}"))?;
+                let checked = match constant {
+                    true => block.read_constant(at, total, by),
+                    false => block.read(at, total, by),
+                };
+                checked.map_err(|e| format!("lane {lane}: {e}"))?;
                 at as *const u8
             };
             if words {
@@ -221,7 +227,7 @@ impl Warp {
             counters.access(space, &at, m, total);
         }
         let registers = block.kernel.vectors[i.d as usize];
-        // Words side by side, all lanes: one check.
+        // Words side by side, all lanes: found at once.
         let base = at[0];
         if m == u32::MAX && each == 4 && i.b != 1 && space == Space::Global {
             let mut contiguous = base.is_multiple_of(total as u64);
@@ -256,12 +262,11 @@ impl Warp {
                     "lane {lane} writes {total} bytes at {at:#x}, misaligned"
                 ));
             }
+            let by = self.access(lane, 0, block);
             let to = if shared {
-                let by = self.access(lane, 0, block);
                 let to = block.shared.write(at, total, by)?;
                 block.shared.bytes[to..to + total].as_mut_ptr()
             } else {
-                let by = self.access(lane, 0, block);
                 block
                     .resolve(at, total, true)
                     .and_then(|offset| block.written.write(block.found(), offset, total, by))
@@ -313,8 +318,8 @@ impl Warp {
                 Atomic::MinU32 => old.min(operand),
                 Atomic::MaxU32 => old.max(operand),
             };
+            let by = self.access(lane, 0, block);
             let old = if shared {
-                let by = self.access(lane, 0, block);
                 let place = block.shared.atomic(at, by)?;
                 let word = &mut block.shared.bytes[place..place + 4];
                 let old = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
@@ -322,7 +327,6 @@ impl Warp {
                 old
             } else {
                 let offset = block.resolve(at, 4, false)?;
-                let by = self.access(lane, 0, block);
                 block.written.atomic(block.found(), offset, by)?;
                 // SAFETY: `resolve` proved that an allocation holds this word.
                 let old = unsafe { (at as *const u32).read() };

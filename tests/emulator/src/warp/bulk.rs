@@ -4,7 +4,6 @@ use super::{Asked, Block, Warp, place};
 use crate::Result;
 use crate::program::Hopper;
 use crate::shared::BulkCopy;
-use crate::written::Reading;
 
 /// Where a bulk copy's ends lie, and of how many bytes it is.
 const PIECE: u64 = 16;
@@ -34,10 +33,10 @@ impl Block<'_> {
             return Ok(());
         };
         let at = |e: String| format!("{}: {e}", place(self.kernel, copy.pc));
-        self.read(copy.from, copy.len, (copy.by, Reading::Copy))
+        self.read_constant(copy.from, copy.len, copy.by)
             .map_err(at)?;
         let to = &mut self.shared.bytes[copy.to..copy.to + copy.len];
-        // SAFETY: `resolve` proved that an allocation holds these bytes, and `to` is as long; shared memory is no device
+        // SAFETY: this check proved that an allocation holds these bytes, and `to` is as long; shared memory is no device
         // memory.
         unsafe {
             std::ptr::copy_nonoverlapping(copy.from as *const u8, to.as_mut_ptr(), copy.len);
@@ -164,7 +163,7 @@ impl Warp {
             let len = bytes as usize;
             let by = self.access(lane, 0, block);
             block
-                .read(from, len, (by, Reading::Copy))
+                .read_constant(from, len, by)
                 .map_err(|e| format!("lane {lane}: {e}"))?;
             let at = block.shared.range(to[l], len)?;
             let Some(ordered) = &mut block.shared.ordered else {

@@ -4,7 +4,6 @@ use super::{Block, Warp};
 use crate::Result;
 use crate::decode::NONE;
 use crate::program::{Inst, Space};
-use crate::written::Reading;
 
 /// A copy on its way.
 #[derive(Debug, Clone, Copy)]
@@ -50,18 +49,16 @@ impl Warp {
                     "lane {lane} copies {len} bytes from {from:#x} to {to:#x}, misaligned"
                 ));
             }
-            let mut bytes = [0; 16];
+            let (by, mut bytes) = (self.access(lane, 0, block), [0; 16]);
             if read > 0 {
-                let by = self.access(lane, 0, block);
                 block
-                    .read(from, len, (by, Reading::Copy))
+                    .read_constant(from, len, by)
                     .map_err(|e| format!("lane {lane}: {e}"))?;
-                // SAFETY: `resolve` proved that an allocation holds these bytes.
+                // SAFETY: this check proved that an allocation holds these bytes.
                 unsafe {
                     std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), len)
                 };
             }
-            let by = self.access(lane, 0, block);
             let to = block.shared.begin_copy(to, len, by)?;
             self.copies.push(Copy {
                 lane,
