@@ -188,6 +188,24 @@ fn candidates_hold_rows_of_their_own_codes_alone() {
 }
 
 #[test]
+fn matrices_take_what_they_take_in_files() {
+    let planner = gpu::device().planner().unwrap();
+    let (n, k) = (96, 512);
+    for &format in Format::ALL {
+        let bytes = match format {
+            // Two bytes stand for scales that are none.
+            Format::F32 | Format::Bf16 => format.bytes(n, k).unwrap() + 2,
+            // Scale and offset of 32 inputs are floats.
+            Format::Q4K => n * k / 32 * (16 + 8),
+            _ => format.bytes(n, k).unwrap(),
+        };
+        let matrix = planner.matrix(format, n, k).unwrap();
+        assert_eq!(planner.plan().matrices, bytes, "{format:?}");
+        drop(matrix);
+    }
+}
+
+#[test]
 fn a_plan_beyond_the_memory_is_an_error_with_both_numbers() {
     let gpu = gpu::device();
     assert_eq!(gpu.plan(), Plan::default());
