@@ -106,88 +106,38 @@ struct Kernels {
 }
 
 const fn kernels(format: Format) -> Option<Kernels> {
+    // Of a format by its name, blocks of a turn and turns of a ring for few rows, and turns of a ring for up to 8.
+    macro_rules! of {
+        ($name:literal, $ones:expr, $few:expr) => {{
+            let [one, two, four] = $ones;
+            Kernels {
+                ones: [
+                    (concat!($name, "_one"), one.0, one.1),
+                    (concat!($name, "_two"), two.0, two.1),
+                    (concat!($name, "_four"), four.0, four.1),
+                ],
+                few: (concat!($name, "_few"), $few),
+                narrow: [
+                    Way::narrow(concat!($name, "_narrow_2"), 2),
+                    Way::narrow(concat!($name, "_narrow_4"), 4),
+                    Way::narrow(concat!($name, "_narrow_6"), 6),
+                    Way::narrow(concat!($name, "_narrow_8"), 8),
+                ],
+                broad: [
+                    Way::broad(concat!($name, "_broad_3"), 3),
+                    Way::broad(concat!($name, "_broad_5"), 5),
+                    Way::broad(concat!($name, "_broad_8"), 8),
+                ],
+                large: Way::large(concat!($name, "_large")),
+            }
+        }};
+    }
     Some(match format {
         Format::F32 | Format::Bf16 => return None,
-        Format::Q8_0 => Kernels {
-            ones: [
-                ("gemm_q8_one", 4, 2),
-                ("gemm_q8_two", 4, 2),
-                ("gemm_q8_four", 2, 4),
-            ],
-            few: ("gemm_q8_few", 3),
-            narrow: [
-                Way::narrow("gemm_q8_narrow_2", 2),
-                Way::narrow("gemm_q8_narrow_4", 4),
-                Way::narrow("gemm_q8_narrow_6", 6),
-                Way::narrow("gemm_q8_narrow_8", 8),
-            ],
-            broad: [
-                Way::broad("gemm_q8_broad_3", 3),
-                Way::broad("gemm_q8_broad_5", 5),
-                Way::broad("gemm_q8_broad_8", 8),
-            ],
-            large: Way::large("gemm_q8_large"),
-        },
-        Format::Q4_0 => Kernels {
-            ones: [
-                ("gemm_q4_one", 8, 2),
-                ("gemm_q4_two", 4, 3),
-                ("gemm_q4_four", 2, 6),
-            ],
-            few: ("gemm_q4_few", 4),
-            narrow: [
-                Way::narrow("gemm_q4_narrow_2", 2),
-                Way::narrow("gemm_q4_narrow_4", 4),
-                Way::narrow("gemm_q4_narrow_6", 6),
-                Way::narrow("gemm_q4_narrow_8", 8),
-            ],
-            broad: [
-                Way::broad("gemm_q4_broad_3", 3),
-                Way::broad("gemm_q4_broad_5", 5),
-                Way::broad("gemm_q4_broad_8", 8),
-            ],
-            large: Way::large("gemm_q4_large"),
-        },
-        Format::Q4G128 => Kernels {
-            ones: [
-                ("gemm_q4g_one", 8, 2),
-                ("gemm_q4g_two", 4, 3),
-                ("gemm_q4g_four", 2, 6),
-            ],
-            few: ("gemm_q4g_few", 4),
-            narrow: [
-                Way::narrow("gemm_q4g_narrow_2", 2),
-                Way::narrow("gemm_q4g_narrow_4", 4),
-                Way::narrow("gemm_q4g_narrow_6", 6),
-                Way::narrow("gemm_q4g_narrow_8", 8),
-            ],
-            broad: [
-                Way::broad("gemm_q4g_broad_3", 3),
-                Way::broad("gemm_q4g_broad_5", 5),
-                Way::broad("gemm_q4g_broad_8", 8),
-            ],
-            large: Way::large("gemm_q4g_large"),
-        },
-        Format::Q4K => Kernels {
-            ones: [
-                ("gemm_q4k_one", 4, 3),
-                ("gemm_q4k_two", 4, 3),
-                ("gemm_q4k_four", 2, 6),
-            ],
-            few: ("gemm_q4k_few", 3),
-            narrow: [
-                Way::narrow("gemm_q4k_narrow_2", 2),
-                Way::narrow("gemm_q4k_narrow_4", 4),
-                Way::narrow("gemm_q4k_narrow_6", 6),
-                Way::narrow("gemm_q4k_narrow_8", 8),
-            ],
-            broad: [
-                Way::broad("gemm_q4k_broad_3", 3),
-                Way::broad("gemm_q4k_broad_5", 5),
-                Way::broad("gemm_q4k_broad_8", 8),
-            ],
-            large: Way::large("gemm_q4k_large"),
-        },
+        Format::Q8_0 => of!("gemm_q8", [(4, 2), (4, 2), (2, 4)], 3),
+        Format::Q4_0 => of!("gemm_q4", [(8, 2), (4, 3), (2, 6)], 4),
+        Format::Q4G128 => of!("gemm_q4g", [(8, 2), (4, 3), (2, 6)], 4),
+        Format::Q4K => of!("gemm_q4k", [(4, 3), (4, 3), (2, 6)], 3),
     })
 }
 
