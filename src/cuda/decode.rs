@@ -122,8 +122,8 @@ impl Device {
         args.arg(&kv_rows).arg(&kv_stride).arg(&kv_head_stride);
         args.arg(&causal).arg(&repeated).arg(&pages);
         args.arg(&kept).arg(&whole);
-        // SAFETY: attention_row_*, attention_few_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset, kv_rows,
-        // kv_stride, kv_head_stride, causal, repeated_prefix, pages, kept, whole), a block for each query row and head.
+        // SAFETY: attention_row_*, attention_few_*(out, q, keys, values, spans, queries, group, head_dim, q_stride, q_offset,
+        // kv_rows, kv_stride, kv_head_stride, causal, repeated_prefix, pages, kept, whole), a block for each query row and head.
         // `check_as` proved that the last row of the last head lies inside keys and values behind their offsets; the
         // kernel cuts every span and every page to kv_rows. Heads are as wide as the instance has threads at most; `shared`
         // has room for what the kernel keeps there with scores of `kept` tiles; rows lie at multiples of `whole` words.

@@ -11,6 +11,13 @@ const REVERSED: &str = "st.global.u32 [%rd2], %r1;
     ld.global.u32 %r3, [%rd8];
     st.global.u32 [%rd1], %r3;";
 
+/// Of blocks of four threads: the thread's number among all, and where its words of the input and the output are.
+const OF_BLOCKS: &str = "mov.u32 %r5, %ctaid.x;
+    mad.lo.s32 %r5, %r5, 4, %r1;
+    mul.wide.u32 %rd8, %r5, 4;
+    add.s64 %rd9, %rd4, %rd8;
+    add.s64 %rd8, %rd5, %rd8;";
+
 fn races(lines: &str, threads: u32, how: &str) {
     raced(run(lines, &numbers(threads)), how);
 }
@@ -96,16 +103,11 @@ fn parts_of_words_may_be_of_several_threads() {
 
 #[test]
 fn blocks_never_meet() {
-    let own = "mov.u32 %r5, %ctaid.x;
-        mad.lo.s32 %r5, %r5, 4, %r1;
-        mul.wide.u32 %rd8, %r5, 4;
-        add.s64 %rd9, %rd4, %rd8;
-        add.s64 %rd8, %rd5, %rd8;
-        st.global.u32 [%rd8], %r5;
-        ld.global.u32 %r3, [%rd8];
-        st.global.u32 [%rd9], %r3;";
+    let own = format!(
+        "{OF_BLOCKS} st.global.u32 [%rd8], %r5; ld.global.u32 %r3, [%rd8]; st.global.u32 [%rd9], %r3;"
+    );
     let blocks = |lines: &str| launched(lines, &numbers(12), 3).map(|(words, _)| words);
-    assert_eq!(blocks(own).unwrap(), numbers(12));
+    assert_eq!(blocks(&own).unwrap(), numbers(12));
     // Another block's word is written, or read, a barrier of the block or not.
     raced(blocks(&own.replace("[%rd8], %r5", "[%rd2], %r5")), "wrote");
     let last = "bar.sync 0; ld.global.u32 %r3, [%rd5+44]";
@@ -127,15 +129,11 @@ fn blocks_never_meet() {
 
 #[test]
 fn atomic_operations_meet_each_other_alone() {
-    let add = "mov.u32 %r5, %ctaid.x;
-        mad.lo.s32 %r5, %r5, 4, %r1;
-        mul.wide.u32 %rd8, %r5, 4;
-        add.s64 %rd9, %rd4, %rd8;
-        red.global.add.u32 [%rd5+4], %r1;
-        mov.u32 %r3, 7;
-        st.global.u32 [%rd9], %r3;";
+    let add = format!(
+        "{OF_BLOCKS} red.global.add.u32 [%rd5+4], %r1; mov.u32 %r3, 7; st.global.u32 [%rd9], %r3;"
+    );
     let blocks = |lines: &str| launched(lines, &numbers(12), 3).map(|(words, _)| words);
-    assert_eq!(blocks(add).unwrap(), [7; 12]);
+    assert_eq!(blocks(&add).unwrap(), [7; 12]);
     let read = "ld.global.u32 %r3, [%rd5+4];";
     raced(blocks(&add.replace("mov.u32 %r3, 7;", read)), "wrote");
     let before = "st.global.u32 [%rd5+4], %r1; red.global";
